@@ -1,0 +1,163 @@
+"""The nouns of the project: conversations on the host, token arrays on the device.
+
+The alphabet (design: one alphabet, three uses). A letter is the suffix of an array's name
+(`hidden_BxTxD`), the index in an einsum, and the logical axis that `sharding` maps to the mesh:
+
+    B rows of a batch          T trunk tokens of a row       P student-branch tokens of a row
+    Q teacher-branch tokens    R reply tokens of a row       J branches of a row, trunk = 0
+    C chunk of tokens          V vocabulary                  N layers
+    D model width              H query heads                 G key/value heads
+    K head width               F MLP width                   S keys that a query may look at
+    L tokens of any one stream (T, P or Q)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+ROLES = ("system", "user", "assistant")
+
+
+class InputError(ValueError):
+    """What a user gave cannot be used: a file, a setting, a checkpoint, a model.
+
+    The message is for the person who runs the program: what was given, what was expected, what
+    to do. Programs print it without a traceback and exit with status 2.
+    """
+
+
+# ----------------------------------------------------------------------------- on the host
+
+
+@dataclasses.dataclass(frozen=True)
+class Message:
+    """One turn. `token_ids` and `logps` are what a sampler produced, where one did (same length)."""
+
+    role: str
+    content: str
+    token_ids: tuple[int, ...] | None = None
+    logps: tuple[float, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Interaction:
+    """The unit of learning: history x, reply y, the user's next message o.
+
+    `id` is the conversation's id + "_" + the index of y among the conversation's messages.
+    """
+
+    id: str
+    x: tuple[Message, ...]
+    y: Message
+    o: Message
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """A dialogue. `source` says where it was read ("logs.jsonl:17"), for messages to people.
+
+    `owned` names the assistant messages (by index) whose interactions belong to this conversation;
+    None = all. Paths of one message tree share turns, and a shared interaction counts once.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    user: str = ""
+    source: str = ""
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    owned: frozenset[int] | None = None
+
+    def interactions(self) -> Iterator[Interaction]:
+        """Every assistant message that a user message follows and precedes, in order."""
+        for index in range(1, len(self.messages) - 1):
+            before, y, o = self.messages[index - 1 : index + 2]
+            if (before.role, y.role, o.role) != ("user", "assistant", "user"):
+                continue
+            if self.owned is None or index in self.owned:
+                yield Interaction(f"{self.id}_{index}", self.messages[:index], y, o)
+
+
+# --------------------------------------------------------------------------- on the device
+
+
+@flax.struct.dataclass
+class TokenStream:
+    """One of the three token arrays of a batch: trunk (L = T), student (P) or teacher branches (Q).
+
+    `position` is the number of ancestors of a token (what RoPE and sliding windows use, never the
+    index in the row); `segment` says which tree of the row it belongs to, 0 = padding; `branch`
+    indexes the row's table of branches, 0 = on the trunk.
+    """
+
+    id_BxL: jax.Array
+    position_BxL: jax.Array
+    segment_BxL: jax.Array
+    branch_BxL: jax.Array
+
+
+@flax.struct.dataclass
+class Branches:
+    """The branches of each row. Entry 0 stands for every trunk of the row, with fork 0.
+
+    A branch sees the tokens of its parent whose position is below `fork`. Today every parent is a
+    trunk (0); the column is there for deeper trees.
+    """
+
+    segment_BxJ: jax.Array
+    parent_BxJ: jax.Array
+    fork_BxJ: jax.Array
+
+
+@flax.struct.dataclass
+class Replies:
+    """The reply tokens of each row: y of every interaction, one entry a token, EOS included.
+
+    `student` indexes the predictor (the token whose hidden state predicts the target) in the row's
+    trunk and student branches put end to end, `teacher` in its teacher branches. `weight` is
+    1 / (counted tokens of the interaction), 0 where the token does not count or is padding, so that
+    a sum of `weight * x` over tokens is a sum over interactions of means over tokens.
+    """
+
+    interaction_BxR: jax.Array  # which interaction of the row, -1 = padding
+    offset_BxR: jax.Array  # index in y
+    target_BxR: jax.Array
+    student_BxR: jax.Array
+    teacher_BxR: jax.Array
+    weight_BxR: jax.Array
+
+
+@flax.struct.dataclass
+class Batch:
+    """Rows of packed token trees: what one micro-step works on."""
+
+    trunk: TokenStream  # T
+    student: TokenStream  # P: branches that are differentiated
+    teacher: TokenStream  # Q: branches that are not
+    branches: Branches
+    replies: Replies
+
+
+@flax.struct.dataclass
+class Sum:
+    """A mean that is not divided yet: adds over tokens, rows, micro-batches and devices."""
+
+    total: jax.Array
+    count: jax.Array
+
+    @classmethod
+    def of(cls, value: jax.Array, where: jax.Array) -> Sum:
+        """Sum `value` over the entries that `where` selects; NaN elsewhere does not matter."""
+        return cls(jnp.where(where, value, 0).sum(), where.sum().astype(jnp.float32))
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(self.total + other.total, self.count + other.count)
+
+    def mean(self) -> jax.Array:
+        """total / count, 0 where nothing was counted."""
+        return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1), 0.0)
