@@ -37,7 +37,7 @@ class InputError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One turn. `token_ids` and `logps` are what a sampler produced, where one did (same length)."""
+    """One turn. `token_ids` and `logps` (same length) are what a sampler produced, if one did."""
 
     role: str
     content: str
