@@ -88,7 +88,7 @@ def _fullness(size: Size, capacity: Size) -> float:
 def pack(
     rows: Sequence[Sequence[Tree]], capacity: Size, height: int, ignore_first: int = 0
 ) -> tuple[Batch, list[Placed]]:
-    """Write up to `height` rows of trees into one Batch (numpy); rows that are not there stay empty.
+    """Write up to `height` rows of trees into one Batch (numpy); missing rows stay empty.
 
     The first `ignore_first` tokens of a reply get weight 0. Returns the batch and where each
     interaction's reply stands in it.

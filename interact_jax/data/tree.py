@@ -21,7 +21,7 @@ import numpy as np
 
 from interact_jax.data.encode import Encoded
 
-SHARED = 0.5  # a sequence joins a tree that holds at least this share of its context
+SHARED = 0.5  # of the shorter context: two sequences that share less stand in separate trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,19 +94,18 @@ class Tree:
 def grow(window: Sequence[Encoded]) -> list[Tree]:
     """Trees of the interactions that see one history window, in order.
 
-    Usually one; an interaction that shares less than half of its context with the tree at hand
-    (the reference's cut windows) starts another.
+    Usually one; an interaction that shares little with the tree at hand (the reference's cut
+    windows) starts another.
     """
     groups: list[list[Encoded]] = []
-    trunk: list[int] = []
+    longest: Encoded | None = None  # of the tree at hand: its sequence will be the trunk
     for encoded in window:
-        if groups and shared_prefix(trunk, encoded.x) >= SHARED * len(encoded.x):
+        if longest is not None and _share_much(longest, encoded):
             groups[-1].append(encoded)
-            longer = _student_path(encoded)
-            trunk = longer if len(longer) > len(trunk) else trunk
+            longest = max(longest, encoded, key=lambda e: len(_student_path(e)))
         else:
             groups.append([encoded])
-            trunk = _student_path(encoded)
+            longest = encoded
     return [_tree(group) for group in groups]
 
 
@@ -139,6 +138,11 @@ def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     n = min(len(a), len(b))
     differ = np.nonzero(np.asarray(a[:n]) != np.asarray(b[:n]))[0]
     return int(differ[0]) if len(differ) else n
+
+
+def _share_much(a: Encoded, b: Encoded) -> bool:
+    shared = shared_prefix(_student_path(a), _student_path(b))
+    return shared >= SHARED * min(len(a.x), len(b.x))
 
 
 def _student_path(encoded: Encoded) -> list[int]:
