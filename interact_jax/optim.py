@@ -1,0 +1,81 @@
+"""Optimisers and schedules. The learning rate is a function of the run's step, outside of optax's
+state, so that a skipped step does not shift it and the log shows what was used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from interact_jax.schema import InputError
+
+Schedule = Callable[[jax.Array], jax.Array]  # share of the run after warm-up, 0 to 1 -> factor
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": jnp.ones_like,
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: (1 + jnp.cos(jnp.pi * share)) / 2,
+}
+"""Factor on the learning rate, by the name of the setting `optim.schedule`."""
+
+
+def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """step (0 = first) -> learning rate: linear warm-up from 0, then the schedule over the rest.
+
+    `settings` has `lr`, `schedule` and `warmup_fraction` (share of the run).
+    """
+    warmup = math.ceil(settings.warmup_fraction * total_steps)
+    decay = choose("optim.schedule", settings.schedule, SCHEDULES)
+
+    def at(step: jax.Array) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        share = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        return settings.lr * jnp.where(step < warmup, step / max(1, warmup), decay(share))
+
+    return at
+
+
+def adamw(settings: Any) -> optax.GradientTransformation:
+    """AdamW (b1 0.9, b2 0.999); norms and biases are not decayed, as is usual for transformers."""
+    return optax.chain(
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(settings.weight_decay, mask=_matrices),
+    )
+
+
+def sgd(settings: Any) -> optax.GradientTransformation:
+    """Plain stochastic gradient descent with decoupled weight decay."""
+    return optax.add_decayed_weights(settings.weight_decay, mask=_matrices)
+
+
+OPTIMISERS = {"adamw": adamw, "sgd": sgd}
+"""By the name of the setting `optim.name`. Their updates are still to be scaled by -lr."""
+
+
+def make_optimiser(settings: Any) -> optax.GradientTransformation:
+    """Clipping by global norm (`clip_norm`, inf = off), then the optimiser named `name`."""
+    optimiser = choose("optim.name", settings.name, OPTIMISERS)(settings)
+    if math.isinf(settings.clip_norm):
+        return optimiser
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), optimiser)
+
+
+def _matrices(params: Any) -> Any:
+    """True where a leaf is a matrix by its name: not a norm, not a bias."""
+
+    def one(path: tuple[Any, ...], _: Any) -> bool:
+        name = str(path[-1].key)
+        return not ("norm" in name or "bias" in name)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def choose(setting: str, name: str, table: dict[str, Any]) -> Any:
+    """Look `name` up in a table of names; InputError lists what exists."""
+    if name not in table:
+        raise InputError(f"{setting}={name!r} is not known. There is: {', '.join(table)}.")
+    return table[name]

@@ -1,0 +1,128 @@
+"""Hidden states at the reply tokens -> per-token quantities, a chunk of tokens at a time.
+
+There is never a [tokens, vocabulary] array for a whole row: the logits of one chunk are made from
+every source (student, teacher, ...), what is wanted of them is computed, and they are dropped; the
+backward pass makes them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
+from interact_jax.schema import Batch, Replies, TokenStream
+
+CHUNK = 128  # C: reply tokens of a row whose logits exist at a time
+
+
+@flax.struct.dataclass
+class Source:
+    """One policy's view of the reply tokens: predictors' hidden states and the head over them."""
+
+    hidden_BxRxD: jax.Array
+    head_DxV: jax.Array
+
+
+# ------------------------------------------------------------------ hidden states of both streams
+
+
+def one_pass(decoder: Decoder, params: Any, batch: Batch) -> dict[str, Source]:
+    """Student and teacher from one pass over trunk and branches (`sharing=tree`)."""
+    branches = [BranchStream(batch.teacher, differentiated=False)]
+    if batch.student.id_BxL.shape[1]:
+        branches.insert(0, BranchStream(batch.student))
+    trunk, hiddens = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
+    student = jnp.concatenate([trunk, *hiddens[:-1]], axis=1)
+    return _sources(params, batch.replies, student, hiddens[-1])
+
+
+def two_passes(decoder: Decoder, params: Any, batch: Batch) -> dict[str, Source]:
+    """Student and teacher by a full forward each (`sharing=none`); every tree is one interaction."""
+    student, _ = decoder.apply({"params": params}, batch.trunk)
+    frozen = jax.lax.stop_gradient(params)
+    teacher, _ = decoder.apply({"params": frozen}, _as_trunk(batch.teacher))
+    return _sources(params, batch.replies, student, teacher)
+
+
+FORWARD = {"tree": one_pass, "none": two_passes}
+"""How both streams are computed, by the name of the setting `sharing`."""
+
+
+def _as_trunk(stream: TokenStream) -> TokenStream:
+    return stream.replace(branch_BxL=jnp.zeros_like(stream.branch_BxL))
+
+
+def _sources(
+    params: Any, replies: Replies, student_BxLxD: jax.Array, teacher_BxLxD: jax.Array
+) -> dict[str, Source]:
+    def at(hidden_BxLxD: jax.Array, index_BxR: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(hidden_BxLxD, index_BxR[:, :, None], axis=1)
+
+    head = head_DxV(params)
+    return {
+        "student": Source(at(student_BxLxD, replies.student_BxR), head),
+        "teacher": jax.lax.stop_gradient(Source(at(teacher_BxLxD, replies.teacher_BxR), head)),
+    }
+
+
+# ------------------------------------------------------------------- logits of a chunk, and no more
+
+
+def logp(logits: Mapping[str, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
+    """`logp_SOURCE` [B, C]: log-probability of the target under each source."""
+    return {
+        f"logp_{name}": jnp.take_along_axis(x, target_BxC[:, :, None], axis=-1)[:, :, 0]
+        - jax.nn.logsumexp(x, axis=-1)
+        for name, x in logits.items()
+    }
+
+
+Quantity = Callable[[Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]
+QUANTITIES: dict[str, Quantity] = {"logp": logp}
+"""What can be computed of a chunk: pure functions of {source: float32 logits [B, C, V]}, target."""
+
+
+def score(
+    sources: Mapping[str, Source],
+    target_BxR: jax.Array,
+    want: Sequence[str] = ("logp",),
+    chunk: int = CHUNK,
+) -> dict[str, jax.Array]:
+    """Per-token quantities [B, R] of all sources, logits of `chunk` tokens at a time, in float32."""
+    B, R = target_BxR.shape
+    chunk = min(chunk, R)
+    tail = -R % chunk
+
+    def chunks(x: jax.Array) -> jax.Array:  # [B, R, ...] -> [R / C, B, C, ...]
+        x = jnp.pad(x, [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
+
+    heads = {name: source.head_DxV for name, source in sources.items()}
+
+    def one(hidden: dict[str, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
+        logits = {
+            name: jnp.einsum(
+                "BCD,DV->BCV",
+                x,
+                heads[name].astype(x.dtype),
+                preferred_element_type=jnp.float32,
+            )
+            for name, x in hidden.items()
+        }
+        found: dict[str, jax.Array] = {}
+        for name in want:
+            found |= QUANTITIES[name](logits, target_BxC)
+        return found
+
+    # Without recompute the scan would keep every chunk's logits for the backward pass.
+    body = jax.checkpoint(one, policy=jax.checkpoint_policies.nothing_saveable)
+    hidden = {name: chunks(source.hidden_BxRxD) for name, source in sources.items()}
+    _, found = jax.lax.scan(
+        lambda carry, xs: (carry, body(*xs)), None, (hidden, chunks(target_BxR))
+    )
+    return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in found.items()}

@@ -1,0 +1,112 @@
+"""The mesh, and which of the alphabet's letters go on which of its axes.
+
+A parameter's name ends in its shape (`q_DxHxK`), so the name says how it is sharded. Axes are of
+type Auto: the compiler places the collectives, the rules below say where arrays live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from interact_jax.schema import InputError
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+ROWS = ("data", "fsdp")  # every device of these two axes has rows of its own
+
+LETTERS: dict[str, str | tuple[str, ...] | None] = {
+    "B": ROWS,
+    "D": "fsdp",
+    "V": "tensor",
+    "H": "tensor",
+    "G": "tensor",
+    "F": "tensor",
+}
+"""Letter -> mesh axes; letters that are not here stay whole on every device."""
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1) -> Mesh:
+    """A mesh over all devices; one of the sizes may be -1, which is what the others leave.
+
+    Raises InputError where the sizes do not multiply to the number of devices.
+    """
+    sizes = dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
+    given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    devices = jax.device_count()
+    free = [axis for axis, size in sizes.items() if size == -1]
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
+        raise InputError(f"{given}: expected positive sizes, and -1 for at most one of them.")
+    if free:
+        sizes[free[0]] = devices // fixed
+    if int(np.prod(list(sizes.values()))) != devices:
+        raise InputError(
+            f"{given}: the sizes must multiply to the number of devices, {devices}. "
+            "Set one of them to -1 to take what is left."
+        )
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def row_shards(mesh: Mesh) -> int:
+    """How many devices hold rows of their own; the rows of a batch are a multiple of it."""
+    return int(np.prod([mesh.shape[axis] for axis in ROWS]))
+
+
+def letters_of(path: tuple[Any, ...]) -> str:
+    """The letters of a parameter from its path in the tree: ("layers", "q_DxHxK") -> "NDHK"."""
+    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    _, _, shape = names[-1].rpartition("_")
+    return ("N" if "layers" in names else "") + shape.replace("x", "")
+
+
+def shardings(tree: Any, mesh: Mesh) -> tuple[Any, list[str]]:
+    """A NamedSharding for every leaf of a state or parameter tree (arrays or their shapes).
+
+    Leaves named by the alphabet, moments of the optimiser among them, follow LETTERS; the rest
+    (step, counters) is replicated. A dimension that its axis does not divide stays whole; the
+    second result names those.
+    """
+    whole: list[str] = []
+
+    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        letters = letters_of(path)
+        if len(letters) != len(leaf.shape):
+            return NamedSharding(mesh, PartitionSpec())
+        spec = []
+        for letter, size in zip(letters, leaf.shape, strict=True):
+            axis = LETTERS.get(letter)
+            if axis is not None and size % _axis_size(mesh, axis):
+                whole.append(f"{jax.tree_util.keystr(path)}: {letter}={size} not split by {axis}")
+                axis = None
+            spec.append(axis)
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree_util.tree_map_with_path(one, tree), whole
+
+
+def _axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+    return int(np.prod([mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis)]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def place_rows(batch: Any, mesh: Mesh) -> Any:
+    """Global arrays from this process's rows (numpy, rows first), rows shared out over ROWS."""
+    rows = NamedSharding(mesh, PartitionSpec(ROWS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+    """Trace and run under this mesh: the model's logical axes mean the mesh axes of LETTERS."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(list(LETTERS.items())):
+        yield
