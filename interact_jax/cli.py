@@ -9,13 +9,14 @@ failure, 130 when interrupted.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from interact_jax.schema import InputError
+from interact_jax.schema import InputError, RunStopped
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -29,6 +30,8 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()  # here, so that a closed pipe is met below and not at interpreter exit
     except InputError as error:
         _leave(2, f"error: {error}")
+    except RunStopped as stopped:
+        _leave(1, f"stopped: {stopped}")
     except KeyboardInterrupt:
         _leave(130, "interrupted")  # 128 + SIGINT, as shells have it
     except BrokenPipeError:
@@ -40,6 +43,12 @@ def run(main: Callable[[], None]) -> NoReturn:
         traceback.print_exc()
         _leave(1, "internal failure: please report it with the traceback above")
     sys.exit(0)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show what the package logs, and only warnings of the libraries under it."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("interact_jax").setLevel(level)
 
 
 def _leave(status: int, message: str = "") -> NoReturn:

@@ -149,6 +149,12 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def describe() -> str:
+    """Every setting with its default, a line each, for `--help`."""
+    lines = (f"  --config.{name}={value!r}" for name, value in flatten(default()).items())
+    return "\n".join(lines)
+
+
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Run `get_config()` of a Python file, apply `--config.KEY=VALUE` arguments, check everything.
 
