@@ -32,10 +32,10 @@ from interact_jax.data.pipeline import Dataset, LogBatches, Packing, load_datase
 from interact_jax.metrics import Journal, StopSignal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder
-from interact_jax.models.families import DecoderConfig
+from interact_jax.models.families import DecoderConfig, check_tokenizer
 from interact_jax.objectives import OBJECTIVES, Objective
 from interact_jax.optim import learning_rate, make_optimiser
-from interact_jax.schema import Batch, InputError, RunStopped, Sum, TokenStream
+from interact_jax.schema import Batch, RunStopped, Sum
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     _, model_config = hf.load_config(model_dir)
     tokenizer_dir = hf.resolve(cfg.model.tokenizer) if cfg.model.tokenizer else model_dir
     chat = ChatFormat.load(tokenizer_dir, cfg.hindsight, cfg.data.reply_tokens)
-    check_model_fits(chat, model_config, cfg)
+    check_tokenizer(len(chat.tokenizer), cfg.data.max_length, model_config)
     checkpoint.keep_model_files(model_dir, tokenizer_dir, workdir)
 
     settings = EncodeSettings(
@@ -163,37 +163,12 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     return run
 
 
-def check_model_fits(chat: ChatFormat, model: DecoderConfig, cfg: ConfigDict) -> None:
-    """Raise InputError where tokenizer, lengths and model do not belong together."""
-    if len(chat.tokenizer) > model.vocab_size:
-        raise InputError(
-            f"the tokenizer has {len(chat.tokenizer)} tokens, the model's embedding only "
-            f"{model.vocab_size} rows: model.tokenizer does not belong to model.path."
-        )
-    if cfg.data.max_length > model.max_positions:
-        raise InputError(
-            f"data.max_length={cfg.data.max_length}, but the model was made for "
-            f"{model.max_positions} positions (max_position_embeddings)."
-        )
-
-
 def abstract_state(
     decoder: Decoder, optimiser: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
     """Shapes, types and shardings of the state, before any array exists."""
-    shapes = jax.eval_shape(lambda: new_state(init_params(decoder, 0), optimiser))
-    layout, whole = sharding.shardings(shapes, mesh)
-    for line in sorted({line for line in whole if line.startswith(".params")}):
-        log.warning("not sharded: %s", line)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout
-    )
-
-
-def init_params(decoder: Decoder, seed: int) -> Any:
-    """Random parameters, by the model's `initializer_range`."""
-    token = TokenStream(*jnp.zeros((4, 1, 1), jnp.int32))
-    return decoder.init(jax.random.key(seed), token)["params"]
+    shapes = jax.eval_shape(lambda: new_state(decoder.fresh_params(0), optimiser))
+    return sharding.with_layout(shapes, mesh)
 
 
 def new_state(params: Any, optimiser: optax.GradientTransformation) -> TrainState:
@@ -215,7 +190,7 @@ def first_state(
     if (step := checkpoints.latest()) is not None:
         log.info("resuming from step %d", step)
         return checkpoints.restore(step, abstract)
-    layout = jax.tree.map(lambda x: x.sharding, abstract)
+    layout = sharding.layout_of(abstract)
     if cfg.start_from:
         log.info("starting from the parameters of %s", cfg.start_from)
         params = checkpoint.restore_params(cfg.start_from, abstract.params)
@@ -224,8 +199,7 @@ def first_state(
         params = hf.load_params(model_dir, decoder.config, decoder.param_dtype, layout.params)
     else:
         log.info("random initialisation")
-        init = functools.partial(init_params, decoder)
-        params = jax.jit(init, out_shardings=layout.params)(cfg.seed)
+        params = jax.jit(decoder.fresh_params, out_shardings=layout.params)(cfg.seed)
     make = functools.partial(new_state, optimiser=optimiser)
     return jax.jit(make, out_shardings=layout, donate_argnums=0)(params), None
 
@@ -305,7 +279,7 @@ def jit_step(
     Their number of calls per step varies freely; nothing compiles anew.
     """
     objective = OBJECTIVES[cfg.objective.name]
-    layout = jax.tree.map(lambda x: x.sharding, abstract)
+    layout = sharding.layout_of(abstract)
     scalar = layout.step
     names = ("loss", *objective.metrics)
 

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 from interact_jax import cli, config, evaluation, report, train
-from interact_jax.data.pipeline import Dataset
+from interact_jax.data.tree import picture
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,11 +36,21 @@ def main(argv: list[str] | None = None) -> None:
 
     cfg = config.load(known.config, rest)
     run = train.start(cfg, known.workdir)
-    folder = Path(known.workdir) / "report"
-    show_data(run.dataset, run.chat)
+    folder = run.workdir / "report"
+    if not known.quiet:
+        print(picture(run.dataset.trees[0][0], run.chat.decode))
     before = evaluation.measure_run(run, folder / "before.json")
     train.loop(run)
     summary = train.finish(run)
     after = evaluation.measure_run(run, folder / "after.json")
-    report.write_run_report(run, folder, before, after)
-    print("\n".join(summary))
+    page = report.write_run_report(
+        folder,
+        metrics_file=run.workdir / "metrics.jsonl",
+        before=before,
+        after=after,
+    )
+    print("\n".join([*report.before_after_lines(before, after), *summary, f"report: {page}"]))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -149,3 +149,17 @@ def _windows(raw: Mapping[str, Any], model_type: str, layers: int) -> tuple[int 
         first = raw.get("max_window_layers", layers)
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     return tuple(int(window) if kind == "sliding_attention" else None for kind in types)
+
+
+def check_tokenizer(tokens: int, max_length: int, config: DecoderConfig) -> None:
+    """Raise InputError where a tokenizer of so many tokens, or such lengths, do not fit a model."""
+    if tokens > config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokens} tokens, the model's embedding only {config.vocab_size} "
+            "rows: tokenizer and model do not belong together."
+        )
+    if max_length > config.max_positions:
+        raise InputError(
+            f"a maximal length of {max_length} tokens is asked for, but the model was made for "
+            f"{config.max_positions} positions (max_position_embeddings)."
+        )
