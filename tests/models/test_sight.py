@@ -170,7 +170,8 @@ def test_teacher_branches_cost_one_forward(remat, think):
         return (found["logp_student"] * batch.replies.weight_BxR).sum()
 
     both = functools.partial(loss_of, decoder, "tree", batch)
-    step = flops.count(jax.grad(both), params) - flops.count(jax.grad(student_alone), params)
+    steps = [flops.count(jax.value_and_grad(f), params) for f in (both, student_alone)]
+    step = steps[0] - steps[1]
     forward = flops.count(both, params) - flops.count(student_alone, params)
     assert forward > 0
     assert step == forward
