@@ -104,8 +104,11 @@ def figures(signals: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def _figures(signals: Sequence[np.ndarray]) -> str:
+    def text(value: float) -> str:
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
     rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{value:{',' if isinstance(value, int) else '.4f'}}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{text(value)}</td></tr>"
         for name, value in figures(signals).items()
     )
     return f'<table class="figures">{rows}</table>'
