@@ -137,7 +137,10 @@ def tiny_model(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * noise if "norm" in name else 0.15 * noise)
-    model = model.to(getattr(torch, dtype)).eval()
+            noise = 1 + 0.2 * noise if "norm" in name else 0.15 * noise
+            parameter.data = noise.to(getattr(torch, dtype))  # not model.to(): RoPE stays float32
+    model.tie_weights()
+    model.config.dtype = getattr(torch, dtype)
+    model.eval()
     model.save_pretrained(directory, max_shard_size=max_shard_size)
     return model

@@ -122,7 +122,7 @@ def _no_weights(directory: Path) -> str:
     torch_files = sorted(directory.glob("pytorch_model*.bin"))
     if torch_files:
         return (
-            f"{directory}: only PyTorch weights ({torch_files[0].name}), which are not read because "
+            f"{directory}: only PyTorch weights ({torch_files[0].name}), not read because "
             'they can run code. Convert them once to safetensors:\n  python -c "from transformers '
             f"import AutoModelForCausalLM as M; M.from_pretrained('{directory}', dtype='auto')"
             ".save_pretrained('CONVERTED')\"\nand copy the tokenizer files beside them."

@@ -11,9 +11,12 @@ weights as [out, in], with the heads merged): split "HK" in two, then transpose 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from interact_jax.models.families import DecoderConfig
@@ -113,3 +116,18 @@ def letter_sizes(config: DecoderConfig) -> dict[str, int]:
         "K": config.head_width,
         "F": config.mlp_width,
     }
+
+
+def tensors(rules: Iterable[Rule], config: DecoderConfig) -> dict[str, tuple[Rule, int]]:
+    """Their name -> its rule and layer (0 where ours is not stacked), the layers one by one."""
+    found: dict[str, tuple[Rule, int]] = {}
+    for stacked, group in itertools.groupby(rules, key=lambda rule: rule.stacked):
+        together = list(group)
+        for n in range(config.layers if stacked else 1):
+            found |= {rule.theirs.format(n=n): (rule, n) for rule in together}
+    return found
+
+
+def name_of(path: tuple[Any, ...]) -> str:
+    """A parameter's name in the rules from its path in the tree: "layers/q_DxHxK"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
