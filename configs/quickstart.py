@@ -1,6 +1,6 @@
 """The pocket model learns what the users of its shipped logs want. Minutes on a laptop's CPU.
 
-    python launch/train.py --config configs/quickstart.py --workdir runs/quickstart
+python launch/train.py --config configs/quickstart.py --workdir runs/quickstart
 """
 
 from ml_collections import ConfigDict

@@ -263,7 +263,13 @@ def update(
         counters=counters,
     )
     means = {name: total.mean() for name, total in metrics.items()}
-    shown = {"loss": means.pop("loss"), **means, "grad_norm": norm, "lr": rate, "bad_steps_in_row": counters.bad_steps_in_row}
+    shown = {
+        "loss": means.pop("loss"),
+        **means,
+        "grad_norm": norm,
+        "lr": rate,
+        "bad_steps_in_row": counters.bad_steps_in_row,
+    }
     return state, shown
 
 

@@ -18,7 +18,6 @@ from interact_jax.data.pack import Placed, capacity_for, fill, pack, padding
 from interact_jax.data.tree import GROW, Size, Tree, split
 from interact_jax.schema import Batch, Conversation, InputError
 
-
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 
 
