@@ -43,6 +43,7 @@ class EncodeSettings:
 
 
 Counts = collections.Counter[str]
+SPECIAL_TOKENS = ("drop", "keep", "stop")
 
 
 def encode(
