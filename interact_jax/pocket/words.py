@@ -44,18 +44,36 @@ OPPOSITES = {
 }
 
 CATEGORIES = {
-    "animal": "dog cat horse cow sheep lion bear mouse".split(),
-    "fruit": "apple pear plum cherry lemon grape melon fig".split(),
-    "color": "red blue green yellow brown pink purple gray".split(),
-    "tool": "hammer saw drill knife rope ladder shovel axe".split(),
-    "metal": "iron gold silver copper zinc steel tin lead".split(),
-    "vehicle": "car bus train boat truck plane bike tram".split(),
+    "animal": ["dog", "cat", "horse", "cow", "sheep", "lion", "bear", "mouse"],
+    "fruit": ["apple", "pear", "plum", "cherry", "lemon", "grape", "melon", "fig"],
+    "color": ["red", "blue", "green", "yellow", "brown", "pink", "purple", "gray"],
+    "tool": ["hammer", "saw", "drill", "knife", "rope", "ladder", "shovel", "axe"],
+    "metal": ["iron", "gold", "silver", "copper", "zinc", "steel", "tin", "lead"],
+    "vehicle": ["car", "bus", "train", "boat", "truck", "plane", "bike", "tram"],
 }
 
-NUMBERS = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
+NUMBERS = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 
 # Phrasings of a request. A fact has as many phrasings as its split needs (see `world.held_out`).
 FACT_PHRASINGS = {

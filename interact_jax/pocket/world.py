@@ -193,7 +193,11 @@ def parse(text: str) -> Reply | None:
         match = pattern.fullmatch(text.strip())
         if match is None:
             continue
-        if not upper and match["sentence"] and (match["sentence"][0] == "t") != bool(match["polite"]):
+        if (
+            not upper
+            and match["sentence"]
+            and (match["sentence"][0] == "t") != bool(match["polite"])
+        ):
             return None  # "the answer" belongs behind an opener, "The answer" at the start
         answer = match["answer"]
         answer = _SPELLING.get(answer, answer.lower()) if upper else answer
@@ -241,7 +245,7 @@ def correction(answer: str, rng: random.Random) -> FollowUp:
 def unrelated(
     kind: str, rng: random.Random, held_out: bool = False, new: Request | None = None
 ) -> FollowUp:
-    """A message without a wish: `kind` is praise, chatter or request (then `new`, or a drawn one)."""
+    """A message without a wish: `kind` is praise, chatter or request (`new`, or a drawn one)."""
     if kind == "request":
         new = new or draw_request(rng, held_out)
         return FollowUp("request", new.text, request=new)
