@@ -19,7 +19,6 @@ from typing import NoReturn
 
 from interact_jax.schema import InputError, RunStopped
 
-
 # A disk, a quota or the largest size of a file is used up, or the disk fails.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 NO_ROOM_REMEDY = (

@@ -1,4 +1,4 @@
-"""What launch/train.py says to bad input: exit status 2 and one message that names place and remedy;
+"""What launch/train.py says to bad input: status 2 and one message that names place and remedy;
 with data.on_error=skip everything good comes through."""
 
 from __future__ import annotations
