@@ -43,7 +43,8 @@ def check_scores(file, oracle, atol, **columns):
 
 def score_arguments(oracle, model, out, *more):
     data = str(oracle / "conversations.jsonl")
-    return ["--model", str(model), "--data", data, "--out", str(out), *more]
+    files = ["--model", str(model), "--data", data, "--out", str(out)]
+    return [*files, "--row-tokens", "256", *more]
 
 
 @pytest.mark.parametrize(
