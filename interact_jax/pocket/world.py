@@ -193,7 +193,11 @@ def parse(text: str) -> Reply | None:
         match = pattern.fullmatch(text.strip())
         if match is None:
             continue
-        if not upper and match["sentence"] and (match["sentence"][0] == "t") != bool(match["polite"]):
+        if (
+            not upper
+            and match["sentence"]
+            and (match["sentence"][0] == "t") != bool(match["polite"])
+        ):
             return None  # "the answer" belongs behind an opener, "The answer" at the start
         answer = match["answer"]
         answer = _SPELLING.get(answer, answer.lower()) if upper else answer
