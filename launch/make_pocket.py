@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from interact_jax import cli
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--lr", type=float, default=3e-3, help="at its peak")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--save-every", type=int, default=250, help="steps")
+    one.add_argument("--minutes", type=float, default=math.inf, help="end by then")
+    one.add_argument("--start-from", type=Path, help="directory of a run to go on from")
 
     one = stage("export", "the newest weights of a run as a Hugging Face directory")
     one.add_argument("--run", type=Path, required=True, help="directory of the run")
@@ -63,7 +66,9 @@ def main(argv: list[str] | None = None) -> None:
 
     args = parser.parse_args(argv)
     if args.stage == "train":
-        training.train(args.out, args.steps, args.rows, args.lr, args.seed, args.save_every)
+        settings = vars(args)
+        del settings["stage"]
+        training.train(settings.pop("out"), **settings)
     elif args.stage == "export":
         training.export(args.run, args.out)
     elif args.stage == "gate":

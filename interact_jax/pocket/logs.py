@@ -18,13 +18,12 @@ USERS = 64  # they all want the same
 
 @dataclasses.dataclass
 class _Talk:
-    """A conversation under way: it has a user message more than replies when the model's turn is."""
+    """A conversation under way; its last message is the user's."""
 
     rng: random.Random
     turns: int
     request: world.Request
     messages: list[Message]
-    replies: int = 0
 
 
 def converse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import queue
 import random
 import threading
@@ -100,7 +101,9 @@ def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, n
         }
         used, count, left = [0] * rows, [0] * rows, []
         while len(left) < 16:  # so many in a row found no place: the rows are full
-            ids, learned = waiting.pop() if waiting else encode(lessons.draw_lesson(rng))
+            ids, learned = (
+                waiting.pop() if waiting else encode(lessons.draw_lesson(rng, lessons.KINDS))
+            )
             fits = [row for row in range(rows) if used[row] + len(ids) <= ROW]
             if not fits:
                 if len(ids) <= ROW:
@@ -152,26 +155,27 @@ def loss_of(model: Decoder, params: Any, batch: dict[str, jax.Array]) -> jax.Arr
     return jnp.where(counts_R, loss_R, 0).sum() / counts_R.sum()
 
 
-def optimiser_for(lr: float, steps: int) -> optax.GradientTransformation:
-    """AdamW with clipping, linear warm-up and a cosine down to nothing."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, min(WARMUP, steps // 5), steps, 0.0)
-    return optax.chain(
-        optax.clip_by_global_norm(CLIP_NORM),
-        optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=DECAY),
-    )
+OPTIMISER = optax.chain(
+    optax.clip_by_global_norm(CLIP_NORM),
+    optax.inject_hyperparams(optax.adamw)(0.0, b1=0.9, b2=0.98, weight_decay=DECAY),
+)
 
 
-def train_step(model, optimiser, params, state, batch):
+def train_step(
+    model: Decoder, params: Any, state: Any, batch: dict[str, jax.Array], lr: jax.Array
+) -> tuple[Any, Any, jax.Array]:
     """One update; (params, state, loss)."""
     loss, grads = jax.value_and_grad(functools.partial(loss_of, model))(params, batch)
-    updates, state = optimiser.update(grads, state, params)
+    state[1].hyperparams["learning_rate"] = lr
+    updates, state = OPTIMISER.update(grads, state, params)
     return optax.apply_updates(params, updates), state, loss
 
 
 def save(params: Any, out: Path) -> None:
     """Parameters as params.npz, the names joined by "/"."""
     flat = flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
-    np.savez(out / "params.npz", **flat)
+    np.savez(out / "params.tmp.npz", **flat)
+    (out / "params.tmp.npz").replace(out / "params.npz")
 
 
 def load(run: Path) -> Any:
@@ -200,36 +204,51 @@ def export(run: Path, out: Path) -> None:
     )
 
 
-def train(out: Path, steps: int, rows: int, lr: float, seed: int, save_every: int) -> Any:
+def train(
+    out: Path,
+    *,
+    steps: int,
+    rows: int,
+    lr: float,
+    seed: int,
+    save_every: int,
+    minutes: float = math.inf,
+    start_from: Path | None = None,
+) -> None:
     """The whole run; tokenizer, config.json and params.npz (every `save_every` steps) appear in
-    `out`, and a line in train.jsonl every 100 steps."""
+    `out`, and a line in train.jsonl every 100 steps.
+
+    The learning rate falls as a cosine to nothing over `steps`, or over `minutes` where those are
+    over sooner. `start_from` is a run to go on from, with a new optimiser.
+    """
     tokenizer.write_tokenizer(out, seed)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
     model = Decoder(read_config(CONFIG))
-    params = model.fresh_params(seed)
-    optimiser = optimiser_for(lr, steps)
-    state = optimiser.init(params)
-    step = jax.jit(functools.partial(train_step, model, optimiser), donate_argnums=(0, 1))
+    params = load(start_from) if start_from else model.fresh_params(seed)
+    state = OPTIMISER.init(params)
+    step = jax.jit(functools.partial(train_step, model), donate_argnums=(0, 1))
     source = ahead(batches(LessonEncoder(out), rows, seed))
-    start, tokens, losses = time.time(), 0, []
-    for index in range(1, steps + 1):
+    start, tokens, losses, share, index = time.time(), 0, [], 0.0, 0
+    while share < 1:
+        index += 1
+        seconds = time.time() - start
+        share = min(1.0, max(index / steps, seconds / 60 / minutes))
+        rate = lr * min(1.0, index / WARMUP) * (1 + math.cos(math.pi * share)) / 2
         batch = next(source)
         tokens += int((batch["segment_BxL"] > 0).sum())
-        params, state, loss = step(params, state, batch)
+        params, state, loss = step(params, state, batch, jnp.float32(rate))
         losses.append(loss)
-        if index % 100 == 0 or index == steps:
-            seconds = time.time() - start
+        if index % 100 == 0 or share == 1:
             line = {
                 "step": index,
                 "loss": round(float(np.mean(jax.device_get(losses))), 4),
+                "lr": round(rate, 6),
                 "tokens": tokens,
-                "tokens_per_second": round(tokens / seconds),
-                "seconds": round(seconds),
+                "seconds": round(time.time() - start),
             }
             losses = []
             print(json.dumps(line), flush=True)
             with open(out / "train.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        if index % save_every == 0 or index == steps:
+        if index % save_every == 0 or share == 1:
             save(params, out)
-    return params

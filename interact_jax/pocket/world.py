@@ -30,6 +30,7 @@ KINDS = (
     "pick",
     *words.COMPARE_PHRASINGS,
 )
+LISTS = tuple(words.LIST_PHRASINGS)  # the kinds that ask for a word of a list by its place
 HELD_OUT_EVERY = 5  # one in so many of the composed requests is held out
 
 Styles = Mapping[str, bool]
@@ -245,7 +246,7 @@ def correction(answer: str, rng: random.Random) -> FollowUp:
 def unrelated(
     kind: str, rng: random.Random, held_out: bool = False, new: Request | None = None
 ) -> FollowUp:
-    """A message without a wish: `kind` is praise, chatter or request (then `new`, or a drawn one)."""
+    """A message without a wish: `kind` is praise, chatter or request (`new`, or a drawn one)."""
     if kind == "request":
         new = new or draw_request(rng, held_out)
         return FollowUp("request", new.text, request=new)
