@@ -173,6 +173,8 @@ def write_tensors(
         tensors = {name: make(name) for name in names}
         if write:  # without the format, transformers 4 refuses the file
             save_file(tensors, directory / file, metadata={"format": "pt"})
+            # It makes files that only their owner may read; as open as the directory, others serve.
+            (directory / file).chmod(directory.stat().st_mode & 0o666)
         del tensors
     if write and len(shards) > 1:
         total = sum(size.values())
