@@ -46,9 +46,13 @@ def run(main: Callable[[], None]) -> NoReturn:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show what the package logs, and only warnings of the libraries under it."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("interact_jax").setLevel(level)
+    """Show what the package logs, as plain lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("interact_jax")
+    logger.handlers = [handler]  # not the root's: libraries set that up as they like
+    logger.propagate = False
+    logger.setLevel(level)
 
 
 def _leave(status: int, message: str = "") -> NoReturn:

@@ -40,7 +40,7 @@ def default() -> ConfigDict:
     c.start_from = ""  # a checkpoint of another run to continue from; "" = none
 
     c.data = ConfigDict()
-    c.data.path = ""  # file, glob or directory
+    c.data.path = ""  # file, glob or directory; `pocket` = the shipped logs
     c.data.format = "auto"  # or a reader's name
     c.data.max_length = 4096  # tokens of a conversation before the window hops
     c.data.max_reply = 2048  # tokens of a reply before it is cut (its EOS is then lost)
@@ -88,7 +88,7 @@ def default() -> ConfigDict:
     c.export.dtype = "bfloat16"
 
     c.evaluation = ConfigDict()
-    c.evaluation.name = ""  # measured before and after; "" = nothing, `pocket` = the pocket world
+    c.evaluation.name = "auto"  # measured before and after: `pocket`, `none`, or by the model
     c.evaluation.replies = 2048  # how many are sampled
 
     c.report = ConfigDict()
@@ -114,7 +114,7 @@ CHOICES = {
     "optim.name": tuple(OPTIMISERS),
     "optim.schedule": tuple(SCHEDULES),
     "remat": tuple(REMAT_POLICIES),
-    "evaluation.name": ("", "pocket"),
+    "evaluation.name": ("auto", "none", "pocket"),
 }
 AT_LEAST = {
     "data.max_length": 2,

@@ -14,7 +14,8 @@ from interact_jax import sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
 from interact_jax.models.decoder import Decoder
-from interact_jax.pocket import measure, world
+from interact_jax.pocket import measure as pocket_measure
+from interact_jax.pocket import world
 from interact_jax.schema import Message
 
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
@@ -29,14 +30,23 @@ def pocket(
     prompts = [chat.prompt([Message("user", request.text)]) for request in requests]
     sampler = Sampler(decoder, [chat.eos_id], rows=256, vocab_limit=len(chat.tokenizer))
     completions = sampler.sample(
-        params, prompts, max_new_tokens=measure.MAX_NEW_TOKENS, temperature=1.0, seed=seed
+        params, prompts, max_new_tokens=pocket_measure.MAX_NEW_TOKENS, temperature=1.0, seed=seed
     )
     texts = [chat.decode([i for i in c.ids if i != chat.eos_id]) for c in completions]
-    return measure.measure(texts, requests, measure.LOGGED_PREFERENCE)
+    found = pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)
+    return {name: share for name, share in found.items() if name != "replies"}
 
 
 EVALUATIONS: dict[str, Measure] = {"pocket": pocket}
-"""By the name of the setting `evaluation.name`."""
+"""By the name of the setting `evaluation.name`, where that is not "auto" or "none"."""
+
+
+def chosen(config: Any) -> Measure | None:
+    """What a run is measured by: "auto" knows the shipped model, and of no other."""
+    name = config.evaluation.name
+    if name == "auto":
+        name = config.model.path
+    return EVALUATIONS.get(name)
 
 
 def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
@@ -45,15 +55,14 @@ def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
     What is there already is taken: a resumed run keeps the "before" of its beginning. None where
     nothing is to be measured, or where a run is resumed whose beginning was not.
     """
-    settings = run.config.evaluation
-    if not settings.name:
+    measure = chosen(run.config)
+    if measure is None:
         return None
     if file.exists():
         return json.loads(file.read_text())
+    replies, seed = run.config.evaluation.replies, run.config.seed
     with sharding.on(run.mesh):
-        found = EVALUATIONS[settings.name](
-            run.decoder, run.state.params, run.chat, settings.replies, run.config.seed
-        )
+        found = measure(run.decoder, run.state.params, run.chat, replies, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=2) + "\n")
     return found

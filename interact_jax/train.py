@@ -263,7 +263,13 @@ def update(
         counters=counters,
     )
     means = {name: total.mean() for name, total in metrics.items()}
-    shown = {**means, "grad_norm": norm, "lr": rate, "bad_steps_in_row": counters.bad_steps_in_row}
+    shown = {
+        "loss": means.pop("loss"),
+        **means,
+        "grad_norm": norm,
+        "lr": rate,
+        "bad_steps_in_row": counters.bad_steps_in_row,
+    }
     return state, shown
 
 
@@ -295,7 +301,7 @@ def jit_step(
     return (
         jax.jit(zeros, out_shardings=sums_layout),
         jax.jit(add, out_shardings=sums_layout, donate_argnums=1),
-        jax.jit(move, out_shardings=(layout, scalar), donate_argnums=(0, 1)),
+        jax.jit(move, out_shardings=(layout, scalar), donate_argnums=0),
     )
 
 

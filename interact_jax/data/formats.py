@@ -319,7 +319,7 @@ def _misfit(fault: Fault, record: Record, format: str) -> Loss:
     """The loss of a record; where it looks like another format than the one named, that is said."""
     detail, value = fault.detail, record.value
     if isinstance(value, dict) and not FORMATS[format].sign(value) and (other := recognise(value)):
-        detail = f"{detail}; it is read as {format} but looks like {other} (data.format)"
+        detail = f"{detail}; it is read as {format} but looks like {other}, see data.format"
     return Loss(fault.reason, record.where, detail)
 
 

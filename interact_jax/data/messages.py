@@ -33,10 +33,10 @@ def read_messages(
         try:
             message = read_message(turn, role_key, text_key, roles)
             if messages and message.role == messages[-1].role:
-                who = f"{turn[role_key]!r} speaks twice"
-                raise Fault("two messages of one role in a row", f"{who}, expected turns")
+                detail = f"{turn[role_key]!r} follows a message of the same role"
+                raise Fault("two messages of one role in a row", detail)
             if messages and message.role == "system":
-                raise Fault("misplaced system message", "expected it in front of all others")
+                raise Fault("misplaced system message", "only the first may be the system's")
         except Fault as fault:
             raise Fault(fault.reason, f"{label}[{index}]: {fault.detail}") from None
         messages.append(message)

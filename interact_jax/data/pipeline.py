@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -16,6 +17,8 @@ from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.pack import Placed, capacity_for, fill, pack, padding
 from interact_jax.data.tree import GROW, Size, Tree, split
 from interact_jax.schema import Batch, Conversation, InputError
+
+POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 
 
 @dataclasses.dataclass
@@ -41,7 +44,11 @@ class Dataset:
 def load_dataset(
     path: str, format: str, chat: ChatFormat, settings: EncodeSettings, sharing: str
 ) -> Dataset:
-    """Read conversations, encode them, grow their trees. Raises InputError if nothing is left."""
+    """Read conversations, encode them, grow their trees; `path` "pocket" is the shipped logs.
+
+    Raises InputError if nothing is left.
+    """
+    path = str(POCKET_LOGS) if path == "pocket" else path
     conversations, report = read_conversations(path, format, settings.on_error)
     kept, trees, interactions = [], [], []
     counts: collections.Counter[str] = collections.Counter()

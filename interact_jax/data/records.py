@@ -100,7 +100,7 @@ def read_records(path: str, stem: str) -> Iterator[Record | Loss]:
     source = _Source(path)
     empty = True
     try:
-        chunks = iter(source)
+        chunks = filter(None, source)
         head = b""
         while len(head) < 64 and (more := next(chunks, b"")):  # gzip members may be tiny
             head += more
@@ -156,9 +156,10 @@ def _explain(error: ValueError | RecursionError) -> str:
 
 
 def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
-    """The items of a JSON list, decoded one by one: a fault costs what follows, not what precedes.
+    """The items of a JSON list, decoded one by one, so that a bad one does not cost the others.
 
-    Bytes that are not UTF-8 cost only the item that they stand in.
+    After an item that cannot be decoded, the next one is the next line that opens an object no
+    deeper than it; a list without line breaks ends there.
     """
     data = b"".join(chunks)
     try:
@@ -168,14 +169,15 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
     decode = json.JSONDecoder().raw_decode
     skip_space = re.compile(r"[ \t\r\n]*").match
     position = skip_space(text, text.index("[") + 1).end()
-    where, line, counted, number = source.path, 1, 0, 0
-    try:
-        while not text.startswith("]", position):
-            number += 1
-            start = position
-            line += text.count("\n", counted, start)
-            counted = start
-            where = f"{source.path}:{line} (item {number})"
+    line, counted, number = 1, 0, 0
+    while not (text.startswith("]", position) and not text[position + 1 :].strip()):
+        start, number = position, number + 1
+        line += text.count("\n", counted, start)
+        counted = start
+        where = f"{source.path}:{line} (item {number})"
+        try:
+            if text.startswith("]", start):
+                raise json.JSONDecodeError("Text after the end of the list", text, start)
             value, end = decode(text, start)
             if clean or _is_unicode(text[start:end]):
                 yield Record(value, where, f"{stem}.{number}")
@@ -186,15 +188,20 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
                 position = skip_space(text, position + 1).end()
             elif not text.startswith("]", position):
                 raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-        if text[position + 1 :].strip():
-            raise json.JSONDecodeError("Text after the end of the list", text, position + 1)
-    except (ValueError, RecursionError) as error:
-        where = f"{source.path}:{getattr(error, 'lineno', line)} (item {number})"
-        if not source.damage:
-            detail = f"{_explain(error)}; the rest of the list cannot be read"
+        except (ValueError, RecursionError) as error:
+            column = start - text.rfind("\n", 0, start) - 1
+            opening = re.compile(rf"\n[ \t]{{0,{column}}}(?={{)").search(text, start)
+            if opening is None and source.damage:
+                break  # the item at which a damaged file ends: reported once, below
+            where = f"{source.path}:{getattr(error, 'lineno', line)} (item {number})"
+            detail = _explain(error)
+            if opening is None:
+                yield Loss("broken JSON", where, f"{detail}; the rest of the list cannot be read")
+                return
             yield Loss("broken JSON", where, detail)
+            position = opening.end()
     if source.damage:
-        yield Loss("damaged gzip", where, source.damage, FIX_FILE)
+        yield Loss("damaged gzip", f"{source.path}:{line}", source.damage, FIX_FILE)
 
 
 def _is_unicode(text: str) -> bool:

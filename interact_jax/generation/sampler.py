@@ -110,10 +110,8 @@ class Sampler:
         Raises InputError for settings out of range, for prompts that are empty, fill the model's
         context or hold ids it does not have, and for a model whose outputs are not finite.
         """
-        _check_settings(max_new_tokens, temperature)
         indices = range(len(prompts)) if indices is None else indices
-        for index, prompt in zip(indices, prompts, strict=True):
-            self._check_prompt(index, prompt)
+        self.check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, indices=indices)
         new = _bucket(max_new_tokens, LEAST_NEW)
         done: list[Completion | None] = [None] * len(prompts)
         with _bar(progress, len(prompts)) as advance, self._on_mesh():
@@ -136,18 +134,34 @@ class Sampler:
                 advance(len(members))
         return done
 
-    def _check_prompt(self, index: int, prompt: Sequence[int]) -> None:
+    def check(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        """What `sample` checks before it computes: for callers that have weights to load first."""
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens={max_new_tokens}: expected at least 1.")
+        if not (temperature >= 0 and math.isfinite(temperature)):
+            raise InputError(
+                f"temperature={temperature}: expected 0 (greedy) or a positive number."
+            )
+        indices = range(len(prompts)) if indices is None else indices
         config = self.decoder.config
-        if not 0 < len(prompt) < config.max_positions:
-            raise InputError(
-                f"prompt {index}: {len(prompt)} tokens; expected at least 1 and fewer than the "
-                f"model's context of {config.max_positions}, so that a reply has room."
-            )
-        if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
-            raise InputError(
-                f"prompt {index}: token ids from {min(prompt)} to {max(prompt)}, but the model has "
-                f"{config.vocab_size}. Model and tokenizer must belong together."
-            )
+        for index, prompt in zip(indices, prompts, strict=True):
+            if not 0 < len(prompt) < config.max_positions:
+                raise InputError(
+                    f"prompt {index}: {len(prompt)} tokens; expected at least 1 and fewer than the "
+                    f"model's context of {config.max_positions}, so that a reply has room."
+                )
+            if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
+                raise InputError(
+                    f"prompt {index}: token ids from {min(prompt)} to {max(prompt)}, but the model "
+                    f"has {config.vocab_size}. Model and tokenizer must belong together."
+                )
 
     def _groups(
         self, prompts: Sequence[Sequence[int]], new: int
@@ -322,13 +336,6 @@ def _unpack(drawn: _Drawn) -> Iterator[Completion]:
     )
     for count, finished, ids, logps in zip(count_B, finished_B, id_BxN, logp_BxN, strict=True):
         yield Completion(ids[:count].tolist(), logps[:count].tolist(), bool(finished))
-
-
-def _check_settings(max_new_tokens: int, temperature: float) -> None:
-    if max_new_tokens < 1:
-        raise InputError(f"max_new_tokens={max_new_tokens}: expected at least 1.")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise InputError(f"temperature={temperature}: expected 0 (greedy) or a positive number.")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from interact_jax.report.colour import HIGH, LOW, SignalScale, colour_map
 
@@ -22,6 +23,7 @@ def heat_map(signals: Sequence[np.ndarray]) -> Figure:
         grid[i, : len(signal)] = signal
     figure = Figure(figsize=(10, min(8, 1.6 + 0.09 * len(rows))), layout="constrained")
     axes = figure.subplots()
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     image = axes.imshow(
         grid, aspect="auto", interpolation="nearest", cmap=colour_map(), norm=SignalScale()
     )
