@@ -270,7 +270,9 @@ def test_export_of_random_parameters_from_config_and_another_tokenizer(llama, tm
     (tokenizer / "additional_chat_templates").mkdir()
     (tokenizer / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     raw, config = hf.load_config(source)
-    params = jax.jit(Decoder(config).fresh_params)(0)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(Decoder(config).fresh_params, 0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
     hf.export(
         params,
         config,
@@ -550,3 +552,15 @@ def test_resolve_finds_what_was_downloaded_before(llama, tmp_path, monkeypatch):
     (refs / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert hf.load_config(hf.resolve("somebody/tiny")) == hf.load_config(llama)
+
+
+def test_resolve_downloads_weights_only_where_wanted(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hf.resolve("somebody/tiny") == hf.resolve("somebody/tiny", weights=False) == tmp_path
+    assert set(asked[0]) - set(asked[1]) == {"model*.safetensors"}

@@ -108,8 +108,11 @@ def some(names: Sequence[str], most: int = 8) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        start = file.read(24)
+    try:
+        with path.open("rb") as file:
+            start = file.read(24)
+    except OSError as unreadable:
+        return f"{path}: cannot be read ({unreadable.strerror})."
     if start.startswith(b"version https://git-lfs"):
         return f"{path}: a Git LFS pointer and not the weights. Run `git lfs pull` where it lies."
     return (
