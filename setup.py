@@ -12,8 +12,9 @@ VERSION = next(
 )
 TEST = [
     "pytest>=8",
-    "torch>=2.6",  # to compare with Hugging Face; the package itself never imports it
+    "torch>=2.6,<2.14",  # to compare with Hugging Face; the package never imports it
     "nbclient>=0.10",
+    "nbformat>=5.10",
     "ipykernel>=6",
 ]
 

@@ -33,7 +33,8 @@ def pocket(
         params, prompts, max_new_tokens=pocket_measure.MAX_NEW_TOKENS, temperature=1.0, seed=seed
     )
     texts = [chat.decode([i for i in c.ids if i != chat.eos_id]) for c in completions]
-    return pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)
+    found = pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)
+    return {name: share for name, share in found.items() if name != "replies"}
 
 
 EVALUATIONS: dict[str, Measure] = {"pocket": pocket}

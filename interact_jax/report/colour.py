@@ -53,6 +53,4 @@ class SignalScale(Normalize):
 def colour_map() -> Colormap:
     """Red, white, blue; grey where a reply has ended."""
     ends = [tuple(c / 255 for c in RED), (1, 1, 1), tuple(c / 255 for c in BLUE)]
-    colours = LinearSegmentedColormap.from_list("signal", ends)
-    colours.set_bad("#d9d9d9")
-    return colours
+    return LinearSegmentedColormap.from_list("signal", ends).with_extremes(bad="#d9d9d9")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from interact_jax.models.families import FAMILIES, DecoderConfig
 from interact_jax.models.hf.directories import id_list, read_json
-from interact_jax.models.hf.rules import RULES, letter_sizes, name_of, tensors
+from interact_jax.models.hf.rules import RULES, letter_sizes, rules_of, tensors
 from interact_jax.models.hf.tensor_files import INDEX, parse_size, some, write_tensors
 from interact_jax.schema import InputError
 
@@ -38,6 +38,8 @@ TOKENIZER_FILES = (
     "additional_chat_templates",  # a directory
 )
 """What a tokenizer and its chat templates may consist of; export copies those that exist."""
+NEW_CLASS = "TokenizersBackend"
+"""How transformers 5 names PreTrainedTokenizerFast, a name that both versions load."""
 
 
 def export(
@@ -125,13 +127,14 @@ def _write_weights(
     max_bytes: int,
     write: bool,
 ) -> None:
-    leaf_of = {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    sizes = {**letter_sizes(config), "V": leaf_of["embedding_VxD"].shape[0]}
-    home = tensors([rule for rule in RULES if rule.ours in leaf_of], config)
+    rules, tree = jax.tree.flatten(rules_of(config))
+    leaf_of = dict(zip(rules, tree.flatten_up_to(params), strict=True))
+    sizes = {**letter_sizes(config), "V": params["embedding_VxD"].shape[0]}
+    home = tensors([rule for rule in RULES if rule in leaf_of], config)
 
     def make(name: str) -> np.ndarray:
         rule, n = home[name]
-        leaf = leaf_of[rule.ours]
+        leaf = leaf_of[rule]
         part = _layer(leaf, n, dtype) if rule.stacked else _cast(leaf, dtype)
         return rule.backwards(_to_host(part))
 
@@ -205,8 +208,17 @@ def _write_configs(
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Byte for byte; only a class that transformers 4 does not know is named as it knows it."""
     for name in TOKENIZER_FILES:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name)
         elif (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    path = target / "tokenizer_config.json"
+    if path.is_file() and (settings := read_json(path)).get("tokenizer_class") == NEW_CLASS:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if isinstance(extra := settings.pop("extra_special_tokens", None), list):
+            settings["additional_special_tokens"] = extra
+        elif extra is not None:
+            settings["extra_special_tokens"] = extra
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

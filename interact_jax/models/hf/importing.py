@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from interact_jax.models.decoder import Decoder
 from interact_jax.models.families import DecoderConfig
-from interact_jax.models.hf.rules import RULES, Rule, letter_sizes, name_of, tensors
+from interact_jax.models.hf.rules import Rule, letter_sizes, rules_of, tensors
 from interact_jax.models.hf.tensor_files import TensorFiles, some
 from interact_jax.schema import InputError
 
@@ -27,14 +26,14 @@ def load_params(
     misshapen and damaged tensors, before any is read.
     """
     files = TensorFiles(Path(directory))
-    leaves, tree = jax.tree.flatten(_rules_by_parameter(config), is_leaf=_is_rule)
-    _check_tensors(files, leaves, config)
+    rules, tree = jax.tree.flatten(rules_of(config))
+    _check_tensors(files, rules, config)
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.unflatten(tree, [one] * len(leaves))
+        shardings = jax.tree.unflatten(tree, [one] * len(rules))
     placed = tree.flatten_up_to(shardings)
     dtype = np.dtype(param_dtype)
-    arrays = [_import(files, *pair, config, dtype) for pair in zip(leaves, placed, strict=True)]
+    arrays = [_import(files, *pair, config, dtype) for pair in zip(rules, placed, strict=True)]
     return jax.tree.unflatten(tree, arrays)
 
 
@@ -63,17 +62,6 @@ def _import(
         return part(tuple(bounds)) if rule.stacked else part(((0, 1), *bounds))[0]
 
     return jax.make_array_from_callback(shape, sharding, callback, dtype=dtype)
-
-
-def _rules_by_parameter(config: DecoderConfig) -> Any:
-    """The parameter tree with a rule as each leaf. What the decoder has, its own init says."""
-    rules = {rule.ours: rule for rule in RULES}
-    shapes = jax.eval_shape(Decoder(config).fresh_params, 0)
-    return jax.tree_util.tree_map_with_path(lambda path, _: rules[name_of(path)], shapes)
-
-
-def _is_rule(x: Any) -> bool:
-    return isinstance(x, Rule)
 
 
 def _check_tensors(files: TensorFiles, rules: Sequence[Rule], config: DecoderConfig) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from interact_jax.models.decoder import Decoder
 from interact_jax.models.families import DecoderConfig
 
 
@@ -128,6 +129,10 @@ def tensors(rules: Iterable[Rule], config: DecoderConfig) -> dict[str, tuple[Rul
     return found
 
 
-def name_of(path: tuple[Any, ...]) -> str:
-    """A parameter's name in the rules from its path in the tree: "layers/q_DxHxK"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+def rules_of(config: DecoderConfig) -> Any:
+    """The parameter tree with a rule as each leaf. What the decoder has, its own init says."""
+    rules = {rule.ours: rule for rule in RULES}
+    shapes = jax.eval_shape(Decoder(config).fresh_params, 0)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: rules[jax.tree_util.keystr(path, simple=True, separator="/")], shapes
+    )
