@@ -126,7 +126,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     )
     log.info("%d rows of %s", packing.height, packing.capacity)
     source = LogBatches(dataset, packing, cfg.batch, cfg.seed, cfg.epochs)
-    total_steps = cfg.steps or source.count_steps()
 
     decoder = Decoder(
         model_config,
@@ -141,6 +140,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         state, position = first_state(cfg, decoder, optimiser, model_dir, abstract, checkpoints)
         if position is not None:
             source.seek(position)
+        total_steps = cfg.steps or int(state.step) + source.count_steps()
         zeros, accumulate, update = jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
         )
@@ -329,14 +329,17 @@ def loop(run: Run) -> None:
                 sums = run.accumulate(run.state.params, sums, rows)
             run.state, shown = run.update(run.state, sums)
             journal.add(step, shown, batch)
+            due = step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked
+            if due:
+                journal.flush()  # the log must not lag behind what a resumed run takes for done
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
+                run.checkpoints.wait()
                 raise RunStopped(
                     f"step {step}: loss or gradient was not finite {journal.bad_steps_in_row} "
                     f"steps in a row (max_bad_steps). The parameters are those before; look at "
                     f"{journal.file}, and try a smaller optim.lr or optim.clip_norm."
                 )
-            if step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked:
-                journal.flush()  # the log must not lag behind what a resumed run takes for done
+            if due:
                 run.checkpoints.save(step, run.state, run.source.position())
                 saved = step
             if stop.asked:

@@ -128,12 +128,13 @@ class LogBatches:
         self.dataset, self.packing, self.batch = dataset, packing, batch
         count = len(dataset.trees)
         self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-        self.total = round(epochs * count) if epochs else None  # conversations of the whole run
+        # Conversations of the whole run; a share of an epoch too small for one is one.
+        self.total = max(1, round(epochs * count)) if epochs else None
         self.drawn = 0
 
     def count_steps(self) -> int:
-        """How many batches the epochs make; the last one may be small."""
-        drawn, steps = 0, 0
+        """How many batches are left of the epochs; the last one may be small."""
+        drawn, steps = self.drawn, 0
         while indices := self._indices(drawn):
             drawn, steps = drawn + len(indices), steps + 1
         return steps
@@ -155,10 +156,17 @@ class LogBatches:
 
     def position(self) -> dict[str, int]:
         """What a checkpoint keeps to go on from here."""
-        return {"drawn": self.drawn}
+        return {"drawn": self.drawn, "conversations": len(self.dataset.trees)}
 
     def seek(self, position: dict[str, int]) -> None:
-        """Go to a position that `position()` gave."""
+        """Go to a position that `position()` gave; InputError where that was in other data."""
+        if position["conversations"] != len(self.dataset.trees):
+            raise InputError(
+                f"the run to be resumed had {position['conversations']:,} conversations, now there "
+                f"are {len(self.dataset.trees):,}: its position in the data means nothing. Give "
+                "data.path the data of then, or use another --workdir (with --config.start_from "
+                "to continue from the parameters)."
+            )
         self.drawn = position["drawn"]
 
     def _indices(self, drawn: int) -> list[int]:
