@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from interact_jax import sharding
-from interact_jax.data.chat import HINDSIGHT
+from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.data.encode import EncodeSettings, encode
-from interact_jax.data.tree import grow
+from interact_jax.data.tree import Tree, grow
 from interact_jax.pocket import measure, world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation, Message
-from interact_jax.signal import score_trees
+from interact_jax.signal import Scored, score_trees
 
 SIGNAL_REPLIES = 384  # scored under each kind of follow-up
 
@@ -128,6 +128,23 @@ def unmoved(speaker: Speaker, trials: int, seed: int) -> dict[str, Any]:
     return found
 
 
+def trees_of(conversations: Sequence[Conversation], chat: ChatFormat) -> list[Tree]:
+    """The token trees of conversations, under the chat format's hindsight prompt."""
+    counts: collections.Counter[str] = collections.Counter()
+    return [
+        tree
+        for conversation in conversations
+        for window in encode(conversation, chat, EncodeSettings(), counts)
+        for tree in grow(window)
+    ]
+
+
+def score(speaker: Speaker, trees: Sequence[Tree]) -> list[Scored]:
+    """Log-probabilities of every reply, with and without hindsight."""
+    mesh = sharding.make_mesh()
+    return score_trees(speaker.decoder, speaker.params, trees, mesh, row_tokens=256, rows=4)
+
+
 def signal(speaker: Speaker, seed: int) -> dict[str, float]:
     """Mean |signal| per token (nats) of sampled replies under each kind of follow-up.
 
@@ -146,21 +163,17 @@ def signal(speaker: Speaker, seed: int) -> dict[str, float]:
     ][:SIGNAL_REPLIES]
     found = {}
     for kind in ("violated", "satisfied", "praise", "chatter", "request"):
-        trees = []
+        conversations = []
         for index, (request, completion, reply) in enumerate(rows):
-            style = rng.choice(world.STYLES)
             if kind in ("violated", "satisfied"):
+                style = rng.choice(world.STYLES)
                 on = reply.styles[style] == (kind == "satisfied")
                 follow_up = world.complaint({style: on}, rng)
             else:
                 follow_up = world.unrelated(kind, rng, held_out=True)
             y = Message("assistant", speaker.text(completion), tuple(completion.ids))
             messages = (Message("user", request.text), y, Message("user", follow_up.text))
-            conversation = Conversation(f"{kind}{index}", messages)
-            counts: collections.Counter[str] = collections.Counter()
-            for window in encode(conversation, speaker.chat, EncodeSettings(), counts):
-                trees += grow(window)
-        mesh = sharding.make_mesh()
-        scored = score_trees(speaker.decoder, speaker.params, trees, mesh, row_tokens=256, rows=4)
+            conversations.append(Conversation(f"{kind}{index}", messages))
+        scored = score(speaker, trees_of(conversations, speaker.chat))
         found[kind] = float(np.mean(np.abs(np.concatenate([one.signal for one in scored]))))
     return found

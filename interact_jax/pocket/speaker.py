@@ -26,14 +26,14 @@ class Speaker:
         self.sampler = Sampler(decoder, [chat.eos_id], rows=rows, vocab_limit=len(chat.tokenizer))
 
     @classmethod
-    def load(cls, directory: Path, hindsight: str = "offline") -> Speaker:
+    def load(cls, directory: Path, hindsight: str = "offline", rows: int = 256) -> Speaker:
         """From a Hugging Face directory. Raises InputError where that is damaged."""
         _, config = hf.load_config(directory)
         decoder = Decoder(config)
         shapes = jax.eval_shape(decoder.fresh_params, 0)
         layout = sharding.layout_of(sharding.with_layout(shapes, sharding.make_mesh()))
         params = hf.load_params(directory, config, jnp.float32, layout)
-        return cls(decoder, params, ChatFormat.load(directory, hindsight))
+        return cls(decoder, params, ChatFormat.load(directory, hindsight), rows)
 
     def with_hindsight(self, chat: ChatFormat) -> Speaker:
         """The same model under another hindsight prompt; nothing compiles anew."""
