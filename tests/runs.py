@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -97,6 +98,30 @@ def program(name: str, arguments: Sequence[str], **environment: str) -> Any:
         text=True,
         check=False,
     )
+
+
+KILLED = """
+import os, signal, sys
+from interact_jax.data.pipeline import LogBatches
+from launch import train
+
+original, last = LogBatches.next, int(sys.argv[1])
+
+def next_batch(self, params=None, step=0):
+    if step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, params, step)
+
+LogBatches.next = next_batch
+train.main(sys.argv[2:])
+"""
+
+
+def train_and_kill(arguments: Sequence[str], step: int) -> None:
+    """Run launch/train.py in a process that is killed when it asks for the batch of `step`."""
+    command = [sys.executable, "-c", KILLED, str(step), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 
 def outcome(
