@@ -355,31 +355,38 @@ def test_bad_item(tmp_path, reason, indent):
     assert report.lost == {reason: 1} and report.records == 3
 
 
+REST = "the rest of the list cannot be read"
+
+
 @pytest.mark.parametrize(
-    ("tail", "line", "word"),
+    ("tail", "line", "words"),
     [
-        (b',\n{"id": }\n]', 3, "Expecting value"),
-        (b",", 2, "Expecting value"),
-        (b" 5]", 2, "Expecting ','"),
-        (b"]\n[]", 2, "Text after the end"),
+        (b',\n{"id": }\n]', 3, ["Expecting value", REST]),
+        (b",", 2, ["no end"]),
+        (b" 5]", 2, ["Expecting ','", REST]),
+        (b"]\n[]", 2, ["Expecting ',' or the end", REST]),
     ],
 )
-def test_broken_list(tmp_path, tail, line, word):
+def test_broken_list(tmp_path, tail, line, words):
     """What stands before the break comes through; that what follows does not is said."""
     path = write(tmp_path, "a.json", b"[\n" + json.dumps(good("a")).encode() + tail)
     with pytest.raises(InputError) as caught:
         read_conversations(path)
     assert str(caught.value).startswith(f"{path}:{line}")
-    for words in ("broken JSON", word, "the rest of the list cannot be read"):
-        assert words in str(caught.value)
-    assert ids(path, on_error="skip") == ["a"]
+    for word in ("broken JSON", *words):
+        assert word in str(caught.value)
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["a"] and report.lost == {"broken JSON": 1}
 
 
-@pytest.mark.parametrize("first", [b"[broken", b'["a"]', b'[{"id": "x", "messages"', b"[]"])
+@pytest.mark.parametrize("first", [b"[broken", b'["a"', b'[{"id": "x", "messages"', b"[]"])
 def test_first_line_like_a_list(tmp_path, first):
     """Lines whose first is bad come through even where it opens as a list does."""
     lines = [first, *(json.dumps(good(i)).encode() for i in "bcd")]
-    assert ids(write(tmp_path, "a.jsonl", b"\n".join(lines)), on_error="skip") == ["b", "c", "d"]
+    path = write(tmp_path, "a.jsonl", b"\n".join(lines))
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["b", "c", "d"]
+    assert report.lost["broken JSON"] == 1
 
 
 # --------------------------------------------------------------------------------- damaged gzip
@@ -397,12 +404,12 @@ def packed(count: int, layout: str) -> bytes:
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 @pytest.mark.parametrize("layout", ["lines", "list"])
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.8])
 def test_damaged_gzip(tmp_path, layout, damage, share):
     """What stands before the damage comes through, nearly to the byte; nothing is made up."""
-    data = packed(2000, layout)
+    data = packed(300, layout)
     at = int(share * len(data))
-    broken = data[:at] if damage == "cut" else data[:at] + bytes(300) + data[at + 300 :]
+    broken = data[:at] if damage == "cut" else data[:at] + bytes(99) + data[at + 99 :]
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(broken)
     with pytest.raises(InputError, match=r"on_error=skip") as caught:
@@ -412,7 +419,7 @@ def test_damaged_gzip(tmp_path, layout, damage, share):
     conversations, report = read_conversations(str(path), on_error="skip")
     assert report.lost["damaged gzip"] + report.lost["broken JSON"] >= 1
     count = sum(c.id == f"c{i}" for i, c in enumerate(conversations))
-    assert int(share * 2000) - 3 <= count <= int(share * 2000) + 3
+    assert int(share * 300) - 3 <= count <= int(share * 300) + 3
     if damage == "cut":
         assert count == len(conversations) and report.lost == {"damaged gzip": 1}
 
@@ -702,9 +709,9 @@ def test_flat_without_parent(tmp_path, change, reason, words):
 
 def test_long_thread(tmp_path):
     """A dialogue may be longer than Python's stack is deep."""
-    texts = tuple(f"text {i}" for i in range(3001))
+    texts = tuple(f"text {i}" for i in range(1501))
     [conversation], report = read_conversations(write(tmp_path, "t.jsonl", flat(texts)))
-    assert len(conversation.messages) == 3001 and report.interactions == 1500
+    assert len(conversation.messages) == 1501 and report.interactions == 750
 
 
 # -------------------------------------------------------------------------------------- the report
