@@ -240,7 +240,7 @@ def update(
     gradients, metrics = sums
     loss, counted = metrics["loss"], metrics["signal_mean"].count
     gradients = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), gradients)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     good = jnp.isfinite(norm) & jnp.isfinite(loss.total)
     rate = lr(state.step)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)

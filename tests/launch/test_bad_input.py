@@ -173,17 +173,17 @@ def test_the_command_itself(small, tmp_path):
         ({"remat": "all"}, "expected one of 'none'"),
         ({"data.path": ""}, "data.path is not set"),
         ({"data.path": "none.jsonl"}, "none.jsonl: no such file"),
-        ({"data.max_length": 513}, "513"),
+        ({"data.max_length": 513}, "Set data.max_length to 512 or less"),
         ({"hindsight": "what they said"}, "{o}"),
         ({"mesh.data": 3}, "multiply to the number of devices, 8"),
-        ({"mesh.fsdp": 0}, "expected positive sizes"),
+        ({"mesh.fsdp": 0}, "mesh.tensor=1, mesh.sequence=1: expected positive sizes"),
         ({"model.path": "nowhere/at-all"}, "nowhere/at-all"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_setting(small, settings, expected, tmp_path, capsys):
     arguments = train_arguments(tmp_path / "run", {**small, **settings})
-    check_refused(arguments, capsys, expected, *list(settings)[:1])
+    check_refused(arguments, capsys, expected)
 
 
 @pytest.mark.parametrize(
