@@ -335,7 +335,7 @@ BAD_ITEMS = {
     "unknown role": native(("tool", "Hi")),
     "not UTF-8": native(("user", "Hi")).replace(b"Hi", b"\xe9t\xe9"),
     "not an object": b"12",
-    "broken JSON": b'{"id": }',
+    "broken JSON": json.dumps(good("b"), indent=2).replace("{", "{,", 1).encode(),
 }
 
 
