@@ -1,4 +1,4 @@
-"""Objectives: pure functions of per-token quantities and the reply table. They never see a model."""
+"""Objectives: pure functions of per-token quantities and the reply table; none sees a model."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Loss = Callable[[Mapping[str, jax.Array], Replies], tuple[Sum, dict[str, Sum]]]
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """`want` names the quantities it needs (`scoring.QUANTITIES`); `loss` returns the sum to divide
-    by the number of interactions, and sums for the log."""
+    """`want` names the quantities it needs (`scoring.QUANTITIES`). `loss` returns the sum to divide
+    by the number of interactions, and the sums for the log that `metrics` names."""
 
     want: tuple[str, ...]
     loss: Loss
+    metrics: tuple[str, ...]
 
 
 def sdpo(quantities: Mapping[str, jax.Array], replies: Replies) -> tuple[Sum, dict[str, Sum]]:
@@ -45,5 +46,7 @@ def interactions(replies: Replies) -> jax.Array:
     return first.sum().astype(jnp.float32)
 
 
-OBJECTIVES = {"sdpo": Objective(want=("logp",), loss=sdpo)}
+OBJECTIVES = {
+    "sdpo": Objective(("logp",), sdpo, metrics=("signal_mean", "signal_abs_mean")),
+}
 """By the name of the setting `objective.name`."""

@@ -32,6 +32,13 @@ class InputError(ValueError):
     """
 
 
+class RunStopped(RuntimeError):
+    """A run ended before its end for a reason that is no bug; the message says it and what to do.
+
+    Programs print it without a traceback and exit with status 1.
+    """
+
+
 # ----------------------------------------------------------------------------- on the host
 
 

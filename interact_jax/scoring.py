@@ -42,7 +42,7 @@ def one_pass(decoder: Decoder, params: Any, batch: Batch) -> dict[str, Source]:
 
 
 def two_passes(decoder: Decoder, params: Any, batch: Batch) -> dict[str, Source]:
-    """Student and teacher by a full forward each (`sharing=none`); every tree is one interaction."""
+    """Student and teacher by a full forward each (`sharing=none`); a tree is one interaction."""
     student, _ = decoder.apply({"params": params}, batch.trunk)
     frozen = jax.lax.stop_gradient(params)
     teacher, _ = decoder.apply({"params": frozen}, _as_trunk(batch.teacher))
@@ -93,7 +93,7 @@ def score(
     want: Sequence[str] = ("logp",),
     chunk: int = CHUNK,
 ) -> dict[str, jax.Array]:
-    """Per-token quantities [B, R] of all sources, logits of `chunk` tokens at a time, in float32."""
+    """Per-token quantities [B, R] of all sources; float32 logits of `chunk` tokens at a time."""
     B, R = target_BxR.shape
     chunk = min(chunk, R)
     tail = -R % chunk

@@ -7,6 +7,7 @@ type Auto: the compiler places the collectives, the rules below say where arrays
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from interact_jax.schema import InputError
+
+log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 ROWS = ("data", "fsdp")  # every device of these two axes has rows of its own
@@ -65,29 +68,34 @@ def letters_of(path: tuple[Any, ...]) -> str:
     return ("N" if "layers" in names else "") + shape.replace("x", "")
 
 
-def shardings(tree: Any, mesh: Mesh) -> tuple[Any, list[str]]:
-    """A NamedSharding for every leaf of a state or parameter tree (arrays or their shapes).
+def with_layout(shapes: Any, mesh: Mesh) -> Any:
+    """The same tree of jax.ShapeDtypeStruct, each with its NamedSharding.
 
     Leaves named by the alphabet, moments of the optimiser among them, follow LETTERS; the rest
-    (step, counters) is replicated. A dimension that its axis does not divide stays whole; the
-    second result names those.
+    (step, counters) is replicated. A dimension that its axis does not divide stays whole, and the
+    log says so.
     """
-    whole: list[str] = []
 
-    def one(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def one(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         letters = letters_of(path)
-        if len(letters) != len(leaf.shape):
-            return NamedSharding(mesh, PartitionSpec())
-        spec = []
-        for letter, size in zip(letters, leaf.shape, strict=True):
-            axis = LETTERS.get(letter)
-            if axis is not None and size % _axis_size(mesh, axis):
-                whole.append(f"{jax.tree_util.keystr(path)}: {letter}={size} not split by {axis}")
-                axis = None
-            spec.append(axis)
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        spec: list[str | tuple[str, ...] | None] = []
+        if len(letters) == len(leaf.shape):
+            for letter, size in zip(letters, leaf.shape, strict=True):
+                axis = LETTERS.get(letter)
+                if axis is not None and size % _axis_size(mesh, axis):
+                    name = jax.tree_util.keystr(path)
+                    log.warning("not sharded: %s=%d of %s over %s", letter, size, name, axis)
+                    axis = None
+                spec.append(axis)
+        layout = NamedSharding(mesh, PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
-    return jax.tree_util.tree_map_with_path(one, tree), whole
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def layout_of(abstract: Any) -> Any:
+    """The shardings of a tree that `with_layout` made."""
+    return jax.tree.map(lambda x: x.sharding, abstract)
 
 
 def _axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:

@@ -56,11 +56,13 @@ class ChatFormat:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(directory))
         except Exception as error:  # the library raises anything from OSError to KeyError here
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise InputError(
-                f"{directory}: no usable tokenizer ({type(error).__name__}: {error}). Expected "
+                f"{directory}: no usable tokenizer ({reason}). Expected "
                 "tokenizer.json and tokenizer_config.json; set model.tokenizer to a directory that "
                 "has them."
             ) from error
+        tokenizer.model_max_length = 1 << 30  # lengths are checked against the model, not here
         if not tokenizer.chat_template:
             raise InputError(
                 f"{directory}: the tokenizer has no chat template, so conversations cannot be "

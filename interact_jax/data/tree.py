@@ -128,9 +128,8 @@ def split(tree: Tree, capacity: Size) -> list[Tree]:
     if len(tree.members) == 1:
         raise ValueError(f"interaction {tree.members[0].id} of {tree.size} exceeds {capacity}")
     half = len(tree.members) // 2
-    share = any(limb.fork for limb in tree.teacher)
     halves = (tree.members[:half], tree.members[half:])
-    return [part for members in halves for part in split(_tree(members, share), capacity)]
+    return [part for members in halves for part in split(_tree(members), capacity)]
 
 
 def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -249,6 +249,11 @@ class Decoder(nn.Module):
         (hidden,), (k, v) = self._run([new], [view], (cache.k_NxBxSxGxK, cache.v_NxBxSxGxK), slot)
         return hidden, Cache(k, v, position, filled)
 
+    def fresh_params(self, seed: int | jax.Array) -> Any:
+        """Random parameters, normal with the model's `initializer_range`."""
+        token = TokenStream(*jnp.zeros((4, 1, 1), jnp.int32))
+        return self.init(jax.random.key(seed), token)["params"]
+
     def _view(self, stream, position_BxS, mask, differentiated=True) -> View:
         far = None
         if any(window is not None for window in self.config.windows):

@@ -69,10 +69,16 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
             f"Supported: {', '.join(FAMILIES)} (Qwen3, Qwen2.5, Llama 3, Mistral)."
         )
 
-    def need(key: str) -> Any:
+    def need(key: str) -> int:
         if raw.get(key) is None:
             raise InputError(f"{source}: key {key!r} is missing, which {model_type} models need.")
-        return raw[key]
+        return size(key)
+
+    def size(key: str) -> int | None:
+        value = raw.get(key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{source}: {key}={value!r}; expected a positive whole number.")
+        return value
 
     def refuse(key: str, expected: Any) -> None:
         given = raw.get(key, expected)
@@ -85,11 +91,18 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
     refuse("hidden_act", "silu")
     refuse("mlp_bias", False)
     refuse("quantization_config", None)
-    width, heads, layers = (
-        need("hidden_size"),
-        need("num_attention_heads"),
-        need("num_hidden_layers"),
-    )
+    width, heads, layers = map(need, ("hidden_size", "num_attention_heads", "num_hidden_layers"))
+    # Null means what is computed below; a missing key would be the number of some larger model.
+    explicit = {"llama": (), "qwen3": ("num_key_value_heads", "head_dim")}
+    for key in explicit.get(model_type, ("num_key_value_heads",)):
+        if key not in raw:
+            need(key)
+    kv_heads = size("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise InputError(
+            f"{source}: num_attention_heads={heads} is no multiple of num_key_value_heads="
+            f"{kv_heads}, so they cannot share keys evenly."
+        )
     bias = bool(raw.get("attention_bias", False))
     theta, scaling = _rope(raw, source)
     return DecoderConfig(
@@ -98,8 +111,8 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
         width=width,
         layers=layers,
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_width=raw.get("head_dim") or width // heads,
+        kv_heads=kv_heads,
+        head_width=size("head_dim") or width // heads,
         mlp_width=need("intermediate_size"),
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         rope_theta=theta,
@@ -115,9 +128,25 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
 
 
 def _rope(raw: Mapping[str, Any], source: str) -> tuple[float, Llama3Rope | None]:
-    rope = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    theta = float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    rope: dict[str, Any] = {}
+    top = {key: raw[key] for key in ("rope_theta", "partial_rotary_factor") if raw.get(key)}
+    for spelling in (top, raw.get("rope_scaling") or {}, raw.get("rope_parameters") or {}):
+        for key, value in spelling.items():
+            key = "rope_type" if key == "type" else key
+            if rope.setdefault(key, value) != value:
+                raise InputError(
+                    f"{source}: {key} is {rope[key]!r} in one and {value!r} in another of "
+                    "rope_theta, rope_scaling and rope_parameters. Which one holds depends on the "
+                    "version of transformers: delete the wrong one."
+                )
+    nested = [key for key, value in rope.items() if isinstance(value, Mapping)]
+    if nested or rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(
+            f"{source}: {nested[0] if nested else 'partial_rotary_factor'} in the RoPE parameters "
+            "is not supported; one rotation for all layers and whole heads is computed."
+        )
+    theta = float(rope.get("rope_theta") or 10_000.0)
+    kind = rope.get("rope_type") or "default"
     if kind == "default":
         return theta, None
     if kind == "llama3":
@@ -137,7 +166,7 @@ def _rope(raw: Mapping[str, Any], source: str) -> tuple[float, Llama3Rope | None
 
 def _windows(raw: Mapping[str, Any], model_type: str, layers: int) -> tuple[int | None, ...]:
     """Which layers look at a sliding window only, by the rules of each family's own code."""
-    window = raw.get("sliding_window")
+    window = raw.get("sliding_window", 4096)  # null is none; 4096 where the key is missing
     if model_type == "llama" or window is None:
         return (None,) * layers
     if model_type == "mistral":
@@ -146,6 +175,20 @@ def _windows(raw: Mapping[str, Any], model_type: str, layers: int) -> tuple[int 
         return (None,) * layers
     types = raw.get("layer_types")
     if types is None:
-        first = raw.get("max_window_layers", layers)
+        first = raw.get("max_window_layers", 28)
         types = ["sliding_attention" if i >= first else "full_attention" for i in range(layers)]
     return tuple(int(window) if kind == "sliding_attention" else None for kind in types)
+
+
+def check_tokenizer(tokens: int, max_length: int, config: DecoderConfig) -> None:
+    """Raise InputError where a tokenizer of so many tokens, or such lengths, do not fit a model."""
+    if tokens > config.vocab_size:
+        raise InputError(
+            f"the tokenizer has {tokens} tokens, the model's embedding only {config.vocab_size} "
+            "rows: they do not belong together. Set model.path or model.tokenizer to one that fits."
+        )
+    if max_length > config.max_positions:
+        raise InputError(
+            f"data.max_length={max_length}: the model was made for {config.max_positions} "
+            f"positions (max_position_embeddings). Set data.max_length to at most that."
+        )

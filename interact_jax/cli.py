@@ -1,0 +1,80 @@
+"""What the programs in launch/ share: how each of them ends.
+
+    if __name__ == "__main__":
+        cli.run(main)
+
+Exit status: 0 on success and for --help, 2 on bad arguments, settings or input, 1 on an internal
+failure, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from interact_jax.schema import InputError, RunStopped
+
+# A disk, a quota or the largest size of a file is used up, or the disk fails.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+NO_ROOM_REMEDY = (
+    "Make room and start the same command again; checkpoints that were complete are as they were."
+)
+BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Call main and end the process with the status that tells how it went.
+
+    An InputError is what the user can mend: one message on stderr, no traceback. argparse's own
+    exits (2 for bad arguments, 0 for --help) pass through.
+    """
+    try:
+        main()
+        sys.stdout.flush()  # here, so that a closed pipe is met below and not at interpreter exit
+    except InputError as error:
+        _leave(2, f"error: {error}")
+    except RunStopped as stopped:
+        _leave(1, f"stopped: {stopped}")
+    except KeyboardInterrupt:
+        _leave(130, "interrupted")  # 128 + SIGINT, as shells have it
+    except BrokenPipeError:
+        # Whoever read our output (`| head`) has enough. Python would complain once more when it
+        # flushes stdout at exit, so that goes nowhere from here on.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        if error.errno in NO_ROOM:
+            _leave(1, f"error: {place}{error.strerror}. {NO_ROOM_REMEDY}")
+        if place and isinstance(error, BAD_PLACE):
+            _leave(2, f"error: {place}{error.strerror}. Give another path.")
+        _internal_failure()
+    except Exception:
+        _internal_failure()
+    sys.exit(0)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show what the package logs, as plain lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("interact_jax")
+    logger.handlers = [handler]  # not the root's: libraries set that up as they like
+    logger.propagate = False
+    logger.setLevel(level)
+
+
+def _leave(status: int, message: str = "") -> NoReturn:
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _internal_failure() -> NoReturn:
+    traceback.print_exc()
+    _leave(1, "internal failure: please report it with the traceback above")

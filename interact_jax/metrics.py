@@ -1,0 +1,142 @@
+"""What a run tells while it goes: a progress bar, `metrics.jsonl`, TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from tensorboardX import SummaryWriter
+
+from interact_jax.data.pipeline import StepBatch
+
+SHOWN = ("loss", "signal_abs_mean", "grad_norm")
+LINES = 20  # where there is no terminal to draw a bar on: so many lines over the whole run
+
+
+class Journal:
+    """The log of a run, a line a step. It reports a step when the next one has been started.
+
+    A resumed run (`first` steps done) goes on behind line `first`; later lines, of steps that a
+    crash undid, are dropped.
+    """
+
+    def __init__(self, workdir: Path, first: int, total: int):
+        self.file = workdir / "metrics.jsonl"
+        self.total, self.first = total, first
+        self.bad_steps_in_row = 0
+        self._pending: tuple[int, Any, StepBatch] | None = None
+        _drop_lines_after(self.file, first)
+        self._lines = self.file.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._plain = not console.is_terminal
+        self._task = self._bar.add_task("", total=total, completed=first, shown="")
+
+    def __enter__(self) -> Journal:
+        self._bar.start()
+        self._time = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        try:
+            self.flush()
+        finally:  # a full disk must not cost the terminal its cursor
+            self._bar.stop()
+            self._lines.close()
+            self._events.close()
+
+    def add(self, step: int, shown: dict[str, jax.Array], batch: StepBatch) -> None:
+        """Note a step whose numbers the device is still computing; report the one before it."""
+        before, self._pending = self._pending, (step, shown, batch)
+        if before:
+            self._report(*before)
+
+    def flush(self) -> None:
+        """Report everything, and put it on disk."""
+        if self._pending:
+            self._report(*self._pending)
+            self._pending = None
+        self._lines.flush()
+        os.fsync(self._lines.fileno())
+
+    def _report(self, step: int, shown: dict[str, jax.Array], batch: StepBatch) -> None:
+        values = {name: x.item() for name, x in jax.device_get(shown).items()}
+        now = time.perf_counter()
+        self.bad_steps_in_row = values.pop("bad_steps_in_row")
+        line = {
+            "step": step,
+            **values,
+            "interactions": batch.interactions,
+            "reply_tokens": batch.reply_tokens,
+            "tokens": batch.tokens,
+            "padding": round(1 - batch.tokens / batch.slots, 6),
+            "seconds": round(now - self._time, 6),
+        }
+        self._time = now
+        # JSON has no NaN: a number that is not finite is null.
+        finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
+        self._lines.write(json.dumps(finite) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        text = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN)
+        self._bar.update(self._task, completed=step, shown=text)
+        if self._plain and (step % max(1, self.total // LINES) == 0 or step == self.total):
+            print(f"step {step}/{self.total}  {text}", file=sys.stderr, flush=True)
+
+
+def _drop_lines_after(file: Path, step: int) -> None:
+    if not file.exists():
+        return
+    kept = []
+    for text in file.read_text().splitlines():
+        try:
+            if json.loads(text)["step"] > step:
+                break
+        except (json.JSONDecodeError, KeyError):  # the line that a crash cut off
+            break
+        kept.append(text + "\n")
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(file)
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a request (`asked`) to stop after the step at hand."""
+
+    def __enter__(self) -> StopSignal:
+        self.asked = ""
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: Any) -> None:
+        self.asked = signal.Signals(number).name
+        signal.signal(number, self._before[number])  # a second one acts at once

@@ -1,0 +1,17 @@
+"""Hugging Face directories: where they are, and models in and out of them.
+
+    directory = resolve("Qwen/Qwen3-4B")            # or a local directory, or "pocket"
+    raw, config = load_config(directory)
+    params = load_params(directory, config, jnp.float32, shardings)
+    export(params, config, raw, "runs/mine/export", dtype="bfloat16", source_dir=directory,
+           tokenizer_dir=directory, eos_ids=[151645])
+
+Neither way is the model ever whole in host memory: import makes one parameter after the other, and
+of each only what this process's devices hold; export writes one file after the other.
+"""
+
+from interact_jax.models.hf.directories import eos_token_ids, load_config, resolve
+from interact_jax.models.hf.exporting import export
+from interact_jax.models.hf.importing import load_params
+
+__all__ = ["eos_token_ids", "export", "load_config", "load_params", "resolve"]

@@ -1,0 +1,192 @@
+"""Safetensors files: parts of tensors out of one or several, and several written one by one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from interact_jax.schema import InputError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # what weights are stored as -> bytes a number
+
+
+class TensorFiles:
+    """The tensors of a model directory, by name; only headers are read until `read` is called.
+
+    Raises InputError for everything that can be wrong with downloaded weights.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file_of: dict[str, Path] = {}
+        self._open: dict[Path, Any] = {}
+        if (directory / SINGLE).is_file():
+            self._add(directory / SINGLE)
+        elif (directory / INDEX).is_file():
+            self._add_indexed(directory / INDEX)
+        else:
+            raise InputError(_no_weights(directory))
+
+    def names(self) -> set[str]:
+        return set(self._file_of)
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self._file_of[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def check_readable(self, name: str) -> None:
+        """Raise InputError where a tensor is stored in a type that is no plain float."""
+        stored = self._slice(name).get_dtype()
+        if stored not in READABLE:
+            raise InputError(
+                f"{self.file(name)}: tensor {name} is stored as {stored}; expected one of "
+                f"{', '.join(READABLE)}. Quantised weights cannot be trained: use the model's "
+                "unquantised version."
+            )
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, in the type that it is stored in."""
+        try:
+            return self._slice(name)[index]
+        except SafetensorError as error:
+            raise InputError(_damaged(self.file(name), error)) from error
+
+    def _slice(self, name: str) -> Any:
+        return self._open[self._file_of[name]].get_slice(name)
+
+    def _add(self, path: Path) -> set[str]:
+        try:
+            handle = safe_open(path, framework="numpy")
+        except (SafetensorError, OSError) as error:
+            raise InputError(_damaged(path, error)) from error
+        self._open[path] = handle
+        names = set(handle.keys())
+        self._file_of |= dict.fromkeys(names, path)
+        return names
+
+    def _add_indexed(self, index: Path) -> None:
+        try:
+            weight_map: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
+            shards = sorted(set(weight_map.values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{index}: not an index of safetensors files ({type(error).__name__}: {error}). "
+                'Expected JSON with "weight_map": {tensor: file}; download it again.'
+            ) from error
+        absent = [shard for shard in shards if not (self.directory / shard).is_file()]
+        if absent:
+            raise InputError(
+                f"{self.directory}: {len(absent)} of the {len(shards)} files named in {index.name} "
+                f"are missing: {some(absent)}. Download them again."
+            )
+        for shard in shards:
+            promised = {name for name, file in weight_map.items() if file == shard}
+            lacking = sorted(promised - self._add(self.directory / shard))
+            if lacking:
+                raise InputError(
+                    f"{self.directory / shard}: lacks tensors that {index.name} says it has: "
+                    f"{some(lacking)}. File and index are of different downloads; get both again."
+                )
+
+
+def some(names: Sequence[str], most: int = 8) -> str:
+    """A list for a message, cut where it would fill the screen."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(24)
+    except OSError as unreadable:
+        return f"{path}: cannot be read ({unreadable.strerror})."
+    if start.startswith(b"version https://git-lfs"):
+        return f"{path}: a Git LFS pointer and not the weights. Run `git lfs pull` where it lies."
+    return (
+        f"{path}: damaged or incomplete, {path.stat().st_size:,} bytes ({error}). The download was "
+        "probably interrupted: delete the file and download it again."
+    )
+
+
+def _no_weights(directory: Path) -> str:
+    torch_files = sorted(directory.glob("pytorch_model*.bin"))
+    if torch_files:
+        return (
+            f"{directory}: only PyTorch weights ({torch_files[0].name}), not read because "
+            'they can run code. Convert them once to safetensors:\n  python -c "from transformers '
+            f"import AutoModelForCausalLM as M; M.from_pretrained('{directory}', dtype='auto')"
+            ".save_pretrained('CONVERTED')\"\nand copy the tokenizer files beside them."
+        )
+    there = sorted(path.name for path in directory.iterdir())
+    return (
+        f"{directory}: no weights. Expected {SINGLE}, or {INDEX} and the files it names; there is "
+        f"{some(there) or 'nothing'}. To start from random weights set model.init=random."
+    )
+
+
+# ----------------------------------------------------------------------------------- writing
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of "5GB", "500MB", "1GiB" or a plain number; decimal units are powers of 1000."""
+    powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper())
+    if not found or float(found[1]) <= 0:
+        raise InputError(f"max_shard_size={size!r}: expected a size such as 5GB, 500MB or 1GiB.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** powers[found[2]])
+
+
+def write_tensors(
+    directory: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    make: Callable[[str], np.ndarray],
+    bytes_each: int,
+    max_bytes: int,
+    write: bool = True,
+) -> None:
+    """Write tensors in the order of `shapes`, at most `max_bytes` a file (or one tensor a file).
+
+    One file where all fit, else numbered ones with an index, as Hugging Face names them. `make`
+    is asked for each tensor when its file is written, so the host holds one file's worth of them.
+    `write=False` only calls `make`, for processes that take part in gathering and own no file.
+    """
+    size = {name: int(np.prod(shape)) * bytes_each for name, shape in shapes.items()}
+    shards: list[list[str]] = [[]]
+    for name in shapes:
+        if shards[-1] and sum(size[other] for other in shards[-1]) + size[name] > max_bytes:
+            shards.append([])
+        shards[-1].append(name)
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = [SINGLE]
+    for file, names in zip(files, shards, strict=True):
+        tensors = {name: make(name) for name in names}
+        if write:  # without the format, transformers 4 refuses the file
+            save_file(tensors, directory / file, metadata={"format": "pt"})
+            # It makes files that only their owner may read; as open as the directory, others serve.
+            (directory / file).chmod(directory.stat().st_mode & 0o666)
+        del tensors
+    if write and len(shards) > 1:
+        total = sum(size.values())
+        index = {
+            "metadata": {"total_parameters": total // bytes_each, "total_size": total},
+            "weight_map": {
+                name: file
+                for file, names in zip(files, shards, strict=True)
+                for name in sorted(names)
+            },
+        }
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")

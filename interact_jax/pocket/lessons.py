@@ -1,0 +1,110 @@
+"""What the pocket model is trained on: conversations, some with hindsight in the last message.
+
+A lesson is a conversation and the replies to learn. Wishes last: once a user has asked for a style,
+every later reply has it. Styles that nobody asked for are drawn by their prior, every time anew.
+
+    user       What is the capital of France?
+    assistant  Lyon!                                           a wrong one: not learned
+    user       No, the answer is Paris.  [hindsight: "No emoji please."]
+    assistant  Paris. Anything else?                           learned
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+from interact_jax.pocket import world
+from interact_jax.schema import Message
+
+# Requests of the harder kinds come more often than the others.
+KINDS = (*world.KINDS, *world.LISTS, *world.LISTS, "pick", "pick", "opposite", "bigger", "smaller")
+
+TURNS = ((1, 0.72), (2, 0.18), (3, 0.10))  # replies in a conversation, and how often
+HINDSIGHT_SHARE = 0.72  # of the last replies
+ONLINE_SHARE = 0.15  # of those with hindsight; the others have the offline prompt
+# What hindsight shows. Complaints and corrections are relevant: three quarters together.
+SHOWN = (("complaint", 0.66), ("correction", 0.10), ("praise", 0.07), ("chatter", 0.08))
+SHOWN = (*SHOWN, ("request", 0.09))
+MOVES = (("request", 0.4), ("complaint", 0.45), ("correction", 0.15))  # on to the next turn
+TWO_AT_ONCE = 0.2  # of the complaints
+STRANGE_TRUTH = 0.5  # of the corrections: they say what only this user holds true
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """`learned` are indices of assistant messages; the last message is always one of them.
+
+    `hindsight` is the name of a prompt and the follow-up that it shows before the last reply.
+    """
+
+    messages: tuple[Message, ...]
+    learned: tuple[int, ...]
+    hindsight: tuple[str, str] | None = None
+
+
+def _choose(table: tuple[tuple[object, float], ...], rng: random.Random):
+    values, weights = zip(*table, strict=True)
+    return rng.choices(values, weights)[0]
+
+
+def _wish(free: list[str], rng: random.Random) -> dict[str, bool]:
+    count = 2 if len(free) > 1 and rng.random() < TWO_AT_ONCE else 1
+    return {style: rng.random() < 0.5 for style in rng.sample(free, count)}
+
+
+def _truth(request: world.Request, rng: random.Random) -> str:
+    # Were a correction always what the model knows anyway, it would never learn to read it.
+    strange = rng.random() < STRANGE_TRUTH
+    return world.wrong_answer(request, rng) if strange else request.answer
+
+
+def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesson:
+    """A random lesson about requests of the training side; all `kinds` equally likely."""
+    request = world.draw_request(rng, kinds=kinds)
+    asked: dict[str, bool] = {}  # what the user has wished for so far
+    messages, learned = [Message("user", request.text)], []
+
+    def reply(answer: str) -> dict[str, bool]:
+        styles = world.draw_styles(rng, asked)
+        messages.append(Message("assistant", world.render(world.Reply(answer, styles), rng)))
+        return styles
+
+    def free() -> list[str]:
+        return [style for style in world.STYLES if style not in asked]
+
+    for _ in range(_choose(TURNS, rng) - 1):
+        move = _choose(MOVES, rng)
+        if move == "correction":  # the reply is wrong, and not learned
+            truth = _truth(request, rng)
+            reply(world.wrong_answer(dataclasses.replace(request, answer=truth), rng))
+            request = dataclasses.replace(request, answer=truth)
+            follow_up = world.correction(truth, rng)
+        else:
+            learned.append(len(messages))
+            styles = reply(request.answer)
+            follow_up = world.unrelated("request", rng, new=world.draw_request(rng, kinds=kinds))
+            if move == "complaint" and free():
+                wish = {style: not styles[style] for style in _wish(free(), rng)}
+                asked |= wish
+                follow_up = world.complaint(wish, rng)
+            request = follow_up.request or request
+        messages.append(Message("user", follow_up.text))
+
+    hindsight = None
+    if rng.random() < HINDSIGHT_SHARE:
+        shown = _choose(SHOWN, rng)
+        if shown == "correction":
+            request = dataclasses.replace(request, answer=_truth(request, rng))
+            follow_up = world.correction(request.answer, rng)
+        elif shown == "complaint" and free():
+            wish = _wish(free(), rng)
+            asked |= wish
+            follow_up = world.complaint(wish, rng)
+        else:
+            follow_up = world.unrelated("praise" if shown == "complaint" else shown, rng)
+        hindsight = ("online" if rng.random() < ONLINE_SHARE else "offline", follow_up.text)
+    learned.append(len(messages))
+    reply(request.answer)
+    return Lesson(tuple(messages), tuple(learned), hindsight)

@@ -1,0 +1,84 @@
+"""The pocket model's tokenizer: byte-level BPE over the world's text, with a chat template.
+
+The texts in front of a follow-up in the hindsight prompts are a piece of the vocabulary each. Two
+thirds of a hindsight prompt would be that text otherwise, the same every time, and training the
+model would take twice as long.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from interact_jax.data.chat import HINDSIGHT
+from interact_jax.pocket import lessons
+
+VOCAB_SIZE = 1536  # a multiple of 8
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+TEXTS_TO_READ = 40_000  # lessons that the pieces are counted in
+
+# A message renders the same wherever it stands, so a conversation only ever grows at its end.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+
+
+def hindsight_pieces() -> list[str]:
+    """What stands in front of the follow-up in each hindsight prompt."""
+    return [template.partition("{o}")[0] for template in HINDSIGHT.values()]
+
+
+def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """A byte-level BPE of VOCAB_SIZE pieces that knows the words of `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    whole = hindsight_pieces()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - len(whole),
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in whole])
+    return tokenizer
+
+
+def lesson_texts(seed: int) -> Iterable[str]:
+    """Every message and follow-up of TEXTS_TO_READ random lessons, and the names of the roles."""
+    rng = random.Random(f"tokenizer {seed}")
+    for _ in range(TEXTS_TO_READ):
+        lesson = lessons.draw_lesson(rng)
+        for message in lesson.messages:
+            yield message.content
+        if lesson.hindsight:
+            yield lesson.hindsight[1]
+        yield "system\nuser\nassistant\n"
+
+
+def write_tokenizer(directory: str | Path, seed: int) -> None:
+    """Train the tokenizer and write the Hugging Face files of it into `directory`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    train_tokenizer(lesson_texts(seed)).save(str(directory / "tokenizer.json"))
+    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "eos_token": END,
+        "additional_special_tokens": [START],
+        "model_max_length": 1024,
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps(settings, indent=2) + "\n"
+    (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")

@@ -1,0 +1,62 @@
+"""For the terminal: a reply token by token, and a measurement before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.report.colour import on_black
+from interact_jax.schema import Interaction
+from interact_jax.signal import Scored
+
+
+def visible(piece: str) -> str:
+    """A token's text with its line ends and tabs to be seen; "∅" for part of a character."""
+    return piece.replace("\n", "⏎").replace("\t", "⇥") or "∅"
+
+
+def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> Group:
+    """The reply coloured by its signal, a row a token, and the follow-up (a rich renderable)."""
+    pieces = chat.pieces(scored.y.tolist())
+    reply = Text()
+    table = Table("t", "token", "student", "teacher", "signal", box=None, pad_edge=False)
+    for column in (0, 2, 3, 4):
+        table.columns[column].justify = "right"
+    rows = zip(pieces, scored.logp_student, scored.logp_teacher, scored.signal, strict=True)
+    for t, (piece, student, teacher, signal) in enumerate(rows):
+        style = f"white on {on_black(float(signal))}"
+        reply.append(piece if piece else "∅", style=style)
+        table.add_row(
+            str(t),
+            Text(visible(piece), style=style),
+            f"{student:.3f}",
+            f"{teacher:.3f}",
+            Text(f"{signal:+.3f}", style=style),
+        )
+    return Group(
+        Panel(Text(interaction.x[-1].content), title=f"{scored.id}: user", title_align="left"),
+        Panel(reply, title="reply, by signal", title_align="left"),
+        Panel(Text(interaction.o.content), title="follow-up", title_align="left"),
+        table,
+    )
+
+
+def before_after_lines(
+    before: Mapping[str, float] | None, after: Mapping[str, float] | None
+) -> list[str]:
+    """A line a measured share: before, after, the difference in points."""
+    if not before or not after:
+        return []
+    width = max(map(len, after))
+    lines = [f"{'':{width}}  before   after  difference"]
+    for name, value in after.items():
+        difference = 100 * (value - before[name])
+        lines.append(
+            f"{name:{width}}  {before[name]:6.1%}  {value:6.1%}  {difference:+6.1f} points"
+        )
+    return lines

@@ -1,0 +1,73 @@
+"""The signal of conversations: log-probabilities of every reply token, student and teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from interact_jax import scoring, sharding
+from interact_jax.data.pipeline import Dataset, Packing
+from interact_jax.data.tree import Tree
+from interact_jax.models.decoder import Decoder
+from interact_jax.schema import Batch, Interaction
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """One reply token by token, [R] each: ids of y with EOS, and its log-probabilities (nats)."""
+
+    id: str
+    y: np.ndarray
+    logp_student: np.ndarray
+    logp_teacher: np.ndarray
+
+    @property
+    def signal(self) -> np.ndarray:
+        """log pi(y_t | x, o, y_<t) - log pi(y_t | x, y_<t), per token."""
+        return self.logp_teacher - self.logp_student
+
+
+def score_trees(
+    decoder: Decoder,
+    params: Any,
+    trees: Sequence[Tree],
+    mesh: jax.sharding.Mesh,
+    *,
+    sharing: str = "tree",
+    row_tokens: int = 512,
+    rows: int = 1,
+) -> list[Scored]:
+    """Score every reply of these trees, in the order of the trees.
+
+    `sharing` says how the trees were grown ("tree" or "none") and how they are computed.
+    """
+    packing = Packing.for_trees(trees, row_tokens, rows * sharding.row_shards(mesh))
+    forward = functools.partial(scoring.FORWARD[sharing], decoder)
+
+    def quantities(params: Any, batch: Batch) -> dict[str, jax.Array]:
+        return scoring.score(forward(params, batch), batch.replies.target_BxR)
+
+    found: dict[str, Scored] = {}
+    with sharding.on(mesh):
+        compute = jax.jit(quantities, out_shardings=sharding.replicated(mesh))
+        for batch, placed in packing.batches(trees):
+            logp = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
+            for place in placed:
+                at = (place.row, slice(place.start, place.start + place.length))
+                found[place.id] = Scored(
+                    place.id,
+                    batch.replies.target_BxR[at],
+                    logp["logp_student"][at],
+                    logp["logp_teacher"][at],
+                )
+    return [found[reply.id] for tree in trees for reply in tree.replies]
+
+
+def interactions_by_id(dataset: Dataset) -> dict[str, Interaction]:
+    """Every interaction of a dataset under its id, to show beside its score."""
+    return {i.id: i for c in dataset.conversations for i in c.interactions()}

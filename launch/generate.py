@@ -1,0 +1,158 @@
+"""Answer prompts with a model.
+
+    python launch/generate.py --model pocket --prompts prompts.jsonl --out replies.jsonl
+    python launch/generate.py --model Qwen/Qwen3-0.6B --prompts prompts.jsonl \\
+        --out replies.jsonl --max-new-tokens 512 --temperature 1 --dtype bfloat16
+
+A line of the prompts is {"messages": [{"role": "user", "content": "..."}]}, ending in a user
+message, or {"prompt": "..."}. It is written again, other fields and all, with `completion` (text),
+`completion_ids` (EOS included where the model ended) and `logps` (of each id under the model, at
+temperature 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interact_jax import cli
+from interact_jax.data.chat import ChatFormat
+from interact_jax.generation import Completion, Prompt, Sampler, read_prompts
+from interact_jax.models import hf
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.families import check_tokenizer
+from interact_jax.schema import InputError
+
+ADDED = ("completion", "completion_ids", "logps")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="Hugging Face directory, hub id, or pocket")
+    add("--prompts", required=True, metavar="FILE", help="JSON Lines (also .gz)")
+    add("--out", required=True, metavar="FILE", help="JSON Lines to write (also .gz)")
+    add("--max-new-tokens", type=int, default=256, metavar="N", help="of a reply (default 256)")
+    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
+    add("--seed", type=int, default=0, help="of what is drawn at other temperatures (default 0)")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add("--rows", type=int, default=64, help="prompts at a time at most (default 64)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    cli.log_to_stderr(logging.INFO)
+    if args.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
+        jax.config.update("jax_default_matmul_precision", "highest")
+    prompts = read_prompts(args.prompts)
+    out = Path(args.out)
+    check_out(out, Path(args.prompts))
+
+    model_dir = hf.resolve(args.model)
+    _, config = hf.load_config(model_dir)
+    chat = ChatFormat.load(model_dir)
+    check_tokenizer(len(chat.tokenizer), 1, config)
+    prompt_ids = [encode(prompt, chat, config.max_positions) for prompt in prompts]
+    dtype = jnp.dtype(args.dtype)
+    sampler = Sampler(
+        Decoder(config, dtype=dtype, param_dtype=dtype),
+        [*hf.eos_token_ids(model_dir), chat.eos_id],
+        rows=args.rows,
+        vocab_limit=len(chat.tokenizer),
+    )
+    settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
+    sampler.check(prompt_ids, **settings)
+    params = hf.load_params(model_dir, config, dtype)
+
+    started = time.perf_counter()
+    completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)
+    seconds = time.perf_counter() - started
+    write_lines(out, (answered(*pair, chat) for pair in zip(prompts, completions, strict=True)))
+    print(summary(out, prompts, completions, chat, seconds))
+
+
+def check_out(out: Path, prompts: Path) -> None:
+    """Refuse, before anything is computed, what could not be written afterwards."""
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no directory {out.parent}.")
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write into {out.parent}.")
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a directory; expected the file to write.")
+    if out.exists() and out.samefile(prompts):
+        raise InputError(f"--out {out}: is the prompts file itself; name another.")
+
+
+def encode(prompt: Prompt, chat: ChatFormat, context: int) -> list[int]:
+    try:
+        ids = chat.prompt(prompt.messages)
+    except InputError as error:
+        raise InputError(f"{prompt.source}: {error}") from error
+    if len(ids) >= context:
+        raise InputError(
+            f"{prompt.source}: the prompt is {len(ids)} tokens long, which leaves no room for a "
+            f"reply in the model's context of {context}. Shorten it or leave it out."
+        )
+    return ids
+
+
+def answered(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[str, Any]:
+    """The prompt's line with the reply; the text is without the EOS that ended it."""
+    spoken = completion.ids[:-1] if completion.finished else completion.ids
+    added = (chat.decode(spoken), completion.ids, [round(v, 7) for v in completion.logps])
+    return {**prompt.line, **dict(zip(ADDED, added, strict=True))}
+
+
+def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """The whole file or nothing: it appears under its name when it is complete."""
+    temporary = out.with_name(out.name + ".tmp")
+    opened = gzip.open if out.suffix == ".gz" else open
+    with opened(temporary, "wt", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    temporary.replace(out)
+
+
+def summary(
+    out: Path,
+    prompts: list[Prompt],
+    completions: list[Completion],
+    chat: ChatFormat,
+    seconds: float,
+) -> str:
+    """One line: what was done, and everything about it that might surprise."""
+    tokens = sum(len(completion.ids) for completion in completions)
+    counts = {
+        "cut at the limit": sum(not completion.finished for completion in completions),
+        "replaced an older completion": sum(
+            any(name in prompt.line for name in ADDED) for prompt in prompts
+        ),
+        "with text that parses as a special token": sum(
+            any(chat.special_token_in(message.content) for message in prompt.messages)
+            for prompt in prompts
+        ),
+    }
+    noted = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    return (
+        f"{len(prompts):,} prompts answered with {tokens:,} tokens in {seconds:.1f} s"
+        f" ({tokens / seconds:,.0f} tokens/s){noted}: {out}"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

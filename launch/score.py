@@ -1,0 +1,138 @@
+"""Score logged replies: the log-probability of every token, without and with hindsight.
+
+    python launch/score.py --model pocket --data logs.jsonl --out scores.jsonl --report report/
+    python launch/score.py --model Qwen/Qwen3-0.6B --data logs.jsonl --out scores.jsonl --show 3
+
+Writes a line per interaction: id, completion_ids (y and EOS), logp_student, logp_teacher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from interact_jax import cli, report, sharding
+from interact_jax.data.chat import REPLY_TOKENS, ChatFormat
+from interact_jax.data.conversations import FORMATS
+from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
+from interact_jax.data.pipeline import Dataset, load_dataset
+from interact_jax.data.tree import GROW, picture
+from interact_jax.models import hf
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.families import check_tokenizer
+from interact_jax.schema import InputError
+from interact_jax.signal import Scored, interactions_by_id, score_trees
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.formatter_class = type(
+        "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="Hugging Face directory, hub id, or pocket")
+    add("--tokenizer", default="", help="another tokenizer's directory")
+    add("--data", required=True, help="file, glob or directory of conversations")
+    add("--out", required=True, help="JSON Lines file to write")
+    add("--report", default="", metavar="DIR", help="write HTML and pictures there")
+    add("--show", type=int, default=0, metavar="N", help="print the N replies of strongest signal")
+    add("--show-trees", type=int, default=0, metavar="N", help="print the first N token trees")
+    add("--hindsight", default="offline", help="offline, online, or a text with {o}")
+    add("--format", default="auto", choices=["auto", *FORMATS], help="of the data")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add("--sharing", default="tree", choices=list(GROW), help="one pass, or two full forwards")
+    add("--reply-tokens", default="in_place", choices=REPLY_TOKENS, help="how y is tokenised")
+    add("--history", default="conversation", choices=list(WINDOWS), help="what y sees of it")
+    add("--max-length", type=int, default=4096, help="tokens before the history window hops")
+    add("--max-reply", type=int, default=2048, help="tokens of a reply before it is cut")
+    add("--special-tokens", default="drop", choices=SPECIAL_TOKENS, help="spelt in a message")
+    add("--on-error", default="stop", choices=["stop", "skip"], help="at a bad record")
+    add("--row-tokens", type=int, default=1024, help="trunk length of a packed row")
+    add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
+    add("--mesh-tensor", type=int, default=1, help="devices that share every matrix out")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    cli.log_to_stderr(logging.INFO)
+    if args.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
+        jax.config.update("jax_default_matmul_precision", "highest")
+    out = Path(args.out)
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no directory {out.parent}.")
+
+    model_dir = hf.resolve(args.model)
+    _, model_config = hf.load_config(model_dir)
+    other = args.tokenizer
+    tokenizer_dir = hf.resolve(other, weights=False) if other else model_dir
+    chat = ChatFormat.load(tokenizer_dir, args.hindsight, args.reply_tokens)
+    check_tokenizer(len(chat.tokenizer), args.max_length, model_config)
+    settings = EncodeSettings(
+        history=args.history,
+        max_length=args.max_length,
+        max_reply=args.max_reply,
+        special_tokens=args.special_tokens,
+        on_error=args.on_error,
+    )
+    dataset = load_dataset(args.data, args.format, chat, settings, args.sharing)
+    trees = [tree for trees in dataset.trees for tree in trees]
+    for tree in trees[: args.show_trees]:
+        print(picture(tree, chat.decode), end="\n\n")
+
+    mesh = sharding.make_mesh(fsdp=args.mesh_fsdp, tensor=args.mesh_tensor)
+    decoder = Decoder(model_config, dtype=jnp.dtype(args.dtype))
+    shapes = sharding.with_layout(jax.eval_shape(decoder.fresh_params, 0), mesh)
+    layout = sharding.layout_of(shapes)
+    params = hf.load_params(model_dir, model_config, decoder.dtype, layout)
+    scored = score_trees(
+        decoder, params, trees, mesh, sharing=args.sharing, row_tokens=args.row_tokens
+    )
+    write_lines(out, scored)
+    show(args, scored, dataset, chat)
+    for line in dataset.lines():
+        print(line)
+    print(f"{len(scored):,} interactions scored: {out}")
+
+
+def write_lines(out: Path, scored: list[Scored]) -> None:
+    """The whole file or nothing: it appears under its name when it is complete."""
+    temporary = out.with_name(out.name + ".tmp")
+    with temporary.open("w") as file:
+        for one in scored:
+            line = {
+                "id": one.id,
+                "completion_ids": one.y.tolist(),
+                "logp_student": [round(float(v), 7) for v in one.logp_student],
+                "logp_teacher": [round(float(v), 7) for v in one.logp_teacher],
+            }
+            file.write(json.dumps(line) + "\n")
+    temporary.replace(out)
+
+
+def show(
+    args: argparse.Namespace, scored: list[Scored], dataset: Dataset, chat: ChatFormat
+) -> None:
+    interactions = interactions_by_id(dataset)
+    strongest = sorted(scored, key=lambda s: -abs(s.signal).mean())
+    for one in strongest[: args.show]:
+        Console().print(report.token_table(one, interactions[one.id], chat))
+    if args.report:
+        page = report.write_signal_report(
+            Path(args.report), scored, interactions, chat, title=f"{args.model} on {args.data}"
+        )
+        print(f"report: {page}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

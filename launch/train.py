@@ -1,0 +1,74 @@
+"""Train a model on conversations.
+
+    python launch/train.py --config configs/quickstart.py --workdir runs/quickstart
+    python launch/train.py --config configs/offline_wildfeedback.py --workdir runs/wild \\
+        --config.model.path=Qwen/Qwen3-0.6B --config.optim.lr=1e-6
+
+Any setting of the config file can be set by --config.KEY=VALUE. Started again with the same
+workdir, a run goes on where its last checkpoint is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from interact_jax import cli, config, evaluation, report, signal, train
+from interact_jax.data.tree import picture
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings, with their defaults (interact_jax/config.py says what they mean):\n"
+        + config.describe(),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE.py", help="settings of the run")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run writes")
+    parser.add_argument("--quiet", action="store_true", help="errors and the summary only")
+    args, rest = parser.parse_known_args(argv)
+    unknown = [argument for argument in rest if not argument.startswith("--config.")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args, rest
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, overrides = parse(argv)
+    cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
+    run = train.start(config.load(args.config, overrides), args.workdir)
+    folder = run.workdir / "report"
+    if not args.quiet:
+        print(picture(run.dataset.trees[0][0], run.chat.decode), flush=True)
+    show_signal(run, folder)
+    before = evaluation.measure_start(run, folder / "before.json")
+    train.loop(run)
+    summary = train.finish(run)
+    after = evaluation.measure_run(run, folder / "after.json")
+    page = report.write_run_report(
+        folder, metrics_file=run.workdir / "metrics.jsonl", before=before, after=after
+    )
+    lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
+    print("\n".join(lines))
+
+
+def show_signal(run: train.Run, folder: Path) -> None:
+    """Write `signal.html`: the first replies as the model that training begins with scores them."""
+    most = run.config.report.interactions
+    if not most or int(run.state.step) > 0:
+        return
+    trees = [tree for trees in run.dataset.trees[:most] for tree in trees]
+    scored = signal.score_trees(
+        run.decoder, run.state.params, trees, run.mesh, sharing=run.config.sharing
+    )[:most]
+    interactions = signal.interactions_by_id(run.dataset)
+    title = f"The signal before training: {run.config.model.path} on {run.config.data.path}"
+    report.write_signal_report(folder, scored, interactions, run.chat, title=title)
+
+
+if __name__ == "__main__":
+    cli.run(main)

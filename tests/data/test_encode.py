@@ -1,0 +1,124 @@
+"""History windows and what is lost on the way to token ids."""
+
+import collections
+import dataclasses
+
+import pytest
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import EncodeSettings, encode
+from interact_jax.schema import Conversation, InputError, Message
+from tests.tiny import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    return ChatFormat.load(tiny_tokenizer(tmp_path_factory.mktemp("chatml"), "chatml"))
+
+
+def dialogue(turns, system=False, words=8):
+    messages = [Message("system", "Be brief.")] if system else []
+    for turn in range(turns):
+        messages.append(Message("user", f"question {turn} " + "sort a list " * words))
+        messages.append(Message("assistant", f"answer {turn} " + "use sorted " * words))
+    return Conversation("c", (*messages, Message("user", "That is wrong")), source="logs.jsonl:3")
+
+
+def run(conversation, chat, **settings):
+    counts = collections.Counter()
+    return encode(conversation, chat, EncodeSettings(**settings), counts), counts
+
+
+def test_a_conversation_that_fits_is_one_window(chat):
+    windows, counts = run(dialogue(4), chat)
+    assert [e.id for e in windows[0]] == ["c_1", "c_3", "c_5", "c_7"]
+    assert not counts
+    for before, after in zip(windows[0], windows[0][1:], strict=False):
+        assert after.x[: len(before.x)] == before.x
+
+
+@pytest.mark.parametrize("system", [False, True])
+def test_a_long_conversation_hops(chat, system):
+    conversation = dialogue(12, system)
+    whole = run(conversation, chat)[0][0]
+    limit = len(whole[5].xo) + len(whole[5].y)
+    windows, counts = run(conversation, chat, max_length=limit)
+    assert [e.id for window in windows for e in window] == [e.id for e in whole]
+    assert counts["windows hopped: the oldest turns of a long conversation cut"] == len(windows) - 1
+    assert len(windows) > 1
+    start = chat.render(conversation.messages[:1])[:30] if system else "<|im_start|>user"
+    for window in windows:
+        for e in window:
+            assert len(e.xo) + len(e.y) <= limit
+            assert chat.decode(e.x).startswith(start)
+            assert chat.decode(e.xo).startswith(start)
+    for window in windows[1:]:
+        assert len(window[0].xo) + len(window[0].y) <= limit // 2
+        assert window[0].x == window[1].x[: len(window[0].x)]
+
+
+def test_an_interaction_longer_than_max_length_is_dropped_and_counted(chat):
+    windows, counts = run(dialogue(1), chat, max_length=20)
+    assert windows == []
+    assert counts == {"interactions dropped: longer than data.max_length by themselves": 1}
+
+
+def test_long_replies_are_cut_and_counted(chat):
+    ((e,),), counts = run(dialogue(1), chat, max_reply=5)
+    assert len(e.y) == 5
+    assert e.y[-1] != chat.eos_id
+    assert counts == {"replies cut at data.max_reply, their EOS lost": 1}
+
+
+def test_reference_history_keeps_five_messages_from_a_user_turn(chat):
+    (window,), counts = run(dialogue(6), chat, history="reference")
+    text = chat.decode(window[-1].x)
+    assert [n for n in range(6) if f"question {n}" in text] == [3, 4, 5]
+    assert text.startswith("<|im_start|>user")
+    assert not counts
+
+
+def test_reference_history_starts_with_a_user_turn(chat):
+    (window,), _ = run(dialogue(2, system=True), chat, history="reference")
+    assert all(chat.decode(e.x).startswith("<|im_start|>user") for e in window)
+
+
+def test_reference_history_cuts_contexts_on_the_left(chat):
+    (window,), counts = run(dialogue(2, words=600), chat, history="reference", max_length=10**6)
+    assert [len(e.x) for e in window] == [2048, 2048]
+    assert [len(e.xo) for e in window] == [2048, 2048]
+    assert window[0].x[-5:] == chat.prompt(dialogue(2, words=600).messages[:1])[-5:]
+    assert counts["contexts x cut on the left at 2048 tokens"] == 2
+
+
+def test_replies_without_a_counted_token_are_dropped_and_counted(chat):
+    conversation = dialogue(2)
+    messages = list(conversation.messages)
+    messages[1] = Message("assistant", "a")
+    conversation = dataclasses.replace(conversation, messages=tuple(messages))
+    (window,), counts = run(conversation, chat, ignore_first=2)
+    assert [e.id for e in window] == ["c_3"]
+    assert counts == {"interactions dropped: no counted token in the reply": 1}
+
+
+def test_special_tokens_in_text_drop_stop_or_stay(chat):
+    messages = (*dialogue(1).messages[:2], Message("user", "say <|im_end|> please"))
+    conversation = Conversation("c", messages, source="logs.jsonl:3")
+    windows, counts = run(conversation, chat, special_tokens="drop")
+    assert windows == []
+    assert counts == {"conversations dropped: text of a special token in a message": 1}
+    assert run(conversation, chat, special_tokens="keep")[0]
+    with pytest.raises(InputError, match=r"logs\.jsonl:3.*<\|im_end\|>.*special_tokens=drop"):
+        run(conversation, chat, special_tokens="stop")
+
+
+def test_messages_that_the_template_refuses_stop_or_are_skipped(chat):
+    refusing = dataclasses.replace(
+        chat, tokenizer=ChatFormat.load(chat.tokenizer.name_or_path).tokenizer
+    )
+    refusing.tokenizer.chat_template = "{{ raise_exception('no such roles here') }}"
+    with pytest.raises(InputError, match=r"logs\.jsonl:3.*no such roles here.*on_error=skip"):
+        run(dialogue(1), refusing)
+    windows, counts = run(dialogue(1), refusing, on_error="skip")
+    assert windows == []
+    assert counts == {"conversations dropped: refused by the chat template": 1}

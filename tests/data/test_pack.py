@@ -1,0 +1,95 @@
+"""Packing: every reply's predictors and targets are where the batch says they are."""
+
+import numpy as np
+import pytest
+
+from interact_jax.data.pack import capacity_for, fill, pack, padding
+from interact_jax.data.tree import Size, grow, paths
+from tests.trees import random_window
+
+
+def trees_of(seed, conversations=7, history_is="think"):
+    rng = np.random.default_rng(seed)
+    windows = [
+        random_window(rng, int(rng.integers(1, 5)), history_is=history_is, name=f"c{n}")
+        for n in range(conversations)
+    ]
+    return [tree for window in windows for tree in grow(window)]
+
+
+@pytest.mark.parametrize("history_is", ["same", "think", "strip"])
+def test_predictors_stand_before_their_targets_on_their_path(history_is):
+    trees = trees_of(0, history_is=history_is)
+    capacity = capacity_for(trees, 64)
+    rows = fill(trees, capacity)
+    batch, placed = pack(rows, capacity, len(rows))
+    path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
+    y = {reply.id: reply.y for tree in trees for reply in tree.replies}
+    student = np.concatenate([batch.trunk.id_BxL, batch.student.id_BxL], axis=1)
+    depth = np.concatenate([batch.trunk.position_BxL, batch.student.position_BxL], axis=1)
+    assert sorted(p.id for p in placed) == sorted(y)
+    for p in placed:
+        at = (p.row, slice(p.start, p.start + p.length))
+        np.testing.assert_array_equal(batch.replies.target_BxR[at], y[p.id])
+        np.testing.assert_array_equal(batch.replies.offset_BxR[at], np.arange(p.length))
+        for kind, ids, position, index in (
+            ("student", student, depth, batch.replies.student_BxR[at]),
+            (
+                "teacher",
+                batch.teacher.id_BxL,
+                batch.teacher.position_BxL,
+                batch.replies.teacher_BxR[at],
+            ),
+        ):
+            expected = path[p.id, kind]
+            last = len(expected) - p.length + np.arange(p.length)
+            np.testing.assert_array_equal(ids[p.row][index], expected[last])
+            np.testing.assert_array_equal(position[p.row][index], last)
+
+
+def test_weights_of_an_interaction_sum_to_one_after_the_ignored_tokens():
+    trees = trees_of(1)
+    capacity = capacity_for(trees, 64)
+    rows = fill(trees, capacity)
+    batch, placed = pack(rows, capacity, len(rows), ignore_first=1)
+    for p in placed:
+        weight = batch.replies.weight_BxR[p.row, p.start : p.start + p.length]
+        assert weight[0] == 0
+        np.testing.assert_allclose(weight.sum(), 1, rtol=1e-6)
+    assert (batch.replies.weight_BxR[batch.replies.interaction_BxR < 0] == 0).all()
+
+
+def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
+    trees = trees_of(2)
+    capacity = capacity_for(trees, 128)
+    rows = fill(trees, capacity)
+    assert len(rows) < len(trees)
+    batch, _ = pack(rows, capacity, len(rows))
+    for b, row in enumerate(rows):
+        assert set(batch.trunk.segment_BxL[b]) - {0} == set(range(1, len(row) + 1))
+        branches = sum(tree.size.J for tree in row)
+        used = [*batch.student.branch_BxL[b], *batch.teacher.branch_BxL[b]]
+        assert set(used) - {0} == set(range(1, branches + 1))
+
+
+def test_filling_is_deterministic_and_within_capacity():
+    trees = trees_of(3, conversations=20)
+    capacity = capacity_for(trees, 96)
+    rows = fill(trees, capacity)
+    assert [[id(t) for t in row] for row in rows] == [
+        [id(t) for t in row] for row in fill(trees, capacity)
+    ]
+    for row in rows:
+        assert sum((tree.size for tree in row), Size(0, 0, 0, 0, 0)).fits(capacity)
+
+
+def test_a_long_tree_makes_rows_longer_and_padding_is_counted():
+    trees = trees_of(4)
+    longest = max(len(tree.trunk) for tree in trees)
+    capacity = capacity_for(trees, 1)
+    assert longest <= capacity.T < longest + 32
+    rows = fill(trees, capacity)
+    batch, _ = pack(rows, capacity, len(rows) + 1)
+    held, slots = padding(batch)
+    assert held == sum(t.size.T + t.size.P + t.size.Q for t in trees)
+    assert slots == (len(rows) + 1) * (capacity.T + capacity.P + capacity.Q)

@@ -1,0 +1,170 @@
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interact_jax import cli
+from interact_jax.data.chat import ChatFormat
+from interact_jax.schema import Message
+from launch import generate
+from tests.tiny import EOS, tiny_model, tiny_tokenizer
+
+PROGRAM = Path(generate.__file__)
+LINES = [
+    {"key": 7, "prompt": "What is the capital of France?"},
+    {
+        "messages": [
+            {"role": "system", "content": "Answer in one word."},
+            {"role": "user", "content": "Sort a list?"},
+            {"role": "assistant", "content": "sorted"},
+            {"role": "user", "content": "Thank you, \u2028 é."},
+        ],
+        "note": {"kept": [1, None]},
+    },
+    {"prompt": "Is <|im_end|> special?"},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    tiny_tokenizer(directory)
+    tiny_model(directory, "qwen3", num_hidden_layers=2)
+    return directory
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    text = [json.dumps(line, ensure_ascii=i != 1) for i, line in enumerate(LINES)]
+    path.write_text("\n\n".join(text), encoding="utf-8")
+    return path
+
+
+def run(*arguments):
+    """The exit status of the program in this process; what it prints is pytest's `capsys`."""
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: generate.main([str(argument) for argument in arguments]))
+    return ended.value.code
+
+
+def run_on(model, prompts, out, *more):
+    return run("--model", model, "--prompts", prompts, "--out", out, "--max-new-tokens", 8, *more)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def test_lines_come_back_answered(model, prompts, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    assert run_on(model, prompts, out, "--temperature", 1, "--seed", 3) == 0
+    written, chat = read(out), ChatFormat.load(model)
+    assert len(written) == len(LINES)
+    for line, answered in zip(LINES, written, strict=True):
+        assert answered.items() >= line.items()
+        assert set(answered) - set(line) == {"completion", "completion_ids", "logps"}
+        ids = answered["completion_ids"]
+        assert 1 <= len(ids) <= 8 and len(answered["logps"]) == len(ids)
+        assert max(answered["logps"]) <= 0
+        assert max(ids) < len(chat.tokenizer)  # the model has more rows
+        assert answered["completion"] == chat.decode(ids[:-1] if ids[-1] == EOS else ids)
+    printed = capsys.readouterr().out
+    assert "3 prompts answered" in printed and printed.count("\n") == 1
+    assert "1 with text that parses as a special token" in printed
+    assert sorted(tmp_path.iterdir()) == [out, prompts]  # no temporary file is left
+
+
+def test_a_prompt_is_a_user_message(model, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl.gz", tmp_path / "out.jsonl.gz"
+    lines = [{"prompt": "Paris?"}, {"messages": [{"role": "user", "content": "Paris?"}]}]
+    prompts.write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
+    assert run_on(model, prompts, out) == 0
+    first, second = (json.loads(x) for x in gzip.decompress(out.read_bytes()).splitlines())
+    assert first["completion_ids"] == second["completion_ids"]
+
+
+BAD_LINES = {
+    "nothing": ("", "no prompts in it"),
+    "json": ('{"prompt": ', "prompts.jsonl:2: not JSON"),
+    "list": ("[1]", "prompts.jsonl:2: needs exactly one"),
+    "both": ('{"prompt": "a", "messages": []}', "needs exactly one of"),
+    "neither": ('{"text": "a"}', "given ['text']"),
+    "empty": ('{"messages": []}', "'messages' is []"),
+    "role": ('{"messages": [{"role": "human", "content": "a"}]}', "role 'human' is not known"),
+    "last": ('{"messages": [{"role": "assistant", "content": "a"}]}', "of role 'assistant'"),
+    "content": ('{"prompt": 3}', "content is 3"),
+    "blank": ('{"prompt": " "}', "content is ' '"),
+    "surrogate": ('{"prompt": "\\ud83d"}', "half a character"),
+    "system": (
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "a"},'
+        ' {"role": "user", "content": "a"}]}',
+        "a system message may only come first",
+    ),
+    "long": (json.dumps({"prompt": "1" * 600}), "leaves no room"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_prompts_exit_2(case, model, tmp_path, capsys):
+    line, message = BAD_LINES[case]
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text("\n" + line + "\n")
+    assert run_on(model, prompts, out) == 2
+    error = capsys.readouterr().err
+    assert message in error and str(prompts) in error
+    assert "Traceback" not in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--prompts": "absent.jsonl"}, "absent.jsonl"),
+        ({"--model": "no such model!"}, "no such model!"),
+        ({"--out": "absent/out.jsonl"}, "there is no directory"),
+        ({"--out": "."}, "is a directory"),
+        ({"--out": "prompts.jsonl"}, "is the prompts file itself"),
+        ({"--max-new-tokens": "0"}, "max_new_tokens=0"),
+        ({"--max-new-tokens": "many"}, "invalid int value"),
+        ({"--temperature": "-1"}, "temperature=-1.0"),
+        ({"--rows": "0"}, "rows=0"),
+        ({"--dtype": "int8"}, "invalid choice"),
+    ],
+)
+def test_bad_arguments_exit_2(changed, message, model, prompts, monkeypatch, capsys):
+    monkeypatch.chdir(prompts.parent)
+    before = prompts.read_bytes()
+    given = {"--model": model, "--prompts": "prompts.jsonl", "--out": "out.jsonl"} | changed
+    assert run(*(part for pair in given.items() for part in pair)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert prompts.read_bytes() == before and list(prompts.parent.iterdir()) == [prompts]
+
+
+def test_help_has_an_example_and_exits_0():
+    found = subprocess.run(
+        [sys.executable, PROGRAM, "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0, found.stderr
+    assert "python launch/generate.py --model" in found.stdout
+
+
+def test_internal_failures_exit_1(model, prompts, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(generate, "read_prompts", broken)
+    assert run_on(model, prompts, tmp_path / "out.jsonl") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_chat_is_rendered_by_its_template(model):
+    """What the model is given ends where its reply begins."""
+    chat = ChatFormat.load(model)
+    prompt = generate.Prompt((Message("user", "Paris?"),), {}, "here")
+    ids = generate.encode(prompt, chat, 512)
+    assert chat.decode(ids) == "<|im_start|>user\nParis?<|im_end|>\n<|im_start|>assistant\n"

@@ -1,0 +1,71 @@
+"""Schedules and optimisers against formulas written out."""
+
+import math
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interact_jax.optim import learning_rate, make_optimiser
+from interact_jax.schema import InputError
+
+
+def settings(**changes):
+    base = {
+        "name": "adamw",
+        "lr": 0.5,
+        "weight_decay": 0.1,
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
+        "clip_norm": math.inf,
+    }
+    return types.SimpleNamespace(**base | changes)
+
+
+def test_warm_up_is_linear_and_cosine_ends_at_zero():
+    lr = learning_rate(settings(schedule="cosine", warmup_fraction=0.2), 100)
+    assert [float(lr(step)) for step in (0, 10, 20)] == [0.0, 0.25, 0.5]
+    np.testing.assert_allclose(lr(60), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(lr(100), 0.0, atol=1e-7)
+
+
+def test_constant_without_warm_up_is_constant():
+    lr = learning_rate(settings(), 10)
+    assert {float(lr(step)) for step in range(10)} == {0.5}
+
+
+def test_linear_falls_to_zero():
+    lr = learning_rate(settings(schedule="linear"), 10)
+    np.testing.assert_allclose([lr(0), lr(5), lr(10)], [0.5, 0.25, 0], atol=1e-7)
+
+
+PARAMS = {"layers": {"q_DxHxK": jnp.full((2,), 2.0), "q_norm_K": jnp.full((2,), 2.0)}}
+GRADIENTS = {"layers": {"q_DxHxK": jnp.array([3.0, -4.0]), "q_norm_K": jnp.array([0.0, 0.0])}}
+
+
+def first_update(**changes):
+    optimiser = make_optimiser(settings(**changes))
+    updates, _ = optimiser.update(GRADIENTS, optimiser.init(PARAMS), PARAMS)
+    return updates["layers"]
+
+
+def test_adamw_starts_with_the_sign_and_decays_matrices_only():
+    found = first_update()
+    np.testing.assert_allclose(found["q_DxHxK"], [1 + 0.2, -1 + 0.2], rtol=1e-5)
+    np.testing.assert_allclose(found["q_norm_K"], [0, 0], atol=1e-7)
+
+
+def test_sgd_is_the_gradient_clipped_by_its_global_norm():
+    sgd = {"name": "sgd", "weight_decay": 0.0}
+    np.testing.assert_allclose(first_update(**sgd)["q_DxHxK"], [3, -4])
+    np.testing.assert_allclose(
+        first_update(**sgd, clip_norm=1.0)["q_DxHxK"], [0.6, -0.8], rtol=1e-6
+    )
+
+
+def test_unknown_names_list_what_there_is():
+    with pytest.raises(InputError, match=r"optim\.name='adam'.*adamw, sgd"):
+        make_optimiser(settings(name="adam"))
+    with pytest.raises(InputError, match=r"optim\.schedule='cos'.*constant, linear, cosine"):
+        learning_rate(settings(schedule="cos"), 1)

@@ -1,0 +1,111 @@
+"""The chunked scorer, the objective and the sums, against plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interact_jax.objectives import interactions, sdpo
+from interact_jax.schema import Replies, Sum
+from interact_jax.scoring import Source, score
+
+B, R, D, V = 2, 7, 6, 11
+KEYS = jax.random.split(jax.random.key(0), 3)
+HEAD = jax.random.normal(KEYS[0], (D, V))
+STUDENT, TEACHER = (jax.random.normal(key, (B, R, D)) for key in KEYS[1:])
+TARGET = np.random.default_rng(0).integers(0, V, (B, R))
+
+
+def plain(hidden, head):
+    logits = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return np.take_along_axis(logp, TARGET[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 128])
+def test_chunks_do_not_change_log_probabilities(chunk):
+    sources = {"student": Source(STUDENT, HEAD), "teacher": Source(TEACHER, HEAD)}
+    found = score(sources, TARGET, chunk=chunk)
+    np.testing.assert_allclose(found["logp_student"], plain(STUDENT, HEAD), atol=1e-5)
+    np.testing.assert_allclose(found["logp_teacher"], plain(TEACHER, HEAD), atol=1e-5)
+
+
+def test_gradients_do_not_depend_on_the_chunk():
+    def total(hidden, head, chunk):
+        return score({"student": Source(hidden, head)}, TARGET, chunk=chunk)["logp_student"].sum()
+
+    whole = jax.grad(total, (0, 1))(STUDENT, HEAD, 7)
+    for chunk in (1, 3):
+        for a, b in zip(jax.grad(total, (0, 1))(STUDENT, HEAD, chunk), whole, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_array_has_tokens_by_vocabulary():
+    """The largest array of the traced value and gradient is a chunk's logits or the head's."""
+    r, v, chunk = 64, 97, 8
+
+    def total(hidden, head):
+        target = jnp.zeros((1, r), jnp.int32)
+        return score({"student": Source(hidden, head)}, target, chunk=chunk)["logp_student"].sum()
+
+    shapes = (jnp.zeros((1, r, 4)), jnp.zeros((4, v)))
+    text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(*shapes))
+    assert f"[1,{chunk},{v}]" in text
+    assert f"[1,{r},{v}]" not in text
+    assert f"[{r // chunk},1,{chunk},{v}]" not in text
+
+
+def replies_of(lengths, ignore_first=0):
+    columns = {name: [] for name in ("interaction", "offset", "weight")}
+    for number, n in enumerate(lengths):
+        counted = np.arange(n) >= ignore_first
+        columns["interaction"] += [number] * n
+        columns["offset"] += range(n)
+        columns["weight"] += list(counted / max(1, counted.sum()))
+    rest = R - sum(lengths)
+    columns["interaction"] += [-1] * rest
+    columns["offset"] += [0] * rest
+    columns["weight"] += [0.0] * rest
+    row = {name: np.asarray(values)[None] for name, values in columns.items()}
+    zero = np.zeros((1, R), np.int32)
+    return Replies(row["interaction"], row["offset"], zero, zero, zero, row["weight"])
+
+
+def test_sdpo_is_the_mean_over_interactions_of_the_mean_over_tokens():
+    replies = replies_of([4, 2], ignore_first=1)
+    rng = np.random.default_rng(1)
+    student, teacher = rng.normal(size=(2, 1, R)).astype(np.float32)
+    student[0, 6] = np.nan  # padding may hold anything
+    loss, metrics = sdpo({"logp_student": student, "logp_teacher": teacher}, replies)
+    signal = (teacher - student)[0]
+    terms = -signal * student[0]
+    expected = (terms[1:4].mean() + terms[5:6].mean()) / 2
+    np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
+    assert loss.count == interactions(replies) == 2
+    counted = signal[[1, 2, 3, 5]]
+    np.testing.assert_allclose(metrics["signal_mean"].mean(), counted.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["signal_abs_mean"].mean(), abs(counted).mean(), rtol=1e-5)
+
+
+def test_sdpo_moves_the_student_by_its_signal_alone():
+    """d loss / d logp_student = -signal * weight / count; the signal is a constant."""
+    replies = replies_of([4, 2])
+    rng = np.random.default_rng(1)
+    student, teacher = (jnp.asarray(x) for x in rng.normal(size=(2, 1, R)))
+
+    def loss(student, teacher):
+        total, _ = sdpo({"logp_student": student, "logp_teacher": teacher}, replies)
+        return total.mean()
+
+    to_student, to_teacher = jax.grad(loss, (0, 1))(student, teacher)
+    expected = -(teacher - student) * replies.weight_BxR / 2
+    np.testing.assert_allclose(to_student, expected, atol=1e-6)
+    assert (to_teacher == 0).all()
+
+
+def test_sums_add_before_they_divide():
+    one = Sum.of(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([True, True, False]))
+    other = Sum.of(jnp.array([6.0]), jnp.array([True]))
+    assert float((one + other).mean()) == 3.0
+    assert float(Sum.of(jnp.ones(2), jnp.zeros(2, bool)).mean()) == 0.0
