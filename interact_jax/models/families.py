@@ -190,10 +190,6 @@ def check_tokenizer(tokens: int, max_length: int, config: DecoderConfig) -> None
     if max_length > config.max_positions:
         raise InputError(
             f"data.max_length={max_length}: the model was made for {config.max_positions} "
-<<<<<<< HEAD
-            f"positions (max_position_embeddings). Set data.max_length to at most that."
-=======
             "positions (max_position_embeddings). "
             f"Set data.max_length to {config.max_positions} or less."
->>>>>>> runs
         )
