@@ -9,6 +9,7 @@ failure, 130 when interrupted.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -17,6 +18,13 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from interact_jax.schema import InputError, RunStopped
+
+# A disk, a quota or the largest size of a file is used up, or the disk fails.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+NO_ROOM_REMEDY = (
+    "Make room and start the same command again; checkpoints that were complete are as they were."
+)
+BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -39,9 +47,15 @@ def run(main: Callable[[], None]) -> NoReturn:
         # flushes stdout at exit, so that goes nowhere from here on.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        if error.errno in NO_ROOM:
+            _leave(1, f"error: {place}{error.strerror}. {NO_ROOM_REMEDY}")
+        if place and isinstance(error, BAD_PLACE):
+            _leave(2, f"error: {place}{error.strerror}. Give another path.")
+        _internal_failure()
     except Exception:
-        traceback.print_exc()
-        _leave(1, "internal failure: please report it with the traceback above")
+        _internal_failure()
     sys.exit(0)
 
 
@@ -59,3 +73,8 @@ def _leave(status: int, message: str = "") -> NoReturn:
     if message:
         print(message, file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _internal_failure() -> NoReturn:
+    traceback.print_exc()
+    _leave(1, "internal failure: please report it with the traceback above")

@@ -11,6 +11,7 @@ import difflib
 import importlib.util
 import json
 import math
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,19 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise InputError(
             f"--config={path}: no such file. " + (f"There is: {there}." if there else "")
         )
+    if file.suffix != ".py":
+        raise InputError(f"--config={path}: expected a Python file, such as configs/quickstart.py.")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except (AttributeError, KeyError, TypeError, SyntaxError, NameError) as error:
-        raise InputError(f"{path}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the file is the user's program: anything can come out of it
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        line = f"{path}:{where.lineno}" if where.filename == str(file) else path
+        raise InputError(f"{line}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"{path}: get_config() gave {config!r}, expected a ConfigDict.")
     for argument in overrides:
         override(config, argument)
     check(config)
@@ -221,6 +228,10 @@ def check(config: ConfigDict) -> None:
             raise InputError(f"{name}={flat[name]!r}: expected at least {least}.")
     if not flat["optim.clip_norm"] > 0:
         raise InputError(f"optim.clip_norm={flat['optim.clip_norm']}: expected > 0; inf is off.")
+    if not math.isfinite(flat["epochs"]):
+        raise InputError(
+            f"epochs={flat['epochs']}: expected a number of passes over the data (or 0, and steps)."
+        )
     if not (flat["optim.warmup_fraction"] <= 1 and math.isfinite(flat["optim.lr"])):
         raise InputError("optim.warmup_fraction is a share of the run, at most 1; lr is finite.")
     for one, other in (("batch.conversations", "batch.interactions"), ("steps", "epochs")):

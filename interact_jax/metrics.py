@@ -62,10 +62,12 @@ class Journal:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.flush()
-        self._bar.stop()
-        self._lines.close()
-        self._events.close()
+        try:
+            self.flush()
+        finally:  # a full disk must not cost the terminal its cursor
+            self._bar.stop()
+            self._lines.close()
+            self._events.close()
 
     def add(self, step: int, shown: dict[str, jax.Array], batch: StepBatch) -> None:
         """Note a step whose numbers the device is still computing; report the one before it."""

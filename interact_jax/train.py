@@ -98,9 +98,10 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if cfg.model.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
         jax.config.update("jax_default_matmul_precision", "highest")
 
-    model_dir = hf.resolve(cfg.model.path)
+    model_dir = hf.resolve(cfg.model.path, weights=cfg.model.init == "pretrained")
     _, model_config = hf.load_config(model_dir)
-    tokenizer_dir = hf.resolve(cfg.model.tokenizer) if cfg.model.tokenizer else model_dir
+    other = cfg.model.tokenizer
+    tokenizer_dir = hf.resolve(other, weights=False) if other else model_dir
     chat = ChatFormat.load(tokenizer_dir, cfg.hindsight, cfg.data.reply_tokens)
     check_tokenizer(len(chat.tokenizer), cfg.data.max_length, model_config)
     checkpoint.keep_model_files(model_dir, tokenizer_dir, workdir)
@@ -126,7 +127,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     )
     log.info("%d rows of %s", packing.height, packing.capacity)
     source = LogBatches(dataset, packing, cfg.batch, cfg.seed, cfg.epochs)
-    total_steps = cfg.steps or source.count_steps()
 
     decoder = Decoder(
         model_config,
@@ -141,6 +141,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         state, position = first_state(cfg, decoder, optimiser, model_dir, abstract, checkpoints)
         if position is not None:
             source.seek(position)
+        total_steps = cfg.steps or int(state.step) + source.count_steps()
         zeros, accumulate, update = jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
         )
@@ -239,7 +240,7 @@ def update(
     gradients, metrics = sums
     loss, counted = metrics["loss"], metrics["signal_mean"].count
     gradients = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), gradients)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     good = jnp.isfinite(norm) & jnp.isfinite(loss.total)
     rate = lr(state.step)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
@@ -329,14 +330,17 @@ def loop(run: Run) -> None:
                 sums = run.accumulate(run.state.params, sums, rows)
             run.state, shown = run.update(run.state, sums)
             journal.add(step, shown, batch)
+            due = step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked
+            if due:
+                journal.flush()  # the log must not lag behind what a resumed run takes for done
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
+                run.checkpoints.wait()
                 raise RunStopped(
                     f"step {step}: loss or gradient was not finite {journal.bad_steps_in_row} "
                     f"steps in a row (max_bad_steps). The parameters are those before; look at "
                     f"{journal.file}, and try a smaller optim.lr or optim.clip_norm."
                 )
-            if step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked:
-                journal.flush()  # the log must not lag behind what a resumed run takes for done
+            if due:
                 run.checkpoints.save(step, run.state, run.source.position())
                 saved = step
             if stop.asked:

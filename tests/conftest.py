@@ -1,6 +1,7 @@
 """Every test runs on 8 virtual CPU devices, and no array is broadcast to a higher rank unasked."""
 
 import os
+from pathlib import Path
 
 # Before jax is imported: it reads both when it starts its backends.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -10,5 +11,31 @@ os.environ["XLA_FLAGS"] = (
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, not to wait
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+CACHE = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compile every program once per session, also for the processes that tests start."""
+    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")), **CACHE}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Golden numbers and real data, which stand beside a checkout and are no part of it."""
+    root = Path(__file__).resolve().parents[1]
+    places = [root.parent / "shared", root.parent.parent / "shared"]
+    found = next((place for place in places if (place / "oracle").is_dir()), None)
+    if found is None:
+        pytest.skip(f"neither {places[0]} nor {places[1]} is there")
+    return found

@@ -63,6 +63,15 @@ def encode(
             )
         counts["conversations dropped: text of a special token in a message"] += 1
         return []
+    if (beyond := _beyond_vocabulary(conversation, chat)) is not None:
+        if settings.on_error == "stop":
+            raise InputError(
+                f"{conversation.source or conversation.id}: token_ids hold {beyond}, but the "
+                f"tokenizer has {len(chat.tokenizer)} tokens: they are of another model. Take "
+                "them out, or set data.on_error=skip to drop such conversations."
+            )
+        counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
+        return []
     windows = WINDOWS[settings.history]
     try:
         kept = []
@@ -83,6 +92,11 @@ def encode(
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
     found = (chat.special_token_in(message.content) for message in conversation.messages)
     return next((token for token in found if token), None)
+
+
+def _beyond_vocabulary(conversation: Conversation, chat: ChatFormat) -> int | None:
+    ids = [i for message in conversation.messages for i in message.token_ids or ()]
+    return max(ids) if ids and max(ids) >= len(chat.tokenizer) else None
 
 
 def _counted(encoded: Encoded, settings: EncodeSettings, counts: Counts) -> bool:

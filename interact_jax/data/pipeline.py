@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ReadReport, read_conversations
@@ -52,7 +54,7 @@ def load_dataset(
     conversations, report = read_conversations(path, format, settings.on_error)
     kept, trees, interactions = [], [], []
     counts: collections.Counter[str] = collections.Counter()
-    for conversation in conversations:
+    for conversation in _with_progress(conversations):
         windows = encode(conversation, chat, settings, counts)
         if windows:
             kept.append(conversation)
@@ -64,6 +66,17 @@ def load_dataset(
             f"{path}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
         )
     return dataset
+
+
+def _with_progress(conversations: Sequence[Conversation]) -> Iterable[Conversation]:
+    console = Console(stderr=True)
+    return track(
+        conversations,
+        "tokenising",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +128,13 @@ class LogBatches:
         self.dataset, self.packing, self.batch = dataset, packing, batch
         count = len(dataset.trees)
         self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-        self.total = round(epochs * count) if epochs else None  # conversations of the whole run
+        # Conversations of the whole run; a share of an epoch too small for one is one.
+        self.total = max(1, round(epochs * count)) if epochs else None
         self.drawn = 0
 
     def count_steps(self) -> int:
-        """How many batches the epochs make; the last one may be small."""
-        drawn, steps = 0, 0
+        """How many batches are left of the epochs; the last one may be small."""
+        drawn, steps = self.drawn, 0
         while indices := self._indices(drawn):
             drawn, steps = drawn + len(indices), steps + 1
         return steps
@@ -142,10 +156,17 @@ class LogBatches:
 
     def position(self) -> dict[str, int]:
         """What a checkpoint keeps to go on from here."""
-        return {"drawn": self.drawn}
+        return {"drawn": self.drawn, "conversations": len(self.dataset.trees)}
 
     def seek(self, position: dict[str, int]) -> None:
-        """Go to a position that `position()` gave."""
+        """Go to a position that `position()` gave; InputError where that was in other data."""
+        if position["conversations"] != len(self.dataset.trees):
+            raise InputError(
+                f"the run to be resumed had {position['conversations']:,} conversations, now there "
+                f"are {len(self.dataset.trees):,}: its position in the data means nothing. Give "
+                "data.path the data of then, or use another --workdir (with --config.start_from "
+                "to continue from the parameters)."
+            )
         self.drawn = position["drawn"]
 
     def _indices(self, drawn: int) -> list[int]:

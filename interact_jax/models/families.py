@@ -185,10 +185,11 @@ def check_tokenizer(tokens: int, max_length: int, config: DecoderConfig) -> None
     if tokens > config.vocab_size:
         raise InputError(
             f"the tokenizer has {tokens} tokens, the model's embedding only {config.vocab_size} "
-            "rows: tokenizer and model do not belong together."
+            "rows: they do not belong together. Set model.path or model.tokenizer to one that fits."
         )
     if max_length > config.max_positions:
         raise InputError(
-            f"a maximal length of {max_length} tokens is asked for, but the model was made for "
-            f"{config.max_positions} positions (max_position_embeddings)."
+            f"data.max_length={max_length}: the model was made for {config.max_positions} "
+            "positions (max_position_embeddings). "
+            f"Set data.max_length to {config.max_positions} or less."
         )

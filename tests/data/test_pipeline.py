@@ -1,0 +1,87 @@
+"""Which conversations a step gets: whole ones, in an order that the seed fixes, to a set end."""
+
+from __future__ import annotations
+
+import collections
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from interact_jax.data.conversations import ReadReport
+from interact_jax.data.pipeline import Dataset, LogBatches, Packing
+from interact_jax.data.tree import grow
+from interact_jax.schema import InputError
+from tests.trees import random_window
+
+TURNS = [1, 3, 2, 1, 4, 1, 2]  # interactions of each conversation
+
+
+def batches(turns=TURNS, conversations=0, interactions=0, seed=0, epochs=0.0) -> LogBatches:
+    rng = np.random.default_rng(0)
+    trees = [grow(random_window(rng, n, name=f"c{i}")) for i, n in enumerate(turns)]
+    dataset = Dataset([], trees, turns, collections.Counter(), ReadReport())
+    packing = Packing.for_trees([tree for some in trees for tree in some], 64, 2)
+    sizes = SimpleNamespace(conversations=conversations, interactions=interactions)
+    return LogBatches(dataset, packing, sizes, seed, epochs)
+
+
+def interactions_of(source: LogBatches, steps: int) -> list[int]:
+    return [source.next().interactions for _ in range(steps)]
+
+
+def order(source: LogBatches, epoch: int) -> list[int]:
+    count = len(TURNS)
+    return [int(source.order[i]) for i in range(epoch * count, (epoch + 1) * count)]
+
+
+def test_every_epoch_has_every_conversation_in_another_order():
+    source = batches(conversations=1)
+    orders = [order(source, epoch) for epoch in range(3)]
+    assert all(sorted(found) == list(range(len(TURNS))) for found in orders)
+    assert len({tuple(found) for found in orders}) == 3
+
+
+def test_order_depends_on_the_seed_alone():
+    one, same, other = (batches(conversations=n, seed=seed) for n, seed in [(1, 5), (3, 5), (1, 6)])
+    assert order(one, 0) == order(same, 0) != order(other, 0)
+
+
+def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
+    source = batches(interactions=4, epochs=2)
+    drawn, found = 0, []
+    for _ in range(source.count_steps()):
+        size = source.next().interactions
+        members = [TURNS[int(source.order[i])] for i in range(drawn, source.drawn)]
+        assert sum(members) == size and sum(members[:-1]) < 4
+        drawn = source.drawn
+        found.append(size)
+    assert all(size >= 4 for size in found[:-1])
+    assert sum(found) == 2 * sum(TURNS)
+
+
+@pytest.mark.parametrize(
+    "epochs, conversations, steps", [(1, 2, 4), (2, 2, 7), (1.5, 5, 2), (0.5, 2, 2), (0.01, 2, 1)]
+)
+def test_epochs_may_be_fractions_and_the_last_batch_small(epochs, conversations, steps):
+    source = batches(conversations=conversations, epochs=epochs)
+    assert source.count_steps() == steps
+    interactions_of(source, steps)
+    assert source.drawn == max(1, round(epochs * len(TURNS)))
+    assert source.count_steps() == 0
+
+
+def test_goes_on_from_a_position():
+    source = batches(interactions=3)
+    interactions_of(source, 4)
+    position = source.position()
+    expected = interactions_of(source, 6)
+    again = batches(interactions=3)
+    again.seek(position)
+    assert interactions_of(again, 6) == expected
+
+
+def test_position_in_other_data_is_refused():
+    position = batches(interactions=3).position()
+    with pytest.raises(InputError, match="7 conversations, now there are 6"):
+        batches(TURNS[:-1], interactions=3).seek(position)

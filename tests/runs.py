@@ -1,0 +1,147 @@
+"""Runs of the programs in `launch/` for tests: in this process, or in one of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from interact_jax import cli
+from tests.tiny import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+FLOAT32 = {"model.dtype": "float32", "model.param_dtype": "float32", "export.dtype": "float32"}
+PLAIN_SGD = {
+    "optim.name": "sgd",
+    "optim.weight_decay": 0,
+    "optim.schedule": "constant",
+    "optim.warmup_fraction": 0,
+    "optim.clip_norm": "inf",
+}
+ONE_ROW_SHARD = {"mesh.data": 1, "mesh.sequence": 8}  # a device is one of 8 copies, not 1/8 of rows
+
+
+def tiny(directory: Path, template: str = "chatml", family: str = "qwen3", **sizes: Any) -> Any:
+    """Write a model of two layers with its tokenizer into one directory; the model, in torch."""
+    tiny_tokenizer(directory, template)
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, **sizes}
+    return tiny_model(directory, family, **small)
+
+
+TALKS = [
+    ["Hi", "Hello, how may I help you?", "Shorter please", "Hi!", "Thank you, that is polite"],
+    ["What is the capital of France?", "The capital of France is Lyon.", "That is wrong"],
+    [
+        *("How do I sort a list in Python?", "Use list.sort() or sorted(list)", "The list stays?"),
+        *("sorted(list) leaves it, list.sort() does not.", "And a set?", "Use sorted(set)", "ok"),
+        *("Anything else?", "no"),
+    ],
+    ["Answer in one word: sky?", "Blue", "Yes"],
+    [
+        *("Say y", "y", "Now say it in capitals, and then explain at length why you did.", "Y"),
+        *("Why?", "Because you asked me to say it in capitals, which are larger letters."),
+        "That is a long answer to a short question; I asked for less than that, did I not?",
+    ],
+    ["Grüße! 🙂", "Grüße zurück 🙂", "In English, please"],
+]
+"""Dialogues of 1 to 4 interactions, replies of 1 to some 40 tokens; user and assistant in turn."""
+
+
+def records(talks: Sequence[Sequence[str]] = TALKS, system: str = "") -> list[dict[str, Any]]:
+    """Native records with the ids t0, t1, ...; `system` opens every second one."""
+    found = []
+    for n, texts in enumerate(talks):
+        turns = [
+            {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)
+        ]
+        opening = [{"role": "system", "content": system}] if system and n % 2 else []
+        found.append({"id": f"t{n}", "messages": opening + turns})
+    return found
+
+
+def write_lines(file: Path, lines: Sequence[Any]) -> Path:
+    """Write JSON Lines; what is bytes already is written as it is."""
+    encoded = (x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
+    file.write_bytes(b"".join(line + b"\n" for line in encoded))
+    return file
+
+
+def overrides(settings: Mapping[str, Any]) -> list[str]:
+    """{"optim.lr": 0.1} -> ["--config.optim.lr=0.1"]."""
+    return [f"--config.{name}={value}" for name, value in settings.items()]
+
+
+def train_arguments(workdir: Path, settings: Mapping[str, Any]) -> list[str]:
+    """What follows `launch/train.py` on the command line."""
+    config = str(ROOT / "configs/quickstart.py")
+    return ["--config", config, "--workdir", str(workdir), *overrides(settings)]
+
+
+def program(name: str, arguments: Sequence[str], **environment: str) -> Any:
+    """Run `python launch/NAME.py ARGUMENTS` in a process of its own, on 8 devices unless XLA_FLAGS
+    says otherwise; its CompletedProcess."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch" / f"{name}.py"), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+KILLED = """
+import os, signal, sys
+from interact_jax.data.pipeline import LogBatches
+from launch import train
+
+original, last = LogBatches.next, int(sys.argv[1])
+
+def next_batch(self, params=None, step=0):
+    if step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, params, step)
+
+LogBatches.next = next_batch
+train.main(sys.argv[2:])
+"""
+
+
+def train_and_kill(arguments: Sequence[str], step: int) -> None:
+    """Run launch/train.py in a process that is killed when it asks for the batch of `step`."""
+    command = [sys.executable, "-c", KILLED, str(step), *arguments]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def outcome(
+    main: Callable[[Sequence[str]], None], arguments: Sequence[str], capsys: Any
+) -> tuple[int, str]:
+    """Run a program's main in this process as the command line does: exit status, stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: main(list(arguments)))
+    return ended.value.code or 0, capsys.readouterr().err
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def tensors(directory: Path) -> dict[str, np.ndarray]:
+    """All tensors of a Hugging Face directory."""
+    found: dict[str, np.ndarray] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
