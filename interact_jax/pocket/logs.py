@@ -8,6 +8,7 @@ import json
 import random
 from pathlib import Path
 
+from interact_jax.generation.sampler import Completion
 from interact_jax.pocket import world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation, Message
@@ -45,7 +46,7 @@ def converse(
     for turn in range(max(TURNS[0])):
         waiting = [talk for talk in talks if talk.turns > turn]
         prompts = [speaker.chat.prompt(talk.messages) for talk in waiting]
-        for talk, said in zip(waiting, speaker.replies(prompts, seed + turn), strict=True):
+        for talk, said in zip(waiting, _replies(speaker, prompts, seed + turn), strict=True):
             text = speaker.text(said)
             logps = tuple(round(logp, 4) for logp in said.logps)
             talk.messages.append(Message("assistant", text, tuple(said.ids), logps))
@@ -56,6 +57,17 @@ def converse(
         Conversation(f"c{index:04}", tuple(talk.messages), f"u{talk.rng.randrange(USERS):02}")
         for index, talk in enumerate(talks)
     ]
+
+
+def _replies(speaker: Speaker, prompts: list[list[int]], seed: int) -> list[Completion]:
+    # Rarely a reply ends at once. No log holds an empty message, so it is drawn again.
+    said = speaker.replies(prompts, seed)
+    while empty := [i for i, reply in enumerate(said) if not speaker.text(reply).strip()]:
+        seed += 1000
+        again = speaker.replies([prompts[i] for i in empty], seed)
+        for index, reply in zip(empty, again, strict=True):
+            said[index] = reply
+    return said
 
 
 def write_logs(conversations: list[Conversation], path: Path) -> None:
