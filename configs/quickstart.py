@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     c.data.max_reply = 512
     c.objective.ignore_first = 0  # pocket replies are short: every token counts
 
-    # Twice this rate, or as much again without the cosine, and correct answers begin to suffer.
+    # Without the cosine, or with twice as many steps, correct answers suffer (docs/pocket.md).
     c.optim.lr = 1.3e-4
     c.optim.schedule = "cosine"
     c.optim.clip_norm = 1.0

@@ -7,6 +7,7 @@ import json
 import math
 import queue
 import random
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -221,7 +222,13 @@ def train(
     The learning rate falls as a cosine to nothing over `steps`, or over `minutes` where those are
     over sooner. `start_from` is a run to go on from, with a new optimiser.
     """
-    tokenizer.write_tokenizer(out, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    if start_from:  # its parameters know its tokenizer and no other
+        for name in tokenizer.FILES:
+            if (start_from / name).resolve() != (out / name).resolve():
+                shutil.copyfile(start_from / name, out / name)
+    else:
+        tokenizer.write_tokenizer(out, seed)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
     model = Decoder(read_config(CONFIG))
     params = load(start_from) if start_from else model.fresh_params(seed)

@@ -45,7 +45,7 @@ def test_any_text_survives_the_tokenizer(chat):
 
 
 def test_tokenizer_is_made_from_its_seed(tmp_path):
-    tokenizer.write_tokenizer(tmp_path, seed=0)
+    tokenizer.write_tokenizer(tmp_path, seed=1)
     shipped = (pocket.MODEL / "tokenizer.json").read_text()
     assert (tmp_path / "tokenizer.json").read_text() == shipped
 
@@ -66,19 +66,24 @@ def test_loss_of_packed_lessons_is_that_of_each_alone():
     model = Decoder(config)
     params = model.fresh_params(0)
     total, count = 0.0, 0
+
+    @jax.jit
+    def losses_of(stream):
+        hidden, _ = model.apply({"params": params}, stream)
+        logits = hidden[0, :-1] @ head_DxV(params)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, stream.id_BxL[0, 1:])
+
     for row in range(2):
         for segment in range(1, int(batch["segment_BxL"][row].max()) + 1):
             at = batch["segment_BxL"][row] == segment
-            ids = jnp.asarray(batch["id_BxL"][row][at])[None]
-            on = batch["learned_BxL"][row][at]
-            stream = TokenStream(
-                ids, jnp.arange(ids.shape[1])[None], jnp.ones_like(ids), jnp.zeros_like(ids)
-            )
-            hidden, _ = model.apply({"params": params}, stream)
-            logits = hidden[0, :-1] @ head_DxV(params)
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids[0, 1:])
-            total += float(losses[np.flatnonzero(on)].sum())
-            count += int(on.sum())
+            length = int(at.sum())
+            ids = np.zeros((1, training.ROW), np.int32)
+            ids[0, :length] = batch["id_BxL"][row][at]
+            index = np.arange(training.ROW, dtype=np.int32)[None]
+            alone = TokenStream(ids, index, (index < length).astype(np.int32), 0 * ids)
+            on = np.flatnonzero(batch["learned_BxL"][row][at])
+            total += float(losses_of(alone)[on].sum())
+            count += len(on)
     assert count > 20
     packed = training.loss_of(model, params, jax.tree.map(jnp.asarray, batch))
     assert float(packed) == pytest.approx(total / count, rel=1e-5)
