@@ -31,7 +31,7 @@ setup(
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
-        "optax>=0.2.4",
+        "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
         "grain>=0.2.12",
         "transformers>=4.53",

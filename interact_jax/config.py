@@ -229,7 +229,9 @@ def check(config: ConfigDict) -> None:
     if not flat["optim.clip_norm"] > 0:
         raise InputError(f"optim.clip_norm={flat['optim.clip_norm']}: expected > 0; inf is off.")
     if not math.isfinite(flat["epochs"]):
-        raise InputError(f"epochs={flat['epochs']}: expected a number of passes over the data.")
+        raise InputError(
+            f"epochs={flat['epochs']}: expected a number of passes over the data (or 0, and steps)."
+        )
     if not (flat["optim.warmup_fraction"] <= 1 and math.isfinite(flat["optim.lr"])):
         raise InputError("optim.warmup_fraction is a share of the run, at most 1; lr is finite.")
     for one, other in (("batch.conversations", "batch.interactions"), ("steps", "epochs")):

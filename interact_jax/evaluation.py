@@ -49,17 +49,21 @@ def chosen(config: Any) -> Measure | None:
     return EVALUATIONS.get(name)
 
 
-def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
-    """Measure a `train.Run` as it stands, and write the result to `file`.
+def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
+    """Measure a `train.Run` before its first step; a resumed run reads what it found then.
 
-    What is there already is taken: a resumed run keeps the "before" of its beginning. None where
-    nothing is to be measured, or where a run is resumed whose beginning was not.
+    None where nothing is to be measured, or was not then.
     """
+    if int(run.state.step) == 0:
+        return measure_run(run, file)
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
+    """Measure a `train.Run` as it stands, and write the result to `file`; None if `none` is set."""
     measure = chosen(run.config)
     if measure is None:
         return None
-    if file.exists():
-        return json.loads(file.read_text())
     replies, seed = run.config.evaluation.replies, run.config.seed
     with sharding.on(run.mesh):
         found = measure(run.decoder, run.state.params, run.chat, replies, seed)

@@ -98,9 +98,10 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if cfg.model.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
         jax.config.update("jax_default_matmul_precision", "highest")
 
-    model_dir = hf.resolve(cfg.model.path)
+    model_dir = hf.resolve(cfg.model.path, weights=cfg.model.init == "pretrained")
     _, model_config = hf.load_config(model_dir)
-    tokenizer_dir = hf.resolve(cfg.model.tokenizer) if cfg.model.tokenizer else model_dir
+    other = cfg.model.tokenizer
+    tokenizer_dir = hf.resolve(other, weights=False) if other else model_dir
     chat = ChatFormat.load(tokenizer_dir, cfg.hindsight, cfg.data.reply_tokens)
     check_tokenizer(len(chat.tokenizer), cfg.data.max_length, model_config)
     checkpoint.keep_model_files(model_dir, tokenizer_dir, workdir)
@@ -239,7 +240,7 @@ def update(
     gradients, metrics = sums
     loss, counted = metrics["loss"], metrics["signal_mean"].count
     gradients = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), gradients)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     good = jnp.isfinite(norm) & jnp.isfinite(loss.total)
     rate = lr(state.step)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from interact_jax.data.conversations import FORMATS
 from rich.console import Console
 
 from interact_jax import cli, report, sharding
 from interact_jax.data.chat import REPLY_TOKENS, ChatFormat
+from interact_jax.data.conversations import FORMATS
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
 from interact_jax.data.pipeline import Dataset, load_dataset
 from interact_jax.data.tree import GROW, picture
@@ -74,7 +74,8 @@ def main(argv: list[str] | None = None) -> None:
 
     model_dir = hf.resolve(args.model)
     _, model_config = hf.load_config(model_dir)
-    tokenizer_dir = hf.resolve(args.tokenizer) if args.tokenizer else model_dir
+    other = args.tokenizer
+    tokenizer_dir = hf.resolve(other, weights=False) if other else model_dir
     chat = ChatFormat.load(tokenizer_dir, args.hindsight, args.reply_tokens)
     check_tokenizer(len(chat.tokenizer), args.max_length, model_config)
     settings = EncodeSettings(

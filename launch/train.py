@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.quiet:
         print(picture(run.dataset.trees[0][0], run.chat.decode), flush=True)
     show_signal(run, folder)
-    before = evaluation.measure_run(run, folder / "before.json")
+    before = evaluation.measure_start(run, folder / "before.json")
     train.loop(run)
     summary = train.finish(run)
     after = evaluation.measure_run(run, folder / "after.json")
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 def show_signal(run: train.Run, folder: Path) -> None:
     """Write `signal.html`: the first replies as the model that training begins with scores them."""
     most = run.config.report.interactions
-    if not most or (folder / "signal.html").exists():
+    if not most or int(run.state.step) > 0:
         return
     trees = [tree for trees in run.dataset.trees[:most] for tree in trees]
     scored = signal.score_trees(

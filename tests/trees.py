@@ -11,11 +11,13 @@ def random_window(
     rng: np.random.Generator,
     turns: int,
     vocab: int = 50,
-    think: bool = False,
+    history_is: str = "same",
     name: str = "c",
 ) -> list[Encoded]:
-    """The interactions of one conversation. `think`: a reply in history lacks the two tokens that
-    the generation prompt ends in, so that only the last turn's student is on the trunk."""
+    """The interactions of one conversation. `history_is` says how a reply stands in later prompts:
+    the "same" as it was generated; without the two tokens that its generation prompt ended in
+    ("think", as Qwen3); or without its last token before EOS ("strip": white space, say)."""
+    assert history_is in ("same", "think", "strip")
 
     def some(low: int, high: int) -> list[int]:
         return rng.integers(5, vocab, rng.integers(low, high)).tolist()
@@ -24,9 +26,10 @@ def random_window(
     window = []
     for turn in range(turns):
         user, y, o = some(2, 7), some(1, 8), some(0, 6)
-        opening = [1] + ([3, 3] if think else [])
+        opening = [1, 3, 3] if history_is == "think" else [1]
         x = [*history, 0, *user, *opening]
         xo = [*history, 0, *user, *o, *opening]
         window.append(Encoded(f"{name}_{2 * turn + 1}", x, xo, [*y, 2]))
-        history = [*history, 0, *user, 1, *y, 2]
+        kept = y[:-1] if history_is == "strip" else y
+        history = [*history, 0, *user, 1, *kept, 2]
     return window

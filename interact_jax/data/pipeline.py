@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ReadReport, read_conversations
@@ -52,7 +54,7 @@ def load_dataset(
     conversations, report = read_conversations(path, format, settings.on_error)
     kept, trees, interactions = [], [], []
     counts: collections.Counter[str] = collections.Counter()
-    for conversation in conversations:
+    for conversation in _with_progress(conversations):
         windows = encode(conversation, chat, settings, counts)
         if windows:
             kept.append(conversation)
@@ -64,6 +66,17 @@ def load_dataset(
             f"{path}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
         )
     return dataset
+
+
+def _with_progress(conversations: Sequence[Conversation]) -> Iterable[Conversation]:
+    console = Console(stderr=True)
+    return track(
+        conversations,
+        "tokenising",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

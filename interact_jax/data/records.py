@@ -105,8 +105,7 @@ def read_records(path: str, stem: str) -> Iterator[Record | Loss]:
         while len(head) < 64 and (more := next(chunks, b"")):  # gzip members may be tiny
             head += more
         head = head.removeprefix(codecs.BOM_UTF8)
-        # A list of records opens with "[" and a first item; "[" and anything else is a bad line.
-        read = _items if re.match(rb'\s*\[\s*["{\]]', head) else _lines
+        read = _items if head.lstrip().startswith(b"[") else _lines
         for item in read(source, itertools.chain([head], chunks), stem):
             empty = False
             yield item
@@ -158,8 +157,9 @@ def _explain(error: ValueError | RecursionError) -> str:
 def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     """The items of a JSON list, decoded one by one, so that a bad one does not cost the others.
 
-    After an item that cannot be decoded, the next one is the next line that opens an object no
-    deeper than it; a list without line breaks ends there.
+    Behind an item that cannot be decoded, the next one is the next line that opens an object no
+    deeper than it; a list without line breaks ends there. So JSON lines whose first is bad and
+    begins with "[" come through as well.
     """
     data = b"".join(chunks)
     try:
@@ -168,26 +168,26 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
         text, clean = data.decode(errors="surrogateescape"), False
     decode = json.JSONDecoder().raw_decode
     skip_space = re.compile(r"[ \t\r\n]*").match
+    text = text.rstrip()
+    end = len(text) - text.endswith("]")
     position = skip_space(text, text.index("[") + 1).end()
-    line, counted, number = 1, 0, 0
-    while not (text.startswith("]", position) and not text[position + 1 :].strip()):
+    line, counted, number, whole = 1, 0, 0, True
+    while position < end:
         start, number = position, number + 1
         line += text.count("\n", counted, start)
         counted = start
         where = f"{source.path}:{line} (item {number})"
         try:
-            if text.startswith("]", start):
-                raise json.JSONDecodeError("Text after the end of the list", text, start)
-            value, end = decode(text, start)
-            if clean or _is_unicode(text[start:end]):
+            value, position = decode(text, start)
+            if clean or _is_unicode(text[start:position]):
                 yield Record(value, where, f"{stem}.{number}")
             else:
                 yield Loss("not UTF-8", where, "the item holds bytes that are not UTF-8")
-            position = skip_space(text, end).end()
+            position = skip_space(text, position).end()
             if text.startswith(",", position):
                 position = skip_space(text, position + 1).end()
-            elif not text.startswith("]", position):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
+            elif whole and position < end:  # behind a fault, commas are not asked for
+                raise json.JSONDecodeError("Expecting ',' or the end", text, position)
         except (ValueError, RecursionError) as error:
             column = start - text.rfind("\n", 0, start) - 1
             opening = re.compile(rf"\n[ \t]{{0,{column}}}(?={{)").search(text, start)
@@ -196,12 +196,13 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
             where = f"{source.path}:{getattr(error, 'lineno', line)} (item {number})"
             detail = _explain(error)
             if opening is None:
-                yield Loss("broken JSON", where, f"{detail}; the rest of the list cannot be read")
-                return
+                detail = f"{detail}; the rest of the list cannot be read"
             yield Loss("broken JSON", where, detail)
-            position = opening.end()
+            position, whole = opening.end() if opening else end, False
     if source.damage:
         yield Loss("damaged gzip", f"{source.path}:{line}", source.damage, FIX_FILE)
+    elif whole and not text.endswith("]"):
+        yield Loss("broken JSON", f"{source.path}:{line}", "the list has no end: ']' is missing")
 
 
 def _is_unicode(text: str) -> bool:

@@ -69,10 +69,16 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
             f"Supported: {', '.join(FAMILIES)} (Qwen3, Qwen2.5, Llama 3, Mistral)."
         )
 
-    def need(key: str) -> Any:
+    def need(key: str) -> int:
         if raw.get(key) is None:
             raise InputError(f"{source}: key {key!r} is missing, which {model_type} models need.")
-        return raw[key]
+        return size(key)
+
+    def size(key: str) -> int | None:
+        value = raw.get(key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"{source}: {key}={value!r}; expected a positive whole number.")
+        return value
 
     def refuse(key: str, expected: Any) -> None:
         given = raw.get(key, expected)
@@ -85,16 +91,18 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
     refuse("hidden_act", "silu")
     refuse("mlp_bias", False)
     refuse("quantization_config", None)
-    width, heads, layers = (
-        need("hidden_size"),
-        need("num_attention_heads"),
-        need("num_hidden_layers"),
-    )
+    width, heads, layers = map(need, ("hidden_size", "num_attention_heads", "num_hidden_layers"))
     # Null means what is computed below; a missing key would be the number of some larger model.
     explicit = {"llama": (), "qwen3": ("num_key_value_heads", "head_dim")}
     for key in explicit.get(model_type, ("num_key_value_heads",)):
         if key not in raw:
             need(key)
+    kv_heads = size("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise InputError(
+            f"{source}: num_attention_heads={heads} is no multiple of num_key_value_heads="
+            f"{kv_heads}, so they cannot share keys evenly."
+        )
     bias = bool(raw.get("attention_bias", False))
     theta, scaling = _rope(raw, source)
     return DecoderConfig(
@@ -103,8 +111,8 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
         width=width,
         layers=layers,
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_width=raw.get("head_dim") or width // heads,
+        kv_heads=kv_heads,
+        head_width=size("head_dim") or width // heads,
         mlp_width=need("intermediate_size"),
         norm_eps=raw.get("rms_norm_eps", 1e-6),
         rope_theta=theta,

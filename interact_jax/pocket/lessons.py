@@ -13,9 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
 
 from interact_jax.pocket import world
 from interact_jax.schema import Message
+
+# Requests of the harder kinds come more often than the others.
+KINDS = (*world.KINDS, *world.LISTS, *world.LISTS, "pick", "pick", "opposite", "bigger", "smaller")
 
 TURNS = ((1, 0.72), (2, 0.18), (3, 0.10))  # replies in a conversation, and how often
 HINDSIGHT_SHARE = 0.72  # of the last replies
@@ -56,9 +60,9 @@ def _truth(request: world.Request, rng: random.Random) -> str:
     return world.wrong_answer(request, rng) if strange else request.answer
 
 
-def draw_lesson(rng: random.Random) -> Lesson:
-    """A random lesson about requests of the training side."""
-    request = world.draw_request(rng)
+def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesson:
+    """A random lesson about requests of the training side; all `kinds` equally likely."""
+    request = world.draw_request(rng, kinds=kinds)
     asked: dict[str, bool] = {}  # what the user has wished for so far
     messages, learned = [Message("user", request.text)], []
 
@@ -80,7 +84,7 @@ def draw_lesson(rng: random.Random) -> Lesson:
         else:
             learned.append(len(messages))
             styles = reply(request.answer)
-            follow_up = world.unrelated("request", rng)
+            follow_up = world.unrelated("request", rng, new=world.draw_request(rng, kinds=kinds))
             if move == "complaint" and free():
                 wish = {style: not styles[style] for style in _wish(free(), rng)}
                 asked |= wish

@@ -19,6 +19,7 @@ from interact_jax.pocket import lessons
 
 VOCAB_SIZE = 1536  # a multiple of 8
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 TEXTS_TO_READ = 40_000  # lessons that the pieces are counted in
 
 # A message renders the same wherever it stands, so a conversation only ever grows at its end.

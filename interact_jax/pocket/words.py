@@ -43,39 +43,23 @@ OPPOSITES = {
     for word, other in (pair.split(), pair.split()[::-1])
 }
 
-CATEGORIES = {
-    "animal": ["dog", "cat", "horse", "cow", "sheep", "lion", "bear", "mouse"],
-    "fruit": ["apple", "pear", "plum", "cherry", "lemon", "grape", "melon", "fig"],
-    "color": ["red", "blue", "green", "yellow", "brown", "pink", "purple", "gray"],
-    "tool": ["hammer", "saw", "drill", "knife", "rope", "ladder", "shovel", "axe"],
-    "metal": ["iron", "gold", "silver", "copper", "zinc", "steel", "tin", "lead"],
-    "vehicle": ["car", "bus", "train", "boat", "truck", "plane", "bike", "tram"],
+_CATEGORIES = {
+    "animal": "dog cat horse cow sheep lion bear mouse",
+    "fruit": "apple pear plum cherry lemon grape melon fig",
+    "color": "red blue green yellow brown pink purple gray",
+    "tool": "hammer saw drill knife rope ladder shovel axe",
+    "metal": "iron gold silver copper zinc steel tin lead",
+    "vehicle": "car bus train boat truck plane bike tram",
 }
+CATEGORIES = {kind: things.split() for kind, things in _CATEGORIES.items()}
 
-NUMBERS = [
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
+_NUMBERS = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty"
+)
+NUMBERS = _NUMBERS.split()
 
-# Phrasings of a request. A fact has as many phrasings as its split needs (see `world.held_out`).
+# Phrasings of a request. A fact has as many phrasings as its split needs (see `world._fact`).
 FACT_PHRASINGS = {
     "capital": (
         "What is the capital of {}?",

@@ -30,6 +30,7 @@ KINDS = (
     "pick",
     *words.COMPARE_PHRASINGS,
 )
+LISTS = tuple(words.LIST_PHRASINGS)  # the kinds that ask for a word of a list by its place
 HELD_OUT_EVERY = 5  # one in so many of the composed requests is held out
 
 Styles = Mapping[str, bool]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.schema import InputError, Message
@@ -40,6 +41,10 @@ def test_custom_hindsight_leaves_other_braces_alone(directory):
 
 def test_one_bos_where_the_template_writes_one(tmp_path):
     chat = ChatFormat.load(tiny_tokenizer(tmp_path, "llama"))
+    bos = (chat.tokenizer.bos_token, chat.tokenizer.bos_token_id)
+    adds_bos = TemplateProcessing(single=f"{bos[0]} $A", special_tokens=[bos])
+    chat.tokenizer.backend_tokenizer.post_processor = adds_bos  # as Llama 3's does by itself
+    assert chat.tokenizer("hello")["input_ids"][0] == bos[1]
     ids = chat.prompt([USER])
     assert ids.count(chat.tokenizer.bos_token_id) == 1
     assert ids[0] == chat.tokenizer.bos_token_id

@@ -78,6 +78,11 @@ def test_reference_history_keeps_five_messages_from_a_user_turn(chat):
     assert not counts
 
 
+def test_reference_history_starts_with_a_user_turn(chat):
+    (window,), _ = run(dialogue(2, system=True), chat, history="reference")
+    assert all(chat.decode(e.x).startswith("<|im_start|>user") for e in window)
+
+
 def test_reference_history_cuts_contexts_on_the_left(chat):
     (window,), counts = run(dialogue(2, words=600), chat, history="reference", max_length=10**6)
     assert [len(e.x) for e in window] == [2048, 2048]

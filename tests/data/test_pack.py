@@ -1,23 +1,25 @@
 """Packing: every reply's predictors and targets are where the batch says they are."""
 
 import numpy as np
+import pytest
 
 from interact_jax.data.pack import capacity_for, fill, pack, padding
 from interact_jax.data.tree import Size, grow, paths
 from tests.trees import random_window
 
 
-def trees_of(seed, conversations=7, think=True):
+def trees_of(seed, conversations=7, history_is="think"):
     rng = np.random.default_rng(seed)
     windows = [
-        random_window(rng, int(rng.integers(1, 5)), think=think, name=f"c{n}")
+        random_window(rng, int(rng.integers(1, 5)), history_is=history_is, name=f"c{n}")
         for n in range(conversations)
     ]
     return [tree for window in windows for tree in grow(window)]
 
 
-def test_predictors_stand_before_their_targets_on_their_path():
-    trees = trees_of(0)
+@pytest.mark.parametrize("history_is", ["same", "think", "strip"])
+def test_predictors_stand_before_their_targets_on_their_path(history_is):
+    trees = trees_of(0, history_is=history_is)
     capacity = capacity_for(trees, 64)
     rows = fill(trees, capacity)
     batch, placed = pack(rows, capacity, len(rows))

@@ -15,12 +15,12 @@ def alone(window):
     return sequences
 
 
-@pytest.mark.parametrize("think", [False, True])
+@pytest.mark.parametrize("history_is", ["same", "think", "strip"])
 @pytest.mark.parametrize("plant", [grow, plant_apart])
-def test_paths_are_the_sequences_alone(think, plant):
+def test_paths_are_the_sequences_alone(history_is, plant):
     rng = np.random.default_rng(0)
     for turns in (1, 2, 5):
-        window = random_window(rng, turns, think=think)
+        window = random_window(rng, turns, history_is=history_is)
         found = [path for tree in plant(window) for path in paths(tree)]
         assert [(i, kind, ids.tolist()) for i, kind, ids in found] == alone(window)
 
@@ -33,11 +33,26 @@ def test_history_stands_once_where_replies_are_rendered_as_in_history():
 
 
 def test_students_fork_where_the_template_renders_history_differently():
-    window = random_window(np.random.default_rng(1), 4, think=True)
+    window = random_window(np.random.default_rng(1), 4, history_is="think")
     (tree,) = grow(window)
     assert len(tree.student) == 3  # the last turn's student is the trunk
     for limb, e in zip(tree.student, window, strict=False):
         assert limb.fork == len(e.x) - 2  # in front of the two tokens that history lacks
+
+
+def test_trees_apart_share_nothing():
+    window = random_window(np.random.default_rng(1), 3)
+    trees = plant_apart(window)
+    assert len(trees) == 3
+    assert all((tree.student, tree.teacher[0].fork) == ((), 0) for tree in trees)
+
+
+def test_a_student_may_fork_at_its_last_token():
+    first = Encoded("c_1", [0, 7, 1], [0, 7, 4, 1], [8, 9, 2])
+    later = Encoded("c_3", [0, 7, 1, 8, 5, 1], [0, 7, 1, 8, 5, 4, 1], [6, 2])
+    (tree,) = grow([first, later])
+    (limb,) = tree.student
+    assert (limb.fork, limb.ids.tolist()) == (4, [9])
 
 
 def test_an_empty_follow_up_leaves_the_teacher_a_predictor_of_its_own():

@@ -64,6 +64,9 @@ def test_scaled_rope_in_both_spellings(kind):
         ({"head_dim": ...}, "cfg: key 'head_dim' is missing, which qwen3 models need"),
         ({"num_key_value_heads": ...}, "cfg: key 'num_key_value_heads' is missing"),
         ({"hidden_size": ...}, "cfg: key 'hidden_size' is missing"),
+        ({"hidden_size": "8"}, "cfg: hidden_size='8'; expected a positive whole number"),
+        ({"head_dim": 0}, "cfg: head_dim=0; expected a positive whole number"),
+        ({"num_key_value_heads": 3}, "cfg: num_attention_heads=2 is no multiple of num_key_value_"),
         ({"model_type": "gemma3_text"}, "cfg: model_type 'gemma3_text' is not supported. Suppo"),
     ],
 )

@@ -105,6 +105,18 @@ def test_import_under_shardings_equals_import_on_one_device(llama):
     jax.tree.map(np.testing.assert_array_equal, one, many)
 
 
+def test_import_with_layers_on_different_devices(llama):
+    """Nothing but the shardings says which axis is cut, N of stacked layers included."""
+    _, config = hf.load_config(llama)
+    one = hf.load_params(llama, config, jnp.float32)
+    stages = jax.make_mesh((3,), ("stage",), devices=jax.devices()[:3])
+    where = {key: jax.NamedSharding(stages, jax.P()) for key in one}
+    where["layers"] = {key: jax.NamedSharding(stages, jax.P("stage")) for key in one["layers"]}
+    many = hf.load_params(llama, config, jnp.float32, where)
+    assert many["layers"]["gate_DxF"].addressable_shards[0].data.shape == (1, 48, 64)
+    jax.tree.map(np.testing.assert_array_equal, one, many)
+
+
 def test_export_of_sharded_parameters(llama, tmp_path):
     reexport(llama, tmp_path / "out", layout=layout)
     before, after = tensors_of(llama), tensors_of(tmp_path / "out")
@@ -181,6 +193,8 @@ def test_shards_keep_to_their_size_and_are_indexed(llama, tmp_path):
     assert index["metadata"]["total_size"] == sum(sizes.values())
     assert index["metadata"]["total_parameters"] == sum(sizes.values()) // 4
 
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1  # weights as readable as JSON
+
     reexport(llama, out)  # again, over it, in one file: nothing of the first stays
     assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
 
@@ -256,7 +270,9 @@ def test_export_of_random_parameters_from_config_and_another_tokenizer(llama, tm
     (tokenizer / "additional_chat_templates").mkdir()
     (tokenizer / "additional_chat_templates" / "rag.jinja").write_text("{{ messages }}")
     raw, config = hf.load_config(source)
-    params = jax.jit(Decoder(config).fresh_params)(0)
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(Decoder(config).fresh_params, 0)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
     hf.export(
         params,
         config,
@@ -536,3 +552,15 @@ def test_resolve_finds_what_was_downloaded_before(llama, tmp_path, monkeypatch):
     (refs / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert hf.load_config(hf.resolve("somebody/tiny")) == hf.load_config(llama)
+
+
+def test_resolve_downloads_weights_only_where_wanted(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hf.resolve("somebody/tiny") == hf.resolve("somebody/tiny", weights=False) == tmp_path
+    assert set(asked[0]) - set(asked[1]) == {"model*.safetensors"}

@@ -36,9 +36,9 @@ def decoder_of(raw, remat="none"):
     return decoder, jax.jit(decoder.fresh_params)(0)
 
 
-def batch_of(seed, think, sharing="tree", height=0, row_tokens=64):
+def batch_of(seed, history_is, sharing="tree", height=0, row_tokens=64):
     rng = np.random.default_rng(seed)
-    windows = [random_window(rng, n, think=think, name=f"c{n}") for n in (1, 4, 2, 3)]
+    windows = [random_window(rng, n, history_is=history_is, name=f"c{n}") for n in (1, 4, 2, 3)]
     trees = [tree for window in windows for tree in GROW[sharing](window)]
     capacity = capacity_for(trees, row_tokens)
     rows = fill(trees, capacity)
@@ -53,10 +53,12 @@ def line(ids):
     return TokenStream(ids, position, np.ones_like(ids), np.zeros_like(ids))
 
 
-@pytest.mark.parametrize("raw, think", [(CONFIG, False), (CONFIG, True), (WINDOWED, True)])
-def test_packed_trees_equal_every_path_alone(raw, think):
+@pytest.mark.parametrize(
+    "raw, history_is", [(CONFIG, "same"), (CONFIG, "think"), (WINDOWED, "strip")]
+)
+def test_packed_trees_equal_every_path_alone(raw, history_is):
     decoder, params = decoder_of(raw)
-    trees, batch, placed = batch_of(0, think)
+    trees, batch, placed = batch_of(0, history_is)
     sources = jax.jit(functools.partial(scoring.one_pass, decoder))(params, batch)
     path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
     alone = jax.jit(lambda stream: decoder.apply({"params": params}, stream)[0])
@@ -72,7 +74,7 @@ def test_packed_trees_equal_every_path_alone(raw, think):
 @pytest.mark.parametrize("raw", [CONFIG, WINDOWED], ids=["full", "window"])
 def test_gradient_reaches_ancestors_only(raw):
     _, params = decoder_of(raw)
-    (tree,) = grow(random_window(np.random.default_rng(5), 3, think=True))
+    (tree,) = grow(random_window(np.random.default_rng(5), 3, history_is="think"))
     capacity = capacity_for([tree], 16)
     batch, _ = pack([[tree]], capacity, 1)
     T, P = batch.trunk.id_BxL.shape[1], batch.student.id_BxL.shape[1]
@@ -120,12 +122,12 @@ def loss_of(decoder, sharing, batch, params):
     return total.total / total.count
 
 
-@pytest.mark.parametrize("raw, think", [(CONFIG, True), (WINDOWED, False)])
-def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, think):
+@pytest.mark.parametrize("raw, history_is", [(CONFIG, "think"), (WINDOWED, "same")])
+def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, history_is):
     decoder, params = decoder_of(raw, "full")
     results = []
     for sharing in ("tree", "none"):
-        _, batch, _ = batch_of(0, think, sharing)
+        _, batch, _ = batch_of(0, history_is, sharing)
         step = jax.value_and_grad(functools.partial(loss_of, decoder, sharing, batch))
         results.append(jax.jit(step)(params))
     (loss_tree, gradient_tree), (loss_none, gradient_none) = results
@@ -137,7 +139,7 @@ def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, think):
 def test_no_gradient_through_the_teacher():
     """The gradient is that of the student's log-probabilities under a constant signal."""
     decoder, params = decoder_of(CONFIG)
-    _, batch, _ = batch_of(0, True)
+    _, batch, _ = batch_of(0, "think")
     weight = batch.replies.weight_BxR
 
     def logps(params):
@@ -155,13 +157,13 @@ def test_no_gradient_through_the_teacher():
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-@pytest.mark.parametrize("think", [False, True])
-def test_teacher_branches_cost_one_forward(remat, think):
+@pytest.mark.parametrize("history_is", ["same", "think"])
+def test_teacher_branches_cost_one_forward(remat, history_is):
     decoder, params = decoder_of(CONFIG, remat)
-    _, batch, _ = batch_of(0, think)
+    _, batch, _ = batch_of(0, history_is)
 
     def student_alone(params):
-        branches = [BranchStream(batch.student)] if think else []
+        branches = [BranchStream(batch.student)] if history_is == "think" else []
         stem, limbs = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
         hidden = jnp.concatenate([stem, *limbs], axis=1)
         sources = scoring._sources(params, batch.replies, hidden, hidden[:, :1])
@@ -188,8 +190,8 @@ def test_flops_multiply_scanned_bodies():
 
 def test_padding_rows_and_segments_are_not_seen():
     decoder, params = decoder_of(CONFIG)
-    _, batch, _ = batch_of(0, True)
-    _, taller, _ = batch_of(0, True, height=batch.trunk.id_BxL.shape[0] + 2)
+    _, batch, _ = batch_of(0, "think")
+    _, taller, _ = batch_of(0, "think", height=batch.trunk.id_BxL.shape[0] + 2)
     noise = np.where(batch.trunk.segment_BxL == 0, 7, batch.trunk.id_BxL)
     noisy = batch.replace(trunk=batch.trunk.replace(id_BxL=noise))
     compute = jax.jit(lambda batch: loss_of(decoder, "tree", batch, params))

@@ -17,8 +17,10 @@ from interact_jax.schema import InputError
 POCKET = Path(interact_jax.__file__).parent / "pocket" / "model"
 
 
-def resolve(path: str) -> Path:
+def resolve(path: str, weights: bool = True) -> Path:
     """The directory of a model: a local one, `pocket`, or a hub id, downloaded if need be.
+
+    `weights=False` downloads no weights, for a tokenizer or a random start.
 
     Raises InputError where it is neither here nor to be had, naming what was tried.
     """
@@ -37,11 +39,12 @@ def resolve(path: str) -> Path:
             "directory with config.json, a hub id, or `pocket`, the model that comes with this "
             "package."
         )
-    wanted = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+    # Some repositories hold the weights twice, for other programs under other names.
+    wanted = ["*.json", "*.jinja", "*.model", "*.txt", *(["model*.safetensors"] * weights)]
     try:
         return Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # the hub's errors are OSErrors, those of names not
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{path}: no such directory ({local.absolute()}), and the Hugging Face hub did not "
             f"give a model of that name ({type(error).__name__}: {reason}). Check the name and the "
@@ -89,6 +92,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}:{error.lineno}:{error.colno}: broken JSON: {error.msg}."
         ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error}).") from None
     if not isinstance(value, dict):

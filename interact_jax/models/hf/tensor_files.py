@@ -108,8 +108,11 @@ def some(names: Sequence[str], most: int = 8) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> str:
-    with path.open("rb") as file:
-        start = file.read(24)
+    try:
+        with path.open("rb") as file:
+            start = file.read(24)
+    except OSError as unreadable:
+        return f"{path}: cannot be read ({unreadable.strerror})."
     if start.startswith(b"version https://git-lfs"):
         return f"{path}: a Git LFS pointer and not the weights. Run `git lfs pull` where it lies."
     return (
@@ -173,6 +176,8 @@ def write_tensors(
         tensors = {name: make(name) for name in names}
         if write:  # without the format, transformers 4 refuses the file
             save_file(tensors, directory / file, metadata={"format": "pt"})
+            # It makes files that only their owner may read; as open as the directory, others serve.
+            (directory / file).chmod(directory.stat().st_mode & 0o666)
         del tensors
     if write and len(shards) > 1:
         total = sum(size.values())

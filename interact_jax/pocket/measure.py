@@ -1,0 +1,59 @@
+"""How well replies please the users of the pocket world: pure Python on their texts.
+
+requests = held_out_requests(2048, seed=0)
+measure(texts, requests, LOGGED_PREFERENCE)
+-> {"wanted_styles": 0.44, "correct": 0.97, "readable": 1.0, "all_wanted": 0.04, "replies": 2048}
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from interact_jax.pocket import world
+from interact_jax.pocket.world import held_out_requests
+from interact_jax.schema import InputError
+
+__all__ = ["LOGGED_PREFERENCE", "MAX_NEW_TOKENS", "by_kind", "held_out_requests", "measure"]
+
+LOGGED_PREFERENCE = {"sentence": True, "polite": True, "emoji": True, "question": False}
+"""What the users of the shipped logs want: three styles on, one off."""
+
+MAX_NEW_TOKENS = 32  # the longest reply has about 20
+
+
+def measure(
+    texts: Sequence[str], requests: Sequence[world.Request], preference: world.Styles
+) -> dict[str, float]:
+    """Shares over all replies, one a request, in its order.
+
+    `wanted_styles`: styles of the preference that a reply has as wanted, of all of them, the mean
+    over replies; `all_wanted`: replies that have every one; `correct`: right answers; `readable`:
+    replies that the parser can read at all. An unreadable reply is wrong and has no wanted style.
+    Raises InputError for a preference without styles, or where the lengths differ.
+    """
+    preference = world.check_preference(preference)
+    if len(texts) != len(requests) or not texts:
+        raise InputError(f"{len(texts)} replies to {len(requests)} requests: expected one each.")
+    total: Counter[str] = Counter()
+    for text, request in zip(texts, requests, strict=True):
+        reply = world.parse(text)
+        if reply is None:
+            continue
+        kept = sum(reply.styles[style] == on for style, on in preference.items())
+        total["readable"] += 1
+        total["correct"] += reply.answer == request.answer
+        total["wanted_styles"] += kept / len(preference)
+        total["all_wanted"] += kept == len(preference)
+    names = ("wanted_styles", "correct", "readable", "all_wanted")
+    return {name: total[name] / len(texts) for name in names} | {"replies": len(texts)}
+
+
+def by_kind(texts: Sequence[str], requests: Sequence[world.Request]) -> dict[str, float]:
+    """Share of correct answers for every kind of request that is there."""
+    right: Counter[str] = Counter()
+    for text, request in zip(texts, requests, strict=True):
+        reply = world.parse(text)
+        right[request.kind] += reply is not None and reply.answer == request.answer
+    asked = Counter(request.kind for request in requests)
+    return {kind: right[kind] / asked[kind] for kind in world.KINDS if asked[kind]}

@@ -1,0 +1,58 @@
+"""A model that answers prompts of the pocket world."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interact_jax import sharding
+from interact_jax.data.chat import ChatFormat
+from interact_jax.generation.sampler import Completion, Sampler
+from interact_jax.models import hf
+from interact_jax.models.decoder import Decoder
+from interact_jax.pocket import measure
+
+
+class Speaker:
+    """Decoder, parameters and chat format together; everything it says is sampled (float32)."""
+
+    def __init__(self, decoder: Decoder, params: Any, chat: ChatFormat, rows: int = 256):
+        self.decoder, self.params, self.chat, self.rows = decoder, params, chat, rows
+        self.sampler = Sampler(decoder, [chat.eos_id], rows=rows, vocab_limit=len(chat.tokenizer))
+
+    @classmethod
+    def load(cls, directory: Path, hindsight: str = "offline", rows: int = 256) -> Speaker:
+        """From a Hugging Face directory. Raises InputError where that is damaged."""
+        _, config = hf.load_config(directory)
+        decoder = Decoder(config)
+        shapes = jax.eval_shape(decoder.fresh_params, 0)
+        layout = sharding.layout_of(sharding.with_layout(shapes, sharding.make_mesh()))
+        params = hf.load_params(directory, config, jnp.float32, layout)
+        return cls(decoder, params, ChatFormat.load(directory, hindsight), rows)
+
+    def with_hindsight(self, chat: ChatFormat) -> Speaker:
+        """The same model under another hindsight prompt; nothing compiles anew."""
+        other = copy.copy(self)
+        other.chat = chat
+        return other
+
+    def replies(
+        self, prompts: Sequence[Sequence[int]], seed: int, temperature: float = 1.0
+    ) -> list[Completion]:
+        """A completion for every prompt (token ids)."""
+        return self.sampler.sample(
+            self.params,
+            prompts,
+            max_new_tokens=measure.MAX_NEW_TOKENS,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    def text(self, completion: Completion) -> str:
+        """What was said, without the EOS."""
+        return self.chat.decode([i for i in completion.ids if i != self.chat.eos_id])

@@ -1,0 +1,358 @@
+"""One dialogue means the same in every format; a message tree tells every interaction once."""
+
+import json
+import random
+
+import pytest
+
+from interact_jax.data.conversations import FORMATS, read_conversations
+from interact_jax.schema import InputError
+from tests.logs import chat, good, ids, write
+
+TEXTS = ("What is 2 + 2?", "It is 4.\n\nSure.", "And \u2028 in\x85words? ñ 🙂", "Four.", "Thanks!")
+ROLES = ("user", "assistant", "user", "assistant", "user")
+
+
+def tree(texts: tuple[str, ...], replies: str = "replies") -> dict:
+    """A nested OpenAssistant message with one reply at each step."""
+    node: dict = {}
+    for i in reversed(range(len(texts))):
+        role = ("prompter", "assistant")[i % 2]
+        below = [node] if node else []
+        node = {"message_id": f"m{i}", "role": role, "text": texts[i], replies: below}
+    return node
+
+
+def flat(texts: tuple[str, ...]) -> list[dict]:
+    return [
+        {
+            "message_id": f"m{i}",
+            "parent_id": f"m{i - 1}" if i else None,
+            "role": ("prompter", "assistant")[i % 2],
+            "text": text,
+            "lang": "en",
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+def turns(names: tuple[str, ...], role: str, text: str) -> list[dict]:
+    return [{role: names[i % len(names)], text: TEXTS[i]} for i in range(len(TEXTS))]
+
+
+def wildchat(**more: object) -> dict:
+    said = turns(("user", "assistant"), "role", "content")
+    return {"conversation": said, "model": "gpt-4", "language": "English", "toxic": False, **more}
+
+
+PARTS = [
+    {"role": r, "content": [{"type": "text", "text": t}]} for r, t in zip(ROLES, TEXTS, strict=True)
+]
+HH = "".join(f"\n\n{'HA'[i % 2]}{('uman', 'ssistant')[i % 2]}: {t}" for i, t in enumerate(TEXTS))
+
+# case -> format, the records of a file "chats", the id that the dialogue gets
+FORMS = {
+    "native": ("native", [chat("c", *TEXTS)], "c"),
+    "openai": (
+        "openai",
+        [{"messages": turns(("user", "assistant"), "role", "content")}],
+        "chats.1",
+    ),
+    "openai_parts": ("openai", [{"messages": PARTS}], "chats.1"),
+    "sharegpt": (
+        "sharegpt",
+        [{"id": "s", "conversations": turns(("human", "gpt"), "from", "value")}],
+        "s",
+    ),
+    "sharegpt_names": (
+        "sharegpt",
+        [{"conversations": turns(("user", "bing", "human", "bard"), "from", "value")}],
+        "chats.1",
+    ),
+    "oasst_tree": ("oasst_tree", [{"message_tree_id": "t", "prompt": tree(TEXTS)}], "t.0"),
+    "oasst_flat": ("oasst_flat", flat(TEXTS), "m0.0"),
+    "oasst_seed": (
+        "oasst_flat",
+        [
+            {
+                "user_message_id": m["message_id"],
+                "parent_message_id": m["parent_id"],
+                "role": m["role"],
+                "text": m["text"],
+            }
+            for m in flat(TEXTS)
+        ],
+        "m0.0",
+    ),
+    "hh_rlhf": ("hh_rlhf", [{"chosen": HH, "rejected": HH + " no"}], "chats.1"),
+    "wildchat": ("wildchat", [wildchat(conversation_id="w", hashed_ip="ip")], "w"),
+    "wildchat_1m": (
+        "wildchat",
+        [
+            {
+                **wildchat(conversation_hash="w"),
+                "conversation": [
+                    {**turn, "turn_identifier": 7 + i, "toxic": False}
+                    for i, turn in enumerate(wildchat()["conversation"])
+                ],
+            }
+        ],
+        "w.7",
+    ),
+    "wildfeedback": (
+        "wildfeedback",
+        [
+            {
+                "conversations": turns(("human", "gpt"), "from", "value"),
+                "chosen": {"from": "gpt", "value": "better"},
+                "rejected": {"from": "gpt", "value": "worse"},
+            }
+        ],
+        "chats.1",
+    ),
+    "wildfeedback_rows": ("wildfeedback", [wildchat(conversation_id="w")], "w"),
+}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["auto", "named"])
+@pytest.mark.parametrize("layout", ["chats.jsonl", "chats.json", "chats.jsonl.gz"])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_agree(tmp_path, form, layout, named):
+    """One dialogue means the same in every format, as lines, list or gzip, found or named."""
+    name, records, identity = FORMS[form]
+    data = json.dumps(records, indent=1) if layout == "chats.json" else records
+    path = write(tmp_path, layout, data)
+    [conversation], report = read_conversations(path, name if named else "auto")
+    # HH-RLHF's transcripts have no way to keep white space around a message; no text here has any.
+    assert [m.role for m in conversation.messages] == list(ROLES)
+    assert [m.content for m in conversation.messages] == list(TEXTS)
+    assert conversation.id == identity
+    assert [i.id for i in conversation.interactions()] == [f"{identity}_1", f"{identity}_3"]
+    assert conversation.source.startswith(f"{path}:")
+    assert (report.files, report.conversations, report.interactions) == (1, 1, 2)
+    assert report.records == len(records) and not report.lost
+
+
+def test_every_format_is_tried():
+    assert {name for name, _, _ in FORMS.values()} | {"auto"} == set(FORMATS)
+
+
+def test_metadata(tmp_path):
+    """What a log says about a dialogue comes along: who spoke, language, toxicity, model."""
+    path = write(tmp_path, "w.jsonl", [wildchat(conversation_id="w", hashed_ip="ip", turn=2)])
+    [conversation], _ = read_conversations(path)
+    assert conversation.user == "ip"
+    known = {"model": "gpt-4", "language": "English", "toxic": False, "turn": 2}
+    assert known.items() <= conversation.meta.items()
+
+
+def test_sampled_tokens(tmp_path):
+    """What a sampler produced stays with its reply, and the user with the dialogue."""
+    record = {**good("a"), "user": "eve"}
+    record["messages"][1] |= {"token_ids": [5, 6], "logps": [-0.5, -1]}
+    [conversation], _ = read_conversations(write(tmp_path, "a.jsonl", [record]))
+    assert conversation.user == "eve"
+    assert conversation.messages[1].token_ids == (5, 6)
+    assert conversation.messages[1].logps == (-0.5, -1.0)
+    assert conversation.messages[0].token_ids is None
+
+
+def test_first_speaker(tmp_path):
+    """The system may come first, an assistant may begin: then only what has an x is learned."""
+    system = {"id": "s", "messages": [{"role": "system", "content": "Be brief."}]}
+    system["messages"] += good("s")["messages"]
+    greeting = {"id": "g", "messages": [{"role": "assistant", "content": "Welcome."}]}
+    greeting["messages"] += good("g")["messages"]
+    conversations, _ = read_conversations(write(tmp_path, "a.jsonl", [system, greeting]))
+    assert [i.id for c in conversations for i in c.interactions()] == ["s_2", "g_2"]
+
+
+@pytest.mark.parametrize("named", sorted(set(FORMATS) - {"auto"}))
+@pytest.mark.parametrize("form", FORMS)
+def test_format_that_does_not_fit(tmp_path, form, named):
+    """Read as another format, a file gives the same or an error that names the right format."""
+    right, records, _ = FORMS[form]
+    path = write(tmp_path, "chats.jsonl", records)
+    try:
+        [conversation], _ = read_conversations(path, named)
+        assert [m.content for m in conversation.messages] == list(TEXTS)
+    except InputError as error:
+        looks = "wildchat" if form == "wildfeedback_rows" else right
+        assert f"{path}:1" in str(error) and f"looks like {looks}" in str(error)
+
+
+def test_unknown_format(tmp_path):
+    """The error lists the keys that were seen and what each format looks like."""
+    path = write(tmp_path, "a.jsonl", [{"prompt": "Hi", "completion": "Hello"}, good("b")])
+    with pytest.raises(InputError) as caught:
+        read_conversations(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:1: unknown format") and "'prompt', 'completion'" in message
+    assert all(name in message for name in FORMATS if name != "auto")
+    assert ids(path, on_error="skip") == ["b"]
+
+
+# ----------------------------------------------------------------------------------- message trees
+
+
+def grow(draw: random.Random, size: int) -> list[dict]:
+    """A random message tree in flat form; all texts differ."""
+    nodes = [{"message_id": "n0", "parent_id": None, "role": "prompter", "text": "text 0"}]
+    for i in range(1, size):
+        parent = nodes[max(0, draw.randrange(-3, i))]
+        role = "assistant" if parent["role"] == "prompter" else "prompter"
+        parent_id = parent["message_id"]
+        nodes.append(
+            {"message_id": f"n{i}", "parent_id": parent_id, "role": role, "text": f"text {i}"}
+        )
+    return nodes
+
+
+def nest(nodes: list[dict], root: str = "n0") -> dict:
+    by_id = {node["message_id"]: {**node, "replies": []} for node in nodes}
+    for node in nodes:
+        if node["parent_id"] in by_id:
+            by_id[node["parent_id"]]["replies"].append(by_id[node["message_id"]])
+    return by_id[root]
+
+
+def expected(nodes: list[dict]) -> list[tuple[str, ...]]:
+    """The texts from the root to o, for every o that follows a reply: what there is to learn."""
+    by_id = {node["message_id"]: node for node in nodes}
+    found = []
+    for o in nodes:
+        chain, node = [], o
+        while node:
+            chain.append(node["text"])
+            node = by_id.get(node["parent_id"])
+        if o["role"] == "prompter" and len(chain) > 2:
+            found.append(tuple(reversed(chain)))
+    return sorted(found)
+
+
+def told(path: str, **options: str) -> list[tuple[str, ...]]:
+    conversations, report = read_conversations(path, **options)
+    found = [
+        tuple(m.content for m in (*i.x, i.y, i.o)) for c in conversations for i in c.interactions()
+    ]
+    every = [i.id for c in conversations for i in c.interactions()]
+    assert len(set(every)) == len(every) == report.interactions
+    return sorted(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_trees_tell_every_interaction_once(tmp_path, seed):
+    """Nested or flat, in any order of lines: each follow-up in a tree is told exactly once."""
+    draw = random.Random(seed)
+    nodes = grow(draw, 60)
+    nested = write(tmp_path, "n.jsonl", [{"message_tree_id": "t", "prompt": nest(nodes)}])
+    assert told(nested) == expected(nodes)
+    assert told(write(tmp_path, "f.jsonl", nodes)) == expected(nodes)
+    shuffled = draw.sample(nodes, len(nodes))
+    assert told(write(tmp_path, "s.jsonl", shuffled)) == expected(nodes)
+
+
+def test_shared_interactions_belong_to_the_first_path(tmp_path):
+    """The picture in the docstring of `_paths`, for both forms."""
+    names = ["u1", "y1", "u2", "y2", "u3", "y3", "y4"]
+    above = [None, "u1", "y1", "u2", "y1", "u3", "u3"]
+    nodes = [
+        {
+            "message_id": name,
+            "parent_id": parent,
+            "role": {"u": "prompter", "y": "assistant"}[name[0]],
+            "text": name,
+        }
+        for name, parent in zip(names, above, strict=True)
+    ]
+    flat_path = write(tmp_path, "f.jsonl", nodes)
+    nested = [{"message_tree_id": "u1", "prompt": nest(nodes, "u1")}]
+    for path in (flat_path, write(tmp_path, "n.jsonl", nested)):
+        conversations, report = read_conversations(path)
+        assert [c.id for c in conversations] == ["u1.0", "u1.1"]
+        assert ["".join(m.content for m in c.messages) for c in conversations] == [
+            "u1y1u2y2",
+            "u1y1u3y3",
+        ]
+        assert [[i.o.content for i in c.interactions()] for c in conversations] == [["u2"], ["u3"]]
+        assert report.lost == {"only repeats": 1}
+
+
+@pytest.mark.parametrize("form", ["nested", "flat"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"deleted": True}, "deleted message"),
+        ({"text": " "}, "empty message"),
+        ({"role": "bot"}, "unknown role"),
+        ({"text": None}, "wrong type"),
+    ],
+)
+def test_bad_message_falls_with_its_replies(tmp_path, form, change, reason):
+    """The rest of the tree stays whole. Only deleted messages are no error."""
+    nodes = grow(random.Random(1), 40)
+    spoilt = next(n for n in nodes[1:] if sum(m["parent_id"] == n["message_id"] for m in nodes) > 1)
+    gone = {spoilt["message_id"]}
+    for node in nodes:
+        if node["parent_id"] in gone:
+            gone.add(node["message_id"])
+    assert 2 < len(gone) < 30
+    rest = [node for node in nodes if node["message_id"] not in gone]
+    spoilt |= change
+    records = nodes if form == "flat" else [{"message_tree_id": "t", "prompt": nest(nodes)}]
+    path = write(tmp_path, "t.jsonl", records)
+    assert told(path, on_error="skip") == expected(rest)
+    assert read_conversations(path, on_error="skip")[1].lost[reason] == 1
+    if reason != "deleted message":
+        line = nodes.index(spoilt) + 1 if form == "flat" else 1
+        with pytest.raises(
+            InputError, match=rf"t\.jsonl:{line}: {reason}: .*{spoilt['message_id']}"
+        ):
+            read_conversations(path)
+    else:
+        assert told(path) == expected(rest)
+
+
+def test_reply_to_oneself(tmp_path):
+    """A turn that a tree has in two parts is joined on that path only, and counted."""
+    said = [
+        ("a", None, "prompter", "Q"),
+        ("b", "a", "assistant", "part 1"),
+        ("c", "b", "assistant", "part 2"),
+        ("d", "c", "prompter", "after both"),
+        ("e", "b", "prompter", "after one"),
+    ]
+    keys = ("message_id", "parent_id", "role", "text")
+    path = write(tmp_path, "t.jsonl", [dict(zip(keys, row, strict=True)) for row in said])
+    assert told(path) == [("Q", "part 1", "after one"), ("Q", "part 1\npart 2", "after both")]
+    assert read_conversations(path)[1].lost == {"joined to its parent": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        ({"parent_id": "gone"}, "parent not found", "'gone' of 'm2' is not in the file"),
+        ({"parent_id": "m2"}, "parent not found", "leads to no first message"),
+        ({"message_id": "m1"}, "duplicate id", "'m1'"),
+        ({"message_id": None}, "wrong type", "message_id"),
+        ({"parent_id": {}}, "wrong type", "parent_id"),
+    ],
+)
+def test_flat_without_parent(tmp_path, change, reason, words):
+    """A message that hangs on nothing is an error, and costs no other tree anything."""
+    nodes = flat(TEXTS)
+    nodes[2] |= change
+    other = [{**n, "message_id": f"o{n['message_id']}"} for n in flat(TEXTS)]
+    for node in other[1:]:
+        node["parent_id"] = f"o{node['parent_id']}"
+    path = write(tmp_path, "t.jsonl", nodes + other)
+    with pytest.raises(InputError, match=rf"t\.jsonl:3: {reason}: .*{words}"):
+        read_conversations(path)
+    assert ids(path, on_error="skip") == ["om0.0"]
+
+
+def test_long_thread(tmp_path):
+    """A dialogue may be longer than Python's stack is deep."""
+    texts = tuple(f"text {i}" for i in range(1501))
+    [conversation], report = read_conversations(write(tmp_path, "t.jsonl", flat(texts)))
+    assert len(conversation.messages) == 1501 and report.interactions == 750

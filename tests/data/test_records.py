@@ -1,0 +1,181 @@
+"""From files to records: what an editor, a disk or a bad item does costs nothing but itself."""
+
+import gzip
+import json
+import random
+
+import pytest
+
+from interact_jax.data.conversations import read_conversations
+from interact_jax.schema import InputError
+from tests.logs import chat, good, ids, native, write
+
+# ------------------------------------------------------------------------------- lines and lists
+
+
+def test_lines_as_editors_leave_them(tmp_path):
+    """A byte order mark, CRLF, blank lines and a last line without an end change nothing."""
+    lines = [json.dumps(good(i)) for i in "abc"]
+    path = write(tmp_path, "a.jsonl", "\ufeff" + "\r\n\r\n".join(lines))
+    conversations, _ = read_conversations(path)
+    assert [c.id for c in conversations] == ["a", "b", "c"]
+    assert [c.source for c in conversations] == [f"{path}:1", f"{path}:3", f"{path}:5"]
+
+
+BAD_ITEMS = {
+    "unknown role": native(("tool", "Hi")),
+    "not UTF-8": native(("user", "Hi")).replace(b"Hi", b"\xe9t\xe9"),
+    "not an object": b"12",
+    "broken JSON": json.dumps(good("b"), indent=2).replace("{", "{,", 1).encode(),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_ITEMS)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_bad_item(tmp_path, reason, indent):
+    """In a JSON list, too: the line and the number of the item, and its neighbours survive."""
+    first, last = (json.dumps(good(i), indent=indent).encode() for i in "ac")
+    text = b"[\n" + b",\n".join([first, BAD_ITEMS[reason], last]) + b"\n]\n"
+    path = write(tmp_path, "chats.json", text.replace(b"\n", b"\n ") if indent else text)
+    line = 2 + first.count(b"\n") + 1
+    with pytest.raises(InputError, match="on_error=skip") as caught:
+        read_conversations(path)
+    assert str(caught.value).startswith(f"{path}:{line} (item 2): {reason}: ")
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["a", "c"]
+    assert report.lost == {reason: 1} and report.records == 3
+
+
+REST = "the rest of the list cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("tail", "line", "words"),
+    [
+        (b',\n{"id": }\n]', 3, ["Expecting value", REST]),
+        (b",", 2, ["no end"]),
+        (b" 5]", 2, ["Expecting ','", REST]),
+        (b"]\n[]", 2, ["Expecting ',' or the end", REST]),
+    ],
+)
+def test_broken_list(tmp_path, tail, line, words):
+    """What stands before the break comes through; that what follows does not is said."""
+    path = write(tmp_path, "a.json", b"[\n" + json.dumps(good("a")).encode() + tail)
+    with pytest.raises(InputError) as caught:
+        read_conversations(path)
+    assert str(caught.value).startswith(f"{path}:{line}")
+    for word in ("broken JSON", *words):
+        assert word in str(caught.value)
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["a"] and report.lost == {"broken JSON": 1}
+
+
+@pytest.mark.parametrize("first", [b"[broken", b'["a"', b'[{"id": "x", "messages"', b"[]"])
+def test_first_line_like_a_list(tmp_path, first):
+    """Lines whose first is bad come through even where it opens as a list does."""
+    lines = [first, *(json.dumps(good(i)).encode() for i in "bcd")]
+    path = write(tmp_path, "a.jsonl", b"\n".join(lines))
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["b", "c", "d"]
+    assert report.lost["broken JSON"] == 1
+
+
+# --------------------------------------------------------------------------------- damaged gzip
+
+
+def packed(count: int, layout: str) -> bytes:
+    """gzip of dialogues whose words do not compress, so that bytes and dialogues go in step."""
+    draw = random.Random(0)
+    records = [chat(f"c{i}", f"{draw.getrandbits(800):x}", "Yes", "Ok") for i in range(count)]
+    lines = [json.dumps(record) for record in records]
+    return gzip.compress(
+        ("\n".join(lines) if layout == "lines" else f"[{','.join(lines)}]").encode()
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+@pytest.mark.parametrize("layout", ["lines", "list"])
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_damaged_gzip(tmp_path, layout, damage, share):
+    """What stands before the damage comes through, nearly to the byte; nothing is made up."""
+    data = packed(300, layout)
+    at = int(share * len(data))
+    broken = data[:at] if damage == "cut" else data[:at] + bytes(99) + data[at + 99 :]
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(broken)
+    with pytest.raises(InputError, match=r"on_error=skip") as caught:
+        read_conversations(str(path))
+    if damage == "cut":
+        assert "damaged gzip" in str(caught.value) and f"{path}:" in str(caught.value)
+    conversations, report = read_conversations(str(path), on_error="skip")
+    assert report.lost["damaged gzip"] + report.lost["broken JSON"] >= 1
+    count = sum(c.id == f"c{i}" for i, c in enumerate(conversations))
+    assert int(share * 300) - 3 <= count <= int(share * 300) + 3
+    if damage == "cut":
+        assert count == len(conversations) and report.lost == {"damaged gzip": 1}
+
+
+@pytest.mark.parametrize("layout", ["lines", "list"])
+def test_gzip_without_its_end(tmp_path, layout):
+    """Only the checksum is missing: every dialogue comes through, the last without a line end."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(packed(20, layout)[:-8])
+    conversations, report = read_conversations(str(path), on_error="skip")
+    assert len(conversations) == 20 and report.lost == {"damaged gzip": 1}
+    path.write_bytes(packed(0, layout)[:-8])
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz.*damaged gzip: it ends too early"):
+        read_conversations(str(path))
+
+
+def test_gzip_by_bytes_and_in_members(tmp_path):
+    """gzip is known by its bytes, whatever its name; members stand one behind the other."""
+    members = [gzip.compress(json.dumps(good(i)).encode() + b"\n") for i in "abc"]
+    path = write(tmp_path, "chats.jsonl", b"".join(members) + b"\0\0")
+    assert ids(path) == ["a", "b", "c"]
+
+
+def test_gzip_in_name_only(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_text(json.dumps(good("a")))
+    with pytest.raises(InputError, match=r"a\.jsonl\.gz.*damaged gzip.*on_error=skip"):
+        read_conversations(str(tmp_path / "a.jsonl.gz"))
+
+
+# ------------------------------------------------------------------------------------- file sets
+
+
+def test_files(tmp_path):
+    """A directory, a glob and a file mean their files, sorted; ids that we make up differ."""
+    record = {"messages": good("")["messages"]}
+    for name in ("b/train.jsonl.gz", "a/train.jsonl", "a/x.json", "a/x.jsonl", "notes.txt"):
+        write(tmp_path, name, [record, record])
+    train = ["a/train.1", "a/train.2", "b/train.1", "b/train.2"]
+    assert ids(f"{tmp_path}/*/train*") == train
+    both = [f"a/{name}.{i}" for name in ("x.json", "x.jsonl") for i in (1, 2)]
+    assert ids(str(tmp_path)) == train[:2] + both + train[2:]
+    assert ids(f"{tmp_path}/b/train.jsonl.gz") == ["train.1", "train.2"]
+
+
+@pytest.mark.parametrize("content", ["", " \n\n", "[]", "\ufeff"])
+def test_empty_file(tmp_path, content):
+    """An empty file is an error; skipped, the others count."""
+    empty = write(tmp_path, "a.jsonl", content)
+    write(tmp_path, "b.jsonl", [good("x")])
+    with pytest.raises(InputError, match=r"a\.jsonl: empty file.*on_error=skip"):
+        read_conversations(str(tmp_path))
+    assert ids(str(tmp_path), on_error="skip") == ["x"]
+    with pytest.raises(InputError, match=r"no interaction(.|\n)*1 x empty file"):
+        read_conversations(empty, on_error="skip")
+
+
+@pytest.mark.parametrize("path", ["nowhere.jsonl", "nowhere/*.jsonl", "", "void"])
+def test_no_such_path(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "void").mkdir()
+    with pytest.raises(InputError, match="no such file"):
+        read_conversations(path, on_error="skip")
+
+
+def test_unreadable_file(tmp_path):
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(InputError, match=r"a\.jsonl: unreadable file: No such file"):
+        read_conversations(str(tmp_path / "a.jsonl"))

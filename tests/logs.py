@@ -1,0 +1,44 @@
+"""Small conversation logs for tests: records in the native form, and files of them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+from interact_jax.data.conversations import read_conversations
+
+
+def write(directory: Path, name: str, data: bytes | str | list) -> str:
+    """Write bytes, text, or a list of records as JSON lines; gzip where the name says so."""
+    if isinstance(data, list):
+        data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in data)
+    if isinstance(data, str):
+        data = data.encode()
+    if name.endswith(".gz"):
+        data = gzip.compress(data)
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def chat(identity: str, *texts: str) -> dict:
+    """A native record in which user and assistant take turns."""
+    roles = ("user", "assistant")
+    turns = [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]
+    return {"id": identity, "messages": turns}
+
+
+def good(identity: str) -> dict:
+    return chat(identity, "Hi", "Hello!", f"Thanks from {identity}")
+
+
+def ids(path: str, **options: str) -> list[str]:
+    return [conversation.id for conversation in read_conversations(path, **options)[0]]
+
+
+def native(*pairs: tuple, **more: object) -> bytes:
+    """A native line; a pair is (role, content) or (role, content, further keys)."""
+    said = [{"role": p[0], "content": p[1], **(p[2] if len(p) > 2 else {})} for p in pairs]
+    return json.dumps({"id": "bad", "messages": said, **more}).encode()

@@ -1,0 +1,101 @@
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from interact_jax import pocket
+from interact_jax.data.chat import HINDSIGHT, ChatFormat
+from interact_jax.models.decoder import Decoder, head_DxV
+from interact_jax.models.families import read_config
+from interact_jax.pocket import lessons, tokenizer, training
+from interact_jax.schema import Message, TokenStream
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return ChatFormat.load(pocket.MODEL)
+
+
+def test_a_conversation_grows_at_its_end_only(chat):
+    """A reply in the history is rendered as it was generated, its EOS behind it."""
+    rng = random.Random(0)
+    for _ in range(50):
+        messages = lessons.draw_lesson(rng).messages
+        for end in range(3, len(messages) + 1, 2):
+            before, reply = messages[: end - 2], messages[end - 2]
+            text = chat.render(before)
+            ids = chat.prompt(before)
+            whole = chat.prompt(messages[:end])
+            ids += chat.reply(reply, text, ids)
+            assert whole[: len(ids)] == ids
+
+
+def test_hindsight_prompts_are_one_piece(chat):
+    for text in HINDSIGHT.values():
+        ids = chat.encode(text.replace("{o}", "No emoji please."))
+        assert ids[1:] == chat.encode("No emoji please.")
+
+
+def test_any_text_survives_the_tokenizer(chat):
+    for text in ("Grüße, 世界 😊", "a  b\n\nc ", *HINDSIGHT.values()):
+        assert chat.decode(chat.encode(text)) == text
+
+
+def test_tokenizer_is_made_from_its_seed(tmp_path):
+    tokenizer.write_tokenizer(tmp_path, seed=1)
+    shipped = (pocket.MODEL / "tokenizer.json").read_text()
+    assert (tmp_path / "tokenizer.json").read_text() == shipped
+
+
+def test_learned_tokens_are_the_learned_replies(chat):
+    encode = training.LessonEncoder(pocket.MODEL)
+    rng = random.Random(0)
+    for _ in range(200):
+        lesson = lessons.draw_lesson(rng)
+        ids, learned = encode(lesson)
+        replies = "".join(lesson.messages[i].content + tokenizer.END for i in lesson.learned)
+        assert chat.decode([i for i, on in zip(ids, learned, strict=True) if on]) == replies
+
+
+def test_loss_of_packed_lessons_is_that_of_each_alone():
+    batch = next(training.batches(training.LessonEncoder(pocket.MODEL), rows=2, seed=0))
+    config = read_config(training.CONFIG | {"num_hidden_layers": 1, "hidden_size": 32})
+    model = Decoder(config)
+    params = model.fresh_params(0)
+    total, count = 0.0, 0
+
+    @jax.jit
+    def losses_of(stream):
+        hidden, _ = model.apply({"params": params}, stream)
+        logits = hidden[0, :-1] @ head_DxV(params)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, stream.id_BxL[0, 1:])
+
+    for row in range(2):
+        for segment in range(1, int(batch["segment_BxL"][row].max()) + 1):
+            at = batch["segment_BxL"][row] == segment
+            length = int(at.sum())
+            ids = np.zeros((1, training.ROW), np.int32)
+            ids[0, :length] = batch["id_BxL"][row][at]
+            index = np.arange(training.ROW, dtype=np.int32)[None]
+            alone = TokenStream(ids, index, (index < length).astype(np.int32), 0 * ids)
+            on = np.flatnonzero(batch["learned_BxL"][row][at])
+            total += float(losses_of(alone)[on].sum())
+            count += len(on)
+    assert count > 20
+    packed = training.loss_of(model, params, jax.tree.map(jnp.asarray, batch))
+    assert float(packed) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_parameters_are_saved_whole(tmp_path):
+    params = Decoder(read_config(training.CONFIG)).fresh_params(0)
+    training.save(params, tmp_path)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), params, training.load(tmp_path))
+    assert all(jax.tree.leaves(same))
+
+
+def test_system_messages_render(chat):
+    text = chat.render([Message("system", "Be brief."), Message("user", "Capital of Peru?")])
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
