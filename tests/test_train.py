@@ -243,9 +243,10 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(small, uninterrupted, stoppe
 
 
 def test_killed_run_goes_on_as_if_nothing_had_been(small, uninterrupted, tmp_path):
-    arguments = train_arguments(tmp_path, {**small, **RUN})
-    # Right after the checkpoint of step 4, which may not be complete, and the log of step 5.
+    arguments = train_arguments(tmp_path, {**small, **RUN, "checkpoint.every": 3})
     train_and_kill(arguments, step=6)
+    # The log is ahead of the checkpoint: the line of step 4 is written a second time.
+    assert len(read_lines(tmp_path / "metrics.jsonl")) == 4
     assert not (tmp_path / "export").exists()
     launch_train.main(arguments)
     check_same_run(tmp_path, uninterrupted)
