@@ -6,7 +6,11 @@ weights), so that a checkpoint can be exported without the model it once came fr
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,29 +38,57 @@ class Checkpoints:
 
         Raises OSError where the one before could not be written.
         """
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)
-            ),
-        )
+        with _clear_errors():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)
+                ),
+            )
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """The state, laid out by the shardings of `abstract_state`, and the data position."""
-        found = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
-            ),
-        )
+        """The state, laid out by the shardings of `abstract_state`, and the data position.
+
+        Raises InputError where the checkpoint is of another model.
+        """
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore()
+                ),
+            )
+        except (ValueError, KeyError) as error:
+            raise _misfit(self._manager.directory / str(step), error) from error
         return found.state, found.data
 
     def wait(self) -> None:
-        """Until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Until everything is on disk. Raises OSError where it could not be written."""
+        with _clear_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What the writer in the background reports of a full disk as ValueError is an OSError here."""
+    try:
+        yield
+    except ValueError as error:
+        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
+            raise
+        number = int(code.group(1))
+        raise OSError(number, f"{os.strerror(number)} while a checkpoint was written") from error
+
+
+def _misfit(place: str | Path, error: Exception) -> InputError:
+    first = str(error).strip().splitlines()[0]
+    return InputError(
+        f"{place}: its parameters do not fit this model ({first[:300]}). "
+        "Set model.path to the model that the checkpoint was trained from."
+    )
 
 
 def find(path: str) -> tuple[Path, int]:
@@ -99,10 +131,7 @@ def restore_params(path: str, abstract_params: Any) -> Any:
                 ),
             )
     except (ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: its parameters do not fit this model ({error}). "
-            "Set model.path to the model that the checkpoint was trained from."
-        ) from error
+        raise _misfit(path, error) from error
     return found["params"]
 
 

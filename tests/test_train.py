@@ -98,9 +98,9 @@ def make_step(workdir, settings):
 @pytest.mark.parametrize(
     "shape, micro",
     [
-        (ONE_ROW_SHARD, 4),
+        (ONE_ROW_SHARD, 3),
         ({"mesh.data": 2, "mesh.tensor": 4, "batch.row_tokens": 400}, 1),
-        ({**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 6),
+        ({**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 3),
     ],
     ids=["row-by-row", "long-rows", "two-forwards"],
 )

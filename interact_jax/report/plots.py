@@ -88,7 +88,7 @@ def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> Fig
         bars = axes.bar(at + shift, [100 * v for v in values], 0.38, label=label, color=colour)
         axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
     axes.set_xticks(at, [name.replace("_", " ") for name in after])
-    axes.set(ylabel="% of sampled replies", ylim=(0, 112))
+    axes.set(ylabel="% of sampled replies", ylim=(0, 126))
     axes.legend(frameon=False, ncols=2, loc="upper center")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

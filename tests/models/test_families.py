@@ -106,5 +106,5 @@ def test_check_tokenizer():
     check_tokenizer(8, 16, config)
     with pytest.raises(InputError, match=r"the tokenizer has 9 tokens, .* only 8 rows"):
         check_tokenizer(9, 16, config)
-    with pytest.raises(InputError, match=r"a maximal length of 17 tokens .* 16 positions"):
+    with pytest.raises(InputError, match=r"data.max_length=17: .* 16 positions"):
         check_tokenizer(8, 17, config)
