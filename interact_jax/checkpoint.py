@@ -7,6 +7,7 @@ weights), so that a checkpoint can be exported without the model it once came fr
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -79,6 +80,8 @@ def _clear_errors() -> Iterator[None]:
     except ValueError as error:
         if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
             raise
+        # One message is enough: every other array's write would report the same at exit.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         number = int(code.group(1))
         raise OSError(number, f"{os.strerror(number)} while a checkpoint was written") from error
 
