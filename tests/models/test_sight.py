@@ -159,24 +159,28 @@ def test_no_gradient_through_the_teacher():
 @pytest.mark.parametrize("remat", ["none", "full"])
 @pytest.mark.parametrize("history_is", ["same", "think"])
 def test_teacher_branches_cost_one_forward(remat, history_is):
+    """Whatever an objective does with the teacher's log-probabilities: here it even adds them to
+    the loss as they are, without a stop-gradient of its own."""
     decoder, params = decoder_of(CONFIG, remat)
     _, batch, _ = batch_of(0, history_is)
+
+    def total(sources):
+        found = scoring.score(sources, batch.replies.target_BxR, chunk=16)
+        return sum((logp * batch.replies.weight_BxR).sum() ** 2 for logp in found.values())
+
+    def both(params):
+        return total(scoring.one_pass(decoder, params, batch))
 
     def student_alone(params):
         branches = [BranchStream(batch.student)] if history_is == "think" else []
         stem, limbs = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
         hidden = jnp.concatenate([stem, *limbs], axis=1)
-        sources = scoring._sources(params, batch.replies, hidden, hidden[:, :1])
-        student = {"student": sources["student"]}
-        found = scoring.score(student, batch.replies.target_BxR, chunk=16)
-        return (found["logp_student"] * batch.replies.weight_BxR).sum()
+        return total({"student": scoring._sources(params, batch.replies, hidden, stem)["student"]})
 
-    both = functools.partial(loss_of, decoder, "tree", batch)
     steps = [flops.count(jax.value_and_grad(f), params) for f in (both, student_alone)]
-    step = steps[0] - steps[1]
     forward = flops.count(both, params) - flops.count(student_alone, params)
     assert forward > 0
-    assert step == forward
+    assert steps[0] - steps[1] == forward
 
 
 def test_flops_multiply_scanned_bodies():
