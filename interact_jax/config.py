@@ -105,7 +105,7 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.param_dtype": ("float32", "bfloat16"),
     "export.dtype": ("float32", "bfloat16"),
-    "data.format": ("auto", *FORMATS),
+    "data.format": tuple(FORMATS),
     "data.history": tuple(WINDOWS),
     "data.reply_tokens": REPLY_TOKENS,
     "data.special_tokens": SPECIAL_TOKENS,
@@ -245,7 +245,8 @@ def check(config: ConfigDict) -> None:
         )
 
 
-# A run may be resumed with other values of these; they do not change what it computes.
+# A run may be resumed with other values of these: how it is computed and how long it goes on. A
+# schedule that ends with the run moves with `steps` and `epochs`.
 FREE_ON_RESUME = (
     *("steps", "epochs", "max_bad_steps", "remat", "batch.rows", "model.path", "data.path"),
     *("mesh.", "checkpoint.", "export.", "evaluation.", "report."),

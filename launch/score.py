@@ -33,7 +33,6 @@ from interact_jax.signal import Scored, interactions_by_id, score_trees
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     parser.formatter_class = type(
@@ -48,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--show", type=int, default=0, metavar="N", help="print the N replies of strongest signal")
     add("--show-trees", type=int, default=0, metavar="N", help="print the first N token trees")
     add("--hindsight", default="offline", help="offline, online, or a text with {o}")
-    add("--format", default="auto", choices=["auto", *FORMATS], help="of the data")
+    add("--format", default="auto", choices=list(FORMATS), help="of the data")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--sharing", default="tree", choices=list(GROW), help="one pass, or two full forwards")
     add("--reply-tokens", default="in_place", choices=REPLY_TOKENS, help="how y is tokenised")
