@@ -82,7 +82,7 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
         if len(letters) == len(leaf.shape):
             for letter, size in zip(letters, leaf.shape, strict=True):
                 axis = LETTERS.get(letter)
-                if axis is not None and size % _axis_size(mesh, axis):
+                if axis is not None and size % axis_size(mesh, axis):
                     name = jax.tree_util.keystr(path)
                     log.warning("not sharded: %s=%d of %s over %s", letter, size, name, axis)
                     axis = None
@@ -98,7 +98,7 @@ def layout_of(abstract: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def _axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+def axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
     return int(np.prod([mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis)]))
 
 

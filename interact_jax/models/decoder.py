@@ -21,8 +21,10 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from interact_jax.models import attention
+from interact_jax.models.attention import SAVED, attend, dense
+from interact_jax.models.attention.sight import Sight, branch_sight, side_by_side, trunk_sight
 from interact_jax.models.families import DecoderConfig
 from interact_jax.models.layers import rms_norm, rope_angles, rotate
 from interact_jax.schema import Branches, InputError, TokenStream
@@ -30,7 +32,11 @@ from interact_jax.schema import Branches, InputError, TokenStream
 REMAT_POLICIES = {
     "none": None,  # keep every activation: fastest where memory allows
     "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input only
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep projections
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),  # and what it attended to
+    "dots": jax.checkpoint_policies.save_from_both_policies(  # and all projections
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
 }
 """What the backward pass recomputes, by the name that settings use."""
 
@@ -45,12 +51,60 @@ class BranchStream:
 
 @flax.struct.dataclass
 class View:
-    """What a layer needs to know of a stream: where its tokens stand and what they may see."""
+    """What a layer needs to know of a group of tokens: where they stand and what they see.
 
+    Groups are the differentiated tokens (trunk first) and the others; the keys of the latter are
+    the first `stem` of the former and their own.
+    """
+
+    position_BxL: jax.Array
+    angles: tuple[jax.Array, jax.Array]
+    sight: Sight
+    stem: int = flax.struct.field(pytree_node=False, default=0)
+    differentiated: bool = flax.struct.field(pytree_node=False, default=True)
+
+    def keys(self, k: jax.Array, v: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, S, G, K] that these tokens see; `shared`: the first group's."""
+        if not self.stem:
+            return k, v
+        stem = (x[:, : self.stem] for x in shared)
+        if not self.differentiated:
+            stem = (jax.lax.stop_gradient(x) for x in stem)
+        return tuple(jnp.concatenate(pair, axis=1) for pair in zip(stem, (k, v), strict=True))
+
+    def attend(self, q, k, v, window, backend: str) -> jax.Array:
+        """Attention [B, L, H, K] over `keys`; `window` is None or the reach of this layer."""
+        sight = self.sight
+        if window is not None:
+            sight = tuple(span.within(window, self.position_BxL) for span in sight)
+        return attend(q, k, v, sight, backend)
+
+
+@flax.struct.dataclass
+class CacheView:
+    """The same for tokens that are appended to a cache from `slot` on."""
+
+    position_BxL: jax.Array
+    position_BxS: jax.Array
     angles: tuple[jax.Array, jax.Array]
     mask_BxLxS: jax.Array
-    distance_BxLxS: jax.Array | None  # only where some layer has a window
+    slot: jax.Array
     differentiated: bool = flax.struct.field(pytree_node=False, default=True)
+
+    def keys(self, k: jax.Array, v: jax.Array, cached: Any) -> tuple[jax.Array, jax.Array]:
+        """The cache of this layer with these keys and values written to it."""
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.slot, axis=1)
+            for old, new in zip(cached, (k, v), strict=True)
+        )
+
+    def attend(self, q, k, v, window, backend: str) -> jax.Array:
+        """Attention [B, L, H, K] over the cache; it has gaps, so this is dense."""
+        mask = self.mask_BxLxS
+        if window is not None:
+            far = self.position_BxL[:, :, None] - self.position_BxS[:, None, :]
+            mask = mask & (far < window)
+        return dense.attend(q, k, v, mask)
 
 
 @flax.struct.dataclass
@@ -74,19 +128,17 @@ class Cache:
 
 
 class Layer(nn.Module):
-    """Attention and MLP of one layer, for all streams: the body of the scan over layers."""
+    """Attention and MLP of one layer for all groups of tokens, the body of the scan over layers."""
 
     config: DecoderConfig
     dtype: Any
     param_dtype: Any
+    attention: str
 
     @nn.compact
-    def __call__(self, hiddens, cache_kv, window, views, slot):
-        """hiddens: one [B, L, D] a stream, trunk first. Returns the same, and the new cache_kv.
-
-        With a cache (`cache_kv` = keys and values [B, S, G, K]) there is one stream; its keys and
-        values are written from `slot` on and it sees the cache.
-        """
+    def __call__(self, hiddens, cache_kv, window, views):
+        """hiddens: [B, L, D] of each group, as `views` has them. Returns the same, and the keys and
+        values of the first, which are the new cache where `cache_kv` came in."""
         c = self.config
         D, H, G, K, F = c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width
         weight, ones, zeros = _initialisers(c)
@@ -116,33 +168,20 @@ class Layer(nn.Module):
         if c.o_bias:
             w |= {"o_bias": param("o_bias_D", zeros, D)}
 
-        trunk_kv, outputs = None, []
+        shared_kv, outputs = cache_kv, []
         for hidden, view in zip(hiddens, views, strict=True):
-            # Freezing what a stream reads as well as what it hands out keeps its tangents from
+            # Freezing what a group reads as well as what it hands out keeps its tangents from
             # being traced at all; the latter alone already keeps it out of the backward pass.
             freeze = (lambda x: x) if view.differentiated else jax.lax.stop_gradient
             w_ = jax.tree.map(freeze, w)
             q, k, v = self._project(rms_norm(hidden, w_["attention_norm"], c.norm_eps), w_, view)
-            if cache_kv is not None:
-                k, v = (
-                    jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=1)
-                    for old, new in zip(cache_kv, (k, v), strict=True)
-                )
-                cache_kv = (k, v)
-            elif trunk_kv is None:
-                trunk_kv = (k, v)
-            else:
-                k, v = (
-                    jnp.concatenate([freeze(shared), own], axis=1)
-                    for shared, own in zip(trunk_kv, (k, v), strict=True)
-                )
-            mask = view.mask_BxLxS
-            if view.distance_BxLxS is not None:
-                mask = mask & (view.distance_BxLxS < window)
-            hidden = hidden + self._output(attention.attend(q, k, v, mask), w_)
+            k, v = view.keys(k, v, shared_kv)
+            if len(outputs) == 0:
+                shared_kv = (k, v)
+            hidden = hidden + self._output(view.attend(q, k, v, window, self.attention), w_)
             hidden = hidden + self._mlp(rms_norm(hidden, w_["mlp_norm"], c.norm_eps), w_)
             outputs.append(nn.with_logical_constraint(freeze(hidden), ("B", None, None)))
-        return tuple(outputs), cache_kv
+        return tuple(outputs), None if cache_kv is None else shared_kv
 
     def _project(self, x_BxLxD, w, view):
         q = jnp.einsum("BLD,DHK->BLHK", x_BxLxD, w["q"])
@@ -174,13 +213,14 @@ class Decoder(nn.Module):
     """Token ids to hidden states (after the final norm); `head` turns those into logits.
 
     dtype is what it computes in, param_dtype what the parameters are stored in; remat names one of
-    REMAT_POLICIES.
+    REMAT_POLICIES, attention one of `attention.BACKENDS`.
     """
 
     config: DecoderConfig
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     remat: str = "none"
+    attention: str = "xla"
 
     def setup(self):
         c = self.config
@@ -202,10 +242,10 @@ class Decoder(nn.Module):
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            in_axes=(0, 0, nn.broadcast),
             out_axes=0,
             length=c.layers,
-        )(c, self.dtype, self.param_dtype)
+        )(c, self.dtype, self.param_dtype, self.attention)
 
     def __call__(
         self,
@@ -218,19 +258,35 @@ class Decoder(nn.Module):
         `table` has the forks of the branches, and is needed where there are any. Depth is 1 so far:
         every parent is a trunk.
         """
-        views = [self._view(trunk, trunk.position_BxL, attention.sees_own(trunk))]
+        T = trunk.id_BxL.shape[1]
+        groups = {True: ([trunk], [trunk_sight(trunk)]), False: ([], [])}
         for branch in branches:
-            stream = branch.stream
-            sees = (attention.sees_trunk(stream, trunk, table), attention.sees_own(stream))
-            position_BxS = jnp.concatenate([trunk.position_BxL, stream.position_BxL], axis=1)
-            views.append(
-                self._view(
-                    stream, position_BxS, jnp.concatenate(sees, axis=2), branch.differentiated
+            streams, sights = groups[branch.differentiated]
+            before = sum(s.id_BxL.shape[1] for s in streams) - (T if branch.differentiated else 0)
+            sights.append(branch_sight(branch.stream, trunk, table, before))
+            streams.append(branch.stream)
+        tokens, views = [], []
+        for differentiated, (streams, sights) in groups.items():
+            if streams:
+                group = _end_to_end(streams)
+                tokens.append(group.id_BxL)
+                views.append(
+                    View(
+                        group.position_BxL,
+                        rope_angles(group.position_BxL, self.config),
+                        side_by_side(sights),
+                        0 if differentiated else T,
+                        differentiated,
+                    )
                 )
-            )
-        streams = [trunk, *(branch.stream for branch in branches)]
-        hiddens, _ = self._run(streams, views, None, 0)
-        return hiddens[0], tuple(hiddens[1:])
+        hiddens, _ = self._run(tokens, views, None)
+        parts = {
+            differentiated: _apart(hidden, streams)
+            for hidden, (differentiated, (streams, _)) in zip(hiddens, groups.items(), strict=False)
+        }
+        first, *rest = parts[True]
+        rest = {True: iter(rest), False: iter(parts.get(False, ()))}
+        return first, tuple(next(rest[branch.differentiated]) for branch in branches)
 
     def extend(self, new: TokenStream, cache: Cache, slot: jax.Array) -> tuple[jax.Array, Cache]:
         """Append tokens [B, L] to the cache from `slot` on; their hidden states and the new cache.
@@ -245,8 +301,9 @@ class Decoder(nn.Module):
             )
         )
         mask = filled[:, None, :] & (position[:, None, :] <= new.position_BxL[:, :, None])
-        view = self._view(new, position, mask)
-        (hidden,), (k, v) = self._run([new], [view], (cache.k_NxBxSxGxK, cache.v_NxBxSxGxK), slot)
+        angles = rope_angles(new.position_BxL, self.config)
+        view = CacheView(new.position_BxL, position, angles, mask, slot)
+        (hidden,), (k, v) = self._run([new.id_BxL], [view], (cache.k_NxBxSxGxK, cache.v_NxBxSxGxK))
         return hidden, Cache(k, v, position, filled)
 
     def fresh_params(self, seed: int | jax.Array) -> Any:
@@ -254,22 +311,18 @@ class Decoder(nn.Module):
         token = TokenStream(*jnp.zeros((4, 1, 1), jnp.int32))
         return self.init(jax.random.key(seed), token)["params"]
 
-    def _view(self, stream, position_BxS, mask, differentiated=True) -> View:
-        far = None
-        if any(window is not None for window in self.config.windows):
-            far = attention.distance(stream.position_BxL, position_BxS)
-        return View(rope_angles(stream.position_BxL, self.config), mask, far, differentiated)
-
-    def _run(self, streams, views, cache_kv, slot):
+    def _run(self, tokens, views, cache_kv):
         embedding = self.embedding.astype(self.dtype)
         hiddens = []
-        for stream, view in zip(streams, views, strict=True):
-            hidden = jnp.take(embedding, stream.id_BxL, axis=0)
+        for id_BxL, view in zip(tokens, views, strict=True):
+            hidden = jnp.take(embedding, id_BxL, axis=0)
             hidden = hidden if view.differentiated else jax.lax.stop_gradient(hidden)
             hiddens.append(nn.with_logical_constraint(hidden, ("B", None, None)))
-        unlimited = jnp.iinfo(jnp.int32).max
-        window_N = jnp.asarray([w or unlimited for w in self.config.windows], jnp.int32)
-        hiddens, cache_kv = self.layers(tuple(hiddens), cache_kv, window_N, tuple(views), slot)
+        window_N = None
+        if any(window is not None for window in self.config.windows):
+            unlimited = jnp.iinfo(jnp.int32).max // 2
+            window_N = jnp.asarray([w or unlimited for w in self.config.windows], jnp.int32)
+        hiddens, cache_kv = self.layers(tuple(hiddens), cache_kv, window_N, tuple(views))
         scale = self.final_norm.astype(self.dtype)
         normed = []
         for hidden, view in zip(hiddens, views, strict=True):
@@ -281,6 +334,15 @@ class Decoder(nn.Module):
 def head_DxV(params: Any) -> jax.Array:
     """The matrix that turns hidden states into logits; the embedding's transpose where tied."""
     return params["head_DxV"] if "head_DxV" in params else params["embedding_VxD"].T
+
+
+def _end_to_end(streams: Sequence[TokenStream]) -> TokenStream:
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *streams)
+
+
+def _apart(hidden_BxLxD: jax.Array, streams: Sequence[TokenStream]) -> list[jax.Array]:
+    ends = np.cumsum([stream.id_BxL.shape[1] for stream in streams])
+    return jnp.split(hidden_BxLxD, ends[:-1], axis=1)
 
 
 def _initialisers(config: DecoderConfig):

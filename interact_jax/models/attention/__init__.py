@@ -1,0 +1,106 @@
+"""Attention over trunk and branches: one function, several backends, one gradient.
+
+    attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, backend)
+
+`sight` says which keys a query sees (see `sight`): a run on the trunk and a run on its own branch.
+A backend is a pair of functions over whole arrays of one device: `forward` gives the output and the
+log-sum-exp over all that a query sees, `backward` the gradients from those two. So the gradient is
+that of the merged attention: public kernels, merged by their log-sum-exp, lose the part of it that
+goes through the merge.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
+
+from interact_jax import sharding
+from interact_jax.models.attention import blockwise, dense
+from interact_jax.models.attention.sight import Sight
+
+
+class Backend(NamedTuple):
+    """forward(q, k, v, sight) -> (out, lse); see `blockwise`, which every backend equals.
+
+    backward(q, k, v, sight, out, lse, dout) -> (dq, dk, dv).
+    """
+
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+
+
+BACKENDS = {
+    "xla": Backend(blockwise.forward, blockwise.backward),
+    "dense": Backend(dense.forward, dense.backward),
+}
+"""How attention is computed, by the name of the setting `attention`."""
+
+SAVED = "attention"  # the name under which a rematerialisation policy may keep output and lse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend(
+    q_BxLxHxK: jax.Array,
+    k_BxSxGxK: jax.Array,
+    v_BxSxGxK: jax.Array,
+    sight: Sight,
+    backend: str = "xla",
+) -> jax.Array:
+    """Softmax attention [B, L, H, K] of every query over the keys it sees; 0 where it sees none.
+
+    Query head h reads key head h // (H / G). Logits are q . k / sqrt(K); they, the softmax and all
+    sums are float32, products are of the type of their inputs. Under a mesh each device computes
+    its own rows and heads.
+    """
+    return _forward(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, backend)[0]
+
+
+def _forward(q, k, v, sight, backend):
+    rows, heads = _layout(q, k)
+    queries = PartitionSpec(rows, None, heads, None)
+    run = _per_device(
+        BACKENDS[backend].forward,
+        (queries, queries, queries, PartitionSpec(rows)),
+        (queries, PartitionSpec(rows, heads, None)),
+    )
+    out, lse = (checkpoint_name(x, SAVED) for x in run(q, k, v, sight))
+    return out, (q, k, v, sight, out, lse)
+
+
+def _backward(backend, residuals, dout):
+    q, k, *_ = residuals
+    rows, heads = _layout(q, k)
+    queries, lse = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, heads, None)
+    run = _per_device(
+        BACKENDS[backend].backward,
+        (queries, queries, queries, PartitionSpec(rows), queries, lse, queries),
+        (queries, queries, queries),
+    )
+    return *run(*residuals, dout), None
+
+
+attend.defvjp(_forward, _backward)
+
+
+def _layout(q: jax.Array, k: jax.Array) -> tuple[Any, Any]:
+    """The mesh axes of rows and of heads; None where they do not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return None, None
+    rows, tensor = sharding.LETTERS["B"], sharding.LETTERS["G"]
+    return (
+        rows if q.shape[0] % sharding.axis_size(mesh, rows) == 0 else None,
+        tensor if k.shape[2] % sharding.axis_size(mesh, tensor) == 0 else None,
+    )
+
+
+def _per_device(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`function` on each device's own part: loops of different length, kernels of any kind."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
