@@ -26,7 +26,7 @@ import numpy as np
 from interact_jax.models.attention import SAVED, attend, dense
 from interact_jax.models.attention.sight import Sight, branch_sight, side_by_side, trunk_sight
 from interact_jax.models.families import DecoderConfig
-from interact_jax.models.layers import rms_norm, rope_angles, rotate
+from interact_jax.models.layers import linear, rms_norm, rope_angles, rotate
 from interact_jax.schema import Branches, InputError, TokenStream
 
 REMAT_POLICIES = {
@@ -184,9 +184,7 @@ class Layer(nn.Module):
         return tuple(outputs), None if cache_kv is None else shared_kv
 
     def _project(self, x_BxLxD, w, view):
-        q = jnp.einsum("BLD,DHK->BLHK", x_BxLxD, w["q"])
-        k = jnp.einsum("BLD,DGK->BLGK", x_BxLxD, w["k"])
-        v = jnp.einsum("BLD,DGK->BLGK", x_BxLxD, w["v"])
+        q, k, v = (linear(x_BxLxD, w[name]) for name in ("q", "k", "v"))
         if self.config.qkv_bias:
             q, k, v = (
                 q + w["q_bias"][None, None],
@@ -199,14 +197,12 @@ class Layer(nn.Module):
         return rotate(q, view.angles), rotate(k, view.angles), v
 
     def _output(self, attended_BxLxHxK, w):
-        out = jnp.einsum("BLHK,HKD->BLD", attended_BxLxHxK, w["o"])
+        out = linear(attended_BxLxHxK, w["o"], inputs=2)
         return out + w["o_bias"][None, None] if self.config.o_bias else out
 
     def _mlp(self, x_BxLxD, w):
-        gate = jax.nn.silu(jnp.einsum("BLD,DF->BLF", x_BxLxD, w["gate"]))
-        return jnp.einsum(
-            "BLF,FD->BLD", gate * jnp.einsum("BLD,DF->BLF", x_BxLxD, w["up"]), w["down"]
-        )
+        gate = jax.nn.silu(linear(x_BxLxD, w["gate"]))
+        return linear(gate * linear(x_BxLxD, w["up"]), w["down"])
 
 
 class Decoder(nn.Module):

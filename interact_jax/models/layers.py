@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +13,60 @@ import numpy as np
 from interact_jax.models.families import DecoderConfig
 
 
+def linear(x_BxLxD: jax.Array, w: jax.Array, dtype: Any = None, *, inputs: int = 1) -> jax.Array:
+    """Contract the last `inputs` axes of x with the first of w; the remaining axes of w follow.
+
+    dtype is that of the result and of the sums, if another than x's.
+
+    Tokens are one axis while it multiplies: with two (B, L) to sum over, the gradient of w would
+    begin by transposing its operands, which took half the time of an MLP's backward pass on CPU.
+    """
+    lead, into = x_BxLxD.shape[: x_BxLxD.ndim - inputs], w.shape[inputs:]
+    tokens = x_BxLxD.reshape(math.prod(lead), -1)
+    flat = jnp.dot(tokens, w.reshape(tokens.shape[1], -1), preferred_element_type=dtype)
+    return flat.reshape(*lead, *into)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x_BxLxD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * scale over the last axis; the mean of squares is taken in float32."""
-    x32 = x_BxLxD.astype(jnp.float32)
-    normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
-    scale = scale_D.reshape((1,) * (x32.ndim - 1) + (-1,))
-    return normed.astype(x_BxLxD.dtype) * scale
+    """x / rms(x) * scale over the last axis; the mean of squares is taken in float32.
+
+    The gradient is written out for the sake of `scale`'s: a sum over tokens, which as a product
+    with ones is a tenth of the time that XLA's reduction takes on CPU.
+    """
+    return _rms_norm_forward(x_BxLxD, scale_D, eps)[0]
+
+
+def _rms_norm_forward(x, scale, eps):
+    normed = _normed(x, _inverse_rms(x, eps))
+    return normed.astype(x.dtype) * _along_last(scale, x.ndim), (x, scale)
+
+
+def _rms_norm_backward(eps, residuals, dy):
+    x, scale = residuals
+    inverse = _inverse_rms(x, eps)
+    normed, dy32 = _normed(x, inverse), dy.astype(jnp.float32)
+    dnormed = dy32 * _along_last(scale, x.ndim).astype(jnp.float32)
+    dx = inverse * (dnormed - normed * jnp.mean(dnormed * normed, axis=-1, keepdims=True))
+    terms = (dy32 * normed).reshape(-1, x.shape[-1])
+    dscale = jnp.ones((1, terms.shape[0]), jnp.float32) @ terms
+    return dx.astype(x.dtype), dscale[0].astype(scale.dtype)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+def _inverse_rms(x: jax.Array, eps: float) -> jax.Array:
+    x32 = x.astype(jnp.float32)
+    return jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+
+
+def _normed(x: jax.Array, inverse: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) * inverse
+
+
+def _along_last(scale_D: jax.Array, ndim: int) -> jax.Array:
+    return scale_D.reshape((1,) * (ndim - 1) + (-1,))
 
 
 def rope_frequencies(config: DecoderConfig) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Blockwise attention in plain XLA: memory grows with the row, work with what is seen.
 
-Queries and keys are cut into blocks. A block of queries visits the blocks of keys that its runs
-touch, no others: trees packed into one row do not pay for each other, and the future of a trunk
-costs nothing. The softmax is taken online (Milakov and Gimelshein, arXiv 1805.02867) over all runs
-together, so their merge needs no step of its own; the backward pass makes a block's weights anew
-from the log-sum-exp over all runs (Dao, FlashAttention-2, arXiv 2307.08691, section 3.1).
+Queries are cut into blocks. A block of queries visits the keys that its runs touch, a block at a
+time from the first of them on, and no others: trees packed into one row do not pay for each other,
+and the future of a trunk costs nothing. The softmax is taken online (Milakov and Gimelshein, arXiv
+1805.02867) over all runs together, so their merge needs no step of its own; the backward pass makes
+a block's weights anew from the log-sum-exp over all runs (Dao, FlashAttention-2, arXiv 2307.08691,
+section 3.1).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 
 from interact_jax.models.attention.sight import Sight
 
-BLOCK_Q, BLOCK_K = 256, 256  # tokens; on 2 CPU cores the fastest of 128 to 512
-NOTHING = -1e30  # logit of what is not seen; finite, so that differences of two are no NaN
+BLOCK_Q, BLOCK_K = 256, 512  # tokens; on 2 CPU cores the fastest of 128 to 1,024
+ALIGNED = 8  # block sizes are multiples of this many tokens
+LEAST = -1e30  # where the largest logit begins: finite, so that -inf minus it is -inf, not NaN
 
 
 def forward(
@@ -68,7 +70,7 @@ def backward(
         )
         return (
             blocks.tokens(dq, q.dtype),
-            *(grad_GxSxK[:, :S].swapaxes(0, 1).astype(k.dtype) for grad_GxSxK in (dk, dv)),
+            *(grad_GxKxS[:, :, :S].transpose(2, 0, 1).astype(k.dtype) for grad_GxKxS in (dk, dv)),
         )
 
     args = (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, _runs(sight), lse_BxHxL, dout_BxLxHxK, delta_BxLxH)
@@ -85,14 +87,14 @@ class _Blocks:
 
     def __init__(self, L: int, S: int, r: int):
         self.L, self.r = L, r
-        self.q, self.k = min(BLOCK_Q, L), min(BLOCK_K, S)
-        self.n = -(-L // self.q)
-        self.pad_q, self.pad_k = self.n * self.q - L, -S % self.k
+        self.n = -(-L // BLOCK_Q)
+        self.q = _round_up(-(-L // self.n))
+        self.k = min(BLOCK_K, _round_up(S))
 
     def queries(self, x_LxHxK: jax.Array) -> jax.Array:
         """[n, G, r * q, K]"""
         _, H, K = x_LxHxK.shape
-        x = jnp.pad(x_LxHxK, ((0, self.pad_q), (0, 0), (0, 0)))
+        x = jnp.pad(x_LxHxK, ((0, self.n * self.q - self.L), (0, 0), (0, 0)))
         x = x.reshape(self.n, self.q, H // self.r, self.r, K).transpose(0, 2, 3, 1, 4)
         return x.reshape(self.n, H // self.r, self.r * self.q, K)
 
@@ -105,7 +107,7 @@ class _Blocks:
     def statistics(self, x_HxL: jax.Array, fill: float) -> jax.Array:
         """[n, G, r * q]"""
         H = x_HxL.shape[0]
-        x = jnp.pad(x_HxL, ((0, 0), (0, self.pad_q)), constant_values=fill)
+        x = jnp.pad(x_HxL, ((0, 0), (0, self.n * self.q - self.L)), constant_values=fill)
         x = x.reshape(H // self.r, self.r, self.n, self.q).transpose(2, 0, 1, 3)
         return x.reshape(self.n, H // self.r, self.r * self.q)
 
@@ -116,68 +118,78 @@ class _Blocks:
         return x.reshape(G * self.r, n * self.q)[:, : self.L]
 
     def keys(self, x_SxGxK: jax.Array) -> jax.Array:
-        """[G, S rounded up, K]"""
-        return jnp.pad(x_SxGxK, ((0, self.pad_k), (0, 0), (0, 0))).swapaxes(0, 1)
+        """[G, S + k, K]: a block may begin at any key and still ends inside."""
+        return jnp.pad(x_SxGxK, ((0, self.k), (0, 0), (0, 0))).swapaxes(0, 1)
 
     def tables(self, runs: list[tuple[jax.Array, jax.Array]]) -> list[tuple[jax.Array, ...]]:
-        """For every run: first and end of each query [n, q], and the blocks of keys that a block
-        of queries visits, [low, high) [n]."""
+        """For every run: first and end of each query [n, q]; for each block of queries the first
+        key it visits and how many blocks of keys, [n]."""
         tables = []
         for first_L, end_L in runs:
             first, end = (
-                jnp.pad(x, (0, self.pad_q)).reshape(self.n, self.q) for x in (first_L, end_L)
+                jnp.pad(x, (0, self.n * self.q - self.L)).reshape(self.n, self.q)
+                for x in (first_L, end_L)
             )
             some = first < end
-            low = jnp.where(some, first, jnp.iinfo(jnp.int32).max).min(axis=1) // self.k
-            high = (jnp.where(some, end, 0).max(axis=1) + self.k - 1) // self.k
-            tables.append((first, end, low, high))
+            low = jnp.where(some, first, jnp.iinfo(jnp.int32).max).min(axis=1)
+            length = jnp.maximum(jnp.where(some, end, 0).max(axis=1) - low, 0)
+            tables.append((first, end, low, (length + self.k - 1) // self.k))
         return tables
 
     def visit(self, table: tuple[jax.Array, ...], body: Callable[..., Any], carry: Any) -> Any:
         """carry = body(start, seen, carry) for each block of keys of a block of queries; `seen`
         [1, r * q, k] says which of its keys each query sees."""
-        first_q, end_q, low, high = table
+        first_q, end_q, low, count = table
 
         def one(j: jax.Array, carry: Any) -> Any:
-            start = j * self.k
+            start = low + j * self.k
             index = start + jnp.arange(self.k)[None, :]
             seen = (first_q[:, None] <= index) & (index < end_q[:, None])
             seen = jnp.broadcast_to(seen[None], (self.r, self.q, self.k))
             return body(start, seen.reshape(1, self.r * self.q, self.k), carry)
 
-        return jax.lax.fori_loop(low, high, one, carry)
+        return jax.lax.fori_loop(0, count, one, carry)
+
+    def at(self, x: jax.Array, start: jax.Array, axis: int) -> jax.Array:
+        """The block of keys that begins there."""
+        return jax.lax.dynamic_slice_in_dim(x, start, self.k, axis)
 
 
-def _logits(q: jax.Array, k: jax.Array, seen: jax.Array) -> jax.Array:
-    logits = jnp.einsum("GqK,GkK->Gqk", q, k, preferred_element_type=jnp.float32)
-    return jnp.where(seen, logits * q.shape[-1] ** -0.5, NOTHING)
+def _round_up(n: int) -> int:
+    return -(-n // ALIGNED) * ALIGNED
+
+
+def _logits(q: jax.Array, k_GxKxk: jax.Array, seen: jax.Array) -> jax.Array:
+    return jnp.where(seen, _dot("GqK,GKk->Gqk", q, k_GxKxk) * q.shape[-1] ** -0.5, -jnp.inf)
+
+
+def _dot(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
+
+
+# Operands are laid out such that every product contracts the last axis of one with the last but one
+# of the other: XLA's CPU backend is up to twice as fast there, so some arrays exist in both ways.
 
 
 def _row_forward(blocks, q, k, v, tables):
-    def at(x_GxSxK, start):
-        return jax.lax.dynamic_slice_in_dim(x_GxSxK, start, blocks.k, axis=1)
+    kT = k.swapaxes(1, 2)
 
     def queries(_, xs):
         q, tables = xs
 
         def body(start, seen, carry):
             largest, total, out = carry
-            logits = _logits(q, at(k, start), seen)
+            logits = _logits(q, blocks.at(kT, start, 2), seen)
             new = jnp.maximum(largest, logits.max(axis=-1))
-            weights = jnp.where(seen, jnp.exp(logits - new[:, :, None]), 0.0)
+            weights = jnp.exp(logits - new[:, :, None])
             keep = jnp.exp(largest - new)
             total = total * keep + weights.sum(axis=-1)
-            values = jnp.einsum(
-                "Gqk,GkK->GqK",
-                weights.astype(v.dtype),
-                at(v, start),
-                preferred_element_type=jnp.float32,
-            )
+            values = _dot("Gqk,GkK->GqK", weights.astype(v.dtype), blocks.at(v, start, 1))
             return new, total, out * keep[:, :, None] + values
 
         shape = q.shape[:2]
         carry = (
-            jnp.full(shape, NOTHING, jnp.float32),
+            jnp.full(shape, LEAST, jnp.float32),
             jnp.zeros(shape, jnp.float32),
             jnp.zeros(q.shape, jnp.float32),
         )
@@ -194,24 +206,23 @@ def _row_forward(blocks, q, k, v, tables):
 
 def _row_backward(blocks, q, k, v, tables, lse, dout, delta):
     scale = q.shape[-1] ** -0.5
+    kT, vT, qT, doutT = (x.swapaxes(-1, -2) for x in (k, v, q, dout))
 
     def queries(gradients, xs):
-        q, tables, lse, dout, delta = xs
+        q, qT, tables, lse, dout, doutT, delta = xs
 
         def body(start, seen, carry):
-            dq, dk, dv = carry
-            k_, v_ = (jax.lax.dynamic_slice_in_dim(x, start, blocks.k, axis=1) for x in (k, v))
-            weights = jnp.exp(_logits(q, k_, seen) - lse[:, :, None])
-            dweights = jnp.einsum("GqK,GkK->Gqk", dout, v_, preferred_element_type=jnp.float32)
+            dq, dkT, dvT = carry
+            weights = jnp.exp(_logits(q, blocks.at(kT, start, 2), seen) - lse[:, :, None])
+            dweights = _dot("GqK,GKk->Gqk", dout, blocks.at(vT, start, 2))
             dlogits = (weights * (dweights - delta[:, :, None]) * scale).astype(q.dtype)
 
-            def add(total_GxSxK, a, b):
-                new = jnp.einsum("Gqk,GqK->GkK", a, b, preferred_element_type=jnp.float32)
-                old = jax.lax.dynamic_slice_in_dim(total_GxSxK, start, blocks.k, axis=1)
-                return jax.lax.dynamic_update_slice_in_dim(total_GxSxK, old + new, start, axis=1)
+            def add(total, a, b):
+                new = blocks.at(total, start, 2) + _dot("GKq,Gqk->GKk", a, b)
+                return jax.lax.dynamic_update_slice_in_dim(total, new, start, 2)
 
-            dq = dq + jnp.einsum("Gqk,GkK->GqK", dlogits, k_, preferred_element_type=jnp.float32)
-            return dq, add(dk, dlogits, q), add(dv, weights.astype(dout.dtype), dout)
+            dq = dq + _dot("Gqk,GkK->GqK", dlogits, blocks.at(k, start, 1))
+            return dq, add(dkT, qT, dlogits), add(dvT, doutT, weights)
 
         carry = (jnp.zeros(q.shape, jnp.float32), *gradients)
         for table in tables:
@@ -219,6 +230,6 @@ def _row_backward(blocks, q, k, v, tables, lse, dout, delta):
         dq, *gradients = carry
         return tuple(gradients), dq.astype(q.dtype)
 
-    zero = jnp.zeros(k.shape, jnp.float32)
-    (dk, dv), dq = jax.lax.scan(queries, (zero, zero), (q, tables, lse, dout, delta))
+    zero = jnp.zeros(kT.shape, jnp.float32)
+    (dk, dv), dq = jax.lax.scan(queries, (zero, zero), (q, qT, tables, lse, dout, doutT, delta))
     return dq, dk, dv
