@@ -4,8 +4,9 @@ size, two forwards per interaction, gradient checkpointing, no sharing, no paddi
     python benchmarks/torch_two_forwards.py --turns 1,8 --repeats 5
 
 Each side has a process of its own; they take turns, so that a machine whose speed drifts is fair to
-both. PyTorch is given every advantage that keeps it what it is: fused attention (sdpa), logits at
-reply positions only, a fused optimiser, one interaction at a time so that nothing is padded.
+both. PyTorch has fused attention (sdpa), a fused optimiser, and one interaction at a time, so that
+nothing is padded. Its model computes the logits of every token, as it does unless told otherwise;
+`--torch-logits replies` tells it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def parse() -> argparse.Namespace:
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--device", default="cpu", choices=["cpu", "cuda"], help="where PyTorch computes")
     add("--attention", default="auto", help="ours: a name of interact_jax.models.attention")
+    add("--torch-logits", default="all", choices=["all", "replies"], help="which theirs computes")
     add("--torch-attention", default="sdpa", help="theirs: sdpa, flash_attention_2, eager")
     add("--remat", default="full", help="ours: a name of REMAT_POLICIES")
     add("--repeats", type=int, default=5)
@@ -75,7 +77,8 @@ def torch_step(args: argparse.Namespace, turns: int) -> Any:
 
     def logps(context: list[int], y: list[int]) -> torch.Tensor:
         ids = torch.tensor([context + y[:-1]], device=args.device)
-        logits = model(ids, logits_to_keep=len(y), use_cache=False).logits[0].float()
+        keep = len(y) if args.torch_logits == "replies" else 0  # 0 = all, the default there
+        logits = model(ids, logits_to_keep=keep, use_cache=False).logits[0, -len(y) :].float()
         target = torch.tensor(y, device=args.device)[:, None]
         return logits.log_softmax(-1).gather(1, target)[:, 0]
 
@@ -102,17 +105,19 @@ def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
 
     from interact_jax import bench, sharding
     from interact_jax.data.tree import GROW
+    from interact_jax.models.attention import backend_for
     from interact_jax.models.decoder import Decoder
     from interact_jax.models.shapes import shape
 
+    mesh = sharding.make_mesh()
     decoder = Decoder(
         shape(args.model_shape),
         dtype=jnp.dtype(args.dtype),
         remat=args.remat,
-        attention=args.attention,
+        attention=backend_for(args.attention, mesh),
     )
-    trees = GROW[way](windows(args, turns))
-    return bench.make_step(decoder, trees, way, sharding.make_mesh()).run
+    row = bench.one_row(GROW[way](windows(args, turns)))
+    return bench.make_step(decoder, [row], way, mesh).run
 
 
 def work(args: argparse.Namespace) -> None:

@@ -1,31 +1,38 @@
-"""Timing training steps on synthetic dialogues: one pass (`tree`) against two forwards (`none`).
+"""Timing training steps: one pass (`tree`) against two forwards (`none`), in one run.
 
-    case = Case(Dialogue(turns=8), model=shape("small"))
-    results = compare([case], ("tree", "none"), repeats=5)
+    work = synthetic(Dialogue(turns=8), vocabulary)
+    steps = [make_step(decoder, work, way, mesh) for way in ("tree", "none")]
+    interleave(steps, repeats=5)
 
-Both ways run in one process, in turn, with the same attention, scorer and optimiser, so that their
-ratio holds on a machine whose speed drifts.
+Both ways have the same attention, scorer and optimiser and take turns, so that their ratio holds on
+a machine whose speed drifts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from interact_jax import config, sharding, train
+from interact_jax import config, flops, scoring, sharding, train
 from interact_jax.data.encode import Encoded
-from interact_jax.data.pack import pack
-from interact_jax.data.tree import Size, Tree
+from interact_jax.data.pack import pack, padding
+from interact_jax.data.tree import GROW, Size, Tree
 from interact_jax.models.decoder import Decoder
+from interact_jax.models.families import DecoderConfig
+from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import learning_rate, make_optimiser
 from interact_jax.schema import Batch
 
 OPENING = 4  # tokens that end a prompt ("<|im_start|>assistant\n"), part of the user's turn
 BLOCK = 4  # tokens of the empty block that Qwen3 opens a reply with and leaves out of the history
+WAYS = tuple(GROW)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,22 +69,26 @@ class Dialogue:
         return window
 
 
-def whole_rows(rows: Sequence[Sequence[Tree]]) -> Batch:
-    """Rows of trees in arrays that are as long as the fullest row, so one row has no padding."""
-    sizes = [sum((tree.size for tree in row), Size(0, 0, 0, 0, 0)) for row in rows]
-    capacity = Size(*(max(counts) for counts in zip(*(s.counts() for s in sizes), strict=True)))
-    return pack(rows, capacity, len(rows))[0]
+def one_row(trees: Sequence[Tree]) -> Batch:
+    """All trees in one row whose arrays are as long as they are together: no padding."""
+    whole = sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0))
+    return pack([trees], whole, 1)[0]
+
+
+# ------------------------------------------------------------------------------------ one step
 
 
 @dataclasses.dataclass
 class Step:
-    """A compiled training step on one batch, ready to be called and timed."""
+    """A compiled training step on given micro-batches, ready to be called and timed."""
 
     sharing: str
-    batch: Batch
-    interactions: int
+    micro: list[Batch]
     run: Callable[[], None]
     compiled_bytes: int  # temporaries of the compiled gradient, by the compiler's own figure
+    flops: int  # of the gradients, counted in the jaxpr, loops by how often they run
+    useful_flops: int
+    passes: int  # token passes
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def time(self) -> None:
@@ -86,36 +97,66 @@ class Step:
         self.run()
         self.seconds.append(time.perf_counter() - begin)
 
+    def figures(self, peak: float | None = None) -> dict[str, Any]:
+        """What is reported of it; `peak` is the devices' FLOP/s where it is known."""
+        seconds = statistics.median(self.seconds)
+        held, slots = np.sum([padding(batch) for batch in self.micro], axis=0)
+        interactions = sum(_interactions(batch) for batch in self.micro)
+        return {
+            "sharing": self.sharing,
+            "seconds": seconds,
+            "interactions_per_second": interactions / seconds,
+            "tokens_per_second": float(held) / seconds,
+            "padding": 1 - float(held) / float(slots),
+            "compiled_bytes": self.compiled_bytes,
+            "flops": self.flops,
+            "flops_per_second": self.flops / seconds,
+            "mfu": self.useful_flops / seconds / peak if peak else None,
+            "token_passes": self.passes,
+            "all_seconds": self.seconds,
+        }
+
 
 def make_step(
-    decoder: Decoder, trees: Sequence[Tree], sharing: str, mesh: jax.sharding.Mesh
+    decoder: Decoder, micro: Sequence[Batch], sharing: str, mesh: jax.sharding.Mesh
 ) -> Step:
-    """Compile the trainer's own step for these trees, all in one row, from random parameters."""
+    """Compile the trainer's own step for these micro-batches, from random parameters."""
     cfg = config.default()
     cfg.sharing = sharing
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = train.abstract_state(decoder, optimiser, mesh)
-        layout = sharding.layout_of(abstract)
         state = jax.jit(
-            lambda: train.new_state(decoder.fresh_params(0), optimiser), out_shardings=layout
+            lambda: train.new_state(decoder.fresh_params(0), optimiser),
+            out_shardings=sharding.layout_of(abstract),
         )()
         zeros, accumulate, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 100)
         )
-        batch = whole_rows([trees])
-        rows = sharding.place_rows(batch, mesh)
-        compiled = accumulate.lower(state.params, zeros(), rows).compile()
+        rows = [sharding.place_rows(batch, mesh) for batch in micro]
+        compiled = {
+            batch.trunk.id_BxL.shape: accumulate.lower(state.params, zeros(), batch).compile()
+            for batch in rows
+        }
 
     def run() -> None:
         nonlocal state
         with sharding.on(mesh):
-            sums = accumulate(state.params, zeros(), rows)
+            sums = zeros()
+            for batch in rows:
+                sums = accumulate(state.params, sums, batch)
             state, shown = update(state, sums)
         jax.block_until_ready((state, shown))
 
-    interactions = sum(len(tree.replies) for tree in trees)
-    return Step(sharing, batch, interactions, run, compiled.memory_analysis().temp_size_in_bytes)
+    return Step(
+        sharing,
+        list(micro),
+        run,
+        max(one.memory_analysis().temp_size_in_bytes for one in compiled.values()),
+        sum(gradient_flops(decoder, batch, sharing) for batch in micro),
+        sum(useful_flops(decoder.config, batch, sharing) for batch in micro),
+        sum(token_passes(batch, sharing, decoder.remat != "none") for batch in micro),
+    )
 
 
 def interleave(steps: Sequence[Step], repeats: int) -> None:
@@ -125,3 +166,61 @@ def interleave(steps: Sequence[Step], repeats: int) -> None:
     for _ in range(repeats):
         for step in steps:
             step.time()
+
+
+def ratio(tree: Step, none: Step) -> float:
+    """How many times the interactions per second: median over the pairs of calls."""
+    return statistics.median(b / a for a, b in zip(tree.seconds, none.seconds, strict=True))
+
+
+# -------------------------------------------------------------------------- what it ought to cost
+
+
+def token_passes(batch: Batch, sharing: str, remat: bool) -> int:
+    """Forward passes of single tokens that a step is worth (a backward pass is two): every token of
+    the student 3, with rematerialisation 4, the teacher's 1. The ratio of two is the bound of
+    their speeds where attention and head cost nothing."""
+    student = _held(batch.trunk) + _held(batch.student)
+    return (4 if remat else 3) * student + _held(batch.teacher)
+
+
+def gradient_flops(decoder: Decoder, batch: Batch, sharing: str) -> int:
+    """FLOPs of one micro-batch's gradient as it is computed, recomputation included."""
+    params = jax.eval_shape(decoder.fresh_params, 0)
+    step = functools.partial(
+        train.accumulate,
+        decoder=decoder,
+        forward=scoring.FORWARD[sharing],
+        objective=OBJECTIVES["sdpo"],
+    )
+    sums = jax.eval_shape(lambda params: train.no_sums(params, OBJECTIVES["sdpo"]), params)
+    return flops.count(step, params, sums, batch)
+
+
+def useful_flops(config: DecoderConfig, batch: Batch, sharing: str) -> int:
+    """FLOPs that the method asks for: every held token once forward, those of the student twice
+    backward, every query with the keys it sees, the head at reply tokens; nothing recomputed.
+
+    Sliding windows are not taken off. Model FLOP utilisation is this over time and peak.
+    """
+    c = config
+    per_token = (
+        2 * c.layers * c.width * (c.head_width * 2 * (c.heads + c.kv_heads) + 3 * c.mlp_width)
+    )
+    per_pair = 4 * c.layers * c.heads * c.head_width
+    total = 0
+    for stream, worth in ((batch.trunk, 3), (batch.student, 3), (batch.teacher, 1)):
+        held = np.asarray(stream.segment_BxL) > 0
+        pairs = int((np.asarray(stream.position_BxL, np.int64) + 1)[held].sum())
+        total += worth * (int(held.sum()) * per_token + pairs * per_pair)
+    replies = int((np.asarray(batch.replies.interaction_BxR) >= 0).sum())
+    return total + 4 * replies * 2 * c.width * c.vocab_size
+
+
+def _held(stream: Any) -> int:
+    return int((np.asarray(stream.segment_BxL) > 0).sum())
+
+
+def _interactions(batch: Batch) -> int:
+    replies = batch.replies
+    return int(((np.asarray(replies.interaction_BxR) >= 0) & (replies.offset_BxR == 0)).sum())

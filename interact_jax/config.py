@@ -22,6 +22,7 @@ from interact_jax.data.chat import REPLY_TOKENS
 from interact_jax.data.conversations import FORMATS
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS
 from interact_jax.data.tree import GROW
+from interact_jax.models.attention import BACKENDS
 from interact_jax.models.decoder import REMAT_POLICIES
 from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import OPTIMISERS, SCHEDULES
@@ -71,6 +72,7 @@ def default() -> ConfigDict:
     c.batch.row_tokens = 4096  # trunk length of a packed row; longer trunks make rows longer
     c.batch.rows = 1  # rows per micro-step and data shard
 
+    c.attention = "auto"  # by the devices, or a name of models/attention
     c.remat = "full"  # what the backward pass recomputes, see models/decoder.py
     c.steps = 0  # length of the run; 0 = by epochs
     c.epochs = 2.0  # or passes over the data; 0 = by steps
@@ -114,6 +116,7 @@ CHOICES = {
     "objective.name": tuple(OBJECTIVES),
     "optim.name": tuple(OPTIMISERS),
     "optim.schedule": tuple(SCHEDULES),
+    "attention": ("auto", *BACKENDS),
     "remat": tuple(REMAT_POLICIES),
     "evaluation.name": ("auto", "none", "pocket"),
 }
@@ -248,7 +251,16 @@ def check(config: ConfigDict) -> None:
 # A run may be resumed with other values of these: how it is computed and how long it goes on. A
 # schedule that ends with the run moves with `steps` and `epochs`.
 FREE_ON_RESUME = (
-    *("steps", "epochs", "max_bad_steps", "remat", "batch.rows", "model.path", "data.path"),
+    *(
+        "steps",
+        "epochs",
+        "max_bad_steps",
+        "remat",
+        "attention",
+        "batch.rows",
+        "model.path",
+        "data.path",
+    ),
     *("mesh.", "checkpoint.", "export.", "evaluation.", "report."),
 )
 

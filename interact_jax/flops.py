@@ -1,27 +1,35 @@
-"""FLOPs of a traced function, counted in its jaxpr: bodies of scans times their length.
+"""FLOPs of a traced function, counted in its jaxpr: bodies of loops times how often they run.
 
 XLA's own `cost_analysis` counts the body of a loop once, so it cannot be used for a model whose
-layers are scanned.
+layers are scanned. How often a `while` runs may depend on integers among the arguments (blockwise
+attention visits the keys that a packed row can see): where these are concrete arrays, everything
+that follows from them is evaluated and the loop is counted as it would run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """FLOPs (two a multiply-add) of all matrix products that `function(*args)` traces to.
 
-    Dead code is dropped first, as the compiler does. A `while` body counts once and a `cond` as its
-    dearest branch; `args` may be shapes.
+    Dead code is dropped first, as the compiler does. Leaves of `args` may be shapes
+    (jax.ShapeDtypeStruct); a `while` whose length hangs on one of those counts once. A `cond`
+    counts as its dearest branch, a Pallas kernel as its body times its grid.
     """
     closed = jax.make_jaxpr(function)(*args)
-    return _count(_without_dead_code(closed.jaxpr))
+    leaves = jax.tree.leaves(args, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    counter = _Counter()
+    known = [_known(leaf) for leaf in leaves]
+    return counter.run(_without_dead_code(closed.jaxpr), closed.consts, known)[0]
 
 
 def _without_dead_code(jaxpr: Any) -> Any:
@@ -31,28 +39,179 @@ def _without_dead_code(jaxpr: Any) -> Any:
     return live
 
 
-def _count(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
+class _Lazy:
+    """A value that follows from concrete arguments, computed when a loop asks for it."""
+
+    def __init__(self, compute: Callable[[], Any]):
+        self.compute, self.value = compute, None
+
+    def get(self) -> np.ndarray:
+        if self.compute is not None:
+            self.value, self.compute = np.asarray(self.compute()), None
+        return self.value
+
+
+Known = _Lazy | None  # None: not known before the program runs
+
+
+def _known(leaf: Any) -> Known:
+    whole = isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, bool))
+    if not whole or isinstance(leaf, jax.core.Tracer) or not _integral(jnp.result_type(leaf)):
+        return None
+    return _Lazy(lambda: leaf)
+
+
+def _integral(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
+
+
+class _Counter:
+    def __init__(self):
+        self.seen: dict[Any, tuple[int, list[Known]]] = {}
+        self.loops: dict[int, bool] = {}
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], known: Sequence[Known]):
+        """(FLOPs, what is known of the outputs) of a jaxpr, given what is known of its inputs."""
+        env = dict(zip(jaxpr.constvars, map(_known, consts), strict=True))
+        env |= {
+            var: value
+            for var, value in zip(jaxpr.invars, known, strict=True)
+            if value is None or _fits(value, var)
+        }
+
+        def read(var: Any) -> Known:
+            return _known(np.asarray(var.val)) if hasattr(var, "val") else env.get(var)
+
+        total = 0
+        for equation in jaxpr.eqns:
+            inputs = [read(var) for var in equation.invars]
+            flops, outputs = self.equation(equation, inputs)
+            total += flops
+            env |= dict(zip(equation.outvars, outputs, strict=True))
+        return total, [read(var) for var in jaxpr.outvars]
+
+    def equation(self, equation: Any, inputs: list[Known]) -> tuple[int, list[Known]]:
         name, params = equation.primitive.name, equation.params
+        unknown: list[Known] = [None] * len(equation.outvars)
         if name == "dot_general":
             (contract, _), _ = params["dimension_numbers"]
             lhs = equation.invars[0].aval.shape
             depth = math.prod(lhs[axis] for axis in contract)
-            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
-        elif name == "cond":
-            total += max(_count(branch.jaxpr) for branch in params["branches"])
-        else:
-            inner = sum(_count(body) for body in _bodies(params))
-            total += inner * params.get("length", 1) if name == "scan" else inner
-    return total
+            return 2 * depth * math.prod(equation.outvars[0].aval.shape), unknown
+        if name == "scan":
+            return self.scan(params, inputs)
+        if name == "while":
+            return self.loop(params, inputs)
+        if name == "cond":
+            return max(self.body(branch, inputs[1:])[0] for branch in params["branches"]), unknown
+        if name == "pallas_call":
+            steps = [size for size in params["grid_mapping"].grid if isinstance(size, int)]
+            return math.prod(steps) * self.body(params["jaxpr"], [])[0], unknown
+        if name == "shard_map" and params["mesh"].size > 1:
+            inputs = []  # a device's part: what is known is of the whole
+        bodies = [value for value in params.values() if isinstance(value, _BODIES)]
+        if bodies:
+            found = [self.body(body, inputs) for body in bodies]
+            outputs = found[0][1] if len(found[0][1]) == len(unknown) else unknown
+            return sum(flops for flops, _ in found), outputs
+        integral = all(_integral(var.aval.dtype) for var in equation.outvars)
+        if inputs and integral and all(value is not None for value in inputs):
+            return 0, _evaluated(equation, inputs)
+        return 0, unknown
+
+    def body(self, body: Any, known: Sequence[Known]) -> tuple[int, list[Known]]:
+        jaxpr, consts = (
+            (body.jaxpr, body.consts) if isinstance(body, core.ClosedJaxpr) else (body, ())
+        )
+        if len(known) != len(jaxpr.invars):
+            known = [None] * len(jaxpr.invars)
+        return self.run(jaxpr, consts, known)
+
+    def scan(self, params: dict[str, Any], inputs: list[Known]) -> tuple[int, list[Known]]:
+        body, length = params["jaxpr"], params["length"]
+        ahead, carried = params["num_consts"], params["num_carry"]
+        outputs: list[Known] = [None] * len(body.jaxpr.outvars)
+        if not self.has_loop(body.jaxpr):
+            return length * self.body(body, [None] * len(inputs))[0], outputs
+        consts, carry, xs = (
+            inputs[:ahead],
+            inputs[ahead : ahead + carried],
+            inputs[ahead + carried :],
+        )
+        total = 0
+        for step in range(length):
+            index = length - 1 - step if params["reverse"] else step
+            slices = [None if x is None else _Lazy(lambda x=x, i=index: x.get()[i]) for x in xs]
+            flops, found = self.once(body, [*consts, *carry, *slices])
+            total += flops
+            carry = found[:carried]
+        return total, outputs
+
+    def once(self, body: Any, known: list[Known]) -> tuple[int, list[Known]]:
+        """`body`, remembered: all layers of a model run the same loops."""
+        key = (
+            id(body),
+            *(None if v is None else (v.get().shape, v.get().tobytes()) for v in known),
+        )
+        if key not in self.seen:
+            self.seen[key] = self.body(body, known)
+        return self.seen[key]
+
+    def loop(self, params: dict[str, Any], inputs: list[Known]) -> tuple[int, list[Known]]:
+        split = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        to_cond, to_body, carry = (
+            inputs[: split[0]],
+            inputs[split[0] : split[1]],
+            inputs[split[1] :],
+        )
+        total = 0
+        while True:
+            goes_on = self.body(params["cond_jaxpr"], [*to_cond, *carry])[1][0]
+            if goes_on is None:
+                return self.body(params["body_jaxpr"], [*to_body, *carry])[0], [None] * len(carry)
+            if not goes_on.get():
+                return total, carry
+            flops, carry = self.body(params["body_jaxpr"], [*to_body, *carry])
+            total += flops
+
+    def has_loop(self, jaxpr: Any) -> bool:
+        """Whether some `while` is in there, so that its FLOPs may hang on values."""
+        if id(jaxpr) not in self.loops:
+            self.loops[id(jaxpr)] = any(
+                equation.primitive.name == "while"
+                or any(self.has_loop(inner) for inner in _inside(equation.params))
+                for equation in jaxpr.eqns
+            )
+        return self.loops[id(jaxpr)]
 
 
-def _bodies(params: dict[str, Any]) -> list[Any]:
-    bodies = []
-    for value in params.values():
-        if isinstance(value, core.ClosedJaxpr):
-            bodies.append(value.jaxpr)
-        elif isinstance(value, core.Jaxpr):
-            bodies.append(value)
-    return bodies
+_BODIES = (core.ClosedJaxpr, core.Jaxpr)
+
+
+def _inside(params: dict[str, Any]) -> list[Any]:
+    values = [
+        item
+        for value in params.values()
+        for item in (value if isinstance(value, (tuple, list)) else (value,))
+    ]
+    return [getattr(value, "jaxpr", value) for value in values if isinstance(value, _BODIES)]
+
+
+def _fits(value: _Lazy, var: Any) -> bool:
+    return value.compute is not None or value.get().shape == var.aval.shape
+
+
+def _evaluated(equation: Any, inputs: list[_Lazy]) -> list[_Lazy]:
+    def compute() -> list[Any]:
+        values = [jnp.asarray(value.get()) for value in inputs]
+        found = equation.primitive.bind(*values, **equation.params)
+        return found if equation.primitive.multiple_results else [found]
+
+    together: list[Any] = []
+
+    def output(index: int) -> Any:
+        if not together:
+            together.extend(compute())
+        return together[index]
+
+    return [_Lazy(lambda index=index: output(index)) for index in range(len(equation.outvars))]

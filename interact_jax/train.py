@@ -31,10 +31,11 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import Dataset, LogBatches, Packing, load_dataset
 from interact_jax.metrics import Journal, StopSignal
 from interact_jax.models import hf
+from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.families import DecoderConfig, check_tokenizer
 from interact_jax.objectives import OBJECTIVES, Objective
-from interact_jax.optim import learning_rate, make_optimiser
+from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.schema import Batch, RunStopped, Sum
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         dtype=jnp.dtype(cfg.model.dtype),
         param_dtype=jnp.dtype(cfg.model.param_dtype),
         remat=cfg.remat,
+        attention=backend_for(cfg.attention, mesh),
     )
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
@@ -208,6 +210,13 @@ def first_state(
 # -------------------------------------------------------------------------------------- step
 
 
+def no_sums(params: Any, objective: Objective) -> Any:
+    """The sums of a step before its first micro-batch: gradients in float32, and the metrics'."""
+    gradients = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
+    names = ("loss", *objective.metrics)
+    return gradients, {name: Sum(jnp.zeros(()), jnp.zeros(())) for name in names}
+
+
 def accumulate(
     params: Any,
     sums: Any,
@@ -235,14 +244,16 @@ def update(
     *,
     optimiser: optax.GradientTransformation,
     lr: Callable[[jax.Array], jax.Array],
+    clip_norm: float,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimiser step on the mean over interactions; skipped where that is not finite."""
     gradients, metrics = sums
     loss, counted = metrics["loss"], metrics["signal_mean"].count
-    gradients = jax.tree.map(lambda g: g / jnp.maximum(loss.count, 1), gradients)
-    norm = optax.tree.norm(gradients)
+    share = 1 / jnp.maximum(loss.count, 1)
+    norm = optax.tree.norm(gradients) * share
     good = jnp.isfinite(norm) & jnp.isfinite(loss.total)
-    rate = lr(state.step)
+    rate, factor = lr(state.step), share * clip_factor(norm, clip_norm)
+    gradients = jax.tree.map(lambda g: g * factor, gradients)
     updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
 
@@ -288,17 +299,16 @@ def jit_step(
     objective = OBJECTIVES[cfg.objective.name]
     layout = sharding.layout_of(abstract)
     scalar = layout.step
-    names = ("loss", *objective.metrics)
 
     def zeros() -> Any:
-        gradients = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), abstract.params)
-        return gradients, {name: Sum(jnp.zeros(()), jnp.zeros(())) for name in names}
+        return no_sums(abstract.params, objective)
 
+    names = ("loss", *objective.metrics)
     sums_layout = (layout.params, {name: Sum(scalar, scalar) for name in names})
     add = functools.partial(
         accumulate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], objective=objective
     )
-    move = functools.partial(update, optimiser=optimiser, lr=lr)
+    move = functools.partial(update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm)
     return (
         jax.jit(zeros, out_shardings=sums_layout),
         jax.jit(add, out_shardings=sums_layout, donate_argnums=1),

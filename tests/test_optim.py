@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax.optim import learning_rate, make_optimiser
+from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.schema import InputError
 
 
@@ -56,12 +56,14 @@ def test_adamw_starts_with_the_sign_and_decays_matrices_only():
     np.testing.assert_allclose(found["q_norm_K"], [0, 0], atol=1e-7)
 
 
-def test_sgd_is_the_gradient_clipped_by_its_global_norm():
-    sgd = {"name": "sgd", "weight_decay": 0.0}
-    np.testing.assert_allclose(first_update(**sgd)["q_DxHxK"], [3, -4])
-    np.testing.assert_allclose(
-        first_update(**sgd, clip_norm=1.0)["q_DxHxK"], [0.6, -0.8], rtol=1e-6
-    )
+def test_sgd_is_the_gradient():
+    np.testing.assert_allclose(first_update(name="sgd", weight_decay=0.0)["q_DxHxK"], [3, -4])
+
+
+def test_a_gradient_beyond_the_norm_is_shortened_to_it():
+    factors = [float(clip_factor(jnp.float32(norm), 2.0)) for norm in (0.0, 1.0, 2.0, 8.0)]
+    assert factors == [1.0, 1.0, 1.0, 0.25]
+    assert float(clip_factor(jnp.float32(5.0), math.inf)) == 1.0
 
 
 def test_unknown_names_list_what_there_is():

@@ -40,6 +40,15 @@ BACKENDS = {
 }
 """How attention is computed, by the name of the setting `attention`."""
 
+FOR_PLATFORM = {"tpu": "xla", "gpu": "xla", "cpu": "xla"}
+"""What `attention=auto` means, by the platform of the devices that compute."""
+
+
+def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
+    """The backend of this name; of "auto", the one for the mesh's devices."""
+    return FOR_PLATFORM[mesh.devices.flat[0].platform] if name == "auto" else name
+
+
 SAVED = "attention"  # the name under which a rematerialisation policy may keep output and lse
 
 

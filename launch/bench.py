@@ -1,0 +1,176 @@
+"""Time training steps: one pass per conversation (tree) against two forwards (none), in one run.
+
+    python launch/bench.py
+    python launch/bench.py --turns 8 --student-branches --repeats 9 --json bench.json
+    python launch/bench.py --model pocket --data pocket --conversations 32
+    python launch/bench.py --model-shape qwen3-1.7b --dtype bfloat16 --turns 4,8
+
+Without --data the conversations are synthetic, one to a row; with it, so many real ones as one
+training step holds, packed as training packs them. Both ways have the same attention, scorer,
+optimiser and rematerialisation and take turns, so that their ratio holds on a noisy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from interact_jax import bench, chips, cli, sharding
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.pipeline import Packing, load_dataset
+from interact_jax.data.tree import GROW
+from interact_jax.models import hf
+from interact_jax.models.attention import BACKENDS, backend_for
+from interact_jax.models.decoder import REMAT_POLICIES, Decoder
+from interact_jax.models.families import read_config
+from interact_jax.models.shapes import SHAPES, shape
+from interact_jax.schema import Batch, InputError
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.formatter_class = type(
+        "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
+    )
+    add = parser.add_argument
+    add("--model-shape", default="small", choices=list(SHAPES), help="sizes, random parameters")
+    add("--model", default="", help="or the sizes of a Hugging Face directory, hub id, or pocket")
+    add("--vocabulary", type=int, default=0, help="another size of vocabulary; 0 = the model's")
+    add("--turns", default="1,2,4,8", help="interactions of a conversation, comma-separated")
+    add("--user-tokens", type=int, default=64, help="of a user's turn, with the prompt's end")
+    add("--reply-tokens", type=int, default=192, help="of a reply, EOS included")
+    add("--followup-tokens", type=int, default=32, help="that the hindsight prompt adds")
+    add("--student-branches", action="store_true", help="replies look different in the history")
+    add("--data", default="", help="file of conversations to pack instead, or pocket")
+    add("--format", default="auto", help="of the data")
+    add("--tokenizer", default="", help="directory of a tokenizer for --data; empty = the model's")
+    add("--conversations", type=int, default=32, help="of --data that make a step")
+    add("--row-tokens", type=int, default=2048, help="trunk length of a row packed from --data")
+    add("--max-length", type=int, default=2048, help="of a conversation from --data")
+    add("--sharing", default="tree,none", help="ways to compare, comma-separated")
+    add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
+    add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add("--repeats", type=int, default=5, help="timed steps of each way")
+    add("--json", default="", metavar="FILE", help="write all figures there")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    cli.log_to_stderr(logging.WARNING)
+    ways = args.sharing.split(",")
+    if unknown := set(ways) - set(bench.WAYS):
+        raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")
+    mesh = sharding.make_mesh()
+    decoder = Decoder(
+        _model(args),
+        dtype=jnp.dtype(args.dtype),
+        remat=args.remat,
+        attention=backend_for(args.attention, mesh),
+    )
+    chip = chips.chip_of(jax.devices()[0].device_kind)
+    peak = chip and chip.flops * jax.device_count()
+    console = Console()
+    console.print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    results = []
+    table = Table("case", "sharing", "step s", "interactions/s", "tokens/s", "padding")
+    for column in ("temp MB", "GFLOP", "GFLOP/s", "MFU", "faster", "bound"):
+        table.add_column(column, justify="right")
+    for name, micro_of in cases(args, ways):
+        micro = {way: micro_of(way) for way in ways}
+        steps = {way: bench.make_step(decoder, micro[way], way, mesh) for way in ways}
+        bench.interleave(list(steps.values()), args.repeats)
+        for way, step in steps.items():
+            figures = step.figures(peak)
+            if way == "tree" and "none" in steps:
+                none = steps["none"]
+                figures["faster"] = bench.ratio(step, none)
+                figures["bound"] = none.passes / step.passes
+                figures["flops_share"] = step.flops / none.flops
+            results.append({"case": name, **figures})
+            table.add_row(name, *_row(figures))
+    console.print(table)
+    if args.json:
+        machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
+        found = {"jax": jax.__version__, **machine, "settings": vars(args), "results": results}
+        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        print(f"figures: {args.json}")
+
+
+def _model(args: argparse.Namespace) -> Any:
+    vocabulary = {"vocab_size": args.vocabulary} if args.vocabulary else {}
+    if not args.model:
+        return shape(args.model_shape, **vocabulary)
+    raw, _ = hf.load_config(hf.resolve(args.model, weights=False))
+    return read_config(raw | vocabulary, args.model)
+
+
+def cases(args: argparse.Namespace, ways: list[str]) -> Iterator[tuple[str, Any]]:
+    """(name, function from a way to its micro-batches) of everything that is to be timed."""
+    if args.data:
+        chosen = _conversations(args, ways)
+        yield f"{args.conversations} conversations", lambda way: chosen[way]
+        return
+    vocabulary = _model(args).vocab_size
+    for turns in map(int, args.turns.split(",")):
+        dialogue = bench.Dialogue(
+            turns,
+            args.user_tokens,
+            args.reply_tokens,
+            args.followup_tokens,
+            args.student_branches,
+        )
+        window = dialogue.window(np.random.default_rng(0), vocabulary)
+        name = f"{turns} turns" if turns > 1 else "1 turn"
+        yield name, lambda way, window=window: [bench.one_row(GROW[way](window))]
+
+
+def _conversations(args: argparse.Namespace, ways: list[str]) -> dict[str, list[Batch]]:
+    directory = args.tokenizer or args.model
+    if not directory:
+        raise InputError("--data needs --tokenizer DIR (or --model, whose tokenizer it takes).")
+    chat = ChatFormat.load(hf.resolve(directory, weights=False), "offline", "in_place")
+    settings = EncodeSettings(max_length=args.max_length, on_error="skip")
+    found = {}
+    for way in ways:
+        dataset = load_dataset(args.data, args.format, chat, settings, way)
+        everything = [tree for trees in dataset.trees for tree in trees]
+        packing = Packing.for_trees(everything, args.row_tokens, 1)
+        chosen = [tree for trees in dataset.trees[: args.conversations] for tree in trees]
+        found[way] = [batch for batch, _ in packing.batches(chosen)]
+    return found
+
+
+def _row(figures: dict[str, Any]) -> list[str]:
+    def times(key: str) -> str:
+        return f"{figures[key]:.2f}x" if key in figures else ""
+
+    return [
+        figures["sharing"],
+        f"{figures['seconds']:.3f}",
+        f"{figures['interactions_per_second']:.2f}",
+        f"{figures['tokens_per_second']:,.0f}",
+        f"{figures['padding']:.1%}",
+        f"{figures['compiled_bytes'] / 1e6:,.0f}",
+        f"{figures['flops'] / 1e9:,.0f}",
+        f"{figures['flops_per_second'] / 1e9:,.0f}",
+        f"{figures['mfu']:.1%}" if figures["mfu"] else "",
+        times("faster"),
+        times("bound"),
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)
