@@ -49,6 +49,7 @@ def default() -> ConfigDict:
     c.data.reply_tokens = "in_place"  # or `alone`: y tokenised by itself
     c.data.special_tokens = "drop"  # conversations that spell one; or `keep`, `stop`
     c.data.on_error = "stop"  # at a bad record; or `skip` it, counted
+    c.data.workers = 0  # processes that tokenise; 0 = the main one. The result is the same
 
     c.hindsight = "offline"  # or `online`, or a text with {o}
     c.sharing = "tree"  # or `none`: two full forwards per interaction, for comparison
@@ -120,6 +121,7 @@ CHOICES = {
 AT_LEAST = {
     "data.max_length": 2,
     "data.max_reply": 1,
+    "data.workers": 0,
     "objective.ignore_first": 0,
     "optim.lr": 0,
     "optim.weight_decay": 0,
@@ -249,6 +251,7 @@ def check(config: ConfigDict) -> None:
 # schedule that ends with the run moves with `steps` and `epochs`.
 FREE_ON_RESUME = (
     *("steps", "epochs", "max_bad_steps", "remat", "batch.rows", "model.path", "data.path"),
+    "data.workers",
     *("mesh.", "checkpoint.", "export.", "evaluation.", "report."),
 )
 

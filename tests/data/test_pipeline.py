@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from interact_jax.data.conversations import ReadReport
-from interact_jax.data.pipeline import Dataset, LogBatches, Packing
+from interact_jax.data.pipeline import Dataset, Draws, LogBatches, Packing
 from interact_jax.data.tree import grow
 from interact_jax.schema import InputError
 from tests.trees import random_window
@@ -21,9 +21,9 @@ def batches(turns=TURNS, conversations=0, interactions=0, seed=0, epochs=0.0) ->
     rng = np.random.default_rng(0)
     trees = [grow(random_window(rng, n, name=f"c{i}")) for i, n in enumerate(turns)]
     dataset = Dataset([], trees, turns, collections.Counter(), ReadReport())
-    packing = Packing.for_trees([tree for some in trees for tree in some], 64, 2)
     sizes = SimpleNamespace(conversations=conversations, interactions=interactions)
-    return LogBatches(dataset, packing, sizes, seed, epochs)
+    draws = Draws(turns, sizes, seed, epochs)
+    return LogBatches(dataset, draws, Packing.for_run(dataset, draws, 64, 2, 0))
 
 
 def interactions_of(source: LogBatches, steps: int) -> list[int]:
@@ -32,7 +32,7 @@ def interactions_of(source: LogBatches, steps: int) -> list[int]:
 
 def order(source: LogBatches, epoch: int) -> list[int]:
     count = len(TURNS)
-    return [int(source.order[i]) for i in range(epoch * count, (epoch + 1) * count)]
+    return [int(source.draws.order[i]) for i in range(epoch * count, (epoch + 1) * count)]
 
 
 def test_every_epoch_has_every_conversation_in_another_order():
@@ -52,7 +52,7 @@ def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
     drawn, found = 0, []
     for _ in range(source.count_steps()):
         size = source.next().interactions
-        members = [TURNS[int(source.order[i])] for i in range(drawn, source.drawn)]
+        members = [TURNS[int(source.draws.order[i])] for i in range(drawn, source.drawn)]
         assert sum(members) == size and sum(members[:-1]) < 4
         drawn = source.drawn
         found.append(size)
