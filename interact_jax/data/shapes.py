@@ -24,12 +24,11 @@ BLOCKS = 4
 HEADROOM = 1.5  # of branches and replies in `full_row` over what a full trunk has on average
 PLANNED = 3  # shapes made to measure; with `full_row`, which takes what they cannot, 4 in all
 REPLY_COST = 0.25  # of an entry of R beside a slot of T, P or Q: the head against the layers
-COUNTS = 16  # numbers of rows that are tried for a step when shapes are planned
-SLACKS = (1.0, 1.02, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.5)  # room of even rows beyond the mean
+SLACKS = (1, 1.02, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.5, 1e9)  # room of rows beyond the mean
 EXCHANGES = 64  # of trees between rows until they count as even,
 PARTNERS = 8  # with so many of the emptiest rows
 ATTEMPTS = 24  # sets of rows that are tried before trees go to full rows,
-DEARER = 1.003  # each by so much
+DEARER = 0.001  # the n-th by n times this share dearer than the one before
 
 
 def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
@@ -73,16 +72,13 @@ def cost(shape: Size) -> float:
 
 
 def spread(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None:
-    """The row [N] of every tree so that no array overflows; None where none was found.
-
-    Largest trees first, each to the row that is then least full (its fullest array counts); then
-    the fullest row gives trees away or exchanges them until it fits.
-    """
+    """The row [N] of every tree so that no array overflows, as evenly as it goes; None where no
+    such rows were found."""
     room_Bx5 = np.maximum(capacity_Bx5, 1e-9)
     used_Bx5 = np.zeros(room_Bx5.shape)
     row_N = np.zeros(len(sizes_Nx5), np.int64)
-    share_N = (sizes_Nx5 / room_Bx5.max(axis=0)).max(axis=1)
-    for i in np.argsort(-share_N, kind="stable"):
+    for i in _largest_first(sizes_Nx5, room_Bx5):
+        # To the row that is then least full; its fullest array counts.
         row_N[i] = ((used_Bx5 + sizes_Nx5[i]) / room_Bx5).max(axis=1).argmin()
         used_Bx5[row_N[i]] += sizes_Nx5[i]
     for _ in range(EXCHANGES):
@@ -90,7 +86,24 @@ def spread(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None
             return row_N
         if not _exchange(row_N, used_Bx5, room_Bx5, sizes_Nx5):
             break
-    return None
+    return _first_fit(sizes_Nx5, capacity_Bx5)  # uneven, but rows may be filled to the brim
+
+
+def _largest_first(sizes_Nx5: np.ndarray, room_Bx5: np.ndarray) -> np.ndarray:
+    return np.argsort(-(sizes_Nx5 / room_Bx5.max(axis=0)).max(axis=1), kind="stable")
+
+
+def _first_fit(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None:
+    """The first row that holds it, for every tree, the largest first; None where none is left."""
+    left_Bx5 = capacity_Bx5.copy()
+    row_N = np.zeros(len(sizes_Nx5), np.int64)
+    for i in _largest_first(sizes_Nx5, np.maximum(capacity_Bx5, 1e-9)):
+        fits_B = (sizes_Nx5[i] <= left_Bx5).all(axis=1)
+        row_N[i] = fits_B.argmax()
+        if not fits_B[row_N[i]]:
+            return None
+        left_Bx5[row_N[i]] -= sizes_Nx5[i]
+    return row_N
 
 
 def _exchange(
@@ -152,17 +165,17 @@ def _even_rows(
     Student branches, where few trees have one, all go into a few micro-batches if that is cheaper.
     """
     total, most = sizes_Nx5.sum(axis=0), np.array(full.counts())
-    enough = -(-len(_first_fit(sizes_Nx5, most)) // height)
-    least_branched = -(-int(total[1]) // max(1, int(most[1]) * height))
-    for count in range(_least_count(total, most, height), enough + 1 + enough // 8)[:COUNTS]:
+    few = -(-int(total[1]) // max(1, int(most[1]) * height))  # 0 where there is none
+    count = _least_count(total, most, height)
+    while True:
         found = [
             needs
-            for branched in sorted({count, min(count, least_branched)})
+            for branched in sorted({min(count, n) for n in (few, 2 * few, few and count)})
             if (needs := _needs(sizes_Nx5, most, count, branched, row_tokens, height))
         ]
         if found:
             return min(found, key=lambda needs: sum(cost(s) * n for s, n in needs.items()))
-    return collections.Counter({full: enough})
+        count += max(1, count // 16)
 
 
 def _least_count(total: np.ndarray, most: np.ndarray, height: int) -> int:
@@ -180,8 +193,9 @@ def _needs(
     even_Bx5[:, 1] *= count / max(1, branched)
     even_Bx5[branched * height :, 1] = 0
     largest = np.where(even_Bx5 > 0, sizes_Nx5.max(axis=0), 0)
+    even_Bx5 = np.maximum(even_Bx5, largest)
     for slack in SLACKS:
-        capacity_Bx5 = np.minimum(np.maximum(even_Bx5 * slack, largest), most)
+        capacity_Bx5 = np.where(even_Bx5 > 0, np.minimum(even_Bx5 * slack, most), 0)
         capacity_Bx5[:, 4] = most[4]  # a table of branches costs nothing
         row_N = spread(sizes_Nx5, capacity_Bx5)
         if row_N is not None:
@@ -221,14 +235,12 @@ def share_out(
     """
     sizes_Nx5, failed, tried = _sizes(trees), 0.0, 0
     for price, chosen in _choices(sizes_Nx5, [*shapes, full], height):
-        if price < failed * DEARER:
+        if price < failed * (1 + DEARER * tried):
             continue
         capacity_Bx5 = np.repeat([shape.counts() for shape in chosen], height, axis=0)
         row_N = spread(sizes_Nx5, capacity_Bx5)
         if row_N is not None:
-            rows: list[list[Tree]] = [[] for _ in range(len(capacity_Bx5))]
-            for tree, b in zip(trees, row_N, strict=True):
-                rows[b].append(tree)
+            rows = _rows(trees, row_N, len(capacity_Bx5))
             return [(shape, rows[m * height : (m + 1) * height]) for m, shape in enumerate(chosen)]
         failed, tried = price, tried + 1
         if tried == ATTEMPTS:
@@ -262,19 +274,15 @@ def _choices(
 
 def fill(trees: Sequence[Tree], capacity: Size) -> list[list[Tree]]:
     """Share trees out to as few rows as first-fit-decreasing finds, every array within capacity."""
-    rows = _first_fit(_sizes(trees), np.array(capacity.counts()))
-    return [[trees[i] for i in row] for row in rows]
+    sizes_Nx5, most = _sizes(trees), np.array(capacity.counts())
+    count = 2 * _least_count(sizes_Nx5.sum(axis=0), most, 1)
+    while (row_N := _first_fit(sizes_Nx5, np.repeat([most], count, axis=0))) is None:
+        count *= 2
+    return _rows(trees, row_N, int(row_N.max()) + 1)
 
 
-def _first_fit(sizes_Nx5: np.ndarray, capacity: np.ndarray) -> list[list[int]]:
-    share_N = (sizes_Nx5 / np.maximum(capacity, 1)).max(axis=1)
-    rows: list[list[int]] = []
-    used_Nx5 = np.zeros(sizes_Nx5.shape, np.int64)
-    for i in np.argsort(-share_N, kind="stable"):
-        fits = (used_Nx5[: len(rows) + 1] + sizes_Nx5[i] <= capacity).all(axis=1)
-        b = int(fits.argmax())
-        if b == len(rows):
-            rows.append([])
-        rows[b].append(int(i))
-        used_Nx5[b] += sizes_Nx5[i]
+def _rows(trees: Sequence[Tree], row_N: np.ndarray, count: int) -> list[list[Tree]]:
+    rows: list[list[Tree]] = [[] for _ in range(count)]
+    for tree, b in zip(trees, row_N, strict=True):
+        rows[b].append(tree)
     return rows
