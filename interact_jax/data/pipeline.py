@@ -219,8 +219,8 @@ class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
     The position is the number of conversations drawn so far. A thread packs the next AHEAD batches
-    while the device works. That is quick beside a step (some ms for 128 conversations), and most of
-    it is numpy: worker processes would take longer to hand the arrays over.
+    while the device works. It takes some ms a step, so processes have nothing to gain here: those
+    of `data.workers` tokenise.
     """
 
     def __init__(self, dataset: Dataset, draws: Draws, packing: Packing):

@@ -107,7 +107,7 @@ def test_batches_are_packed_ahead_but_not_all(monkeypatch):
     while len(packed) < 1 + AHEAD and time.monotonic() < until:
         time.sleep(0.01)
     time.sleep(0.2)
-    assert len(packed) == 1 + AHEAD
+    assert len(packed) == 1 + AHEAD > 1
     assert source.position()["drawn"] == 1
 
 

@@ -104,11 +104,12 @@ def test_the_plan_and_its_use_depend_on_the_trees_alone():
 
 
 def test_trees_that_fill_their_rows_to_the_brim_are_found():
-    sizes = np.array([[n, 0, n, n, 1] for n in (60, 40, 50, 50, 30, 30, 40)])
-    capacity = np.repeat([[100, 0, 100, 100, 9]], 3, axis=0)
+    lengths = (10, 90, 18, 82, 65, 35, 29, 33, 38, 40, 7, 53)
+    sizes = np.array([[n, 0, n, n, 1] for n in lengths])
+    capacity = np.repeat([[100, 0, 100, 100, 9]], 5, axis=0)
     row_N = spread(sizes, capacity)
-    assert [sizes[row_N == b, 0].sum() for b in range(3)] == [100, 100, 100]
-    assert spread(sizes, capacity[:2]) is None
+    assert [sizes[row_N == b, 0].sum() for b in range(5)] == [100] * 5
+    assert spread(sizes, capacity[:4]) is None
     assert spread(sizes + 1, capacity) is None
 
 
@@ -120,6 +121,13 @@ def test_student_branches_of_few_trees_share_few_rows():
     packing = Packing.for_trees([*plain, *branched], 128, 1)
     shapes = [shape_of(batch) for batch, _ in packing.batches([*plain, *branched])]
     assert 0 < sum(P > 0 for _, P, *_ in shapes) < sum(P == 0 for _, P, *_ in shapes)
+
+
+def test_full_rows_hold_what_fits_nowhere_together():
+    """Any two of them overflow some array, though no array is half full on average."""
+    sizes = [Size(6, 0, 6, 0, 1), Size(6, 0, 0, 6, 1), Size(0, 0, 6, 6, 1)] * 5
+    trees = [SimpleNamespace(size=size) for size in sizes]
+    assert [len(row) for row in fill(trees, Size(10, 0, 10, 10, 9))] == [1] * 15
 
 
 def test_first_fit_opens_as_many_rows_as_needed():
