@@ -50,6 +50,7 @@ def default() -> ConfigDict:
     c.data.reply_tokens = "in_place"  # or `alone`: y tokenised by itself
     c.data.special_tokens = "drop"  # conversations that spell one; or `keep`, `stop`
     c.data.on_error = "stop"  # at a bad record; or `skip` it, counted
+    c.data.workers = 0  # processes that tokenise; 0 = the main one. The result is the same
 
     c.hindsight = "offline"  # or `online`, or a text with {o}
     c.sharing = "tree"  # or `none`: two full forwards per interaction, for comparison
@@ -123,6 +124,7 @@ CHOICES = {
 AT_LEAST = {
     "data.max_length": 2,
     "data.max_reply": 1,
+    "data.workers": 0,
     "objective.ignore_first": 0,
     "optim.lr": 0,
     "optim.weight_decay": 0,
@@ -251,16 +253,8 @@ def check(config: ConfigDict) -> None:
 # A run may be resumed with other values of these: how it is computed and how long it goes on. A
 # schedule that ends with the run moves with `steps` and `epochs`.
 FREE_ON_RESUME = (
-    *(
-        "steps",
-        "epochs",
-        "max_bad_steps",
-        "remat",
-        "attention",
-        "batch.rows",
-        "model.path",
-        "data.path",
-    ),
+    *("steps", "epochs", "max_bad_steps", "remat", "attention", "batch.rows"),
+    *("model.path", "data.path", "data.workers"),
     *("mesh.", "checkpoint.", "export.", "evaluation.", "report."),
 )
 

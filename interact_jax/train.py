@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from interact_jax import checkpoint, config, scoring, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import Dataset, LogBatches, Packing, load_dataset
+from interact_jax.data.pipeline import Dataset, Draws, LogBatches, Packing, load_dataset
 from interact_jax.metrics import Journal, StopSignal
 from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
@@ -116,18 +116,22 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         cfg.objective.ignore_first,
     )
     log.info("reading %s", cfg.data.path)
-    dataset = load_dataset(cfg.data.path, cfg.data.format, chat, settings, cfg.sharing)
+    dataset = load_dataset(
+        cfg.data.path, cfg.data.format, chat, settings, cfg.sharing, cfg.data.workers
+    )
     for line in dataset.lines():
         log.info("%s", line)
     mesh = sharding.make_mesh(**cfg.mesh)
-    packing = Packing.for_trees(
-        [tree for trees in dataset.trees for tree in trees],
+    draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
+    packing = Packing.for_run(
+        dataset,
+        draws,
         cfg.batch.row_tokens,
         cfg.batch.rows * sharding.row_shards(mesh),
         cfg.objective.ignore_first,
     )
-    log.info("%d rows of %s", packing.height, packing.capacity)
-    source = LogBatches(dataset, packing, cfg.batch, cfg.seed, cfg.epochs)
+    log.info("%s", packing)
+    source = LogBatches(dataset, draws, packing)
 
     decoder = Decoder(
         model_config,

@@ -37,6 +37,11 @@ from interact_jax.models.families import read_config
 from interact_jax.models.shapes import SHAPES, shape
 from interact_jax.schema import Batch, InputError
 
+COLUMNS = (
+    *("case", "sharing", "step\ns", "interactions\n/s", "tokens\n/s", "padding", "temp\nMB"),
+    *("work\nGFLOP", "speed\nGFLOP/s", "MFU", "faster", "bound"),
+)
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
@@ -82,12 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     chip = chips.chip_of(jax.devices()[0].device_kind)
     peak = chip and chip.flops * jax.device_count()
-    console = Console()
+    console = Console(width=max(100, Console().width))
     console.print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
     results = []
-    table = Table("case", "sharing", "step s", "interactions/s", "tokens/s", "padding")
-    for column in ("temp MB", "GFLOP", "GFLOP/s", "MFU", "faster", "bound"):
-        table.add_column(column, justify="right")
+    table = Table(box=None, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
     for name, micro_of in cases(args, ways):
         micro = {way: micro_of(way) for way in ways}
         steps = {way: bench.make_step(decoder, micro[way], way, mesh) for way in ways}

@@ -40,6 +40,7 @@ def test_overrides_take_the_type_of_the_default():
         (["remat=all"], "remat='all': expected one of 'none', 'full', 'dots'"),
         (["sharing=both"], "'tree', 'none'"),
         (["batch.rows=0"], r"batch\.rows=0: expected at least 1"),
+        (["data.workers=-1"], r"data\.workers=-1: expected at least 0"),
         (["optim.clip_norm=0"], "inf is off"),
         (["optim.lr=nan"], r"optim\.lr=nan: expected at least"),
         (["data.path="], r"data\.path is not set"),

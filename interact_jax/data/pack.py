@@ -10,9 +10,6 @@ import numpy as np
 from interact_jax.data.tree import Size, Tree
 from interact_jax.schema import Batch, Branches, Replies, TokenStream
 
-MULTIPLE = 32  # capacities are rounded up to this, so that small changes of data keep the shape
-HEADROOM = 1.1  # of branches and replies over what full trunks carry on average
-
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
@@ -22,67 +19,6 @@ class Placed:
     row: int
     start: int
     length: int
-
-
-def capacity_for(trees: Sequence[Tree], row_tokens: int) -> Size:
-    """Capacity of a row for these trees: a trunk of `row_tokens`, and what comes with it.
-
-    The trunk grows where one tree is longer than `row_tokens`. Branches and replies get what a full
-    trunk carries on average, and at least what the largest single interaction needs: a tree with
-    more is split (`tree.split`).
-    """
-    whole = sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0))
-    trunk = max([row_tokens, *(len(tree.trunk) for tree in trees)])
-    single = _largest_interaction(trees)
-
-    def room(total: int, least: int) -> int:
-        return max(least, int(HEADROOM * trunk * total / whole.T))
-
-    def round_up(n: int) -> int:
-        return -(-n // MULTIPLE) * MULTIPLE
-
-    return Size(
-        T=round_up(trunk),
-        P=round_up(room(whole.P, single.P)),
-        Q=round_up(room(whole.Q, single.Q)),
-        R=round_up(room(whole.R, single.R)),
-        J=round_up(room(whole.J, single.J)),
-    )
-
-
-def _largest_interaction(trees: Sequence[Tree]) -> Size:
-    def of(tree: Tree, kind: str) -> list[int]:
-        return [len(limb.ids) for limb in getattr(tree, kind)]
-
-    return Size(
-        T=0,
-        P=max((n for tree in trees for n in of(tree, "student")), default=0),
-        Q=max(n for tree in trees for n in of(tree, "teacher")),
-        R=max(len(reply.y) for tree in trees for reply in tree.replies),
-        J=2,
-    )
-
-
-def fill(trees: Sequence[Tree], capacity: Size) -> list[list[Tree]]:
-    """Share trees out to as few rows as first-fit-decreasing finds, every array within capacity."""
-    order = sorted(range(len(trees)), key=lambda i: (-_fullness(trees[i].size, capacity), i))
-    rows: list[list[Tree]] = []
-    used: list[Size] = []
-    for tree in (trees[i] for i in order):
-        for n, size in enumerate(used):
-            if (size + tree.size).fits(capacity):
-                rows[n].append(tree)
-                used[n] = size + tree.size
-                break
-        else:
-            rows.append([tree])
-            used.append(tree.size)
-    return rows
-
-
-def _fullness(size: Size, capacity: Size) -> float:
-    pairs = zip(size.counts(), capacity.counts(), strict=True)
-    return max(have / room for have, room in pairs if room)
 
 
 def pack(

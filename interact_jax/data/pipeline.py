@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,16 @@ from rich.progress import track
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ReadReport, read_conversations
-from interact_jax.data.encode import EncodeSettings, encode
-from interact_jax.data.pack import Placed, capacity_for, fill, pack, padding
-from interact_jax.data.tree import GROW, Size, Tree, split
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.pack import Placed, pack, padding
+from interact_jax.data.shapes import full_row, plan_shapes, share_out
+from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
+from interact_jax.data.tree import Size, Tree, split
 from interact_jax.schema import Batch, Conversation, InputError
 
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
+LOOK_AHEAD = 64  # steps of a run that its shapes are chosen for
+AHEAD = 2  # batches that are packed while the device works
 
 
 @dataclasses.dataclass
@@ -33,6 +39,10 @@ class Dataset:
     counts: collections.Counter[str]  # what was lost or cut when the conversations became tokens
     read: ReadReport
 
+    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+        """The trees of these conversations."""
+        return [tree for i in indices for tree in self.trees[i]]
+
     def lines(self) -> list[str]:
         """What came through and what was lost, for people."""
         lines = [
@@ -44,63 +54,138 @@ class Dataset:
 
 
 def load_dataset(
-    path: str, format: str, chat: ChatFormat, settings: EncodeSettings, sharing: str
+    path: str,
+    format: str,
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    sharing: str,
+    workers: int = 0,
 ) -> Dataset:
     """Read conversations, encode them, grow their trees; `path` "pocket" is the shipped logs.
 
-    Raises InputError if nothing is left.
+    `workers` processes tokenise; the result is the same for any number. Raises InputError if
+    nothing is left.
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
     conversations, report = read_conversations(path, format, settings.on_error)
-    kept, trees, interactions = [], [], []
-    counts: collections.Counter[str] = collections.Counter()
-    for conversation in _with_progress(conversations):
-        windows = encode(conversation, chat, settings, counts)
-        if windows:
-            kept.append(conversation)
-            trees.append([tree for window in windows for tree in GROW[sharing](window)])
-            interactions.append(sum(len(window) for window in windows))
-    dataset = Dataset(kept, trees, interactions, counts, report)
-    if not trees:
+    dataset = Dataset([], [], [], collections.Counter(), report)
+    found = tokenise(conversations, Tokeniser(chat, settings, sharing), workers)
+    for conversation, tokenised in _with_progress(conversations, found):
+        dataset.counts.update(tokenised.counts)
+        if tokenised.trees:
+            dataset.conversations.append(conversation)
+            dataset.trees.append(tokenised.trees)
+            dataset.interactions.append(tokenised.interactions)
+    if not dataset.trees:
         raise InputError(
             f"{path}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
         )
     return dataset
 
 
-def _with_progress(conversations: Sequence[Conversation]) -> Iterable[Conversation]:
+def _with_progress(
+    conversations: Sequence[Conversation], tokenised: Iterable[Tokenised]
+) -> Iterable[tuple[Conversation, Tokenised]]:
     console = Console(stderr=True)
     return track(
-        conversations,
+        zip(conversations, tokenised, strict=True),
         "tokenising",
+        total=len(conversations),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
 
 
+class Draws:
+    """Which conversations each step gets.
+
+    Every epoch has a new random order, which depends on the seed alone. A step begins where the
+    one before it ended, so the number of conversations drawn so far is all there is to remember.
+    """
+
+    def __init__(self, interactions: Sequence[int], batch: Any, seed: int, epochs: float = 0):
+        """`interactions` of each conversation; `batch` has `conversations` and `interactions`, one
+        of them 0; `epochs` 0 = no end."""
+        self.interactions, self.batch = interactions, batch
+        count = len(interactions)
+        self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+        # Conversations of the whole run; a share of an epoch too small for one is one.
+        self.total = max(1, round(epochs * count)) if epochs else None
+
+    def step(self, drawn: int) -> list[int]:
+        """The conversations of the step that begins with `drawn` drawn; none behind the end."""
+        indices: list[int] = []
+        interactions = 0
+        while self.total is None or drawn + len(indices) < self.total:
+            index = int(self.order[drawn + len(indices)])
+            indices.append(index)
+            interactions += self.interactions[index]
+            if self.batch.conversations:
+                if len(indices) >= self.batch.conversations:
+                    break
+            elif interactions >= self.batch.interactions:
+                break
+        return indices
+
+    def steps(self, drawn: int = 0) -> Iterator[list[int]]:
+        """All steps from there on; the last one may be small."""
+        while indices := self.step(drawn):
+            yield indices
+            drawn += len(indices)
+
+
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """The shape of every batch of a run: capacity of a row, rows, tokens of y that do not count."""
+    """How trees become batches: the shapes of rows, rows of a batch, tokens of y that don't count.
 
-    capacity: Size
+    A batch has one of `shapes`, or `full` where none of them will do.
+    """
+
+    shapes: tuple[Size, ...]
+    full: Size
     height: int
     ignore_first: int = 0
 
     @classmethod
     def for_trees(
-        cls, trees: Sequence[Tree], row_tokens: int, height: int, ignore_first: int = 0
+        cls,
+        trees: Sequence[Tree],
+        row_tokens: int,
+        height: int,
+        ignore_first: int = 0,
+        steps: Iterable[Sequence[Tree]] | None = None,
     ) -> Packing:
-        return cls(capacity_for(trees, row_tokens), height, ignore_first)
+        """Shapes for `steps`, which need not be all there will be; by default one of all trees."""
+        full = full_row(trees, row_tokens)
+        parts = (_split(step, full) for step in ([trees] if steps is None else steps))
+        return cls(plan_shapes(parts, full, row_tokens, height), full, height, ignore_first)
+
+    @classmethod
+    def for_run(
+        cls, dataset: Dataset, draws: Draws, row_tokens: int, height: int, ignore_first: int
+    ) -> Packing:
+        """Shapes for the first steps of a run."""
+        steps = (dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD))
+        every = dataset.trees_of(range(len(dataset.trees)))
+        return cls.for_trees(every, row_tokens, height, ignore_first, steps)
 
     def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[Batch, list[Placed]]]:
         """Micro-batches that hold these trees, split where they are too large for a row."""
-        parts = [part for tree in trees for part in split(tree, self.capacity)]
-        rows = fill(parts, self.capacity)
-        for start in range(0, len(rows), self.height):
-            yield pack(
-                rows[start : start + self.height], self.capacity, self.height, self.ignore_first
-            )
+        parts = _split(trees, self.full)
+        for shape, rows in share_out(parts, self.shapes, self.full, self.height):
+            yield pack(rows, shape, self.height, self.ignore_first)
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{s.T}+{s.P}+{s.Q}" for s in self.shapes)
+        return (
+            f"{self.height} row(s) of {shapes} tokens (trunk + student + teacher branches) a "
+            "micro-batch"
+        )
+
+
+def _split(trees: Sequence[Tree], full: Size) -> list[Tree]:
+    return [part for tree in trees for part in split(tree, full)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,45 +199,48 @@ class StepBatch:
     slots: int  # of those arrays on the device
 
 
+class _Steps:
+    """The steps from a position on as grain reads them: by their number, without an end."""
+
+    def __init__(self, draws: Draws, drawn: int):
+        self.draws = draws
+        self.starts = [drawn]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, number: int) -> list[int]:
+        while len(self.starts) <= number:
+            self.starts.append(self.starts[-1] + len(self.draws.step(self.starts[-1])))
+        return self.draws.step(self.starts[number])
+
+
 class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
-    Conversations come in a new random order every epoch; the order depends on the seed alone. The
-    position is the number of conversations drawn so far.
+    The position is the number of conversations drawn so far. A thread packs the next AHEAD batches
+    while the device works. It takes some ms a step, so processes have nothing to gain here: those
+    of `data.workers` tokenise.
     """
 
-    def __init__(
-        self, dataset: Dataset, packing: Packing, batch: Any, seed: int, epochs: float = 0
-    ):
-        """`batch` has `conversations` and `interactions`, one of them 0; `epochs` 0 = no end."""
-        self.dataset, self.packing, self.batch = dataset, packing, batch
-        count = len(dataset.trees)
-        self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-        # Conversations of the whole run; a share of an epoch too small for one is one.
-        self.total = max(1, round(epochs * count)) if epochs else None
-        self.drawn = 0
+    def __init__(self, dataset: Dataset, draws: Draws, packing: Packing):
+        self.dataset, self.draws, self.packing = dataset, draws, packing
+        self._go_to(0)
 
     def count_steps(self) -> int:
         """How many batches are left of the epochs; the last one may be small."""
-        drawn, steps = self.drawn, 0
-        while indices := self._indices(drawn):
-            drawn, steps = drawn + len(indices), steps + 1
-        return steps
+        return sum(1 for _ in self.draws.steps(self.drawn))
 
     def next(self, params: Any = None, step: int = 0) -> StepBatch:
-        """The next batch. Logs depend neither on the parameters nor on the step."""
-        indices = self._indices(self.drawn)
+        """The next batch. Logs depend neither on the parameters nor on the step.
+
+        Raises IndexError behind the end of the epochs.
+        """
+        indices, batch = next(self._ahead)
+        if batch is None:
+            raise IndexError(f"all {self.draws.total:,} conversations of the run are drawn")
         self.drawn += len(indices)
-        trees = [tree for i in indices for tree in self.dataset.trees[i]]
-        micro = [batch for batch, _ in self.packing.batches(trees)]
-        held, slots = np.sum([padding(batch) for batch in micro], axis=0)
-        return StepBatch(
-            micro=micro,
-            interactions=sum(self.dataset.interactions[i] for i in indices),
-            reply_tokens=sum(tree.size.R for tree in trees),
-            tokens=int(held),
-            slots=int(slots),
-        )
+        return batch
 
     def position(self) -> dict[str, int]:
         """What a checkpoint keeps to go on from here."""
@@ -167,18 +255,24 @@ class LogBatches:
                 "data.path the data of then, or use another --workdir (with --config.start_from "
                 "to continue from the parameters)."
             )
-        self.drawn = position["drawn"]
+        self._go_to(position["drawn"])
 
-    def _indices(self, drawn: int) -> list[int]:
-        indices: list[int] = []
-        interactions = 0
-        while self.total is None or drawn + len(indices) < self.total:
-            index = int(self.order[drawn + len(indices)])
-            indices.append(index)
-            interactions += self.dataset.interactions[index]
-            if self.batch.conversations:
-                if len(indices) >= self.batch.conversations:
-                    break
-            elif interactions >= self.batch.interactions:
-                break
-        return indices
+    def _go_to(self, drawn: int) -> None:
+        self.drawn = drawn
+        steps = _Steps(self.draws, drawn)
+        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
+        self._ahead = iter(grain.MapDataset.source(steps).map(self._pack).to_iter_dataset(reading))
+
+    def _pack(self, indices: list[int]) -> tuple[list[int], StepBatch | None]:
+        if not indices:  # read ahead, behind the end
+            return [], None
+        trees = self.dataset.trees_of(indices)
+        micro = [batch for batch, _ in self.packing.batches(trees)]
+        held, slots = np.sum([padding(batch) for batch in micro], axis=0)
+        return indices, StepBatch(
+            micro=micro,
+            interactions=sum(self.dataset.interactions[i] for i in indices),
+            reply_tokens=sum(tree.size.R for tree in trees),
+            tokens=int(held),
+            slots=int(slots),
+        )

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from interact_jax.data.pack import capacity_for, fill, pack, padding
+from interact_jax.data.pack import pack, padding
+from interact_jax.data.shapes import fill, full_row
 from interact_jax.data.tree import Size, grow, paths
 from tests.trees import random_window
 
@@ -20,7 +21,7 @@ def trees_of(seed, conversations=7, history_is="think"):
 @pytest.mark.parametrize("history_is", ["same", "think", "strip"])
 def test_predictors_stand_before_their_targets_on_their_path(history_is):
     trees = trees_of(0, history_is=history_is)
-    capacity = capacity_for(trees, 64)
+    capacity = full_row(trees, 64)
     rows = fill(trees, capacity)
     batch, placed = pack(rows, capacity, len(rows))
     path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
@@ -49,7 +50,7 @@ def test_predictors_stand_before_their_targets_on_their_path(history_is):
 
 def test_weights_of_an_interaction_sum_to_one_after_the_ignored_tokens():
     trees = trees_of(1)
-    capacity = capacity_for(trees, 64)
+    capacity = full_row(trees, 64)
     rows = fill(trees, capacity)
     batch, placed = pack(rows, capacity, len(rows), ignore_first=1)
     for p in placed:
@@ -61,7 +62,7 @@ def test_weights_of_an_interaction_sum_to_one_after_the_ignored_tokens():
 
 def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
     trees = trees_of(2)
-    capacity = capacity_for(trees, 128)
+    capacity = full_row(trees, 128)
     rows = fill(trees, capacity)
     assert len(rows) < len(trees)
     batch, _ = pack(rows, capacity, len(rows))
@@ -74,7 +75,7 @@ def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
 
 def test_filling_is_deterministic_and_within_capacity():
     trees = trees_of(3, conversations=20)
-    capacity = capacity_for(trees, 96)
+    capacity = full_row(trees, 96)
     rows = fill(trees, capacity)
     assert [[id(t) for t in row] for row in rows] == [
         [id(t) for t in row] for row in fill(trees, capacity)
@@ -86,7 +87,7 @@ def test_filling_is_deterministic_and_within_capacity():
 def test_a_long_tree_makes_rows_longer_and_padding_is_counted():
     trees = trees_of(4)
     longest = max(len(tree.trunk) for tree in trees)
-    capacity = capacity_for(trees, 1)
+    capacity = full_row(trees, 1)
     assert longest <= capacity.T < longest + 32
     rows = fill(trees, capacity)
     batch, _ = pack(rows, capacity, len(rows) + 1)

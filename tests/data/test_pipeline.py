@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import time
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from interact_jax.data.conversations import ReadReport
-from interact_jax.data.pipeline import Dataset, LogBatches, Packing
+from interact_jax.data.pipeline import AHEAD, Dataset, Draws, LogBatches, Packing
 from interact_jax.data.tree import grow
 from interact_jax.schema import InputError
 from tests.trees import random_window
@@ -21,9 +23,9 @@ def batches(turns=TURNS, conversations=0, interactions=0, seed=0, epochs=0.0) ->
     rng = np.random.default_rng(0)
     trees = [grow(random_window(rng, n, name=f"c{i}")) for i, n in enumerate(turns)]
     dataset = Dataset([], trees, turns, collections.Counter(), ReadReport())
-    packing = Packing.for_trees([tree for some in trees for tree in some], 64, 2)
     sizes = SimpleNamespace(conversations=conversations, interactions=interactions)
-    return LogBatches(dataset, packing, sizes, seed, epochs)
+    draws = Draws(turns, sizes, seed, epochs)
+    return LogBatches(dataset, draws, Packing.for_run(dataset, draws, 64, 2, 0))
 
 
 def interactions_of(source: LogBatches, steps: int) -> list[int]:
@@ -32,7 +34,7 @@ def interactions_of(source: LogBatches, steps: int) -> list[int]:
 
 def order(source: LogBatches, epoch: int) -> list[int]:
     count = len(TURNS)
-    return [int(source.order[i]) for i in range(epoch * count, (epoch + 1) * count)]
+    return [int(source.draws.order[i]) for i in range(epoch * count, (epoch + 1) * count)]
 
 
 def test_every_epoch_has_every_conversation_in_another_order():
@@ -52,7 +54,7 @@ def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
     drawn, found = 0, []
     for _ in range(source.count_steps()):
         size = source.next().interactions
-        members = [TURNS[int(source.order[i])] for i in range(drawn, source.drawn)]
+        members = [TURNS[int(source.draws.order[i])] for i in range(drawn, source.drawn)]
         assert sum(members) == size and sum(members[:-1]) < 4
         drawn = source.drawn
         found.append(size)
@@ -85,3 +87,51 @@ def test_position_in_other_data_is_refused():
     position = batches(interactions=3).position()
     with pytest.raises(InputError, match="7 conversations, now there are 6"):
         batches(TURNS[:-1], interactions=3).seek(position)
+
+
+# ----------------------------------------------------------------------------- ahead of the device
+
+
+def test_batches_are_packed_ahead_but_not_all(monkeypatch):
+    packed = []
+    original = Packing.batches
+
+    def batches_of(packing, trees):
+        packed.append(len(trees))
+        return original(packing, trees)
+
+    monkeypatch.setattr(Packing, "batches", batches_of)
+    source = batches(conversations=1)
+    source.next()
+    until = time.monotonic() + 30
+    while len(packed) < 1 + AHEAD and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert len(packed) == 1 + AHEAD > 1
+    assert source.position()["drawn"] == 1
+
+
+def test_what_is_read_ahead_is_what_would_be_packed_then():
+    source = batches(interactions=3, epochs=2)
+    drawn = 0
+    for _ in range(source.count_steps()):
+        indices = source.draws.step(drawn)
+        drawn += len(indices)
+        expected = [batch for batch, _ in source.packing.batches(source.dataset.trees_of(indices))]
+        found = source.next().micro
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    with pytest.raises(IndexError, match="14 conversations"):
+        source.next()
+
+
+def test_an_error_of_the_packing_thread_is_raised_by_next(monkeypatch):
+    source = batches(conversations=1)
+    source.next()
+
+    def fail(packing, trees):
+        raise InputError("logs.jsonl:7: no")
+
+    monkeypatch.setattr(Packing, "batches", fail)
+    with pytest.raises(InputError, match=r"logs.jsonl:7"):
+        for _ in range(AHEAD + 2):
+            source.next()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from interact_jax import flops, objectives, scoring
-from interact_jax.data.pack import capacity_for, fill, pack
+from interact_jax.data.pack import pack
+from interact_jax.data.shapes import fill, full_row
 from interact_jax.data.tree import GROW, grow, paths
 from interact_jax.models.decoder import BranchStream, Decoder
 from interact_jax.models.families import read_config
@@ -40,7 +41,7 @@ def batch_of(seed, history_is, sharing="tree", height=0, row_tokens=64):
     rng = np.random.default_rng(seed)
     windows = [random_window(rng, n, history_is=history_is, name=f"c{n}") for n in (1, 4, 2, 3)]
     trees = [tree for window in windows for tree in GROW[sharing](window)]
-    capacity = capacity_for(trees, row_tokens)
+    capacity = full_row(trees, row_tokens)
     rows = fill(trees, capacity)
     batch, placed = pack(rows, capacity, height or len(rows), ignore_first=1)
     return trees, batch, placed
@@ -75,7 +76,7 @@ def test_packed_trees_equal_every_path_alone(raw, history_is):
 def test_gradient_reaches_ancestors_only(raw):
     _, params = decoder_of(raw)
     (tree,) = grow(random_window(np.random.default_rng(5), 3, history_is="think"))
-    capacity = capacity_for([tree], 16)
+    capacity = full_row([tree], 16)
     batch, _ = pack([[tree]], capacity, 1)
     T, P = batch.trunk.id_BxL.shape[1], batch.student.id_BxL.shape[1]
     # A vocabulary of one embedding per slot, so that the gradient says which slot was looked at.

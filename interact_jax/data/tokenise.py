@@ -1,0 +1,80 @@
+"""Conversations to token trees, one after the other or shared out over worker processes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import Counts, EncodeSettings, encode
+from interact_jax.data.tree import GROW, Tree
+from interact_jax.schema import Conversation, RunStopped
+
+PORTION = 64  # conversations that a worker gets at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenised:
+    """The trees of one conversation, none where nothing of it can be used."""
+
+    trees: list[Tree]
+    interactions: int
+    counts: Counts  # what was lost or cut, by reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokeniser:
+    """How a conversation becomes trees. Pickled once for each worker."""
+
+    chat: ChatFormat
+    settings: EncodeSettings
+    sharing: str
+
+    def __call__(self, conversation: Conversation) -> Tokenised:
+        counts: Counts = collections.Counter()
+        windows = encode(conversation, self.chat, self.settings, counts)
+        trees = [tree for window in windows for tree in GROW[self.sharing](window)]
+        return Tokenised(trees, sum(len(window) for window in windows), counts)
+
+
+def tokenise(
+    conversations: Sequence[Conversation], tokeniser: Tokeniser, workers: int = 0
+) -> Iterator[Tokenised]:
+    """Every conversation as trees, in order, whatever the number of worker processes (0 = none).
+
+    An InputError is that of the first conversation that has one. Raises RunStopped where a worker
+    dies.
+    """
+    if not workers:
+        yield from map(tokeniser, conversations)
+        return
+    # Spawned, not forked: jax has threads by now.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (tokeniser,))
+    try:
+        yield from pool.map(_tokenise, conversations, chunksize=PORTION)
+    except BrokenProcessPool as error:
+        raise RunStopped(
+            f"one of {workers} processes that tokenise has died, perhaps for want of memory. Set "
+            "data.workers lower; 0 tokenises in the main process."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_tokenise_here: Tokeniser  # in a worker
+
+
+def _start_worker(tokeniser: Tokeniser) -> None:
+    global _tokenise_here
+    _tokenise_here = tokeniser
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
+
+
+def _tokenise(conversation: Conversation) -> Tokenised:
+    return _tokenise_here(conversation)

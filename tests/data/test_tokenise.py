@@ -1,0 +1,76 @@
+"""Tokenising in worker processes: the same trees, the same errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.pipeline import load_dataset
+from interact_jax.data.tokenise import PORTION, tokenise
+from interact_jax.schema import InputError, RunStopped
+from tests.runs import TALKS, records, write_lines
+from tests.tiny import tiny_tokenizer
+
+CONVERSATIONS = 2 * PORTION + 5
+NO_REPLY_LEFT = EncodeSettings(ignore_first=2)  # drops "y" and counts it
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    return ChatFormat.load(tiny_tokenizer(tmp_path_factory.mktemp("think"), "think"))
+
+
+def logs(directory, bad=()):
+    """Dialogues in which the `bad` lines (from 1) spell a special token."""
+    talks = [list(TALKS[n % len(TALKS)]) for n in range(CONVERSATIONS)]
+    for line in bad:
+        talks[line - 1][0] += " <|im_end|>"
+    return write_lines(directory / "logs.jsonl", records(talks))
+
+
+def plain(tree):
+    """A tree as nested lists, which can be compared."""
+    return dataclasses.asdict(
+        tree,
+        dict_factory=lambda pairs: {
+            k: np.asarray(v).tolist() if k in ("trunk", "ids", "y") else v for k, v in pairs
+        },
+    )
+
+
+def test_workers_change_nothing(chat, tmp_path):
+    file = logs(tmp_path, bad=[3, PORTION + 1])
+    alone, shared_out = (
+        load_dataset(str(file), "auto", chat, NO_REPLY_LEFT, "tree", workers) for workers in (0, 2)
+    )
+    assert len(alone.counts) == 2
+    for name in ("conversations", "interactions", "counts", "read"):
+        assert getattr(shared_out, name) == getattr(alone, name), name
+    for one, other in zip(alone.trees, shared_out.trees, strict=True):
+        assert [plain(tree) for tree in one] == [plain(tree) for tree in other]
+
+
+def test_the_first_error_comes_with_file_and_line(chat, tmp_path):
+    file = logs(tmp_path, bad=[PORTION + 2, CONVERSATIONS])
+    settings = EncodeSettings(special_tokens="stop")
+    messages = []
+    for workers in (0, 2):
+        with pytest.raises(InputError) as error:
+            load_dataset(str(file), "auto", chat, settings, "tree", workers)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
+    assert f"logs.jsonl:{PORTION + 2}:" in messages[0]
+
+
+def die(conversation):
+    os._exit(1)
+
+
+def test_a_worker_that_dies_stops_the_run_with_a_remedy():
+    with pytest.raises(RunStopped, match=r"data\.workers lower"):
+        list(tokenise([None], die, workers=1))
