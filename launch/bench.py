@@ -5,8 +5,8 @@
     python launch/bench.py --model pocket --data pocket --conversations 32
     python launch/bench.py --model-shape qwen3-1.7b --dtype bfloat16 --turns 4,8
 
-Without --data the conversations are synthetic, one to a row; with it, so many real ones as one
-training step holds, packed as training packs them. Both ways have the same attention, scorer,
+Without --data the conversations are synthetic, one to a row; with it, an epoch of real ones, packed
+as training packs them. Both ways have the same attention, scorer,
 optimiser and rematerialisation and take turns, so that their ratio holds on a noisy machine.
 """
 
@@ -25,10 +25,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from interact_jax import bench, chips, cli, sharding
+from interact_jax import bench, chips, cli, config, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import Packing, load_dataset
+from interact_jax.data.pipeline import Draws, Packing, load_dataset
 from interact_jax.data.tree import GROW
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for
@@ -38,8 +38,8 @@ from interact_jax.models.shapes import SHAPES, shape
 from interact_jax.schema import Batch, InputError
 
 COLUMNS = (
-    *("case", "sharing", "step\ns", "interactions\n/s", "tokens\n/s", "padding", "temp\nMB"),
-    *("work\nGFLOP", "speed\nGFLOP/s", "MFU", "faster", "bound"),
+    *("case", "sharing", "step\ns", "dialogue\nturns/s", "tokens\n/s", "padding", "temp\nMB"),
+    *("work\nGFLOP", "speed\nGFLOP/s", "MFU", "faster", "bound", "FLOPs\nshare"),
 )
 
 
@@ -61,8 +61,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--format", default="auto", help="of the data")
     add("--tokenizer", default="", help="directory of a tokenizer for --data; empty = the model's")
     add("--conversations", type=int, default=32, help="of --data that make a step")
-    add("--row-tokens", type=int, default=2048, help="trunk length of a row packed from --data")
-    add("--max-length", type=int, default=2048, help="of a conversation from --data")
+    add("--row-tokens", type=int, default=4096, help="trunk length of a row packed from --data")
+    add("--max-length", type=int, default=4096, help="of a conversation from --data")
     add("--sharing", default="tree,none", help="ways to compare, comma-separated")
     add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
     add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
@@ -125,8 +125,8 @@ def _model(args: argparse.Namespace) -> Any:
 def cases(args: argparse.Namespace, ways: list[str]) -> Iterator[tuple[str, Any]]:
     """(name, function from a way to its micro-batches) of everything that is to be timed."""
     if args.data:
-        chosen = _conversations(args, ways)
-        yield f"{args.conversations} conversations", lambda way: chosen[way]
+        chosen = _epoch(args, ways)
+        yield f"epoch at {args.conversations}", lambda way: chosen[way]
         return
     vocabulary = _model(args).vocab_size
     for turns in map(int, args.turns.split(",")):
@@ -142,7 +142,8 @@ def cases(args: argparse.Namespace, ways: list[str]) -> Iterator[tuple[str, Any]
         yield name, lambda way, window=window: [bench.one_row(GROW[way](window))]
 
 
-def _conversations(args: argparse.Namespace, ways: list[str]) -> dict[str, list[Batch]]:
+def _epoch(args: argparse.Namespace, ways: list[str]) -> dict[str, list[Batch]]:
+    """The micro-batches of one epoch, in each way."""
     directory = args.tokenizer or args.model
     if not directory:
         raise InputError("--data needs --tokenizer DIR (or --model, whose tokenizer it takes).")
@@ -151,10 +152,12 @@ def _conversations(args: argparse.Namespace, ways: list[str]) -> dict[str, list[
     found = {}
     for way in ways:
         dataset = load_dataset(args.data, args.format, chat, settings, way)
-        everything = [tree for trees in dataset.trees for tree in trees]
-        packing = Packing.for_trees(everything, args.row_tokens, 1)
-        chosen = [tree for trees in dataset.trees[: args.conversations] for tree in trees]
-        found[way] = [batch for batch, _ in packing.batches(chosen)]
+        batch = config.default().batch
+        batch.interactions, batch.conversations = 0, args.conversations
+        draws = Draws(dataset.interactions, batch, seed=0, epochs=1)
+        packing = Packing.for_run(dataset, draws, args.row_tokens, 1, ignore_first=2)
+        steps = [dataset.trees_of(step) for step in draws.steps()]
+        found[way] = [batch for trees in steps for batch, _ in packing.batches(trees)]
     return found
 
 
@@ -174,6 +177,7 @@ def _row(figures: dict[str, Any]) -> list[str]:
         f"{figures['mfu']:.1%}" if figures["mfu"] else "",
         times("faster"),
         times("bound"),
+        f"{figures['flops_share']:.3f}" if "flops_share" in figures else "",
     ]
 
 
