@@ -15,7 +15,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
+
+import jax
 
 from interact_jax.schema import InputError, RunStopped
 
@@ -57,6 +60,20 @@ def run(main: Callable[[], None]) -> NoReturn:
     except Exception:
         _internal_failure()
     sys.exit(0)
+
+
+def keep_compiled(directory: str = "auto") -> None:
+    """Keep compiled programs in a directory, so that the same program starts at once next time.
+
+    "auto" is the user's cache directory, "" keeps nothing. A directory that jax was given already
+    (JAX_COMPILATION_CACHE_DIR) stays.
+    """
+    if not directory or jax.config.jax_compilation_cache_dir:
+        return
+    if directory == "auto":
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        directory = str(Path(cache) / "interact_jax" / "compiled")
+    jax.config.update("jax_compilation_cache_dir", directory)
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

@@ -98,6 +98,7 @@ def default() -> ConfigDict:
     c.report = ConfigDict()
     c.report.interactions = 32  # replies shown token by token in report/; 0 = no report
 
+    c.compile_cache = "auto"  # directory of compiled programs; auto = the user's cache, "" = none
     c.max_bad_steps = 5  # non-finite steps in a row before the run stops
     c.seed = 0  # everything random follows from it
     return c.lock()
@@ -253,7 +254,7 @@ def check(config: ConfigDict) -> None:
 # A run may be resumed with other values of these: how it is computed and how long it goes on. A
 # schedule that ends with the run moves with `steps` and `epochs`.
 FREE_ON_RESUME = (
-    *("steps", "epochs", "max_bad_steps", "remat", "attention", "batch.rows"),
+    *("steps", "epochs", "max_bad_steps", "remat", "attention", "batch.rows", "compile_cache"),
     *("model.path", "data.path", "data.workers"),
     *("mesh.", "checkpoint.", "export.", "evaluation.", "report."),
 )

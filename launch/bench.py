@@ -75,6 +75,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     cli.log_to_stderr(logging.WARNING)
+    cli.keep_compiled()
     ways = args.sharing.split(",")
     if unknown := set(ways) - set(bench.WAYS):
         raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")

@@ -24,6 +24,7 @@ from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
 from interact_jax.data.pipeline import Dataset, load_dataset
 from interact_jax.data.tree import GROW, picture
 from interact_jax.models import hf
+from interact_jax.models.attention import BACKENDS, backend_for
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.families import check_tokenizer
 from interact_jax.schema import InputError
@@ -56,6 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--max-reply", type=int, default=2048, help="tokens of a reply before it is cut")
     add("--special-tokens", default="drop", choices=SPECIAL_TOKENS, help="spelt in a message")
     add("--on-error", default="stop", choices=["stop", "skip"], help="at a bad record")
+    add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
     add("--row-tokens", type=int, default=1024, help="trunk length of a packed row")
     add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
     add("--mesh-tensor", type=int, default=1, help="devices that share every matrix out")
@@ -65,6 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     cli.log_to_stderr(logging.INFO)
+    cli.keep_compiled()
     if args.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
         jax.config.update("jax_default_matmul_precision", "highest")
     out = Path(args.out)
@@ -90,7 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         print(picture(tree, chat.decode), end="\n\n")
 
     mesh = sharding.make_mesh(fsdp=args.mesh_fsdp, tensor=args.mesh_tensor)
-    decoder = Decoder(model_config, dtype=jnp.dtype(args.dtype))
+    attention = backend_for(args.attention, mesh)
+    decoder = Decoder(model_config, dtype=jnp.dtype(args.dtype), attention=attention)
     shapes = sharding.with_layout(jax.eval_shape(decoder.fresh_params, 0), mesh)
     layout = sharding.layout_of(shapes)
     params = hf.load_params(model_dir, model_config, decoder.dtype, layout)

@@ -40,7 +40,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
-    run = train.start(config.load(args.config, overrides), args.workdir)
+    cfg = config.load(args.config, overrides)
+    cli.keep_compiled(cfg.compile_cache)
+    run = train.start(cfg, args.workdir)
     folder = run.workdir / "report"
     if not args.quiet:
         print(picture(run.dataset.trees[0][0], run.chat.decode), flush=True)

@@ -184,15 +184,6 @@ def test_teacher_branches_cost_one_forward(remat, history_is):
     assert steps[0] - steps[1] == forward
 
 
-def test_flops_multiply_scanned_bodies():
-    w = jnp.ones((5, 8, 8))
-
-    def scanned(x):
-        return jax.lax.scan(lambda h, m: (h @ m, None), x, w)[0]
-
-    assert flops.count(scanned, jnp.ones((3, 8))) == 5 * 2 * 3 * 8 * 8
-
-
 def test_padding_rows_and_segments_are_not_seen():
     decoder, params = decoder_of(CONFIG)
     _, batch, _ = batch_of(0, "think")

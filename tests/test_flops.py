@@ -1,0 +1,70 @@
+"""The counter of FLOPs, and what the training step is counted to cost."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interact_jax import bench, flops
+from interact_jax.data.tree import GROW
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.shapes import shape
+
+ONE = 2 * 3 * 8 * 8  # [3, 8] @ [8, 8]
+X, W = jax.ShapeDtypeStruct((3, 8), jnp.float32), jnp.ones((5, 8, 8))
+
+
+def test_bodies_of_scans_are_multiplied():
+    def scanned(x):
+        return jax.lax.scan(lambda h, m: (h @ m, None), x, W)[0]
+
+    assert flops.count(scanned, X) == 5 * ONE
+
+
+def looped(x, count):
+    return jax.lax.fori_loop(0, count, lambda i, h: h @ W[0], x)
+
+
+def nested(x, counts):
+    """Each turn of the scan runs a loop of its own length, which an addition decides."""
+
+    def body(h, n):
+        return looped(h, n + 1), None
+
+    return jax.lax.scan(body, x, counts)[0]
+
+
+def test_loops_run_as_long_as_their_arguments_say():
+    assert flops.count(looped, X, np.int32(7)) == 7 * ONE
+    assert flops.count(nested, X, np.array([0, 3, 1], np.int32)) == (1 + 4 + 2) * ONE
+    again = functools.partial(jax.checkpoint(nested), counts=jnp.array([2, 0], jnp.int32))
+    assert flops.count(jax.jit(again), X) == (3 + 1) * ONE
+
+
+def test_a_loop_whose_length_is_not_known_counts_once():
+    assert flops.count(looped, X, jax.ShapeDtypeStruct((), jnp.int32)) == ONE
+
+
+def counted(turns, sharing, remat="full", **dialogue):
+    decoder = Decoder(shape("small"), remat=remat)
+    window = bench.Dialogue(turns, **dialogue).window(np.random.default_rng(0), 8_192)
+    row = bench.one_row(GROW[sharing](window))
+    return bench.gradient_flops(decoder, row, sharing), row
+
+
+@pytest.mark.parametrize("student_branches, most", [(False, 0.26), (True, 0.43)])
+def test_eight_turns_cost_a_fraction_of_two_passes(student_branches, most):
+    (tree, _), (none, _) = (
+        counted(8, way, student_branches=student_branches) for way in ("tree", "none")
+    )
+    assert tree <= most * none
+
+
+def test_what_is_computed_is_little_more_than_what_the_method_asks_for():
+    """Blocks that reach beyond what is seen, and logits that the backward pass makes again, are all
+    that is added where nothing is rematerialised."""
+    computed, row = counted(8, "tree", remat="none")
+    useful = bench.useful_flops(shape("small"), row, "tree")
+    assert useful < computed < 1.2 * useful

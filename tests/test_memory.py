@@ -1,0 +1,58 @@
+"""What the compiled gradient needs beside its arguments, by the compiler's own figure."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from interact_jax import scoring, train
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.shapes import shape
+from interact_jax.objectives import OBJECTIVES
+from interact_jax.schema import Batch, Branches, Replies, TokenStream
+
+WIDTH, SMALL, LARGE = 512, 8_192, 151_936
+SDPO = OBJECTIVES["sdpo"]
+
+
+def row(T):
+    """The shape of one row like those of long dialogues: most tokens are replies."""
+
+    def integers(n):
+        return jax.ShapeDtypeStruct((1, n), jnp.int32)
+
+    def stream(n):
+        return TokenStream(*[integers(n)] * 4)
+
+    Q, R = T * 7 // 8, T * 3 // 4
+    weight = jax.ShapeDtypeStruct((1, R), jnp.float32)
+    return Batch(
+        trunk=stream(T),
+        student=stream(0),
+        teacher=stream(Q),
+        branches=Branches(*[integers(T // 256 + 1)] * 3),
+        replies=Replies(*[integers(R)] * 5, weight),
+    )
+
+
+def temporary_bytes(vocabulary=SMALL, tokens=2_048):
+    config = shape("small", vocab_size=vocabulary)
+    assert config.width == WIDTH and not config.tied
+    decoder = Decoder(config, remat="full", attention="xla")
+    params = jax.eval_shape(decoder.fresh_params, 0)
+    sums = jax.eval_shape(lambda params: train.no_sums(params, SDPO), params)
+    step = functools.partial(
+        train.accumulate, decoder=decoder, forward=scoring.one_pass, objective=SDPO
+    )
+    compiled = jax.jit(step, donate_argnums=1).lower(params, sums, row(tokens)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():
+    grown = temporary_bytes(LARGE) - temporary_bytes(SMALL)
+    heads, chunks = WIDTH * 4, 3 * scoring.CHUNK * 4  # bytes a token of the vocabulary
+    assert grown <= (heads + chunks) * (LARGE - SMALL)
+
+
+def test_memory_grows_with_the_row_no_faster_than_its_length():
+    assert temporary_bytes(tokens=32_768) <= 16 * 1.15 * temporary_bytes(tokens=2_048)
