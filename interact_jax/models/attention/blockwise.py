@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from interact_jax.models.attention import dense
 from interact_jax.models.attention.sight import Sight
 
 BLOCK_Q, BLOCK_K = 256, 512  # tokens; on 2 CPU cores the fastest of 128 to 1,024
@@ -28,7 +29,10 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
     """Output [B, L, H, K] and log-sum-exp [B, H, L]; 0 and +inf where a query sees nothing."""
     _, L, H, _ = q_BxLxHxK.shape
-    blocks = _Blocks(L, k_BxSxGxK.shape[1], H // k_BxSxGxK.shape[2])
+    S, G = k_BxSxGxK.shape[1:3]
+    if L <= BLOCK_Q and S <= BLOCK_K:  # one block: nothing to skip, so no loops to compile
+        return dense.forward(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight)
+    blocks = _Blocks(L, S, H // G)
 
     def row(args: Any) -> tuple[jax.Array, jax.Array]:
         q, k, v, spans = args
@@ -52,6 +56,10 @@ def backward(
     """Gradients of q, k and v, each shaped and typed as what it belongs to."""
     _, L, H, _ = q_BxLxHxK.shape
     S, G = k_BxSxGxK.shape[1:3]
+    if L <= BLOCK_Q and S <= BLOCK_K:
+        return dense.backward(
+            q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, out_BxLxHxK, lse_BxHxL, dout_BxLxHxK
+        )
     blocks = _Blocks(L, S, H // G)
     f32 = jnp.float32
     delta_BxLxH = jnp.sum(out_BxLxHxK.astype(f32) * dout_BxLxHxK.astype(f32), axis=-1)

@@ -42,18 +42,39 @@ def backward(
     lse_BxHxL: jax.Array,
     dout_BxLxHxK: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v, by differentiating the formula."""
-    del out_BxLxHxK, lse_BxHxL
-    _, transpose = jax.vjp(lambda *qkv: forward(*qkv, sight)[0], q_BxLxHxK, k_BxSxGxK, v_BxSxGxK)
-    return transpose(dout_BxLxHxK)
+    """Gradients of q, k and v, each shaped and typed as what it belongs to."""
+    B, L, H, K = q_BxLxHxK.shape
+    G = k_BxSxGxK.shape[2]
+
+    def grouped(x_BxLxHxK: jax.Array) -> jax.Array:
+        return x_BxLxHxK.reshape(B, L, G, H // G, K)
+
+    q, dout, out = grouped(q_BxLxHxK), grouped(dout_BxLxHxK), grouped(out_BxLxHxK)
+    logits = _logits(q, k_BxSxGxK, mask_of(sight, k_BxSxGxK.shape[1]))
+    weights = jnp.exp(logits - lse_BxHxL.reshape(B, G, H // G, L, 1))
+    delta = _einsum("BLGrK,BLGrK->BGrL", dout, out)
+    dweights = _einsum("BLGrK,BSGK->BGrLS", dout, v_BxSxGxK)
+    dlogits = (weights * (dweights - delta[..., None]) * K**-0.5).astype(q.dtype)
+    dq = _einsum("BGrLS,BSGK->BLGrK", dlogits, k_BxSxGxK).reshape(q_BxLxHxK.shape)
+    dk = _einsum("BGrLS,BLGrK->BSGK", dlogits, q)
+    dv = _einsum("BGrLS,BLGrK->BSGK", weights.astype(q.dtype), dout)
+    return dq.astype(q.dtype), dk.astype(k_BxSxGxK.dtype), dv.astype(v_BxSxGxK.dtype)
+
+
+def _einsum(spec, a, b):
+    return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
+
+
+def _logits(q_BxLxGxrxK, k_BxSxGxK, mask_BxLxS):
+    logits = _einsum("BLGrK,BSGK->BGrLS", q_BxLxGxrxK, k_BxSxGxK)
+    scale = q_BxLxGxrxK.shape[-1] ** -0.5
+    return jnp.where(mask_BxLxS[:, None, None], logits * scale, NOTHING)
 
 
 def _attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask_BxLxS):
     B, L, H, K = q_BxLxHxK.shape
     G = k_BxSxGxK.shape[2]
-    q = q_BxLxHxK.reshape(B, L, G, H // G, K)
-    logits = jnp.einsum("BLGrK,BSGK->BGrLS", q, k_BxSxGxK, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask_BxLxS[:, None, None], logits * K**-0.5, NOTHING)
+    logits = _logits(q_BxLxHxK.reshape(B, L, G, H // G, K), k_BxSxGxK, mask_BxLxS)
     lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - lse).astype(v_BxSxGxK.dtype)
     out = jnp.einsum("BGrLS,BSGK->BLGrK", weights, v_BxSxGxK).reshape(B, L, H, K)
