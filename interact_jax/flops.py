@@ -115,7 +115,8 @@ class _Counter:
             outputs = found[0][1] if len(found[0][1]) == len(unknown) else unknown
             return sum(flops for flops, _ in found), outputs
         integral = all(_integral(var.aval.dtype) for var in equation.outvars)
-        if inputs and integral and all(value is not None for value in inputs):
+        follows = name == "iota" or (inputs and all(value is not None for value in inputs))
+        if integral and follows:
             return 0, _evaluated(equation, inputs)
         return 0, unknown
 
