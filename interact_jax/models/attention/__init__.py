@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from interact_jax import sharding
-from interact_jax.models.attention import blockwise, dense
+from interact_jax.models.attention import blockwise, dense, pallas_tpu
 from interact_jax.models.attention.sight import Sight
 
 
@@ -37,6 +37,7 @@ class Backend(NamedTuple):
 BACKENDS = {
     "xla": Backend(blockwise.forward, blockwise.backward),
     "dense": Backend(dense.forward, dense.backward),
+    "pallas": Backend(pallas_tpu.forward, pallas_tpu.backward),  # on a CPU interpreted, for tests
 }
 """How attention is computed, by the name of the setting `attention`."""
 

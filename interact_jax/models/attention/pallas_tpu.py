@@ -1,0 +1,455 @@
+"""Blockwise attention as TPU kernels (Pallas, Mosaic): what `blockwise` computes, block by block.
+
+A step of a kernel is one pair of blocks, queries and keys, of which some query sees some key in one
+of its runs. The pairs are listed outside (`_queue`) and handed over ahead of the steps, so that the
+grid is as long as the list: pairs of which nothing is seen are neither fetched nor counted through.
+Where every query sees every key the step makes no mask; most pairs of a long trunk are such.
+
+    queries  a a a b b b        pairs with block size 3 where two trees a, b share a row:
+    keys     a a a b b b        (0, 0) (1, 1)
+
+A pair that is seen in two runs (trunk and own branch) comes twice, once for each.
+
+Three kernels: the output; the gradient of the queries; the gradients of keys and values, which sum
+over the query heads of a key head. All of them hold logits as [keys, queries]: what is known per
+query (run, log-sum-exp) is then a row that broadcasts over sublanes, and the softmax reduces over
+sublanes, vector register against vector register. Logits, softmax and sums are float32; the matrix
+unit gets what it is given, float32 in full precision.
+
+Compiled for TPU v5e, v5p and v6e by libtpu and interpreted on CPU (where the tests compare it with
+the dense formula); never run on a TPU so far.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from interact_jax.models.attention.sight import Sight
+
+BLOCK_Q, BLOCK_K = 512, 512  # tokens at most; of float32, whose products take longer, half as many
+HEADS = 7  # query heads of a step at most: they share keys and mask, and hide one another's waits
+QUERY_BYTES = 1 << 20  # of a step at most, for an array of queries: 16 MiB hold all there is, twice
+LANES = 128  # blocks are multiples of it
+NOTHING = -1e30  # logit of what is not seen; finite, so that differences of two are no NaN
+LOG2_E = math.log2(math.e)  # the vector unit knows powers of two only
+
+NONE, SOME, ALL = range(3)  # how many of the queries of a pair see how many of its keys
+
+
+def forward(
+    q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array, sight: Sight
+) -> tuple[jax.Array, jax.Array]:
+    """Output [B, L, H, K] and log-sum-exp [B, H, L]; 0 and +inf where a query sees nothing."""
+    blocks = _Blocks(q_BxLxHxK, k_BxSxGxK, sight)
+    queue = _Queue(blocks.seen(sight))
+    specs = _specs(blocks, queue, by_query=True)
+    out, lse = _call(
+        functools.partial(_forward_kernel, queue, blocks.scale),
+        blocks,
+        queue,
+        products=2,
+        grid=(blocks.H // blocks.heads, queue.steps),
+        in_specs=[specs["queries"], specs["keys"], specs["keys"], specs["runs"]],
+        out_specs=[specs["queries"], specs["statistics"]],
+        out_shape=[blocks.queries_shape(q_BxLxHxK.dtype), blocks.statistics_shape()],
+        scratch_shapes=[
+            pltpu.VMEM((blocks.heads, blocks.q), jnp.float32),
+            pltpu.VMEM((blocks.heads, blocks.q), jnp.float32),
+            pltpu.VMEM((blocks.heads, blocks.K, blocks.q), jnp.float32),
+        ],
+    )(
+        blocks.queries(q_BxLxHxK),
+        blocks.keys(k_BxSxGxK),
+        blocks.keys(v_BxSxGxK),
+        blocks.runs(sight),
+    )
+    return blocks.tokens(out), lse.reshape(blocks.B, blocks.H, -1)[:, :, : blocks.L]
+
+
+def backward(
+    q_BxLxHxK: jax.Array,
+    k_BxSxGxK: jax.Array,
+    v_BxSxGxK: jax.Array,
+    sight: Sight,
+    out_BxLxHxK: jax.Array,
+    lse_BxHxL: jax.Array,
+    dout_BxLxHxK: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradients of q, k and v, each shaped and typed as what it belongs to."""
+    blocks = _Blocks(q_BxLxHxK, k_BxSxGxK, sight)
+    f32 = jnp.float32
+    delta_BxLxH = jnp.sum(out_BxLxHxK.astype(f32) * dout_BxLxHxK.astype(f32), axis=-1)
+    args = (
+        blocks.queries(q_BxLxHxK),
+        blocks.keys(k_BxSxGxK),
+        blocks.keys(v_BxSxGxK),
+        blocks.runs(sight),
+        blocks.statistics(lse_BxHxL * LOG2_E, jnp.inf),
+        blocks.queries(dout_BxLxHxK),
+        blocks.statistics(delta_BxLxH.swapaxes(1, 2), 0.0),
+    )
+    names = ["queries", "keys", "keys", "runs", "statistics", "queries", "statistics"]
+    seen = blocks.seen(sight)
+    chunks = blocks.H // blocks.heads
+
+    queue = _Queue(seen)
+    specs = _specs(blocks, queue, by_query=True)
+    dq = _call(
+        functools.partial(_dq_kernel, queue, blocks.scale),
+        blocks,
+        queue,
+        products=3,
+        grid=(chunks, queue.steps),
+        in_specs=[specs[name] for name in names],
+        out_specs=specs["queries"],
+        out_shape=blocks.queries_shape(q_BxLxHxK.dtype),
+        scratch_shapes=[pltpu.VMEM((blocks.heads, blocks.K, blocks.q), f32)],
+    )(*args)
+
+    queue = _Queue(seen.swapaxes(1, 3))
+    specs = _specs(blocks, queue, by_query=False)
+    dk, dv = _call(
+        functools.partial(_dkv_kernel, queue, blocks.scale),
+        blocks,
+        queue,
+        products=4,
+        grid=(blocks.G, queue.steps, chunks // blocks.G),
+        in_specs=[specs[name] for name in names],
+        out_specs=[specs["keys"], specs["keys"]],
+        out_shape=[blocks.keys_shape(k_BxSxGxK.dtype)] * 2,
+        scratch_shapes=[pltpu.VMEM((blocks.k, blocks.K), f32)] * 2,
+    )(*args)
+    dk, dv = (x.swapaxes(1, 2)[:, : blocks.S] for x in (dk, dv))
+    return blocks.tokens(dq), dk, dv
+
+
+class _Blocks:
+    """How the arrays of one device are cut: n blocks of q queries, m blocks of k keys; `heads`
+    query heads of one key head go together."""
+
+    def __init__(self, q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, sight: Sight):
+        self.B, self.L, self.H, self.K = q_BxLxHxK.shape
+        self.S, self.G = k_BxSxGxK.shape[1:3]
+        self.spans = len(sight)
+        halves = q_BxLxHxK.dtype.itemsize // 2
+        self.n, self.q = _cut(self.L, BLOCK_Q // halves)
+        self.m, self.k = _cut(self.S, BLOCK_K // halves)
+        r, head_bytes = self.H // self.G, self.q * self.K * q_BxLxHxK.dtype.itemsize
+        most = max(1, min(HEADS, QUERY_BYTES // head_bytes))
+        self.heads = max(size for size in range(1, most + 1) if r % size == 0)
+        self.scale = self.K**-0.5
+
+    def queries(self, x_BxLxHxK: jax.Array) -> jax.Array:
+        """[B, H, n * q, K]"""
+        pad = self.n * self.q - self.L
+        return jnp.pad(x_BxLxHxK, ((0, 0), (0, pad), (0, 0), (0, 0))).swapaxes(1, 2)
+
+    def queries_shape(self, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.B, self.H, self.n * self.q, self.K), dtype)
+
+    def tokens(self, x_BxHxLxK: jax.Array) -> jax.Array:
+        """[B, L, H, K], back from `queries`."""
+        return x_BxHxLxK.swapaxes(1, 2)[:, : self.L]
+
+    def keys(self, x_BxSxGxK: jax.Array) -> jax.Array:
+        """[B, G, m * k, K]"""
+        pad = self.m * self.k - self.S
+        return jnp.pad(x_BxSxGxK, ((0, 0), (0, pad), (0, 0), (0, 0))).swapaxes(1, 2)
+
+    def keys_shape(self, dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((self.B, self.G, self.m * self.k, self.K), dtype)
+
+    def statistics(self, x_BxHxL: jax.Array, fill: float) -> jax.Array:
+        """[B, H / heads, heads, n * q]"""
+        pad = self.n * self.q - self.L
+        x = jnp.pad(x_BxHxL, ((0, 0), (0, 0), (0, pad)), constant_values=fill)
+        return x.reshape(self.statistics_shape().shape)
+
+    def statistics_shape(self) -> jax.ShapeDtypeStruct:
+        shape = (self.B, self.H // self.heads, self.heads, self.n * self.q)
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    def runs(self, sight: Sight) -> jax.Array:
+        """[B, spans, 2, n * q]: first and end; of padding, which sees nothing, both 0."""
+        runs = jnp.stack([jnp.stack([s.first_BxL, s.end_BxL], axis=1) for s in sight], axis=1)
+        pad = self.n * self.q - self.L
+        return jnp.pad(runs, ((0, 0), (0, 0), (0, 0), (0, pad)))
+
+    def seen(self, sight: Sight) -> jax.Array:
+        """[B, n, spans, m]: NONE, SOME or ALL of each pair of blocks in each run."""
+        runs = self.runs(sight).reshape(self.B, self.spans, 2, self.n, self.q, 1)
+        first, end = runs[:, :, 0], runs[:, :, 1]
+        start = (jnp.arange(self.m) * self.k).reshape(1, 1, 1, 1, self.m)
+        some = (first < end) & (first < start + self.k) & (start < end)
+        all_ = (first <= start) & (start + self.k <= end)
+        seen = jnp.where(all_.all(axis=3), ALL, jnp.where(some.any(axis=3), SOME, NONE))
+        return seen.swapaxes(1, 2)
+
+
+def _cut(tokens: int, largest: int) -> tuple[int, int]:
+    """How many blocks and their size: as few as `largest` allows, of one size, little padding."""
+    number = -(-tokens // largest)
+    unit = min(LANES, largest)
+    size = -(-tokens // (number * unit)) * unit
+    return -(-tokens // size), size
+
+
+class _Queue:
+    """The pairs of blocks to visit, in order: one int32 a pair, [steps] and one more behind them.
+
+    Its fields from the high bits down: row, own block, run, other block, how much is seen. The own
+    block is the one that is written: visits of one own block are neighbours, and it has one visit
+    at least (of which nothing may be seen).
+    """
+
+    def __init__(self, seen_BxOxNxW: jax.Array):
+        shape = (*seen_BxOxNxW.shape, 3)
+        self.bits = [(size - 1).bit_length() for size in shape]
+        least = jnp.zeros(shape[:-1], bool).at[:, :, 0, 0].set(True)
+        least &= ~(seen_BxOxNxW > NONE).any(axis=(2, 3), keepdims=True)
+        visited = (seen_BxOxNxW > NONE) | least
+        number = jnp.zeros(shape[:-1], jnp.int32)
+        for axis, bits in enumerate(self.bits[:-1]):
+            number = (number << bits) | jax.lax.broadcasted_iota(jnp.int32, shape[:-1], axis)
+        number = (number << self.bits[-1]) | seen_BxOxNxW
+        end = jnp.full((1,), jnp.iinfo(jnp.int32).max)
+        # Sorting is the way to collect them that is quick on a TPU.
+        numbers = jnp.sort(jnp.where(visited, number, end[0]).reshape(-1))
+        self.numbers = jnp.concatenate([numbers, end])
+        self.steps = visited.sum(dtype=jnp.int32)
+
+    def fields(self, number: jax.Array) -> list[jax.Array]:
+        """Row, own block, run, other block, how much is seen."""
+        fields = []
+        for bits in reversed(self.bits):
+            fields.append(number & ((1 << bits) - 1))
+            number = number >> bits
+        return fields[::-1]
+
+    def visit(self, numbers: Any, t: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+        """Is step t the first of its own block, is it the last, and its fields."""
+        below = sum(self.bits[2:])
+        own = numbers[t] >> below
+        first = (t == 0) | (numbers[jnp.maximum(t - 1, 0)] >> below != own)
+        return first, numbers[t + 1] >> below != own, self.fields(numbers[t])
+
+
+def _specs(blocks: _Blocks, queue: _Queue, by_query: bool) -> dict[str, pl.BlockSpec]:
+    """Which part of each kind of array a step has in its fast memory.
+
+    Grids are (chunk of heads, step) where blocks of queries are written, (key head, step, chunk of
+    its query heads) where blocks of keys are.
+    """
+    chunks = blocks.H // blocks.heads // blocks.G
+
+    def spec(shape: tuple[int | None, ...], index: Callable[..., Any]) -> pl.BlockSpec:
+        def of_step(*args: Any) -> Any:
+            *ids, numbers = args
+            row, own, run, other, _ = queue.fields(numbers[ids[1]])
+            if by_query:
+                return index(row, ids[0], ids[0] // chunks, run, own, other)
+            return index(row, ids[0] * chunks + ids[2], ids[0], run, other, own)
+
+        return pl.BlockSpec(shape, of_step)
+
+    def queries(row, chunk, key_head, run, i, j):
+        return row, chunk, i, 0
+
+    def keys(row, chunk, key_head, run, i, j):
+        return row, key_head, j, 0
+
+    def runs(row, chunk, key_head, run, i, j):
+        return row, run, 0, i
+
+    def statistics(row, chunk, key_head, run, i, j):
+        return row, chunk, 0, i
+
+    return {
+        "queries": spec((None, blocks.heads, blocks.q, blocks.K), queries),
+        "keys": spec((None, None, blocks.k, blocks.K), keys),
+        "runs": spec((None, None, 2, blocks.q), runs),
+        "statistics": spec((None, None, blocks.heads, blocks.q), statistics),
+    }
+
+
+def _call(
+    kernel: Callable[..., None],
+    blocks: _Blocks,
+    queue: _Queue,
+    products: int,
+    grid: tuple[Any, ...],
+    out_shape: Any,
+    **specs: Any,
+) -> Callable[..., Any]:
+    """The kernel over the queue: compiled where it is lowered for a TPU, interpreted on a CPU.
+
+    The length of the queue is known to the device only; the scheduler is told half of all pairs.
+    """
+    heads, *rest = grid
+    static = [d for d in rest if isinstance(d, int)]
+    semantics = ("parallel", *["arbitrary"] * len(rest))
+    pairs = blocks.B * blocks.H * blocks.L * blocks.S // 2
+
+    def run(steps: jax.Array, numbers: jax.Array, *args: jax.Array, interpret: bool) -> Any:
+        moved = [*args, *jax.tree.leaves(out_shape)]
+        return pl.pallas_call(
+            kernel,
+            grid_spec=pltpu.PrefetchScalarGridSpec(
+                num_scalar_prefetch=1, grid=(heads, steps, *static), **specs
+            ),
+            out_shape=out_shape,
+            compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+            cost_estimate=pl.CostEstimate(
+                flops=2 * products * pairs * blocks.K,
+                transcendentals=pairs,
+                bytes_accessed=sum(math.prod(x.shape) * x.dtype.itemsize for x in moved),
+            ),
+            interpret=interpret,
+            name=kernel.func.__name__.strip("_"),
+        )(numbers, *args)
+
+    def on_any(*args: jax.Array) -> Any:
+        return jax.lax.platform_dependent(
+            queue.steps,
+            queue.numbers,
+            *args,
+            tpu=functools.partial(run, interpret=False),
+            cpu=functools.partial(run, interpret=True),
+        )
+
+    return on_any
+
+
+def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
+    """Sum over one axis of each, in float32."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot_general(
+        a,
+        b,
+        (((axis_a,), (axis_b,)), ((), ())),
+        precision=precision,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _mask(runs: Any, j: jax.Array, k: int) -> jax.Array:
+    """[k, q]: which keys of block j each query sees in the run."""
+    first, end = (runs[row : row + 1, :] - j * k for row in range(2))
+    index = jax.lax.broadcasted_iota(jnp.int32, (k, runs.shape[1]), 0)
+    return (first <= index) & (index < end)
+
+
+def _visits(kind: jax.Array, visit: Callable[[bool], None]) -> None:
+    """visit(masked), where anything is seen."""
+    pl.when(kind == SOME)(functools.partial(visit, True))
+    pl.when(kind == ALL)(functools.partial(visit, False))
+
+
+def _forward_kernel(
+    queue, scale, numbers, q, k, v, runs, out, lse, largest_hxq, total_hxq, out_hxKxq
+):
+    """Online softmax over the visits of a block of queries; logits in units of log 2."""
+    first, last, (*_, j, kind) = queue.visit(numbers, pl.program_id(1))
+
+    @pl.when(first)
+    def _():
+        largest_hxq[...] = jnp.full(largest_hxq.shape, NOTHING, jnp.float32)
+        total_hxq[...] = jnp.zeros(total_hxq.shape, jnp.float32)
+        out_hxKxq[...] = jnp.zeros(out_hxKxq.shape, jnp.float32)
+
+    def visit(masked: bool) -> None:
+        seen = _mask(runs, j, k.shape[0]) if masked else None
+        for h in range(q.shape[0]):
+            row = slice(h, h + 1)
+            logits = _dot(k[...], q[h], 1, 1) * (scale * LOG2_E)
+            if masked:
+                logits = jnp.where(seen, logits, NOTHING)
+            old = largest_hxq[row, :]
+            new = jnp.maximum(old, logits.max(axis=0, keepdims=True))
+            largest_hxq[row, :] = new
+            # Of a query that has seen nothing so far the weights are to be 0, not 2^0.
+            base = jnp.where(new == NOTHING, 0.0, new)
+            weights = jnp.exp2(logits - base)
+            keep = jnp.exp2(old - base)
+            total_hxq[row, :] = total_hxq[row, :] * keep + weights.sum(axis=0, keepdims=True)
+            out_hxKxq[h] = out_hxKxq[h] * keep + _dot(v[...], weights.astype(v.dtype), 0, 0)
+
+    _visits(kind, visit)
+
+    @pl.when(last)
+    def _():
+        for h in range(q.shape[0]):
+            row = slice(h, h + 1)
+            some = total_hxq[row, :] > 0
+            total = jnp.where(some, total_hxq[row, :], 1.0)
+            out[h] = (out_hxKxq[h] / total).T.astype(out.dtype)
+            logsumexp = largest_hxq[row, :] / LOG2_E + jnp.log(total)
+            lse[row, :] = jnp.where(some, logsumexp, jnp.inf)
+
+
+def _weights(scale, q_qxK, k_kxK, v_kxK, lse_1xq, dout_qxK, delta_1xq, seen):
+    """[k, q]: the weights anew, and the gradients of the logits but for the scale."""
+    logits = _dot(k_kxK, q_qxK, 1, 1) * (scale * LOG2_E)
+    if seen is not None:
+        logits = jnp.where(seen, logits, NOTHING)
+    weights = jnp.exp2(logits - lse_1xq)
+    return weights, weights * (_dot(v_kxK, dout_qxK, 1, 1) - delta_1xq)
+
+
+def _dq_kernel(queue, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hxKxq):
+    first, last, (*_, j, kind) = queue.visit(numbers, pl.program_id(1))
+
+    @pl.when(first)
+    def _():
+        dq_hxKxq[...] = jnp.zeros(dq_hxKxq.shape, jnp.float32)
+
+    def visit(masked: bool) -> None:
+        seen = _mask(runs, j, k.shape[0]) if masked else None
+        for h in range(q.shape[0]):
+            row = slice(h, h + 1)
+            _, dlogits = _weights(
+                scale, q[h], k[...], v[...], lse[row, :], dout[h], delta[row, :], seen
+            )
+            dq_hxKxq[h] += _dot(k[...], dlogits.astype(k.dtype), 0, 0)
+
+    _visits(kind, visit)
+
+    @pl.when(last)
+    def _():
+        for h in range(q.shape[0]):
+            dq[h] = (dq_hxKxq[h] * scale).T.astype(dq.dtype)
+
+
+def _dkv_kernel(queue, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, dk_kxK, dv_kxK):
+    first, last, (_, j, *_, kind) = queue.visit(numbers, pl.program_id(1))
+    chunk = pl.program_id(2)
+
+    @pl.when(first & (chunk == 0))
+    def _():
+        dk_kxK[...] = jnp.zeros(dk_kxK.shape, jnp.float32)
+        dv_kxK[...] = jnp.zeros(dv_kxK.shape, jnp.float32)
+
+    def visit(masked: bool) -> None:
+        seen = _mask(runs, j, k.shape[0]) if masked else None
+        for h in range(q.shape[0]):
+            row = slice(h, h + 1)
+            weights, dlogits = _weights(
+                scale, q[h], k[...], v[...], lse[row, :], dout[h], delta[row, :], seen
+            )
+            dk_kxK[...] += _dot(dlogits.astype(q.dtype), q[h], 1, 0)
+            dv_kxK[...] += _dot(weights.astype(dout.dtype), dout[h], 1, 0)
+
+    _visits(kind, visit)
+
+    @pl.when(last & (chunk == pl.num_programs(2) - 1))
+    def _():
+        dk[...] = (dk_kxK[...] * scale).astype(dk.dtype)
+        dv[...] = dv_kxK[...].astype(dv.dtype)

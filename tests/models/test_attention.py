@@ -1,0 +1,206 @@
+"""Every backend of attention computes the dense formula, values and gradients, over any sight, and
+those that cut rows into blocks leave out what nothing sees."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from interact_jax import sharding
+from interact_jax.data.pack import capacity_for, fill, pack
+from interact_jax.data.tree import GROW
+from interact_jax.models.attention import BACKENDS, attend, blockwise, pallas_tpu
+from interact_jax.models.attention.sight import (
+    Span,
+    branch_sight,
+    mask_of,
+    side_by_side,
+    trunk_sight,
+)
+from tests.trees import random_window
+
+CUTTING = [name for name in BACKENDS if name != "dense"]
+BOUND = {jnp.float32: 2e-5, jnp.bfloat16: 2**-6}  # times the largest expected entry
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Blocks of 16 queries and 8 keys, whatever the type."""
+    for module in (blockwise, pallas_tpu):
+        monkeypatch.setattr(module, "BLOCK_Q", 16)
+        monkeypatch.setattr(module, "BLOCK_K", 8)
+    monkeypatch.setattr(pallas_tpu, "BLOCK_Q", 32)  # float32 gets half
+    monkeypatch.setattr(pallas_tpu, "BLOCK_K", 16)
+
+
+def packed_sight(window=None):
+    """Two rows of several trees, padded: trunk and students' limbs over trunk and limbs, and one
+    row of padding alone. Returns the sight and the number of keys."""
+    rng = np.random.default_rng(3)
+    windows = [random_window(rng, n, history_is="think", name=f"c{n}") for n in (1, 4, 2, 3, 1)]
+    trees = [tree for window in windows for tree in GROW["tree"](window)]
+    capacity = capacity_for(trees, 80)
+    rows = fill(trees, capacity)
+    assert len(rows) == 2 and max(map(len, rows)) > 1
+    batch, _ = pack(rows, capacity, 3)
+    sight = side_by_side(
+        [trunk_sight(batch.trunk), branch_sight(batch.student, batch.trunk, batch.branches)]
+    )
+    if window is not None:
+        position = np.concatenate([batch.trunk.position_BxL, batch.student.position_BxL], axis=1)
+        sight = tuple(span.within(jnp.int32(window), position) for span in sight)
+    return sight, sight[0].first_BxL.shape[1]
+
+
+def random_sight(B=2, L=53, S=61):
+    """Two runs anywhere that do not meet; many are empty, or end where a block does."""
+    rng = np.random.default_rng(5)
+    first, end = rng.integers(0, 40, (2, B, L))
+    second = np.maximum(rng.integers(16, S, (B, L)), end)
+    first, second = (np.where(rng.random((B, L)) < 0.3, x // 16 * 16, x) for x in (first, second))
+    last = np.minimum(second + rng.integers(-8, 30, (B, L)), S)
+    zero = np.zeros((B, L), np.int32)
+    return tuple(
+        Span(jnp.asarray(a, jnp.int32), jnp.asarray(b, jnp.int32), zero)
+        for a, b in ((first, end), (np.maximum(second, end), last))
+    ), S
+
+
+def causal_sight(B=2, L=53):
+    index = jnp.broadcast_to(jnp.arange(L)[None], (B, L))
+    return (Span(0 * index, index + 1, 0 * index),), L
+
+
+def arrays(sight, S, r=2, G=2, K=8, dtype=jnp.float32):
+    """q, k, v and the gradient that comes in."""
+    B, L = sight[0].first_BxL.shape
+    rng = np.random.default_rng(0)
+    shapes = ((B, L, G * r, K), (B, S, G, K), (B, S, G, K), (B, L, G * r, K))
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def formula(mask_BxLxS, q, k, v):
+    """One softmax over all that a query sees, in float32; 0 where that is nothing."""
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    mask = mask_BxLxS[:, None]
+    logits = jnp.einsum("BLHK,BSHK->BHLS", q, k) * q.shape[-1] ** -0.5
+    weights = jnp.where(mask, jnp.exp(logits), 0)  # of logits below 20 or so
+    total = weights.sum(axis=-1, keepdims=True)
+    return jnp.einsum("BHLS,BSHK->BLHK", weights / jnp.where(total == 0, 1, total), v)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def results(attention, q, k, v, dout):
+    """Output, dq, dk, dv."""
+    out, transpose = jax.vjp(attention, q, k, v)
+    return out, *transpose(dout)
+
+
+def through(backend, sight):
+    return lambda q, k, v: attend(q, k, v, sight, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "sight, r, dtype",
+    [
+        (packed_sight, 1, jnp.float32),
+        (functools.partial(packed_sight, window=9), 4, jnp.float32),
+        (packed_sight, 2, jnp.bfloat16),
+        (random_sight, 2, jnp.float32),
+        (random_sight, 4, jnp.bfloat16),
+        (causal_sight, 8, jnp.float32),
+    ],
+    ids=["packed", "window", "packed-bf16", "random", "random-bf16", "causal"],
+)
+def test_values_and_gradients_are_those_of_the_formula(backend, sight, r, dtype):
+    sight, S = sight()
+    given = arrays(sight, S, r, dtype=dtype)
+    mask = mask_of(sight, S)
+    expected = results(functools.partial(formula, mask), *(x.astype(jnp.float32) for x in given))
+    found = results(through(backend, sight), *given)
+    for name, a, b in zip(("out", "dq", "dk", "dv"), found, expected, strict=True):
+        assert a.dtype == dtype
+        bound = BOUND[dtype] * float(jnp.abs(b).max())
+        np.testing.assert_allclose(a.astype(jnp.float32), b, atol=bound, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_log_sum_exp_and_queries_that_see_nothing(backend):
+    sight, S = random_sight()
+    q, k, v, dout = arrays(sight, S)
+    out, lse = jax.jit(BACKENDS[backend].forward)(q, k, v, sight)
+    dq, *_ = jax.jit(BACKENDS[backend].backward)(q, k, v, sight, out, lse, dout)
+    mask = mask_of(sight, S)
+    logits = jnp.einsum("BLHK,BSHK->BHLS", q, jnp.repeat(k, 2, axis=2)) * q.shape[-1] ** -0.5
+    expected = jax.nn.logsumexp(logits, axis=-1, where=mask[:, None])
+    none_BxL = ~np.asarray(mask).any(axis=2)
+    assert 0 < none_BxL.sum() < none_BxL.size / 2
+    np.testing.assert_allclose(lse, np.where(none_BxL[:, None], np.inf, expected), atol=2e-5)
+    assert not np.asarray(out)[none_BxL].any() and not np.asarray(dq)[none_BxL].any()
+
+
+@pytest.mark.parametrize("backend", CUTTING)
+def test_blocks_of_keys_that_nobody_sees_are_not_touched(backend):
+    """NaN in them reaches nothing, not even times a weight of 0."""
+    sight, S = random_sight(S=80)
+    index = np.arange(80)
+    nobody = (index >= 64) & (index < 80)
+    sight = tuple(span.replace(end_BxL=jnp.minimum(span.end_BxL, 64)) for span in sight)
+    q, k, v, dout = arrays(sight, S)
+    poisoned = [jnp.where(nobody[None, :, None, None], jnp.nan, x) for x in (k, v)]
+    clean = results(through(backend, sight), q, k, v, dout)
+    for a, b in zip(results(through(backend, sight), q, *poisoned, dout), clean, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.asarray(clean[2])[:, nobody].any()
+
+
+@pytest.mark.parametrize("backend", CUTTING)
+def test_the_future_of_a_trunk_is_not_touched(backend):
+    """NaN in the last block of keys reaches the last queries only."""
+    sight, S = causal_sight(L=64)
+    q, k, v, dout = arrays(sight, S)
+    last = (np.arange(S) >= 48)[None, :, None, None]
+    dout = jnp.where(last, 0, dout)
+    clean = results(through(backend, sight), q, k, v, dout)
+    k, v = (jnp.where(last, jnp.nan, x) for x in (k, v))
+    for a, b in zip(results(through(backend, sight), q, k, v, dout)[:2], clean[:2], strict=True):
+        np.testing.assert_array_equal(a[:, :48], b[:, :48])
+        assert np.isnan(a[:, 48:]).all()
+
+
+@pytest.mark.parametrize("sight", [packed_sight, random_sight, causal_sight])
+def test_pairs_of_blocks_are_listed_as_the_mask_has_them(sight):
+    """Both ways round: each pair once per run, in order, with how much of it is seen."""
+    sight, S = sight()
+    q, k, *_ = arrays(sight, S)
+    blocks = pallas_tpu._Blocks(q, k, sight)
+    seen = np.asarray(blocks.seen(sight))
+    masks = [np.asarray(mask_of((span,), blocks.m * blocks.k)) for span in sight]
+    masks = np.stack(masks, axis=2)  # [B, L, spans, S]
+    masks = np.pad(masks, ((0, 0), (0, blocks.n * blocks.q - blocks.L), (0, 0), (0, 0)))
+    masks = masks.reshape(blocks.B, blocks.n, blocks.q, blocks.spans, blocks.m, blocks.k)
+    kinds = masks.any(axis=(2, 5)).astype(int) + masks.all(axis=(2, 5))
+    np.testing.assert_array_equal(seen, kinds)
+    for table in (seen, seen.swapaxes(1, 3)):
+        queue = pallas_tpu._Queue(jnp.asarray(table))
+        steps = int(queue.steps)
+        listed = np.stack(queue.fields(queue.numbers[:steps]), axis=1)
+        expected = [(*at, table[at]) for at in zip(*np.nonzero(table), strict=True)]
+        nothing = np.argwhere(~table.any(axis=(2, 3)))
+        expected += [(*at, 0, 0, 0) for at in nothing]
+        np.testing.assert_array_equal(listed, sorted(expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mesh_changes_nothing(backend):
+    """Rows and heads on devices of their own, whose lists of blocks differ in length."""
+    sight, S = random_sight(B=2)
+    given = arrays(sight, S)
+    alone = results(through(backend, sight), *given)
+    with sharding.on(sharding.make_mesh(data=2, tensor=2, sequence=2)):
+        found = results(through(backend, sight), *given)
+    for a, b in zip(found, alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
