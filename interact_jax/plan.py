@@ -436,8 +436,8 @@ def first_that_fits(
 ) -> tuple[Change, Plan] | tuple[None, None]:
     """The first change of settings or slice with which it fits, compiled; (None, None) if none is.
 
-    What cannot fit, because state, sums and the kept inputs of layers are too much already, is
-    not compiled.
+    What cannot fit, because state, gradients and the kept inputs of layers are too much already,
+    is not compiled.
     """
     for change in changes(cfg, work, topology):
         other = cfg.copy_and_resolve_references().unlock()
@@ -502,7 +502,8 @@ def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, floa
     row = _rows(cfg, work, 1)
     tokens = cfg.batch.rows * (row.trunk.id_BxL.shape[1] + row.student.id_BxL.shape[1])
     inputs = work.model.layers * tokens * work.model.width * jnp.dtype(cfg.model.dtype).itemsize
-    return _bytes(abstract) + sums + inputs, chip.memory * chip.usable
+    # The sums, and next to them the gradients of the micro-batch that is to be added.
+    return _bytes(abstract) + 2 * sums + inputs, chip.memory * chip.usable
 
 
 # ------------------------------------------------------------------------------------ the report

@@ -30,34 +30,10 @@ def arguments(directory, sizes, **settings):
 
 
 @compiles
-def test_a_small_model_fits(tmp_path):
-    sizes = {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2}
-    done = program("plan", [*arguments(tmp_path, sizes), "--topology=v5e:2x2"])
-    assert done.returncode == 0, done.stderr
-    assert ": FITS" in done.stdout
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] and found["devices"] == 4 and "change" not in found
-    memory, programs = found["memory"], found["programs"]
-    assert memory["state"] == 3 * 4 * found["parameters"] + 5 * 4  # two moments; counters
-    assert memory["sums"] == pytest.approx(4 * found["parameters"], abs=100)
-    assert 0 < programs["accumulate"]["peak"] < memory["needed"] < memory["usable"] < 16 * 2**30
-    assert programs["update"]["aliased"] >= memory["state"] * 0.99  # donated, so never there twice
-    assert programs["accumulate"]["collectives"]["all-reduce"]["bytes"] > memory["sums"]
-    # 6 a token and parameter would be without the head, attention and the teacher.
-    rows, inner = found["rows"], found["parameters"] - 2 * 512 * 256
-    tokens = rows["height"] * (rows["trunk"] + rows["student"])
-    assert 6 * tokens * inner < found["flops"] < 30 * tokens * inner
-    seconds = found["seconds"]
-    assert seconds["micro_batch"] == max(seconds[k] for k in ("compute", "memory", "collectives"))
-    assert seconds["step"] > found["micro_batches"] * seconds["micro_batch"]
-    assert found["versions"]["libtpu"]
-
-
-@compiles
-def test_one_that_does_not_fit_names_a_change_that_does(tmp_path):
-    """1.5e9 parameters, whole on every chip of 16 GiB: state alone takes 18 GB."""
-    sizes = {"hidden_size": 4_096, "intermediate_size": 14_336, "vocab_size": 1_024}
-    sizes |= {"num_hidden_layers": 8}
+def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
+    """1.4e9 parameters, whole on every chip of 16 GiB: state and gradients alone take 22 GB."""
+    V, D, N = 512, 1_024, 96
+    sizes = {"hidden_size": D, "intermediate_size": 4 * D, "vocab_size": V, "num_hidden_layers": N}
     done = program("plan", [*arguments(tmp_path, sizes), "--topology=v5e:2x2"])
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "plan.json").read_text())
@@ -65,13 +41,30 @@ def test_one_that_does_not_fit_names_a_change_that_does(tmp_path):
     assert found["change"] == {"mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
     assert ": DOES NOT FIT" in done.stdout
     assert f"It fits with {plan.told(found['change'])}\n" in done.stdout
-    changed = found["changed"]
-    assert changed["fits"] and changed["memory"]["needed"] < changed["memory"]["usable"]
-    assert changed["mesh"]["fsdp"] == 4
+
+    found = found["changed"]
+    assert found["fits"] and found["mesh"]["fsdp"] == 4 and found["versions"]["libtpu"]
+    memory, programs = found["memory"], found["programs"]
+    whole = 3 * 4 * found["parameters"]  # and two moments, in float32
+    assert memory["state"] == pytest.approx(whole / 4, rel=0.01)
+    assert memory["sums"] == pytest.approx(whole / 3 / 4, rel=0.01)
+    assert 0 < programs["accumulate"]["peak"] < memory["needed"] < memory["usable"] < 16 * 2**30
+    assert programs["update"]["aliased"] >= memory["state"] * 0.99  # donated, so never there twice
+    # Every layer's weights go round twice at least, in bfloat16: forward and backward.
+    gathered = programs["accumulate"]["collectives"]["all-gather"]["bytes"]
+    sent = sum(t["bytes"] for t in programs["accumulate"]["collectives"].values())
+    assert 0 < gathered <= sent and 2 * 2 * found["parameters"] * 3 / 4 < sent
+    # 8 a token and parameter with recomputation, 2 for the teacher; attention is small.
+    rows, inner = found["rows"], found["parameters"] - 2 * V * D
+    tokens = rows["height"] * (4 * (rows["trunk"] + rows["student"]) + rows["teacher"])
+    assert found["flops"] == pytest.approx(2 * tokens * inner, rel=0.1)
+    seconds = found["seconds"]
+    assert seconds["micro_batch"] == max(seconds[k] for k in ("compute", "memory", "collectives"))
+    assert seconds["step"] > found["micro_batches"] * seconds["micro_batch"]
 
 
 @compiles
-@pytest.mark.parametrize("name", ["v5e:3x3", "h100:8"])
+@pytest.mark.parametrize("name", ["v5e:3x3"])
 def test_a_slice_that_does_not_exist_is_refused(name, tmp_path):
     check_refused([*arguments(tmp_path, {}), f"--topology={name}"], name, "v5e:2x2")
 
