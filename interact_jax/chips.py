@@ -25,8 +25,8 @@ class Chip:
 GIB = 2.0**30
 CHIPS = {
     # jax's device_kind, in small letters
-    "tpu v4": Chip("TPU v4", 275e12, 32 * GIB, 1.228e12, 90e9, 0.96),
-    "tpu v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 0.819e12, 90e9, 0.984),
+    "tpu v4": Chip("TPU v4", 275e12, 32 * GIB, 1.228e12, 90e9, 0.961),
+    "tpu v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 0.819e12, 90e9, 0.9844),
     "tpu v5": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 180e9, 1.0),
     "tpu v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 180e9, 1.0),
     "tpu v6 lite": Chip("TPU v6e", 918e12, 32 * GIB, 1.64e12, 180e9, 0.976),
