@@ -7,25 +7,32 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peak dense bfloat16 FLOP/s, bytes of memory and its bytes/s, one device of jax each."""
+    """Peak dense bfloat16 FLOP/s, bytes of memory and its bytes/s, one device of jax each.
+
+    `link` is what a device sends along one axis of its interconnect, bytes/s: on a TPU two links,
+    one each way round the ring; on a GPU NVLink. `usable` is the share of the memory that programs
+    get, for TPUs what libtpu's own out-of-memory errors say.
+    """
 
     name: str
     flops: float
     memory: float
     bandwidth: float
+    link: float
+    usable: float = 1.0
 
 
 GIB = 2.0**30
 CHIPS = {
     # jax's device_kind, in small letters
-    "tpu v4": Chip("TPU v4", 275e12, 32 * GIB, 1.228e12),
-    "tpu v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 0.819e12),
-    "tpu v5": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12),
-    "tpu v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12),
-    "tpu v6 lite": Chip("TPU v6e", 918e12, 32 * GIB, 1.64e12),
-    "nvidia h100 80gb hbm3": Chip("H100 SXM", 989e12, 80e9, 3.35e12),
-    "nvidia h200": Chip("H200 SXM", 989e12, 141e9, 4.8e12),
-    "nvidia a100-sxm4-80gb": Chip("A100 SXM 80GB", 312e12, 80e9, 2.039e12),
+    "tpu v4": Chip("TPU v4", 275e12, 32 * GIB, 1.228e12, 90e9, 0.961),
+    "tpu v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 0.819e12, 90e9, 0.9844),
+    "tpu v5": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 180e9, 1.0),
+    "tpu v5p": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 180e9, 1.0),
+    "tpu v6 lite": Chip("TPU v6e", 918e12, 32 * GIB, 1.64e12, 180e9, 0.976),
+    "nvidia h100 80gb hbm3": Chip("H100 SXM", 989e12, 80e9, 3.35e12, 450e9),
+    "nvidia h200": Chip("H200 SXM", 989e12, 141e9, 4.8e12, 450e9),
+    "nvidia a100-sxm4-80gb": Chip("A100 SXM 80GB", 312e12, 80e9, 2.039e12, 300e9),
 }
 
 

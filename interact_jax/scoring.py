@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
 from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
@@ -21,6 +22,7 @@ from interact_jax.schema import Batch, Replies, TokenStream
 
 CHUNK = 512  # C: reply tokens of a row whose logits exist at a time, at most. Fewer would leave an
 # accelerator waiting for the head: v6e makes 560 FLOPs in the time it reads a byte.
+VOCABULARY = ("fsdp", "tensor")  # the mesh axes that V is shared out over, in here
 SAVED = "lse"  # what the backward pass keeps of a chunk's logits: their log-sum-exp
 
 
@@ -127,7 +129,12 @@ def score(
     want: Sequence[str] = ("logp",),
     chunk: int = CHUNK,
 ) -> dict[str, jax.Array]:
-    """Per-token quantities [B, R] of all sources; float32 logits of `chunk` tokens at a time."""
+    """Per-token quantities [B, R] of all sources; float32 logits of `chunk` tokens at a time.
+
+    Under a mesh the vocabulary is shared out, and a chunk's hidden states go to every share of it.
+    They are small; to bring the head to the tokens would move all of it for every chunk, and the
+    whole gradient of it back.
+    """
     B, R = target_BxR.shape
     chunk = -(-R // -(-R // chunk))  # chunks of nearly the same length
     tail = -R % chunk
@@ -136,12 +143,14 @@ def score(
         x = jnp.pad(x, [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    heads = {name: source.head_DxV for name, source in sources.items()}
+    heads = {name: _laid_out(source.head_DxV, None, VOCABULARY) for name, source in sources.items()}
 
     def one(hidden: dict[str, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
-        logits = {
-            name: linear(x, heads[name].astype(x.dtype), jnp.float32) for name, x in hidden.items()
-        }
+        logits = {}
+        for name, x_BxCxD in hidden.items():
+            x = _laid_out(x_BxCxD, "data", None, None)
+            x = linear(x, heads[name].astype(x.dtype), jnp.float32)
+            logits[name] = _laid_out(x, "data", None, VOCABULARY)
         found: dict[str, jax.Array] = {}
         for name in want:
             found |= QUANTITIES[name](logits, target_BxC)
@@ -154,3 +163,10 @@ def score(
         lambda carry, xs: (carry, body(*xs)), None, (hidden, chunks(target_BxR))
     )
     return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in found.items()}
+
+
+def _laid_out(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """x with its dimensions on these axes of the mesh, if there is one."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -34,26 +34,34 @@ LETTERS: dict[str, str | tuple[str, ...] | None] = {
 """Letter -> mesh axes; letters that are not here stay whole on every device."""
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1) -> Mesh:
-    """A mesh over all devices; one of the sizes may be -1, which is what the others leave.
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    sequence: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh over `devices`, by default all there are; one of the sizes may be -1, which is what
+    the others leave.
 
     Raises InputError where the sizes do not multiply to the number of devices.
     """
     sizes = dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
     given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))
     if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise InputError(f"{given}: expected positive sizes, and -1 for at most one of them.")
     if free:
-        sizes[free[0]] = devices // fixed
-    if int(np.prod(list(sizes.values()))) != devices:
+        sizes[free[0]] = len(devices) // fixed
+    if int(np.prod(list(sizes.values()))) != len(devices):
         raise InputError(
-            f"{given}: the sizes must multiply to the number of devices, {devices}. "
+            f"{given}: the sizes must multiply to the number of devices, {len(devices)}. "
             "Set one of them to -1 to take what is left."
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
 
 def row_shards(mesh: Mesh) -> int:

@@ -9,11 +9,11 @@ PACKAGE = Path(interact_jax.__file__).parent
 # Each layer may import those above it, and modules of one layer one another, where no name of the
 # layer is in APART.
 LAYERS = (
-    {"schema", "flops", "chips"},
+    {"schema", "flops", "chips", "hlo"},
     {"sharding", "models", "data"},
     {"scoring", "objectives", "optim", "checkpoint", "generation"},
     {"config", "metrics", "signal"},
-    {"train", "bench", "pocket", "evaluation", "report", "cli"},
+    {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
 )
 APART = {
     ("models", "data"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from interact_jax import hlo, sharding
 from interact_jax.objectives import interactions, sdpo
 from interact_jax.schema import Replies, Sum
 from interact_jax.scoring import Source, score
@@ -54,6 +55,39 @@ def test_no_array_has_tokens_by_vocabulary():
     assert f"[1,{chunk},{v}]" in text
     assert f"[1,{r},{v}]" not in text
     assert f"[{r // chunk},1,{chunk},{v}]" not in text
+
+
+def on_mesh(hidden, head, target, **mesh):
+    """Value and gradient of the sum of log-probabilities, alone and under a mesh, with its text."""
+
+    def total(hidden, head):
+        return score({"student": Source(hidden, head)}, target, chunk=4)["logp_student"].sum()
+
+    step, mesh = jax.value_and_grad(total, (0, 1)), sharding.make_mesh(**mesh)
+    alone = step(hidden, head)
+    with sharding.on(mesh):
+        shape = {"head_DxV": jax.ShapeDtypeStruct(head.shape, head.dtype)}
+        layout = sharding.layout_of(sharding.with_layout(shape, mesh))["head_DxV"]
+        placed = sharding.place_rows(hidden, mesh), jax.device_put(head, layout)
+        compiled = jax.jit(step).lower(*placed).compile()
+        return alone, compiled(*placed), compiled.as_text()
+
+
+def test_a_mesh_computes_the_same_where_it_does_not_divide_the_vocabulary():
+    keys = jax.random.split(jax.random.key(1), 2)
+    hidden, head = jax.random.normal(keys[0], (8, 16, 32)), jax.random.normal(keys[1], (32, 97))
+    target = np.random.default_rng(0).integers(0, 97, (8, 16))
+    alone, together, _ = on_mesh(hidden, head, target, data=2, fsdp=2, tensor=2)
+    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_the_head_does_not_go_to_the_tokens():
+    """Value and gradient of four chunks send less than the head; it is laid out anew once."""
+    hidden, head = jnp.zeros((8, 16, 32)), jnp.zeros((32, 4096))
+    *_, text = on_mesh(hidden, head, np.zeros((8, 16), np.int32), data=1, fsdp=4, tensor=2)
+    sent = sum(traffic.bytes for traffic in hlo.collectives(text, 8).values())
+    assert sent < head.nbytes
 
 
 def replies_of(lengths, ignore_first=0):

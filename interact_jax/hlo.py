@@ -1,0 +1,188 @@
+"""What a compiled program moves between devices, read from its text (HLO).
+
+XLA's own figures (`cost_analysis`) count the body of a loop once and do not name collectives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_HEADER = re.compile(r"^(?:ENTRY )?(%[\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?(%[\w.\-]+) = (\([^=]*?\)|\S+) ([\w\-]+)\((.*)$")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
+_CALL = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=(%[\w.\-]+)")
+_CALLS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+
+
+@dataclasses.dataclass
+class Traffic:
+    """Collectives of one kind: how often they run and what each device sends, in bytes."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    result: str
+    op: str
+    rest: str  # operands and attributes
+
+    def operands(self) -> list[str]:
+        return re.findall(r"%[\w.\-]+", self.rest.partition(")")[0])
+
+
+Computation = dict[str, _Instruction]  # in order; the root is the last
+
+
+def collectives(text: str, devices: int) -> dict[str, Traffic]:
+    """What one run of the program costs in collectives, by kind: loops times their length.
+
+    Bytes are those that each device sends in a ring of the collective's group. An asynchronous
+    collective that a fusion spreads over several steps has one channel and counts once; loops whose
+    length depends on data count once.
+    """
+    computations = _parse(text)
+    seen: dict[tuple[str, str], tuple[int, int]] = {}
+    for name, times in _times(computations).items():
+        for label, one in computations[name].items():
+            kind = one.op.removesuffix("-start")
+            if kind not in KINDS:
+                continue
+            if kind == "all-reduce" and "all-reduce-scatter" in name:
+                kind = "reduce-scatter"  # the TPU's form of it: a fusion that keeps a slice
+            channel = re.search(r"channel_id=(\d+)", one.rest)
+            key = (kind, channel[1] if channel else label)
+            cost = (times, times * _sent(kind, one, devices, fused="scatter" in name))
+            seen[key] = max(seen.get(key, (0, 0)), cost)
+    found: dict[str, Traffic] = {}
+    for (kind, _), (times, sent) in seen.items():
+        total = found.setdefault(kind, Traffic())
+        total.count += times
+        total.bytes += sent
+    return found
+
+
+def _parse(text: str) -> dict[str, Computation]:
+    computations: dict[str, Computation] = {}
+    body: Computation = {}
+    for line in re.sub(r"/\*index=\d+\*/", "", text).splitlines():
+        if header := _HEADER.match(line):
+            body = computations[header[1]] = {}
+        elif instruction := _INSTRUCTION.match(line):
+            body[instruction[1]] = _Instruction(*instruction.groups()[1:])
+    return computations
+
+
+def _times(computations: dict[str, Computation]) -> dict[str, int]:
+    """How often each computation runs; the entry is the one that none calls."""
+    callees = {
+        name: [call for one in body.values() for call in _calls(one, body, computations)]
+        for name, body in computations.items()
+    }
+    called = {callee for calls in callees.values() for callee, _ in calls}
+    times = dict.fromkeys(computations, 0)
+
+    def visit(name: str, factor: int) -> None:
+        times[name] += factor
+        for callee, trips in callees[name]:
+            visit(callee, factor * trips)
+
+    for name in computations:
+        if name not in called:
+            visit(name, 1)
+    return times
+
+
+def _calls(
+    one: _Instruction, body: Computation, computations: dict[str, Computation]
+) -> Iterator[tuple[str, int]]:
+    if one.op == "while":
+        loop = re.search(r"condition=(%[\w.\-]+), body=(%[\w.\-]+)", one.rest)
+        yield loop[2], _trips(one, body, computations[loop[1]], computations[loop[2]])
+        return
+    names = _CALL.findall(one.rest)
+    for listed in _CALLS.findall(one.rest):
+        names += re.findall(r"%[\w.\-]+", listed)
+    for name in names:
+        if name in computations:
+            yield name, 1
+
+
+def _trips(loop: _Instruction, outside: Computation, condition: Computation, body: Computation):
+    """How often a loop runs: while (i < bound) i += step, all of them constants; else 1."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+        return int(known[1])
+    if not condition:
+        return 1
+    test = list(condition.values())[-1]
+    if test.op != "compare" or "direction=LT" not in test.rest:
+        return 1
+    counter, bound = (condition.get(name) for name in test.operands())
+    limit = _constant(bound)
+    index = re.search(r"index=(\d+)", counter.rest) if counter else None
+    if limit is None or index is None:
+        return 1
+    at = int(index[1])
+    carried = outside.get(loop.operands()[0]) if loop.operands() else None
+    first = _constant(_element(carried, at, outside), outside) or 0
+    grown = _element(list(body.values())[-1], at, body)
+    steps = [_constant(body.get(name)) for name in grown.operands()] if grown else []
+    step = next((value for value in steps if value), 1)
+    return max(0, math.ceil((limit - first) / step))
+
+
+def _element(made: _Instruction | None, index: int, body: Computation) -> _Instruction | None:
+    """What a tuple holds at this index."""
+    if made is None or made.op != "tuple":
+        return None
+    return body.get(made.operands()[index])
+
+
+def _constant(one: _Instruction | None, body: Computation | None = None) -> int | None:
+    if one is not None and one.op == "copy" and body is not None:
+        one = body.get(one.operands()[0])
+    value = re.match(r"(-?\d+)\)", one.rest) if one is not None and one.op == "constant" else None
+    return int(value[1]) if value else None
+
+
+def _sent(kind: str, one: _Instruction, devices: int, fused: bool) -> int:
+    """Bytes that each device sends, in a ring."""
+    sizes = [_size(*array) for array in _ARRAY.findall(one.result)]
+    # The start of an asynchronous gather or permute gives its operand, too.
+    both = one.op in ("all-gather-start", "collective-permute-start")
+    size = max(sizes, default=0) if both else sum(sizes)
+    n = _group(one.rest, devices)
+    if kind == "collective-permute":
+        return size
+    if kind == "all-reduce":
+        return 2 * size * (n - 1) // n
+    if kind == "reduce-scatter" and not fused:
+        return size * (n - 1)  # its result is a share
+    return size * (n - 1) // n
+
+
+def _size(dtype: str, dimensions: str) -> int:
+    return BYTES.get(dtype, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
+
+
+def _group(attributes: str, devices: int) -> int:
+    """How many devices take part, from any of the three ways in which HLO writes it.
+
+    {{0,1},{2,3}}: 2, [4,8]<=[32]: 8, mesh['a'=4,'b'=8] {'b'}: 8.
+    """
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = {name: int(n) for name, n in re.findall(r"('[^']*')=(\d+)", mesh[1])}
+        axes = re.findall(r"('[^']*')(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(iota[1])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
+        return len(listed[1].split(","))
+    return devices

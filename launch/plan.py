@@ -1,0 +1,75 @@
+"""Does a run fit on a TPU slice, and how long does a step take? No TPU is needed to ask.
+
+    python launch/plan.py --config configs/offline_wildfeedback.py --topology v5e:4x4 \\
+        --model-shape qwen3-8b --config.mesh.data=1 --config.mesh.fsdp=-1
+    python launch/plan.py --config configs/offline_wildfeedback.py --topology v5p:2x2x2
+
+Compiles the trainer's own step for the slice (pip install libtpu; a minute or two) and shows bytes
+per device by the compiler's figures, FLOPs, collectives and an estimated time. Where it does not
+fit, it looks for the first change that does. Any setting can be set by --config.KEY=VALUE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; the compiler needs no device
+
+from interact_jax import cli, config, plan
+from interact_jax.models.shapes import SHAPES, shape
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings, with their defaults (interact_jax/config.py says what they mean):\n"
+        + config.describe(),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE.py", help="settings of the run")
+    add("--topology", required=True, metavar="NAME", help="TPU slice: v5e:4x4, v5p:2x2x2, ...")
+    shapes = ", ".join(SHAPES)
+    add("--model-shape", metavar="NAME", help=f"in place of model.path, no download: {shapes}")
+    add("--json", default="", metavar="FILE", help="write all figures there")
+    add("--no-search", action="store_true", help="do not look for a change that makes it fit")
+    args, rest = parser.parse_known_args(argv)
+    unknown = [argument for argument in rest if not argument.startswith("--config.")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args, rest
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, overrides = parse(argv)
+    cli.log_to_stderr(logging.INFO)
+    cfg = config.load(args.config, overrides)
+    if args.model_shape:
+        work = plan.synthetic_work(cfg, shape(args.model_shape), args.model_shape)
+    else:
+        work = plan.work_of(cfg)
+    made = plan.make_plan(cfg, work, args.topology)
+    print("\n".join(plan.lines(made)))
+    found = plan.to_json(made)
+    if not made.fits and not args.no_search:
+        change, better = plan.first_that_fits(cfg, work, args.topology)
+        found["change"] = change
+        found["changed"] = better and plan.to_json(better)
+        if better is None:
+            print("\nNo change of remat, mesh, rows or slice that was tried makes it fit.")
+        else:
+            print("\nIt fits with " + plan.told(change) + "\n")
+            print("\n".join(plan.lines(better)))
+    if args.json:
+        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        print(f"figures: {args.json}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,97 @@
+"""launch/plan.py compiles the training step for TPU slices that are not here."""
+
+import importlib.metadata
+import json
+
+import pytest
+
+from interact_jax import plan
+from interact_jax.models.shapes import SHAPES
+from tests.runs import ROOT, program
+
+libtpu = any(found.name == "libtpu" for found in importlib.metadata.distributions())
+compiles = pytest.mark.skipif(not libtpu, reason="libtpu is not installed")
+
+CONFIG = ROOT / "configs/offline_wildfeedback.py"
+SMALL = {
+    "--config.attention": "dense",  # compiles faster; here its size does not matter
+    "--config.data.path": "none.jsonl",
+    "--config.batch.row_tokens": 512,
+    "--config.batch.interactions": 64,
+}
+
+
+def arguments(directory, sizes, **settings):
+    """Of the program, for a model of these sizes."""
+    (directory / "config.json").write_text(json.dumps(SHAPES["small"] | sizes))
+    given = {"--config": CONFIG, "--json": directory / "plan.json", **SMALL, **settings}
+    given["--config.model.path"] = directory
+    return [f"{name}={value}" for name, value in given.items()]
+
+
+@compiles
+def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
+    """1.4e9 parameters, whole on every chip of 16 GiB: state and gradients alone take 22 GB."""
+    V, D, N = 512, 1_024, 96
+    sizes = {"hidden_size": D, "intermediate_size": 4 * D, "vocab_size": V, "num_hidden_layers": N}
+    done = program("plan", [*arguments(tmp_path, sizes), "--topology=v5e:2x2"])
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert not found["fits"] and found["memory"]["needed"] > found["memory"]["usable"]
+    assert found["change"] == {"mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
+    assert ": DOES NOT FIT" in done.stdout
+    assert f"It fits with {plan.told(found['change'])}\n" in done.stdout
+
+    found = found["changed"]
+    assert found["fits"] and found["mesh"]["fsdp"] == 4 and found["versions"]["libtpu"]
+    memory, programs = found["memory"], found["programs"]
+    whole = 3 * 4 * found["parameters"]  # and two moments, in float32
+    assert memory["state"] == pytest.approx(whole / 4, rel=0.01)
+    assert memory["sums"] == pytest.approx(whole / 3 / 4, rel=0.01)
+    assert 0 < programs["accumulate"]["peak"] < memory["needed"] < memory["usable"] < 16 * 2**30
+    assert programs["update"]["aliased"] >= memory["state"] * 0.99  # donated, so never there twice
+    # Every layer's weights go round twice at least, in bfloat16: forward and backward.
+    gathered = programs["accumulate"]["collectives"]["all-gather"]["bytes"]
+    sent = sum(t["bytes"] for t in programs["accumulate"]["collectives"].values())
+    assert 0 < gathered <= sent and 2 * 2 * found["parameters"] * 3 / 4 < sent
+    # 8 a token and parameter with recomputation, 2 for the teacher; attention is small.
+    rows, inner = found["rows"], found["parameters"] - 2 * V * D
+    tokens = rows["height"] * (4 * (rows["trunk"] + rows["student"]) + rows["teacher"])
+    assert found["flops"] == pytest.approx(2 * tokens * inner, rel=0.1)
+    seconds = found["seconds"]
+    assert seconds["micro_batch"] == max(seconds[k] for k in ("compute", "memory", "collectives"))
+    assert seconds["step"] > found["micro_batches"] * seconds["micro_batch"]
+
+
+@compiles
+@pytest.mark.parametrize("name", ["v5e:3x3"])
+def test_a_slice_that_does_not_exist_is_refused(name, tmp_path):
+    check_refused([*arguments(tmp_path, {}), f"--topology={name}"], name, "v5e:2x2")
+
+
+def test_without_libtpu_it_says_what_to_install(tmp_path):
+    """A machine without it is one where the import of its module fails."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata, sys\n"
+        "sys.modules['libtpu'] = None\n"
+        "real = importlib.metadata.version\n"
+        "def version(name):\n"
+        "    if name == 'libtpu':\n"
+        "        raise importlib.metadata.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "importlib.metadata.version = version\n"
+    )
+    check_refused(
+        [*arguments(tmp_path, {}), "--topology=v5e:2x2"],
+        "pip install libtpu",
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
+    )
+
+
+def check_refused(given, *expected, **environment):
+    """Status 2 and one message, no traceback, that holds what is expected."""
+    done = program("plan", given, **environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error:") == 1 and "Traceback" not in done.stderr
+    for text in expected:
+        assert text in done.stderr

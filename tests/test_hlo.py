@@ -1,0 +1,83 @@
+"""Collectives read from the text of a compiled program."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from interact_jax import hlo, sharding
+
+LAYERS, D = 5, 64
+
+
+def compiled_text(function, *shapes_and_specs):
+    mesh = sharding.make_mesh(fsdp=8)
+    args = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(*spec)))
+        for shape, spec in shapes_and_specs
+    ]
+    with jax.set_mesh(mesh):
+        return jax.jit(function).lower(*args).compile().as_text()
+
+
+def test_a_collective_in_a_loop_counts_as_often_as_it_runs():
+    def layers(x, w):
+        def one(x, w):
+            whole = jax.lax.with_sharding_constraint(w, PartitionSpec(None, None))
+            return jnp.tanh(x @ whole), None
+
+        return jax.lax.scan(one, x, w)[0]
+
+    text = compiled_text(layers, ((8, D), ("fsdp",)), ((LAYERS, D, D), (None, "fsdp")))
+    gathers = hlo.collectives(text, 8)["all-gather"]
+    assert gathers.count == LAYERS
+    assert gathers.bytes == LAYERS * D * D * 4 * 7 // 8
+
+
+def test_a_sum_over_devices_is_sent_twice():
+    text = compiled_text(lambda x: x.sum(axis=0), ((8, D), ("fsdp",)))
+    assert hlo.collectives(text, 8) == {"all-reduce": hlo.Traffic(1, 2 * D * 4 * 7 // 8)}
+
+
+# What the TPU compiler writes: a loop whose counter goes up by two, an asynchronous gather in two
+# steps of one channel, groups as a mesh.
+TPU = """
+%cond (p.1: (s32[], bf16[8,4])) -> pred[] {
+  %p.1 = (s32[], bf16[8,4]{1,0:T(8,128)}) parameter(0)
+  %bound = s32[]{:T(128)} constant(8)
+  %i = s32[] get-tuple-element(%p.1), index=0
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+
+%start (a: bf16[2,4]) -> bf16[8,4] {
+  %a = bf16[2,4] parameter(0)
+  ROOT %g.1 = bf16[8,4]{1,0} all-gather(%a), channel_id=3, replica_groups=mesh['x'=2,'y'=4] {'y'}
+}
+
+%done (b: bf16[2,4]) -> bf16[8,4] {
+  %b = bf16[2,4] parameter(0)
+  ROOT %g.2 = bf16[8,4]{1,0} all-gather(%b), channel_id=3, replica_groups=mesh['x'=2,'y'=4] {'y'}
+}
+
+%body (p.2: (s32[], bf16[8,4])) -> (s32[], bf16[8,4]) {
+  %p.2 = (s32[], bf16[8,4]) parameter(0)
+  %two = s32[] constant(2)
+  %j = s32[] get-tuple-element(%p.2), index=0
+  %x = bf16[8,4] get-tuple-element(%p.2), index=1
+  %f.1 = bf16[8,4] fusion(%x), kind=kCustom, calls=%start
+  %f.2 = bf16[8,4] fusion(%f.1), kind=kCustom, calls=%done
+  %next = s32[] add(%j, %two)
+  ROOT %t = (s32[], /*index=1*/bf16[8,4]) tuple(%next, %f.2)
+}
+
+ENTRY %main (x.0: bf16[8,4]) -> bf16[8,4] {
+  %x.0 = bf16[8,4] parameter(0)
+  %zero = s32[] constant(0)
+  %start.0 = (s32[], bf16[8,4]) tuple(%zero, %x.0)
+  %loop = (s32[], bf16[8,4]) while(%start.0), condition=%cond, body=%body
+  ROOT %r = bf16[8,4] get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_pieces_of_an_asynchronous_collective_count_once():
+    assert hlo.collectives(TPU, 8) == {"all-gather": hlo.Traffic(4, 4 * 64 * 3 // 4)}
