@@ -41,7 +41,7 @@ BACKENDS = {
 }
 """How attention is computed, by the name of the setting `attention`."""
 
-FOR_PLATFORM = {"tpu": "xla", "gpu": "xla", "cpu": "xla"}
+FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "xla"}
 """What `attention=auto` means, by the platform of the devices that compute."""
 
 
