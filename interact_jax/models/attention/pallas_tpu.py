@@ -42,7 +42,7 @@ from interact_jax.models.attention.sight import Sight
 # and 1,816 instructions with 512 x 512, up to 6% less for the same work with one side doubled,
 # 4, 27 and 8% more with 256 x 256. Masked pairs have 2 to 6% more.
 BLOCK_Q, BLOCK_K = 512, 512
-HEADS = 7  # query heads of a step at most: they share keys and mask, and hide one another's waits
+HEADS = 7  # query heads of a step at most: they share keys, mask and what a step costs by itself
 QUERY_BYTES = 1 << 20  # of a step at most, for an array of queries: 16 MiB hold all there is, twice
 LANES = 128  # blocks are multiples of it
 NOTHING = -1e30  # logit of what is not seen; finite, so that differences of two are no NaN
