@@ -32,8 +32,8 @@ CONFIG = {
 WINDOWED = CONFIG | {"model_type": "mistral", "sliding_window": 5}
 
 
-def decoder_of(raw, remat="none"):
-    decoder = Decoder(read_config(raw), remat=remat)
+def decoder_of(raw, remat="none", attention="xla"):
+    decoder = Decoder(read_config(raw), remat=remat, attention=attention)
     return decoder, jax.jit(decoder.fresh_params)(0)
 
 
@@ -55,10 +55,16 @@ def line(ids):
 
 
 @pytest.mark.parametrize(
-    "raw, history_is", [(CONFIG, "same"), (CONFIG, "think"), (WINDOWED, "strip")]
+    "raw, history_is, attention",
+    [
+        (CONFIG, "same", "xla"),
+        (CONFIG, "think", "xla"),
+        (WINDOWED, "strip", "xla"),
+        (WINDOWED, "think", "pallas"),
+    ],
 )
-def test_packed_trees_equal_every_path_alone(raw, history_is):
-    decoder, params = decoder_of(raw)
+def test_packed_trees_equal_every_path_alone(raw, history_is, attention):
+    decoder, params = decoder_of(raw, attention=attention)
     trees, batch, placed = batch_of(0, history_is)
     sources = jax.jit(functools.partial(scoring.one_pass, decoder))(params, batch)
     path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
@@ -123,9 +129,12 @@ def loss_of(decoder, sharing, batch, params):
     return total.total / total.count
 
 
-@pytest.mark.parametrize("raw, history_is", [(CONFIG, "think"), (WINDOWED, "same")])
-def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, history_is):
-    decoder, params = decoder_of(raw, "full")
+@pytest.mark.parametrize(
+    "raw, history_is, attention",
+    [(CONFIG, "think", "xla"), (WINDOWED, "same", "xla"), (CONFIG, "think", "pallas")],
+)
+def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, history_is, attention):
+    decoder, params = decoder_of(raw, "full", attention)
     results = []
     for sharing in ("tree", "none"):
         _, batch, _ = batch_of(0, history_is, sharing)
