@@ -49,8 +49,10 @@ from interact_jax.schema import Batch, InputError
 log = logging.getLogger(__name__)
 
 EFFICIENCY = 0.5  # of the peak FLOP/s: what large matrix products reach next to everything else
+FLOAT32_PASSES = 6  # products in bfloat16 that make one in float32, at the precision of training
 ASSUMPTIONS = (
-    f"matrix products run at {EFFICIENCY:.0%} of the chip's peak in bfloat16",
+    f"matrix products run at {EFFICIENCY:.0%} of the chip's peak in bfloat16; those of float32 are "
+    f"{FLOAT32_PASSES} of them",
     "collectives send over both links of one axis of the interconnect, and of the pieces of a "
     "step (compute, memory, collectives) the longest hides the others",
     "memory traffic is at least all arguments, outputs, temporaries and gathered weights, once "
@@ -304,8 +306,9 @@ class Plan:
             return None
         a, u = self.accumulate, self.update
         gathered = sum(t.bytes for kind, t in a.collectives.items() if kind == "all-gather")
+        passes = FLOAT32_PASSES if self.cfg.model.dtype == "float32" else 1
         micro = {
-            "compute": self.flops / self.devices / (EFFICIENCY * self.chip.flops),
+            "compute": passes * self.flops / self.devices / (EFFICIENCY * self.chip.flops),
             "memory": (a.arguments + a.outputs + 2 * (a.temporaries + gathered))
             / self.chip.bandwidth,
             "collectives": self._sent(a) / self.chip.link,
