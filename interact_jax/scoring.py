@@ -149,7 +149,7 @@ def score(
         logits = {}
         for name, x_BxCxD in hidden.items():
             x = _laid_out(x_BxCxD, "data", None, None)
-            x = linear(x, heads[name].astype(x.dtype), jnp.float32)
+            x = linear(x, heads[name], jnp.float32)
             logits[name] = _laid_out(x, "data", None, VOCABULARY)
         found: dict[str, jax.Array] = {}
         for name in want:

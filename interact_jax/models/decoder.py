@@ -144,7 +144,7 @@ class Layer(nn.Module):
         weight, ones, zeros = _initialisers(c)
 
         def param(name, init, *shape):
-            return self.param(name, init, shape, self.param_dtype).astype(self.dtype)
+            return self.param(name, init, shape, self.param_dtype)
 
         w = {
             "attention_norm": param("attention_norm_D", ones, D),
@@ -187,9 +187,8 @@ class Layer(nn.Module):
         q, k, v = (linear(x_BxLxD, w[name]) for name in ("q", "k", "v"))
         if self.config.qkv_bias:
             q, k, v = (
-                q + w["q_bias"][None, None],
-                k + w["k_bias"][None, None],
-                v + w["v_bias"][None, None],
+                x + w[f"{name}_bias"].astype(x.dtype)[None, None]
+                for name, x in (("q", q), ("k", k), ("v", v))
             )
         if self.config.qk_norm:
             q = rms_norm(q, w["q_norm"], self.config.norm_eps)
@@ -198,7 +197,7 @@ class Layer(nn.Module):
 
     def _output(self, attended_BxLxHxK, w):
         out = linear(attended_BxLxHxK, w["o"], inputs=2)
-        return out + w["o_bias"][None, None] if self.config.o_bias else out
+        return out + w["o_bias"].astype(out.dtype)[None, None] if self.config.o_bias else out
 
     def _mlp(self, x_BxLxD, w):
         gate = jax.nn.silu(linear(x_BxLxD, w["gate"]))
@@ -208,8 +207,9 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Token ids to hidden states (after the final norm); `head` turns those into logits.
 
-    dtype is what it computes in, param_dtype what the parameters are stored in; remat names one of
-    REMAT_POLICIES, attention one of `attention.BACKENDS`.
+    dtype is what it computes in, param_dtype what the parameters are stored in and what their
+    gradients have, summed in float32; remat names one of REMAT_POLICIES, attention one of
+    `attention.BACKENDS`.
     """
 
     config: DecoderConfig
@@ -308,10 +308,9 @@ class Decoder(nn.Module):
         return self.init(jax.random.key(seed), token)["params"]
 
     def _run(self, tokens, views, cache_kv):
-        embedding = self.embedding.astype(self.dtype)
         hiddens = []
         for id_BxL, view in zip(tokens, views, strict=True):
-            hidden = jnp.take(embedding, id_BxL, axis=0)
+            hidden = jnp.take(self.embedding, id_BxL, axis=0).astype(self.dtype)
             hidden = hidden if view.differentiated else jax.lax.stop_gradient(hidden)
             hiddens.append(nn.with_logical_constraint(hidden, ("B", None, None)))
         window_N = None
@@ -319,10 +318,9 @@ class Decoder(nn.Module):
             unlimited = jnp.iinfo(jnp.int32).max // 2
             window_N = jnp.asarray([w or unlimited for w in self.config.windows], jnp.int32)
         hiddens, cache_kv = self.layers(tuple(hiddens), cache_kv, window_N, tuple(views))
-        scale = self.final_norm.astype(self.dtype)
         normed = []
         for hidden, view in zip(hiddens, views, strict=True):
-            hidden = rms_norm(hidden, scale, self.config.norm_eps)
+            hidden = rms_norm(hidden, self.final_norm, self.config.norm_eps)
             normed.append(hidden if view.differentiated else jax.lax.stop_gradient(hidden))
         return tuple(normed), cache_kv
 

@@ -75,7 +75,9 @@ def _attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask_BxLxS):
     B, L, H, K = q_BxLxHxK.shape
     G = k_BxSxGxK.shape[2]
     logits = _logits(q_BxLxHxK.reshape(B, L, G, H // G, K), k_BxSxGxK, mask_BxLxS)
-    lse = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    weights = jnp.exp(logits - lse).astype(v_BxSxGxK.dtype)
+    largest = logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(logits - largest)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = (weights / total).astype(v_BxSxGxK.dtype)
     out = jnp.einsum("BGrLS,BSGK->BLGrK", weights, v_BxSxGxK).reshape(B, L, H, K)
-    return out, lse.reshape(B, H, L)
+    return out, (largest + jnp.log(total)).reshape(B, H, L)
