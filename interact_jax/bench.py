@@ -101,11 +101,11 @@ class Step:
         """What is reported of it; `peak` is the devices' FLOP/s where it is known."""
         seconds = statistics.median(self.seconds)
         held, slots = np.sum([padding(batch) for batch in self.micro], axis=0)
-        interactions = sum(_interactions(batch) for batch in self.micro)
+        count = sum(interactions(batch) for batch in self.micro)
         return {
             "sharing": self.sharing,
             "seconds": seconds,
-            "interactions_per_second": interactions / seconds,
+            "interactions_per_second": count / seconds,
             "tokens_per_second": float(held) / seconds,
             "padding": 1 - float(held) / float(slots),
             "compiled_bytes": self.compiled_bytes,
@@ -130,21 +130,22 @@ def make_step(
             lambda: train.new_state(decoder.fresh_params(0), optimiser),
             out_shardings=sharding.layout_of(abstract),
         )()
-        zeros, accumulate, update = train.jit_step(
+        differentiate, add, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 100)
         )
         rows = [sharding.place_rows(batch, mesh) for batch in micro]
         compiled = {
-            batch.trunk.id_BxL.shape: accumulate.lower(state.params, zeros(), batch).compile()
+            batch.trunk.id_BxL.shape: differentiate.lower(state.params, batch).compile()
             for batch in rows
         }
 
     def run() -> None:
         nonlocal state
         with sharding.on(mesh):
-            sums = zeros()
+            sums = None
             for batch in rows:
-                sums = accumulate(state.params, sums, batch)
+                found = differentiate(state.params, batch)
+                sums = found if sums is None else add(sums, found)
             state, shown = update(state, sums)
         jax.block_until_ready((state, shown))
 
@@ -188,13 +189,12 @@ def gradient_flops(decoder: Decoder, batch: Batch, sharing: str) -> int:
     """FLOPs of one micro-batch's gradient as it is computed, recomputation included."""
     params = jax.eval_shape(decoder.fresh_params, 0)
     step = functools.partial(
-        train.accumulate,
+        train.differentiate,
         decoder=decoder,
         forward=scoring.FORWARD[sharing],
         objective=OBJECTIVES["sdpo"],
     )
-    sums = jax.eval_shape(lambda params: train.no_sums(params, OBJECTIVES["sdpo"]), params)
-    return flops.count(step, params, sums, batch)
+    return flops.count(step, params, batch)
 
 
 def useful_flops(config: DecoderConfig, batch: Batch, sharing: str) -> int:
@@ -221,6 +221,7 @@ def _held(stream: Any) -> int:
     return int((np.asarray(stream.segment_BxL) > 0).sum())
 
 
-def _interactions(batch: Batch) -> int:
+def interactions(batch: Batch) -> int:
+    """How many a batch holds."""
     replies = batch.replies
     return int(((np.asarray(replies.interaction_BxR) >= 0) & (replies.offset_BxR == 0)).sum())

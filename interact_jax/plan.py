@@ -274,14 +274,14 @@ class Plan:
     sums: int  # of gradients, while a step goes through its micro-batches
     limit: float  # bytes that programs may use
     needed: float
-    accumulate: Program | None  # None: the compiler ran out of memory
+    differentiate: Program | None  # None: the compiler ran out of memory
     update: Program | None
     flops: int  # of a micro-batch
     seconds: float  # that it took to compile
 
     @property
     def fits(self) -> bool:
-        return self.accumulate is not None and self.needed <= self.limit
+        return self.differentiate is not None and self.needed <= self.limit
 
     @property
     def devices(self) -> int:
@@ -289,22 +289,17 @@ class Plan:
 
     def interactions(self) -> int:
         """How many a full micro-batch holds."""
-        replies = self.batch.replies
-        first = (np.asarray(replies.interaction_BxR) >= 0) & (np.asarray(replies.offset_BxR) == 0)
-        return int(first.sum())
+        return bench.interactions(self.batch)
 
     def micro_batches(self) -> int:
         """Full micro-batches that a step of the config is worth, at least one."""
-        if self.cfg.batch.interactions:
-            return math.ceil(self.cfg.batch.interactions / self.interactions())
-        trees = int(np.asarray(self.batch.trunk.segment_BxL).max(axis=1).sum())
-        return math.ceil(self.cfg.batch.conversations / trees)
+        return micro_batches(self.cfg, self.batch)
 
     def times(self) -> dict[str, float] | None:
         """Seconds of a micro-batch by bottleneck, and of a whole step; None if it does not fit."""
-        if self.accumulate is None or self.update is None:
+        if self.differentiate is None or self.update is None:
             return None
-        a, u = self.accumulate, self.update
+        a, u = self.differentiate, self.update
         gathered = sum(t.bytes for kind, t in a.collectives.items() if kind == "all-gather")
         passes = FLOAT32_PASSES if self.cfg.model.dtype == "float32" else 1
         micro = {
@@ -337,7 +332,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
     attention = backend_for(cfg.attention, mesh)
     decoder = _decoder(cfg, work.model, attention)
-    objective, optimiser = OBJECTIVES[cfg.objective.name], make_optimiser(cfg.optim)
+    optimiser = make_optimiser(cfg.optim)
     shards = sharding.row_shards(mesh)
     rows = _rows(cfg, work, cfg.batch.rows)
     batch = jax.tree.map(lambda x: np.concatenate([x] * shards), rows)
@@ -346,20 +341,21 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     programs: dict[str, Program] = {}
     with sharding.on(mesh), jax.default_matmul_precision(precision):
         abstract = train.abstract_state(decoder, optimiser, mesh)
-        _, accumulate, update = train.jit_step(
+        differentiate, _, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 1000)
         )
-        sums = jax.eval_shape(lambda p: train.no_sums(p, objective), abstract.params)
-        sums = sharding.with_layout(sums, mesh)
         layout = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), batch
         )
+        sums = sharding.with_layout(jax.eval_shape(differentiate, abstract.params, placed), mesh)
         state_bytes, sums_bytes = _bytes(abstract), _bytes(sums)
         beside = state_bytes - _bytes(abstract.params)  # lies there while gradients are computed
+        if micro_batches(cfg, batch) > 1:
+            beside += sums_bytes  # of those before
         needed, limit = 0.0, chip.memory * chip.usable
         for name, function, args, others in (
-            ("accumulate", accumulate, (abstract.params, sums, placed), beside),
+            ("differentiate", differentiate, (abstract.params, placed), beside),
             # The sums of the next step are there before those of the last one are gone.
             ("update", update, (abstract, sums), sums_bytes),
         ):
@@ -386,25 +382,32 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         sums=sums_bytes,
         limit=limit,
         needed=needed,
-        accumulate=whole.get("accumulate"),
+        differentiate=whole.get("differentiate"),
         update=whole.get("update"),
         flops=per_row * cfg.batch.rows * shards,
         seconds=time.perf_counter() - begin,
     )
 
 
+def micro_batches(cfg: ConfigDict, batch: Batch) -> int:
+    """How many micro-batches, each as full as this one, a step of the config is worth."""
+    if cfg.batch.interactions:
+        return math.ceil(cfg.batch.interactions / bench.interactions(batch))
+    trees = int(np.asarray(batch.trunk.segment_BxL).max(axis=1).sum())
+    return math.ceil(cfg.batch.conversations / trees)
+
+
 def row_flops(cfg: ConfigDict, decoder: Decoder, row: Batch) -> int:
     """FLOPs of the gradient of one row, recomputation included."""
     objective = OBJECTIVES[cfg.objective.name]
     step = functools.partial(
-        train.accumulate,
+        train.differentiate,
         decoder=decoder,
         forward=scoring.FORWARD[cfg.sharing],
         objective=objective,
     )
     params = jax.eval_shape(decoder.fresh_params, 0)
-    sums = jax.eval_shape(lambda params: train.no_sums(params, objective), params)
-    return flops.count(step, params, sums, row)
+    return flops.count(step, params, row)
 
 
 def _decoder(cfg: ConfigDict, model: DecoderConfig, attention: str) -> Decoder:
@@ -505,8 +508,7 @@ def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, floa
     row = _rows(cfg, work, 1)
     tokens = cfg.batch.rows * (row.trunk.id_BxL.shape[1] + row.student.id_BxL.shape[1])
     inputs = work.model.layers * tokens * work.model.width * jnp.dtype(cfg.model.dtype).itemsize
-    # The sums, and next to them the gradients of the micro-batch that is to be added.
-    return _bytes(abstract) + 2 * sums + inputs, chip.memory * chip.usable
+    return _bytes(abstract) + sums + inputs, chip.memory * chip.usable
 
 
 # ------------------------------------------------------------------------------------ the report
@@ -542,7 +544,7 @@ def lines(plan: Plan) -> list[str]:
         f"  state (parameters, moments)        {gib(plan.state):>12}",
         f"  sums of gradients                  {gib(plan.sums):>12}",
     ]
-    for name in ("accumulate", "update"):
+    for name in ("differentiate", "update"):
         program = getattr(plan, name)
         if program is not None:
             found.append(
@@ -551,7 +553,7 @@ def lines(plan: Plan) -> list[str]:
                 f"temporaries {gib(program.temporaries)}, code {gib(program.code)}"
             )
     verdict = "FITS" if plan.fits else "DOES NOT FIT"
-    by = "" if plan.accumulate else ", by the compiler's out-of-memory error"
+    by = "" if plan.differentiate else ", by the compiler's out-of-memory error"
     found.append(
         f"  in all {gib(plan.needed)}, {plan.needed / plan.limit:.0%} of what is usable{by}: "
         f"{verdict}"
@@ -560,7 +562,7 @@ def lines(plan: Plan) -> list[str]:
     if times is None:
         return found
     found += ["", f"a micro-batch: {plan.flops / 1e12:,.0f} TFLOP on all devices"]
-    for name in ("accumulate", "update"):
+    for name in ("differentiate", "update"):
         for kind, traffic in sorted(getattr(plan, name).collectives.items()):
             found.append(
                 f"  {name:<11} {kind:<19} {traffic.count:7,} times, "
@@ -614,7 +616,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "programs": {
             name: program and dataclasses.asdict(program)
-            for name, program in (("accumulate", plan.accumulate), ("update", plan.update))
+            for name, program in (("differentiate", plan.differentiate), ("update", plan.update))
         },
         "flops": plan.flops,
         "micro_batches": plan.micro_batches(),

@@ -5,7 +5,7 @@
     finish(run)                        summary and export
 
 One step: the micro-batches of a batch are scored by student and teacher and differentiated one
-after the other (`accumulate`); their sum, divided by the number of interactions, moves the
+after the other (`differentiate`); their sum, divided by the number of interactions, moves the
 parameters (`update`).
 """
 
@@ -74,8 +74,8 @@ class Run:
     decoder: Decoder
     mesh: jax.sharding.Mesh
     total_steps: int
-    zeros: Callable[[], Any]
-    accumulate: Callable[..., Any]
+    differentiate: Callable[..., Any]
+    add: Callable[..., Any]
     update: Callable[..., Any]
     checkpoints: checkpoint.Checkpoints
     state: TrainState
@@ -148,7 +148,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         if position is not None:
             source.seek(position)
         total_steps = cfg.steps or int(state.step) + source.count_steps()
-        zeros, accumulate, update = jit_step(
+        differentiate, add, update = jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
         )
     run = Run(
@@ -161,8 +161,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         decoder=decoder,
         mesh=mesh,
         total_steps=total_steps,
-        zeros=zeros,
-        accumulate=accumulate,
+        differentiate=differentiate,
+        add=add,
         update=update,
         checkpoints=checkpoints,
         state=state,
@@ -214,23 +214,15 @@ def first_state(
 # -------------------------------------------------------------------------------------- step
 
 
-def no_sums(params: Any, objective: Objective) -> Any:
-    """The sums of a step before its first micro-batch: gradients in float32, and the metrics'."""
-    gradients = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
-    names = ("loss", *objective.metrics)
-    return gradients, {name: Sum(jnp.zeros(()), jnp.zeros(())) for name in names}
-
-
-def accumulate(
+def differentiate(
     params: Any,
-    sums: Any,
     batch: Batch,
     *,
     decoder: Decoder,
     forward: Callable[..., dict[str, scoring.Source]],
     objective: Objective,
 ) -> Any:
-    """Add one micro-batch: gradients of the loss's total (float32), and the sums to report."""
+    """The sums of one micro-batch: gradients (float32) of the loss's total, and the metrics'."""
 
     def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
         sources = forward(decoder, params, batch)
@@ -239,7 +231,12 @@ def accumulate(
         return loss.total, {"loss": loss, **metrics}
 
     gradients, metrics = jax.grad(total, has_aux=True)(params)
-    return jax.tree.map(lambda old, new: old + new.astype(old.dtype), sums, (gradients, metrics))
+    return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), metrics
+
+
+def add(sums: Any, more: Any) -> Any:
+    """The sums of several micro-batches."""
+    return jax.tree.map(jnp.add, sums, more)
 
 
 def update(
@@ -295,27 +292,23 @@ def jit_step(
     optimiser: optax.GradientTransformation,
     abstract: TrainState,
     lr: Callable[[jax.Array], jax.Array],
-) -> tuple[Callable[[], Any], Callable[..., Any], Callable[..., Any]]:
-    """(zeros, accumulate, update), jitted: sums to begin with, and the two halves of a step.
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """(differentiate, add, update), jitted: the sums of a micro-batch, of two, and a step by them.
 
-    Their number of calls per step varies freely; nothing compiles anew.
+    Micro-batches per step vary freely; only another shape of rows compiles anew.
     """
     objective = OBJECTIVES[cfg.objective.name]
     layout = sharding.layout_of(abstract)
     scalar = layout.step
-
-    def zeros() -> Any:
-        return no_sums(abstract.params, objective)
-
     names = ("loss", *objective.metrics)
     sums_layout = (layout.params, {name: Sum(scalar, scalar) for name in names})
-    add = functools.partial(
-        accumulate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], objective=objective
+    one = functools.partial(
+        differentiate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], objective=objective
     )
     move = functools.partial(update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm)
     return (
-        jax.jit(zeros, out_shardings=sums_layout),
-        jax.jit(add, out_shardings=sums_layout, donate_argnums=1),
+        jax.jit(one, out_shardings=sums_layout),
+        jax.jit(add, out_shardings=sums_layout, donate_argnums=0),
         jax.jit(move, out_shardings=(layout, scalar), donate_argnums=0),
     )
 
@@ -338,10 +331,11 @@ def loop(run: Run) -> None:
     ):
         for step in range(first + 1, run.total_steps + 1):
             batch = run.source.next(run.state.params, step)
-            sums = run.zeros()
+            sums = None
             for micro in batch.micro:
                 rows = sharding.place_rows(micro, run.mesh)
-                sums = run.accumulate(run.state.params, sums, rows)
+                found = run.differentiate(run.state.params, rows)
+                sums = found if sums is None else run.add(sums, found)
             run.state, shown = run.update(run.state, sums)
             journal.add(step, shown, batch)
             due = step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked

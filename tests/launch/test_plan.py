@@ -48,11 +48,11 @@ def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
     whole = 3 * 4 * found["parameters"]  # and two moments, in float32
     assert memory["state"] == pytest.approx(whole / 4, rel=0.01)
     assert memory["sums"] == pytest.approx(whole / 3 / 4, rel=0.01)
-    assert 0 < programs["accumulate"]["peak"] < memory["needed"] < memory["usable"] < 16 * 2**30
+    assert 0 < programs["differentiate"]["peak"] < memory["needed"] < memory["usable"] < 16 * 2**30
     assert programs["update"]["aliased"] >= memory["state"] * 0.99  # donated, so never there twice
     # Every layer's weights go round twice at least, in bfloat16: forward and backward.
-    gathered = programs["accumulate"]["collectives"]["all-gather"]["bytes"]
-    sent = sum(t["bytes"] for t in programs["accumulate"]["collectives"].values())
+    gathered = programs["differentiate"]["collectives"]["all-gather"]["bytes"]
+    sent = sum(t["bytes"] for t in programs["differentiate"]["collectives"].values())
     assert 0 < gathered <= sent and 2 * 2 * found["parameters"] * 3 / 4 < sent
     # 8 a token and parameter with recomputation, 2 for the teacher; attention is small.
     rows, inner = found["rows"], found["parameters"] - 2 * V * D
