@@ -69,10 +69,11 @@ class Dialogue:
         return window
 
 
-def one_row(trees: Sequence[Tree]) -> Batch:
-    """All trees in one row whose arrays are as long as they are together: no padding."""
+def one_row(trees: Sequence[Tree], height: int = 1) -> Batch:
+    """All trees in one row whose arrays are as long as they are together: no padding. With a
+    `height`, so many rows, all the same: one for each device that has rows of its own."""
     whole = sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0))
-    return pack([trees], whole, 1)[0]
+    return pack([trees] * height, whole, height)[0]
 
 
 # ------------------------------------------------------------------------------------ one step

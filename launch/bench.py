@@ -68,6 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--repeats", type=int, default=5, help="timed steps of each way")
+    add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
     add("--json", default="", metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
 
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     ways = args.sharing.split(",")
     if unknown := set(ways) - set(bench.WAYS):
         raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(fsdp=args.mesh_fsdp)
     decoder = Decoder(
         _model(args),
         dtype=jnp.dtype(args.dtype),
@@ -94,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
-    for name, micro_of in cases(args, ways):
+    for name, micro_of in cases(args, ways, sharding.row_shards(mesh)):
         micro = {way: micro_of(way) for way in ways}
         steps = {way: bench.make_step(decoder, micro[way], way, mesh) for way in ways}
         bench.interleave(list(steps.values()), args.repeats)
@@ -123,10 +124,10 @@ def _model(args: argparse.Namespace) -> Any:
     return read_config(raw | vocabulary, args.model)
 
 
-def cases(args: argparse.Namespace, ways: list[str]) -> Iterator[tuple[str, Any]]:
+def cases(args: argparse.Namespace, ways: list[str], height: int) -> Iterator[tuple[str, Any]]:
     """(name, function from a way to its micro-batches) of everything that is to be timed."""
     if args.data:
-        chosen = _epoch(args, ways)
+        chosen = _epoch(args, ways, height)
         yield f"epoch at {args.conversations}", lambda way: chosen[way]
         return
     vocabulary = _model(args).vocab_size
@@ -140,10 +141,10 @@ def cases(args: argparse.Namespace, ways: list[str]) -> Iterator[tuple[str, Any]
         )
         window = dialogue.window(np.random.default_rng(0), vocabulary)
         name = f"{turns} turns" if turns > 1 else "1 turn"
-        yield name, lambda way, window=window: [bench.one_row(GROW[way](window))]
+        yield name, lambda way, window=window: [bench.one_row(GROW[way](window), height)]
 
 
-def _epoch(args: argparse.Namespace, ways: list[str]) -> dict[str, list[Batch]]:
+def _epoch(args: argparse.Namespace, ways: list[str], height: int) -> dict[str, list[Batch]]:
     """The micro-batches of one epoch, in each way."""
     directory = args.tokenizer or args.model
     if not directory:
@@ -156,7 +157,7 @@ def _epoch(args: argparse.Namespace, ways: list[str]) -> dict[str, list[Batch]]:
         batch = config.default().batch
         batch.interactions, batch.conversations = 0, args.conversations
         draws = Draws(dataset.interactions, batch, seed=0, epochs=1)
-        packing = Packing.for_run(dataset, draws, args.row_tokens, 1, ignore_first=2)
+        packing = Packing.for_run(dataset, draws, args.row_tokens, height, ignore_first=2)
         steps = [dataset.trees_of(step) for step in draws.steps()]
         found[way] = [batch for trees in steps for batch, _ in packing.batches(trees)]
     return found

@@ -1,0 +1,58 @@
+"""launch/bench.py: what it prints and writes, on small shapes; times are not looked at."""
+
+import json
+
+import pytest
+
+from launch import bench
+from tests.runs import outcome
+
+SMALL = [
+    *("--model", "pocket", "--user-tokens", "16", "--reply-tokens", "24"),
+    *("--followup-tokens", "8", "--repeats", "1"),
+]
+KEYS = {
+    *("case", "sharing", "seconds", "all_seconds", "interactions_per_second", "padding"),
+    *("tokens_per_second", "compiled_bytes", "flops", "flops_per_second", "mfu", "token_passes"),
+}
+
+
+def figures(arguments, tmp_path, capsys):
+    bench.main([*arguments, "--json", str(tmp_path / "f.json")])
+    out = capsys.readouterr().out
+    found = json.loads((tmp_path / "f.json").read_text())
+    for one in found["results"]:
+        assert one.keys() >= KEYS and one["seconds"] > 0 and one["mfu"] is None
+    return found["results"], out
+
+
+def test_both_ways_of_two_shapes(tmp_path, capsys):
+    """The bound by token passes is 4 (trunk) + teacher's against those of two full forwards."""
+    results, out = figures([*SMALL, "--turns", "1,3", "--remat", "full"], tmp_path, capsys)
+    assert [(r["case"], r["sharing"]) for r in results] == [
+        *(("1 turn", "tree"), ("1 turn", "none")),
+        *(("3 turns", "tree"), ("3 turns", "none")),
+    ]
+    one, _, three, none = results
+    lengths = [40 * n for n in (1, 2, 3)]  # of a conversation after n turns
+    # The last token of a sequence is a target only; a teacher forks 12 tokens into a turn.
+    passes_none = sum(4 * (n - 1) + n - 1 + 8 for n in lengths) * 8  # rows, one a device
+    passes_tree = (4 * (lengths[-1] - 1) + 3 * (40 - 1 + 8 - 12)) * 8
+    assert (none["token_passes"], three["token_passes"]) == (passes_none, passes_tree)
+    assert three["bound"] == pytest.approx(passes_none / passes_tree)
+    assert three["faster"] == pytest.approx(none["seconds"] / three["seconds"])
+    assert three["flops_share"] < one["flops_share"] < 1
+    assert all(r["padding"] == 0 for r in results)
+    assert "3 turns" in out and "turns/s" in out
+
+
+def test_an_epoch_of_real_conversations(tmp_path, capsys):
+    given = ["--model", "pocket", "--data", "pocket", "--conversations", "4096", "--repeats", "1"]
+    results, _ = figures([*given, "--sharing", "tree", "--row-tokens", "512"], tmp_path, capsys)
+    assert [r["case"] for r in results] == ["epoch at 4096"]
+    assert 0 < results[0]["padding"] < 0.5
+
+
+def test_unknown_ways_are_refused(capsys):
+    status, err = outcome(bench.main, [*SMALL, "--sharing", "tree,forest"], capsys)
+    assert status == 2 and "forest" in err and "none" in err
