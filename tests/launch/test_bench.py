@@ -5,7 +5,7 @@ import json
 import pytest
 
 from launch import bench
-from tests.runs import outcome
+from tests.runs import outcome, records
 
 SMALL = [
     *("--model", "pocket", "--user-tokens", "16", "--reply-tokens", "24"),
@@ -47,10 +47,14 @@ def test_both_ways_of_two_shapes(tmp_path, capsys):
 
 
 def test_an_epoch_of_real_conversations(tmp_path, capsys):
-    given = ["--model", "pocket", "--data", "pocket", "--conversations", "4096", "--repeats", "1"]
-    results, _ = figures([*given, "--sharing", "tree", "--row-tokens", "512"], tmp_path, capsys)
-    assert [r["case"] for r in results] == ["epoch at 4096"]
-    assert 0 < results[0]["padding"] < 0.5
+    data = tmp_path / "talks.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records()))
+    given = ["--model", "pocket", "--data", str(data), "--conversations", "4", "--repeats", "1"]
+    results, _ = figures([*given, "--row-tokens", "256"], tmp_path, capsys)
+    assert [(r["case"], r["sharing"]) for r in results] == [
+        *(("epoch at 4", "tree"), ("epoch at 4", "none"))
+    ]
+    assert 1 < results[0]["bound"] and 0 < results[0]["padding"] < 1
 
 
 def test_unknown_ways_are_refused(capsys):
