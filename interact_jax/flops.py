@@ -99,7 +99,7 @@ class _Counter:
             depth = math.prod(lhs[axis] for axis in contract)
             return 2 * depth * math.prod(equation.outvars[0].aval.shape), unknown
         if name == "scan":
-            return self.scan(params, inputs)
+            return self.scan(equation, inputs)
         if name == "while":
             return self.loop(params, inputs)
         if name == "cond":
@@ -128,9 +128,13 @@ class _Counter:
             known = [None] * len(jaxpr.invars)
         return self.run(jaxpr, consts, known)
 
-    def scan(self, params: dict[str, Any], inputs: list[Known]) -> tuple[int, list[Known]]:
+    def scan(self, equation: Any, inputs: list[Known]) -> tuple[int, list[Known]]:
+        params = equation.params
         body, length = params["jaxpr"], params["length"]
-        ahead, carried = params["num_consts"], params["num_carry"]
+        # What is carried has the same shape inside and outside, what is scanned has not. (The names
+        # of the parameters that say it depend on the version of jax.)
+        carried = _alike(equation.outvars, body.jaxpr.outvars)
+        ahead = _alike(equation.invars, body.jaxpr.invars) - carried
         outputs: list[Known] = [None] * len(body.jaxpr.outvars)
         if not self.has_loop(body.jaxpr):
             return length * self.body(body, [None] * len(inputs))[0], outputs
@@ -196,6 +200,10 @@ def _inside(params: dict[str, Any]) -> list[Any]:
         for item in (value if isinstance(value, (tuple, list)) else (value,))
     ]
     return [getattr(value, "jaxpr", value) for value in values if isinstance(value, _BODIES)]
+
+
+def _alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    return sum(a.aval.shape == b.aval.shape for a, b in zip(outside, inside, strict=True))
 
 
 def _fits(value: _Lazy, var: Any) -> bool:
