@@ -37,7 +37,7 @@ def test_overrides_take_the_type_of_the_default():
         (["steps=3"], "steps=3 and epochs=.*exactly one"),
         (["batch.conversations=3"], "exactly one"),
         (["objective.name=dpo"], r"objective\.name='dpo': expected one of 'sdpo'"),
-        (["remat=all"], "remat='all': expected one of 'none', 'full', 'dots'"),
+        (["remat=all"], "remat='all': expected one of 'none', 'full', 'attention', 'dots'"),
         (["sharing=both"], "'tree', 'none'"),
         (["batch.rows=0"], r"batch\.rows=0: expected at least 1"),
         (["data.workers=-1"], r"data\.workers=-1: expected at least 0"),
