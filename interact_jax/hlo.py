@@ -126,7 +126,11 @@ def _trips(loop: _Instruction, outside: Computation, condition: Computation, bod
         return 1
     counter, bound = (condition.get(name) for name in test.operands())
     limit = _constant(bound)
-    index = re.search(r"index=(\d+)", counter.rest) if counter else None
+    # Which element of what the loop carries: newer compilers write `%param#0` where older ones had
+    # an instruction that takes it out.
+    index = re.search(r"#(\d+)", test.rest.partition(")")[0])
+    if index is None and counter is not None:
+        index = re.search(r"index=(\d+)", counter.rest)
     if limit is None or index is None:
         return 1
     at = int(index[1])

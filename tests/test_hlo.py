@@ -81,3 +81,32 @@ ENTRY %main (x.0: bf16[8,4]) -> bf16[8,4] {
 
 def test_pieces_of_an_asynchronous_collective_count_once():
     assert hlo.collectives(TPU, 8) == {"all-gather": hlo.Traffic(4, 4 * 64 * 3 // 4)}
+
+
+NEWER = """HloModule m
+
+%body.1 (p.1: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %p.1 = (s32[], f32[8]) parameter(0)
+  %one.1 = s32[] constant(1)
+  %next.1 = s32[] add(%p.1#0, %one.1)
+  %sum.1 = f32[8] all-reduce(%p.1#1), replica_groups={{0,1}}, to_apply=%add.1
+  ROOT %tuple.1 = (s32[], f32[8]) tuple(%next.1, %sum.1)
+}
+
+%condition.1 (p.2: (s32[], f32[8])) -> pred[] {
+  %p.2 = (s32[], f32[8]) parameter(0)
+  %bound.1 = s32[] constant(12)
+  ROOT %less.1 = pred[] compare(%p.2#0, %bound.1), direction=LT
+}
+
+ENTRY %main (x: f32[8]) -> (s32[], f32[8]) {
+  %x = f32[8] parameter(0)
+  %zero.1 = s32[] constant(0)
+  %start.1 = (s32[], f32[8]) tuple(%zero.1, %x)
+  ROOT %loop.1 = (s32[], f32[8]) while(%start.1), condition=%condition.1, body=%body.1
+}
+"""
+
+
+def test_elements_as_newer_compilers_write_them():
+    assert hlo.collectives(NEWER, 2) == {"all-reduce": hlo.Traffic(12, 12 * 2 * 8 * 4 // 2)}
