@@ -1,7 +1,8 @@
 """Timing training steps: one pass (`tree`) against two forwards (`none`), in one run.
 
-    work = synthetic(Dialogue(turns=8), vocabulary)
-    steps = [make_step(decoder, work, way, mesh) for way in ("tree", "none")]
+    window = Dialogue(turns=8).window(rng, vocabulary)
+    rows = {way: one_row(GROW[way](window)) for way in ("tree", "none")}
+    steps = [make_step(decoder, [row], way, mesh) for way, row in rows.items()]
     interleave(steps, repeats=5)
 
 Both ways have the same attention, scorer and optimiser and take turns, so that their ratio holds on

@@ -123,14 +123,7 @@ def work_of(cfg: ConfigDict) -> Work:
         cfg.hindsight,
         cfg.data.reply_tokens,
     )
-    settings = EncodeSettings(
-        cfg.data.history,
-        cfg.data.max_length,
-        cfg.data.max_reply,
-        cfg.data.special_tokens,
-        cfg.data.on_error,
-        cfg.objective.ignore_first,
-    )
+    settings = EncodeSettings.of(cfg)
     dataset = load_dataset(cfg.data.path, cfg.data.format, chat, settings, cfg.sharing)
     return Work(cfg.model.path, model, dataset.trees_of(range(len(dataset.trees))), cfg.data.path)
 

@@ -107,14 +107,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     check_tokenizer(len(chat.tokenizer), cfg.data.max_length, model_config)
     checkpoint.keep_model_files(model_dir, tokenizer_dir, workdir)
 
-    settings = EncodeSettings(
-        cfg.data.history,
-        cfg.data.max_length,
-        cfg.data.max_reply,
-        cfg.data.special_tokens,
-        cfg.data.on_error,
-        cfg.objective.ignore_first,
-    )
+    settings = EncodeSettings.of(cfg)
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(
         cfg.data.path, cfg.data.format, chat, settings, cfg.sharing, cfg.data.workers

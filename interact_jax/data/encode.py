@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.schema import Conversation, InputError, Interaction, Message
@@ -40,6 +41,13 @@ class EncodeSettings:
     special_tokens: str = "drop"
     on_error: str = "stop"
     ignore_first: int = 0  # tokens of y that the objective does not count
+
+    @classmethod
+    def of(cls, cfg: Any) -> EncodeSettings:
+        """Those of a run's settings."""
+        names = (field.name for field in dataclasses.fields(cls))
+        values = {name: cfg.data[name] for name in names if name != "ignore_first"}
+        return cls(**values, ignore_first=cfg.objective.ignore_first)
 
 
 Counts = collections.Counter[str]

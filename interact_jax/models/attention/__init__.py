@@ -47,7 +47,7 @@ FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "xla"}
 
 def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
     """The backend of this name; of "auto", the one for the mesh's devices."""
-    return FOR_PLATFORM[mesh.devices.flat[0].platform] if name == "auto" else name
+    return FOR_PLATFORM.get(mesh.devices.flat[0].platform, "xla") if name == "auto" else name
 
 
 SAVED = "attention"  # the name under which a rematerialisation policy may keep output and lse

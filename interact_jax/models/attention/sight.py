@@ -61,10 +61,8 @@ def trunk_sight(trunk: TokenStream) -> Sight:
 def branch_sight(
     stream: TokenStream, trunk: TokenStream, table: Branches, before: int = 0
 ) -> Sight:
-    """What branch tokens [B, L] see among T + before + L keys: the trunk's, others', their own.
-
-    Raises nothing: forks are the host's business (`data.tree`).
-    """
+    """What branch tokens [B, L] see, where the keys are T of the trunk, `before` of other streams,
+    which they do not see, and L of their own."""
     T = trunk.id_BxL.shape[1]
     fork, stem = (
         jnp.take_along_axis(column_BxJ, stream.branch_BxL, axis=1)
