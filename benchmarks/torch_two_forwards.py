@@ -124,6 +124,9 @@ def work(args: argparse.Namespace) -> None:
     """A worker: make a step for each line of stdin, answer with its seconds."""
     import time
 
+    from interact_jax import cli
+
+    cli.keep_memory()  # theirs too
     turns, way = int(args.turns), args.worker
     step = torch_step(args, turns) if way == "torch" else jax_step(args, turns, way)
     step()

@@ -247,13 +247,18 @@ def update(
     norm = optax.tree.norm(gradients) * share
     good = jnp.isfinite(norm) & jnp.isfinite(loss.total)
     rate, factor = lr(state.step), share * clip_factor(norm, clip_norm)
-    gradients = jax.tree.map(lambda g: g * factor, gradients)
-    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), state.params, updates)
 
-    def keep(new: Any, old: Any) -> Any:
-        return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    def move(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        scaled = jax.tree.map(lambda g: g * factor, gradients)
+        updates, opt_state = optimiser.update(scaled, opt_state, params)
+        params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), params, updates)
+        return params, opt_state
 
+    def stay(params: Any, opt_state: Any) -> tuple[Any, Any]:
+        return params, opt_state
+
+    # Two branches rather than a choice between values, which would need both states at a time.
+    params, opt_state = jax.lax.cond(good, move, stay, state.params, state.opt_state)
     bad = (~good).astype(jnp.int32)
     c = state.counters
     counters = Counters(
@@ -264,8 +269,8 @@ def update(
     )
     state = TrainState(
         step=state.step + 1,
-        params=keep(params, state.params),
-        opt_state=keep(opt_state, state.opt_state),
+        params=params,
+        opt_state=opt_state,
         counters=counters,
     )
     means = {name: total.mean() for name, total in metrics.items()}

@@ -76,6 +76,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     cli.log_to_stderr(logging.WARNING)
+    cli.keep_memory()
     cli.keep_compiled()
     ways = args.sharing.split(",")
     if unknown := set(ways) - set(bench.WAYS):

@@ -57,6 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     cli.log_to_stderr(logging.INFO)
+    cli.keep_memory()
     cli.keep_compiled()
     if args.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
         jax.config.update("jax_default_matmul_precision", "highest")

@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
     cfg = config.load(args.config, overrides)
+    cli.keep_memory()
     cli.keep_compiled(cfg.compile_cache)
     run = train.start(cfg, args.workdir)
     folder = run.workdir / "report"

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from interact_jax import scoring, train
+from interact_jax.config import default
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
 from interact_jax.objectives import OBJECTIVES
-from interact_jax.schema import Batch, Branches, Replies, TokenStream
+from interact_jax.optim import make_optimiser
+from interact_jax.schema import Batch, Branches, Replies, Sum, TokenStream
 
 WIDTH, SMALL, LARGE = 512, 8_192, 151_936
 SDPO = OBJECTIVES["sdpo"]
@@ -55,3 +57,20 @@ def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():
 
 def test_memory_grows_with_the_row_no_faster_than_its_length():
     assert temporary_bytes(tokens=32_768) <= 16 * 1.15 * temporary_bytes(tokens=2_048)
+
+
+def test_update_holds_one_state():
+    """A step that may be skipped does not keep the old state beside the new one."""
+    config = default()
+    decoder = Decoder(shape("small"))
+    optimiser = make_optimiser(config.optim)
+    params = jax.eval_shape(decoder.fresh_params, 0)
+    state = jax.eval_shape(lambda p: train.new_state(p, optimiser), params)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    metrics = {name: Sum(number, number) for name in ("loss", *SDPO.metrics)}
+    move = functools.partial(
+        train.update, optimiser=optimiser, lr=lambda step: 1e-6, clip_norm=config.optim.clip_norm
+    )
+    compiled = jax.jit(move, donate_argnums=0).lower(state, (params, metrics)).compile()
+    largest = max(leaf.size * 4 for leaf in jax.tree.leaves(params))
+    assert compiled.memory_analysis().temp_size_in_bytes < largest

@@ -105,10 +105,14 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
 
 
 def rope_angles(position_BxL: jax.Array, config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
-    """cos and sin of every pair's angle, each float32 [B, L, 1, K / 2] (1 = any head)."""
+    """cos and sin of every pair's angle, each float32 [B, L, 1, K / 2] (1 = any head).
+
+    Behind a barrier, for XLA would rather compute them anew for each head that they turn.
+    """
     frequencies = jnp.asarray(rope_frequencies(config))[None, None, :]
     angle = position_BxL.astype(jnp.float32)[:, :, None] * frequencies
-    return jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+    angles = jnp.cos(angle)[:, :, None, :], jnp.sin(angle)[:, :, None, :]
+    return jax.lax.optimization_barrier(angles)
 
 
 def rotate(x_BxLxHxK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
