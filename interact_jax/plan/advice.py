@@ -1,0 +1,105 @@
+"""What would make a run fit that does not: changes of settings and slice, one after the other."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from interact_jax import chips, config, sharding, train
+from interact_jax.models.attention import backend_for
+from interact_jax.optim import make_optimiser
+from interact_jax.plan.compiler import SLICES, devices_of
+from interact_jax.plan.step import Plan, decoder_of, device_bytes, make_plan
+from interact_jax.plan.work import Work, rows_of, synthetic_work
+
+log = logging.getLogger(__name__)
+
+Change = dict[str, Any]  # settings by their full name, and "topology"
+
+
+def first_that_fits(
+    cfg: ConfigDict, work: Work, topology: str
+) -> tuple[Change, Plan] | tuple[None, None]:
+    """The first change of settings or slice with which it fits, compiled; (None, None) if none is.
+
+    What cannot fit, because state, gradients and the kept inputs of layers are too much already,
+    is not compiled.
+    """
+    for change in changes(cfg, work, topology):
+        other = cfg.copy_and_resolve_references().unlock()
+        for name, value in change.items():
+            if name != "topology":
+                config.override(other, f"{name}={value}")
+        where = change.get("topology", topology)
+        told = ", ".join(f"{name}={value}" for name, value in change.items())
+        trees = work if other.batch.row_tokens == cfg.batch.row_tokens else shorter(other, work)
+        least, limit = least_bytes(other, trees, where)
+        if least > limit:
+            log.info("%s: needs at least %.1f GiB", told, least / chips.GIB)
+            continue
+        plan = make_plan(other.lock(), trees, where)
+        log.info("%s: %.2f of %.2f GiB", told, plan.needed / chips.GIB, plan.limit / chips.GIB)
+        if plan.fits:
+            return change, plan
+    return None, None
+
+
+def shorter(cfg: ConfigDict, work: Work) -> Work:
+    """The same with conversations that are no longer than a row."""
+    return synthetic_work(cfg, work.model, work.name)
+
+
+def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
+    """What to try, each on top of those before it; the cheapest for the run first."""
+    kept: Change = {}
+    if cfg.remat != "full":
+        kept = {**kept, "remat": "full"}
+        yield kept
+    devices = len(devices_of(topology))
+    if cfg.mesh.fsdp not in (-1, devices):
+        kept = {**kept, "mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1}
+        yield kept
+    if cfg.batch.rows > 1:
+        kept = {**kept, "batch.rows": 1}
+        yield kept
+    for tensor in (2, 4, 8):
+        if tensor < devices and work.model.kv_heads % tensor == 0:
+            yield {**kept, "mesh.data": 1, "mesh.fsdp": devices // tensor, "mesh.tensor": tensor}
+    for part in (2, 4):
+        tokens = cfg.batch.row_tokens // part
+        if tokens >= 512:
+            yield {**kept, "batch.row_tokens": tokens, "data.max_length": tokens}
+    family = topology.partition(":")[0]
+    larger = (s for s in SLICES.get(family, ()) if math.prod(map(int, s.split("x"))) > devices)
+    for slice_ in itertools.islice(larger, 4):
+        spread = {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 1}
+        yield {**kept, **spread, "topology": f"{family}:{slice_}"}
+
+
+def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, float]:
+    """(bytes that a device needs at the very least, bytes that it has)."""
+    devices = devices_of(topology)
+    mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
+    chip = chips.chip_of(devices[0].device_kind)
+    with sharding.on(mesh):
+        decoder = decoder_of(cfg, work.model, backend_for(cfg.attention, mesh))
+        abstract = train.abstract_state(decoder, make_optimiser(cfg.optim), mesh)
+    sums = device_bytes(abstract.params) * 4 // jnp.dtype(cfg.model.param_dtype).itemsize
+    row = rows_of(cfg, work, 1)
+    tokens = cfg.batch.rows * (row.trunk.id_BxL.shape[1] + row.student.id_BxL.shape[1])
+    inputs = work.model.layers * tokens * work.model.width * jnp.dtype(cfg.model.dtype).itemsize
+    return device_bytes(abstract) + sums + inputs, chip.memory * chip.usable
+
+
+def told(change: Change) -> str:
+    """A change as arguments of launch/plan.py and launch/train.py."""
+    return " ".join(
+        f"--topology {value}" if name == "topology" else f"--config.{name}={value}"
+        for name, value in change.items()
+    )

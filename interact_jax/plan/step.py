@@ -1,0 +1,211 @@
+"""The trainer's step on a slice: the bytes that it needs and the time that it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from interact_jax import bench, chips, flops, scoring, sharding, train
+from interact_jax.models.attention import backend_for
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.families import DecoderConfig
+from interact_jax.objectives import OBJECTIVES
+from interact_jax.optim import learning_rate, make_optimiser
+from interact_jax.plan.compiler import DoesNotFit, Program, compile_for, devices_of
+from interact_jax.plan.work import Work, rows_of
+from interact_jax.schema import Batch, InputError
+
+log = logging.getLogger(__name__)
+
+EFFICIENCY = 0.5  # of the peak FLOP/s: what large matrix products reach next to everything else
+FLOAT32_PASSES = 6  # products in bfloat16 that make one in float32, at the precision of training
+ASSUMPTIONS = (
+    f"matrix products run at {EFFICIENCY:.0%} of the chip's peak in bfloat16; those of float32 are "
+    f"{FLOAT32_PASSES} of them",
+    "collectives send over both links of one axis of the interconnect, and of the pieces of a "
+    "step (compute, memory, collectives) the longest hides the others",
+    "memory traffic is at least all arguments, outputs, temporaries and gathered weights, once "
+    "written and once read",
+    "every micro-batch is full; the host keeps up",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run needs on a slice. Bytes are of one device, FLOPs of all of them."""
+
+    topology: str
+    chip: chips.Chip
+    work: Work
+    cfg: ConfigDict
+    mesh: dict[str, int]
+    attention: str
+    batch: Batch  # the largest micro-batch
+    parameters: int
+    state: int  # parameters, moments, counters
+    sums: int  # of gradients, while a step goes through its micro-batches
+    limit: float  # bytes that programs may use
+    needed: float
+    differentiate: Program | None  # None: the compiler ran out of memory
+    update: Program | None
+    flops: int  # of a micro-batch
+    seconds: float  # that it took to compile
+
+    @property
+    def fits(self) -> bool:
+        return self.differentiate is not None and self.needed <= self.limit
+
+    @property
+    def devices(self) -> int:
+        return math.prod(self.mesh.values())
+
+    def interactions(self) -> int:
+        """How many a full micro-batch holds."""
+        return bench.interactions(self.batch)
+
+    def micro_batches(self) -> int:
+        """Full micro-batches that a step of the config is worth, at least one."""
+        return micro_batches(self.cfg, self.batch)
+
+    def times(self) -> dict[str, float] | None:
+        """Seconds of a micro-batch by bottleneck, and of a whole step; None if it does not fit."""
+        if self.differentiate is None or self.update is None:
+            return None
+        a, u = self.differentiate, self.update
+        gathered = sum(t.bytes for kind, t in a.collectives.items() if kind == "all-gather")
+        passes = FLOAT32_PASSES if self.cfg.model.dtype == "float32" else 1
+        micro = {
+            "compute": passes * self.flops / self.devices / (EFFICIENCY * self.chip.flops),
+            "memory": (a.arguments + a.outputs + 2 * (a.temporaries + gathered))
+            / self.chip.bandwidth,
+            "collectives": self._sent(a) / self.chip.link,
+        }
+        update = max(
+            (u.arguments + u.outputs) / self.chip.bandwidth, self._sent(u) / self.chip.link
+        )
+        longest = max(micro.values())
+        return {
+            **micro,
+            "micro_batch": longest,
+            "update": update,
+            "step": self.micro_batches() * longest + update,
+        }
+
+    def _sent(self, program: Program) -> int:
+        return sum(traffic.bytes for traffic in program.collectives.values())
+
+
+def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
+    """Compile a step for a slice. Raises InputError where mesh or slice cannot be."""
+    devices = devices_of(topology)
+    chip = chips.chip_of(devices[0].device_kind)
+    if chip is None:
+        raise InputError(f"{topology}: nothing is known of the chip {devices[0].device_kind}.")
+    mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
+    attention = backend_for(cfg.attention, mesh)
+    decoder = decoder_of(cfg, work.model, attention)
+    optimiser = make_optimiser(cfg.optim)
+    shards = sharding.row_shards(mesh)
+    rows = rows_of(cfg, work, cfg.batch.rows)
+    batch = jax.tree.map(lambda x: np.concatenate([x] * shards), rows)
+    precision = "highest" if cfg.model.dtype == "float32" else None  # as the trainer has it
+    begin = time.perf_counter()
+    programs: dict[str, Program] = {}
+    with sharding.on(mesh), jax.default_matmul_precision(precision):
+        abstract = train.abstract_state(decoder, optimiser, mesh)
+        differentiate, _, update = train.jit_step(
+            cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 1000)
+        )
+        layout = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), batch
+        )
+        sums = sharding.with_layout(jax.eval_shape(differentiate, abstract.params, placed), mesh)
+        state_bytes, sums_bytes = device_bytes(abstract), device_bytes(sums)
+        # What lies there while gradients are computed.
+        beside = state_bytes - device_bytes(abstract.params)
+        if micro_batches(cfg, batch) > 1:
+            beside += sums_bytes  # of those before
+        needed, limit = 0.0, chip.memory * chip.usable
+        for name, function, args, others in (
+            ("differentiate", differentiate, (abstract.params, placed), beside),
+            # The sums of the next step are there before those of the last one are gone.
+            ("update", update, (abstract, sums), sums_bytes),
+        ):
+            log.info("compiling %s for %s", name, topology)
+            try:
+                program = Program.of(*compile_for(function, *args), len(devices))
+            except DoesNotFit as error:
+                needed, limit = max(needed, error.needed + others), min(limit, error.limit)
+                break
+            programs[name] = program
+            needed = max(needed, program.peak + program.code + others)
+    whole = programs if len(programs) == 2 else {}
+    per_row = row_flops(cfg, decoder, jax.tree.map(lambda x: x[:1], rows))
+    return Plan(
+        topology=topology,
+        chip=chip,
+        work=work,
+        cfg=cfg,
+        mesh=dict(mesh.shape),
+        attention=attention,
+        batch=batch,
+        parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(abstract.params)),
+        state=state_bytes,
+        sums=sums_bytes,
+        limit=limit,
+        needed=needed,
+        differentiate=whole.get("differentiate"),
+        update=whole.get("update"),
+        flops=per_row * cfg.batch.rows * shards,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def micro_batches(cfg: ConfigDict, batch: Batch) -> int:
+    """How many micro-batches, each as full as this one, a step of the config is worth."""
+    if cfg.batch.interactions:
+        return math.ceil(cfg.batch.interactions / bench.interactions(batch))
+    trees = int(np.asarray(batch.trunk.segment_BxL).max(axis=1).sum())
+    return math.ceil(cfg.batch.conversations / trees)
+
+
+def row_flops(cfg: ConfigDict, decoder: Decoder, row: Batch) -> int:
+    """FLOPs of the gradient of one row, recomputation included."""
+    objective = OBJECTIVES[cfg.objective.name]
+    step = functools.partial(
+        train.differentiate,
+        decoder=decoder,
+        forward=scoring.FORWARD[cfg.sharing],
+        objective=objective,
+    )
+    params = jax.eval_shape(decoder.fresh_params, 0)
+    return flops.count(step, params, row)
+
+
+def decoder_of(cfg: ConfigDict, model: DecoderConfig, attention: str) -> Decoder:
+    return Decoder(
+        model,
+        dtype=jnp.dtype(cfg.model.dtype),
+        param_dtype=jnp.dtype(cfg.model.param_dtype),
+        remat=cfg.remat,
+        attention=attention,
+    )
+
+
+def device_bytes(abstract: Any) -> int:
+    """Of one device's share of a tree of shapes with shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(abstract)
+    )

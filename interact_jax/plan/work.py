@@ -1,0 +1,92 @@
+"""What is planned: a model, and trees to fill its rows with."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from interact_jax import bench
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.pack import pack
+from interact_jax.data.pipeline import load_dataset
+from interact_jax.data.shapes import full_row
+from interact_jax.data.tree import GROW, Size, Tree, split
+from interact_jax.models import hf
+from interact_jax.models.families import DecoderConfig
+from interact_jax.schema import Batch
+
+SMALL_DATA = 50e6  # bytes; the data of a config up to there is read, for the rows it fills
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A model, and trees to fill its rows with; the same on any slice."""
+
+    name: str
+    model: DecoderConfig
+    trees: list[Tree]
+    data: str  # where the trees are from, for people
+
+
+def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
+    """Dialogues of turns of 64 + 192 tokens, at most half a row long.
+
+    Qwen3's template renders replies in the history otherwise than they were generated, so for that
+    family every turn but the last is a branch of the student, too.
+    """
+    dialogue = bench.Dialogue(student_branches=model.model_type == "qwen3")
+    most = max(
+        1, min(dialogue.turns, cfg.batch.row_tokens // 2 // (dialogue.user + dialogue.reply))
+    )
+    rng = np.random.default_rng(0)
+    trees: list[Tree] = []
+    while sum(tree.size.T for tree in trees) < 2 * cfg.batch.row_tokens:
+        for turns in range(most, 0, -1):
+            one = dataclasses.replace(dialogue, turns=turns)
+            trees += GROW[cfg.sharing](one.window(rng, model.vocab_size, f"c{len(trees)}"))
+    told = (
+        f"synthetic dialogues of up to {most} turns of {dialogue.user} + {dialogue.reply} tokens, "
+        f"follow-ups of {dialogue.followup}"
+    )
+    if dialogue.student_branches:
+        told += ", replies rendered otherwise in the history"
+    return Work(name, model, trees, told)
+
+
+def work_of(cfg: ConfigDict) -> Work:
+    """The model and, where it is here and small, the data of a config; else synthetic dialogues."""
+    directory = hf.resolve(cfg.model.path, weights=False)
+    _, model = hf.load_config(directory)
+    file = Path(cfg.data.path)
+    small = file.is_file() and file.stat().st_size <= SMALL_DATA
+    if cfg.data.path != "pocket" and not small:
+        return synthetic_work(cfg, model, cfg.model.path)
+    other = cfg.model.tokenizer
+    chat = ChatFormat.load(
+        hf.resolve(other, weights=False) if other else directory,
+        cfg.hindsight,
+        cfg.data.reply_tokens,
+    )
+    settings = EncodeSettings.of(cfg)
+    dataset = load_dataset(cfg.data.path, cfg.data.format, chat, settings, cfg.sharing)
+    return Work(cfg.model.path, model, dataset.trees_of(range(len(dataset.trees))), cfg.data.path)
+
+
+def full_rows(trees: list[Tree], row_tokens: int, height: int, ignore_first: int) -> Batch:
+    """The largest micro-batch that training packs, of `height` rows as full as these trees fill."""
+    full = full_row(trees, row_tokens)
+    parts = sorted((p for t in trees for p in split(t, full)), key=lambda t: -t.size.T)
+    row, used = [], Size(0, 0, 0, 0, 0)
+    for tree in parts:
+        if (used + tree.size).fits(full):
+            row.append(tree)
+            used = used + tree.size
+    return pack([row] * height, full, height, ignore_first)[0]
+
+
+def rows_of(cfg: ConfigDict, work: Work, height: int) -> Batch:
+    return full_rows(work.trees, cfg.batch.row_tokens, height, cfg.objective.ignore_first)
