@@ -13,6 +13,7 @@ from interact_jax.data.pack import pack
 from interact_jax.data.shapes import fill, full_row
 from interact_jax.data.tree import GROW
 from interact_jax.models.attention import BACKENDS, attend, blockwise, pallas_tpu
+from interact_jax.models.attention.pairs import Pairs
 from interact_jax.models.attention.sight import (
     Span,
     branch_sight,
@@ -186,9 +187,9 @@ def test_pairs_of_blocks_are_listed_as_the_mask_has_them(sight):
     kinds = masks.any(axis=(2, 5)).astype(int) + masks.all(axis=(2, 5))
     np.testing.assert_array_equal(seen, kinds)
     for table in (seen, seen.swapaxes(1, 3)):
-        queue = pallas_tpu._Queue(jnp.asarray(table))
-        steps = int(queue.steps)
-        listed = np.stack(queue.fields(queue.numbers[:steps]), axis=1)
+        pairs = Pairs(jnp.asarray(table))
+        steps = int(pairs.steps)
+        listed = np.stack(pairs.fields(pairs.numbers[:steps]), axis=1)
         expected = [(*at, table[at]) for at in zip(*np.nonzero(table), strict=True)]
         nothing = np.argwhere(~table.any(axis=(2, 3)))
         expected += [(*at, 0, 0, 0) for at in nothing]

@@ -1,7 +1,7 @@
 """Blockwise attention as TPU kernels (Pallas, Mosaic): what `blockwise` computes, block by block.
 
 A step of a kernel is one pair of blocks, queries and keys, of which some query sees some key in one
-of its runs. The pairs are listed outside (`_queue`) and handed over ahead of the steps, so that the
+of its runs. The pairs are listed outside (`pairs`) and handed over ahead of the steps, so that the
 grid is as long as the list: pairs of which nothing is seen are neither fetched nor counted through.
 Where every query sees every key the step makes no mask; most pairs of a long trunk are such.
 
@@ -15,9 +15,6 @@ over the query heads of a key head. All of them hold logits as [keys, queries]: 
 query (run, log-sum-exp) is then a row that broadcasts over sublanes, and the softmax reduces over
 sublanes, vector register against vector register. Logits, softmax and sums are float32; the matrix
 unit gets what it is given, float32 in full precision.
-
-The list has room for every pair, 4 bytes each in the scalar memory (1 MiB from v4 on), over all
-rows of a device: two runs over 131,072 tokens take half of it.
 
 Compiled for TPU v5e, v5p and v6e by libtpu and interpreted on CPU (where the tests compare it with
 the dense formula); never run on a TPU so far.
@@ -35,6 +32,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from interact_jax.models.attention.pairs import ALL, NONE, SOME, Pairs
 from interact_jax.models.attention.sight import Sight
 
 # Tokens at most; of float32, whose products take longer, half as many. The compiler's schedule for
@@ -48,22 +46,20 @@ LANES = 128  # blocks are multiples of it
 NOTHING = -1e30  # logit of what is not seen; finite, so that differences of two are no NaN
 LOG2_E = math.log2(math.e)  # the vector unit knows powers of two only
 
-NONE, SOME, ALL = range(3)  # how many of the queries of a pair see how many of its keys
-
 
 def forward(
     q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array, sight: Sight
 ) -> tuple[jax.Array, jax.Array]:
     """Output [B, L, H, K] and log-sum-exp [B, H, L]; 0 and +inf where a query sees nothing."""
     blocks = _Blocks(q_BxLxHxK, k_BxSxGxK, sight)
-    queue = _Queue(blocks.seen(sight))
-    specs = _specs(blocks, queue, by_query=True)
+    pairs = Pairs(blocks.seen(sight))
+    specs = _specs(blocks, pairs, by_query=True)
     out, lse = _call(
-        functools.partial(_forward_kernel, queue, blocks.scale),
+        functools.partial(_forward_kernel, pairs, blocks.scale),
         blocks,
-        queue,
+        pairs,
         products=2,
-        grid=(blocks.H // blocks.heads, queue.steps),
+        grid=(blocks.H // blocks.heads, pairs.steps),
         in_specs=[specs["queries"], specs["keys"], specs["keys"], specs["runs"]],
         out_specs=[specs["queries"], specs["statistics"]],
         out_shape=[blocks.queries_shape(q_BxLxHxK.dtype), blocks.statistics_shape()],
@@ -107,28 +103,28 @@ def backward(
     seen = blocks.seen(sight)
     chunks = blocks.H // blocks.heads
 
-    queue = _Queue(seen)
-    specs = _specs(blocks, queue, by_query=True)
+    pairs = Pairs(seen)
+    specs = _specs(blocks, pairs, by_query=True)
     dq = _call(
-        functools.partial(_dq_kernel, queue, blocks.scale),
+        functools.partial(_dq_kernel, pairs, blocks.scale),
         blocks,
-        queue,
+        pairs,
         products=3,
-        grid=(chunks, queue.steps),
+        grid=(chunks, pairs.steps),
         in_specs=[specs[name] for name in names],
         out_specs=specs["queries"],
         out_shape=blocks.queries_shape(q_BxLxHxK.dtype),
         scratch_shapes=[pltpu.VMEM((blocks.heads, blocks.K, blocks.q), f32)],
     )(*args)
 
-    queue = _Queue(seen.swapaxes(1, 3))
-    specs = _specs(blocks, queue, by_query=False)
+    pairs = Pairs(seen.swapaxes(1, 3))
+    specs = _specs(blocks, pairs, by_query=False)
     dk, dv = _call(
-        functools.partial(_dkv_kernel, queue, blocks.scale),
+        functools.partial(_dkv_kernel, pairs, blocks.scale),
         blocks,
-        queue,
+        pairs,
         products=4,
-        grid=(blocks.G, queue.steps, chunks // blocks.G),
+        grid=(blocks.G, pairs.steps, chunks // blocks.G),
         in_specs=[specs[name] for name in names],
         out_specs=[specs["keys"], specs["keys"]],
         out_shape=[blocks.keys_shape(k_BxSxGxK.dtype)] * 2,
@@ -209,47 +205,7 @@ def _cut(tokens: int, largest: int) -> tuple[int, int]:
     return -(-tokens // size), size
 
 
-class _Queue:
-    """The pairs of blocks to visit, in order: one int32 a pair, [steps] and one more behind them.
-
-    Its fields from the high bits down: row, own block, run, other block, how much is seen. The own
-    block is the one that is written: visits of one own block are neighbours, and it has one visit
-    at least (of which nothing may be seen).
-    """
-
-    def __init__(self, seen_BxOxNxW: jax.Array):
-        shape = (*seen_BxOxNxW.shape, 3)
-        self.bits = [(size - 1).bit_length() for size in shape]
-        least = jnp.zeros(shape[:-1], bool).at[:, :, 0, 0].set(True)
-        least &= ~(seen_BxOxNxW > NONE).any(axis=(2, 3), keepdims=True)
-        visited = (seen_BxOxNxW > NONE) | least
-        number = jnp.zeros(shape[:-1], jnp.int32)
-        for axis, bits in enumerate(self.bits[:-1]):
-            number = (number << bits) | jax.lax.broadcasted_iota(jnp.int32, shape[:-1], axis)
-        number = (number << self.bits[-1]) | seen_BxOxNxW
-        end = jnp.full((1,), jnp.iinfo(jnp.int32).max)
-        # Sorting is the way to collect them that is quick on a TPU.
-        numbers = jnp.sort(jnp.where(visited, number, end[0]).reshape(-1))
-        self.numbers = jnp.concatenate([numbers, end])
-        self.steps = visited.sum(dtype=jnp.int32)
-
-    def fields(self, number: jax.Array) -> list[jax.Array]:
-        """Row, own block, run, other block, how much is seen."""
-        fields = []
-        for bits in reversed(self.bits):
-            fields.append(number & ((1 << bits) - 1))
-            number = number >> bits
-        return fields[::-1]
-
-    def visit(self, numbers: Any, t: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-        """Is step t the first of its own block, is it the last, and its fields."""
-        below = sum(self.bits[2:])
-        own = numbers[t] >> below
-        first = (t == 0) | (numbers[jnp.maximum(t - 1, 0)] >> below != own)
-        return first, numbers[t + 1] >> below != own, self.fields(numbers[t])
-
-
-def _specs(blocks: _Blocks, queue: _Queue, by_query: bool) -> dict[str, pl.BlockSpec]:
+def _specs(blocks: _Blocks, pairs: Pairs, by_query: bool) -> dict[str, pl.BlockSpec]:
     """Which part of each kind of array a step has in its fast memory.
 
     Grids are (chunk of heads, step) where blocks of queries are written, (key head, step, chunk of
@@ -260,7 +216,7 @@ def _specs(blocks: _Blocks, queue: _Queue, by_query: bool) -> dict[str, pl.Block
     def spec(shape: tuple[int | None, ...], index: Callable[..., Any]) -> pl.BlockSpec:
         def of_step(*args: Any) -> Any:
             *ids, numbers = args
-            row, own, run, other, _ = queue.fields(numbers[ids[1]])
+            row, own, run, other, _ = pairs.fields(numbers[ids[1]])
             if by_query:
                 return index(row, ids[0], ids[0] // chunks, run, own, other)
             return index(row, ids[0] * chunks + ids[2], ids[0], run, other, own)
@@ -290,20 +246,20 @@ def _specs(blocks: _Blocks, queue: _Queue, by_query: bool) -> dict[str, pl.Block
 def _call(
     kernel: Callable[..., None],
     blocks: _Blocks,
-    queue: _Queue,
+    pairs: Pairs,
     products: int,
     grid: tuple[Any, ...],
     out_shape: Any,
     **specs: Any,
 ) -> Callable[..., Any]:
-    """The kernel over the queue: compiled where it is lowered for a TPU, interpreted on a CPU.
+    """The kernel over the pairs: compiled where it is lowered for a TPU, interpreted on a CPU.
 
-    The length of the queue is known to the device only; the scheduler is told half of all pairs.
+    How many there are is known to the device only; the scheduler is told half of all logits.
     """
     heads, *rest = grid
     static = [d for d in rest if isinstance(d, int)]
     semantics = ("parallel", *["arbitrary"] * len(rest))
-    pairs = blocks.B * blocks.H * blocks.L * blocks.S // 2
+    logits = blocks.B * blocks.H * blocks.L * blocks.S // 2
 
     def run(steps: jax.Array, numbers: jax.Array, *args: jax.Array, interpret: bool) -> Any:
         moved = [*args, *jax.tree.leaves(out_shape)]
@@ -315,8 +271,8 @@ def _call(
             out_shape=out_shape,
             compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
             cost_estimate=pl.CostEstimate(
-                flops=2 * products * pairs * blocks.K,
-                transcendentals=pairs,
+                flops=2 * products * logits * blocks.K,
+                transcendentals=logits,
                 bytes_accessed=sum(math.prod(x.shape) * x.dtype.itemsize for x in moved),
             ),
             interpret=interpret,
@@ -325,8 +281,8 @@ def _call(
 
     def on_any(*args: jax.Array) -> Any:
         return jax.lax.platform_dependent(
-            queue.steps,
-            queue.numbers,
+            pairs.steps,
+            pairs.numbers,
             *args,
             tpu=functools.partial(run, interpret=False),
             cpu=functools.partial(run, interpret=True),
@@ -361,10 +317,10 @@ def _visits(kind: jax.Array, visit: Callable[[bool], None]) -> None:
 
 
 def _forward_kernel(
-    queue, scale, numbers, q, k, v, runs, out, lse, largest_hxq, total_hxq, out_hxKxq
+    pairs, scale, numbers, q, k, v, runs, out, lse, largest_hxq, total_hxq, out_hxKxq
 ):
     """Online softmax over the visits of a block of queries; logits in units of log 2."""
-    first, last, (*_, j, kind) = queue.visit(numbers, pl.program_id(1))
+    first, last, (*_, j, kind) = pairs.visit(numbers, pl.program_id(1))
 
     @pl.when(first)
     def _():
@@ -411,8 +367,8 @@ def _weights(scale, q_qxK, k_kxK, v_kxK, lse_1xq, dout_qxK, delta_1xq, seen):
     return weights, weights * (_dot(v_kxK, dout_qxK, 1, 1) - delta_1xq)
 
 
-def _dq_kernel(queue, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hxKxq):
-    first, last, (*_, j, kind) = queue.visit(numbers, pl.program_id(1))
+def _dq_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hxKxq):
+    first, last, (*_, j, kind) = pairs.visit(numbers, pl.program_id(1))
 
     @pl.when(first)
     def _():
@@ -435,8 +391,8 @@ def _dq_kernel(queue, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hx
             dq[h] = (dq_hxKxq[h] * scale).T.astype(dq.dtype)
 
 
-def _dkv_kernel(queue, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, dk_kxK, dv_kxK):
-    first, last, (_, j, *_, kind) = queue.visit(numbers, pl.program_id(1))
+def _dkv_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, dk_kxK, dv_kxK):
+    first, last, (_, j, *_, kind) = pairs.visit(numbers, pl.program_id(1))
     chunk = pl.program_id(2)
 
     @pl.when(first & (chunk == 0))

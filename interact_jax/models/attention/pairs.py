@@ -1,0 +1,57 @@
+"""Which pairs of blocks, queries and keys, a kernel visits: listed on the device.
+
+    pairs = Pairs(seen)                                     seen: how much of each pair, in each run
+    first, last, fields = pairs.visit(pairs.numbers, t)     in step t < pairs.steps
+
+The list has room for every pair, 4 bytes each in the scalar memory (1 MiB from v4 on), over all
+rows of a device: two runs over 131,072 tokens take half of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+NONE, SOME, ALL = range(3)  # how many of the queries of a pair see how many of its keys
+
+
+class Pairs:
+    """The pairs of blocks to visit, in order: one int32 a pair, [steps] and one more behind them.
+
+    Its fields from the high bits down: row, own block, run, other block, how much is seen. The own
+    block is the one that is written: visits of one own block are neighbours, and it has one visit
+    at least (of which nothing may be seen).
+    """
+
+    def __init__(self, seen_BxOxNxW: jax.Array):
+        shape = (*seen_BxOxNxW.shape, 3)
+        self.bits = [(size - 1).bit_length() for size in shape]
+        least = jnp.zeros(shape[:-1], bool).at[:, :, 0, 0].set(True)
+        least &= ~(seen_BxOxNxW > NONE).any(axis=(2, 3), keepdims=True)
+        visited = (seen_BxOxNxW > NONE) | least
+        number = jnp.zeros(shape[:-1], jnp.int32)
+        for axis, bits in enumerate(self.bits[:-1]):
+            number = (number << bits) | jax.lax.broadcasted_iota(jnp.int32, shape[:-1], axis)
+        number = (number << self.bits[-1]) | seen_BxOxNxW
+        end = jnp.full((1,), jnp.iinfo(jnp.int32).max)
+        # Sorting is the way to collect them that is quick on a TPU.
+        numbers = jnp.sort(jnp.where(visited, number, end[0]).reshape(-1))
+        self.numbers = jnp.concatenate([numbers, end])
+        self.steps = visited.sum(dtype=jnp.int32)
+
+    def fields(self, number: jax.Array) -> list[jax.Array]:
+        """Row, own block, run, other block, how much is seen."""
+        fields = []
+        for bits in reversed(self.bits):
+            fields.append(number & ((1 << bits) - 1))
+            number = number >> bits
+        return fields[::-1]
+
+    def visit(self, numbers: Any, t: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+        """Is step t the first of its own block, is it the last, and its fields."""
+        below = sum(self.bits[2:])
+        own = numbers[t] >> below
+        first = (t == 0) | (numbers[jnp.maximum(t - 1, 0)] >> below != own)
+        return first, numbers[t + 1] >> below != own, self.fields(numbers[t])
