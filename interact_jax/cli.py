@@ -1,4 +1,9 @@
-"""What the programs in launch/ share: how each of them ends.
+"""What the programs in launch/ share: how a run's settings are given, how each program ends.
+
+    parser = cli.settings_parser(__doc__)
+    parser.add_argument("--workdir", required=True)
+    args, overrides = cli.parse_settings(parser, argv)
+    cfg = config.load(args.config, overrides)
 
     if __name__ == "__main__":
         cli.run(main)
@@ -9,6 +14,7 @@ failure, 130 when interrupted.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import errno
 import logging
@@ -22,6 +28,7 @@ from typing import NoReturn
 
 import jax
 
+from interact_jax import config
 from interact_jax.schema import InputError, RunStopped
 
 # A disk, a quota or the largest size of a file is used up, or the disk fails.
@@ -33,6 +40,30 @@ BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryE
 
 ACCELERATORS = ("accel*", "vfio/*", "nvidia[0-9]*", "kfd")  # in /dev: TPU, TPU, NVIDIA, AMD
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+
+def settings_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that knows --config and lists all settings in its help."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="settings, with their defaults (interact_jax/config.py says what they mean):\n"
+        + config.describe(),
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE.py", help="settings of the run")
+    return parser
+
+
+def parse_settings(
+    parser: argparse.ArgumentParser, argv: list[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    args, rest = parser.parse_known_args(argv)
+    unknown = [argument for argument in rest if not argument.startswith("--config.")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args, rest
 
 
 def run(main: Callable[[], None]) -> NoReturn:

@@ -25,25 +25,14 @@ from interact_jax.models.shapes import SHAPES, shape
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The named arguments, and the --config.KEY=VALUE ones as they stand."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="settings, with their defaults (interact_jax/config.py says what they mean):\n"
-        + config.describe(),
-        allow_abbrev=False,
-    )
+    parser = cli.settings_parser(__doc__)
     add = parser.add_argument
-    add("--config", required=True, metavar="FILE.py", help="settings of the run")
     add("--topology", required=True, metavar="NAME", help="TPU slice: v5e:4x4, v5p:2x2x2, ...")
     shapes = ", ".join(SHAPES)
     add("--model-shape", metavar="NAME", help=f"in place of model.path, no download: {shapes}")
     add("--json", default="", metavar="FILE", help="write all figures there")
     add("--no-search", action="store_true", help="do not look for a change that makes it fit")
-    args, rest = parser.parse_known_args(argv)
-    unknown = [argument for argument in rest if not argument.startswith("--config.")]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return args, rest
+    return cli.parse_settings(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,21 +20,10 @@ from interact_jax.data.tree import picture
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The named arguments, and the --config.KEY=VALUE ones as they stand."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="settings, with their defaults (interact_jax/config.py says what they mean):\n"
-        + config.describe(),
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE.py", help="settings of the run")
+    parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run writes")
     parser.add_argument("--quiet", action="store_true", help="errors and the summary only")
-    args, rest = parser.parse_known_args(argv)
-    unknown = [argument for argument in rest if not argument.startswith("--config.")]
-    if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    return args, rest
+    return cli.parse_settings(parser, argv)
 
 
 def main(argv: list[str] | None = None) -> None:
