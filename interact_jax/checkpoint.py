@@ -7,6 +7,7 @@ weights), so that a checkpoint can be exported without the model it once came fr
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -52,7 +53,9 @@ class Checkpoints:
 
         Raises InputError where the checkpoint is of another model.
         """
+        place = Path(self._manager.directory) / str(step)
         try:
+            _check_shapes(place / "state", abstract_state.params)
             found = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -60,7 +63,7 @@ class Checkpoints:
                 ),
             )
         except (ValueError, KeyError) as error:
-            raise _misfit(self._manager.directory / str(step), error) from error
+            raise _misfit(place, error) from error
         return found.state, found.data
 
     def wait(self) -> None:
@@ -84,6 +87,25 @@ def _clear_errors() -> Iterator[None]:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         number = int(code.group(1))
         raise OSError(number, f"{os.strerror(number)} while a checkpoint was written") from error
+
+
+def _check_shapes(item: Path, abstract_params: Any) -> None:
+    """Raise ValueError where the parameters of a saved state have other names or shapes.
+
+    Asked before anything is read: a restore ends with the first array that does not fit, and those
+    that are still being read then complain of its event loop, which is closed.
+    """
+    saved = _shapes(ocp.PyTreeCheckpointHandler().metadata(item).tree["params"])
+    here = _shapes(abstract_params)
+    for name in sorted(saved.keys() | here.keys()):
+        if saved.get(name) != here.get(name):
+            raise ValueError(f"{name}: {saved.get(name)} saved, {here.get(name)} expected")
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _misfit(place: str | Path, error: Exception) -> InputError:
@@ -124,6 +146,7 @@ def restore_params(path: str, abstract_params: Any) -> Any:
         abstract_params,
     )
     try:
+        _check_shapes(item, abstract_params)
         with ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.restore(
                 item,

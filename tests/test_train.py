@@ -303,6 +303,7 @@ def test_checkpoint_of_another_model_is_refused(small, stopped, how, tmp_path, c
     status, said = outcome(launch_train.main, train_arguments(workdir, settings), capsys)
     assert status == 2, said
     assert "do not fit this model" in said and "Traceback" not in said
+    assert "embedding_VxD: (320, 32) saved, (320, 64) expected" in said
 
 
 def test_starts_from_the_parameters_of_another_run(small, uninterrupted, tmp_path):
