@@ -100,6 +100,28 @@ def program(name: str, arguments: Sequence[str], **environment: str) -> Any:
     )
 
 
+SEVERAL = """
+import json, sys
+from launch import train
+
+for arguments in json.loads(sys.argv[1]):
+    train.main(arguments)
+"""
+
+
+def train_several(runs: Sequence[Sequence[str]], **environment: str) -> Any:
+    """Run launch/train.py with each of these arguments, all in one process of its own: starting it
+    takes longer than a small run; its CompletedProcess."""
+    return subprocess.run(
+        [sys.executable, "-c", SEVERAL, json.dumps(runs)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 KILLED = """
 import os, signal, sys
 from interact_jax.data.pipeline import LogBatches

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from launch import score, train
-from tests.runs import FLOAT32, PLAIN_SGD, outcome, program, read_lines, train_arguments
+from tests.runs import FLOAT32, PLAIN_SGD, outcome, read_lines, train_arguments, train_several
 
 GOLDEN_STEP = {
     **FLOAT32,
@@ -77,56 +77,60 @@ def test_golden_scores_in_bfloat16(oracle, tmp_path):
         assert off.mean() < 2**-4 and off.max() < 2**-1
 
 
-@pytest.mark.parametrize("sharing", ["tree", "none"])
-@pytest.mark.parametrize("attention", ["xla", "dense", "pallas"])
-def test_golden_gradient_with_every_attention(oracle, attention, sharing, tmp_path):
-    """Loss and gradient norm of the golden step."""
-    settings = {
-        "model.path": oracle / "model",
-        "data.path": oracle / "conversations.jsonl",
-        **GOLDEN_STEP,
-        "attention": attention,
-        "sharing": sharing,
-        "batch.row_tokens": 640,
-        "report.interactions": 0,
-    }
-    ended = program("train", train_arguments(tmp_path, settings), XLA_FLAGS="")
+SHORT = {"batch.row_tokens": 640, "report.interactions": 0}
+WAYS = {
+    "default": {},  # a tree, by xla on a CPU
+    "xla-none": {**SHORT, "attention": "xla", "sharing": "none"},
+    "dense-tree": {**SHORT, "attention": "dense", "sharing": "tree"},
+    "pallas-tree": {**SHORT, "attention": "pallas", "sharing": "tree"},
+    "pallas-none": {**SHORT, "attention": "pallas", "sharing": "none"},
+}
+
+
+def golden_step(oracle, workdir, **settings):
+    """Arguments of the run that makes the golden step."""
+    data = {"model.path": oracle / "model", "data.path": oracle / "conversations.jsonl"}
+    return train_arguments(workdir, {**data, **GOLDEN_STEP, **settings})
+
+
+@pytest.fixture(scope="module")
+def one_device(oracle, tmp_path_factory):
+    """The golden step on one device in each of the WAYS: the directory of each run."""
+    workdirs = {way: tmp_path_factory.mktemp(way) for way in WAYS}
+    runs = [golden_step(oracle, workdirs[way], **settings) for way, settings in WAYS.items()]
+    ended = train_several(runs, XLA_FLAGS="")
     assert ended.returncode == 0, ended.stderr
-    golden = json.loads((oracle / "summary.json").read_text())
-    (line,) = read_lines(tmp_path / "metrics.jsonl")
-    assert line["loss"] == pytest.approx(golden["loss_mean"], rel=1e-4)
-    assert line["grad_norm"] == pytest.approx(golden["grad_norm"], rel=1e-4)
+    return workdirs
 
 
-@pytest.mark.parametrize(
-    "mesh, flags",
-    [
-        ({}, ()),
-        (
-            {"mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 1},
-            ("--mesh-fsdp", "4", "--mesh-tensor", "2"),
-        ),
-    ],
-    ids=["one-device", "fsdp4-tensor2"],
-)
-def test_golden_step(oracle, mesh, flags, tmp_path, capsys):
-    settings = {
-        "model.path": oracle / "model",
-        "data.path": oracle / "conversations.jsonl",
-        **GOLDEN_STEP,
-        **mesh,
-    }
-    if mesh:
-        assert outcome(train.main, train_arguments(tmp_path, settings), capsys)[0] == 0
-    else:
-        ended = program("train", train_arguments(tmp_path, settings), XLA_FLAGS="")
-        assert ended.returncode == 0, ended.stderr
+def check_step(workdir, oracle):
+    """Loss and gradient norm of the golden step."""
     golden = json.loads((oracle / "summary.json").read_text())
-    (line,) = read_lines(tmp_path / "metrics.jsonl")
+    (line,) = read_lines(workdir / "metrics.jsonl")
     assert line["loss"] == pytest.approx(golden["loss_mean"], rel=1e-4)
     assert line["grad_norm"] == pytest.approx(golden["grad_norm"], rel=1e-4)
     assert line["interactions"] == golden["interactions"]
 
-    out = tmp_path / "after.jsonl"
-    score.main(score_arguments(oracle, tmp_path / "export", out, *flags))
+
+@pytest.mark.parametrize("way", WAYS)
+def test_golden_gradient_with_every_attention(oracle, one_device, way):
+    check_step(one_device[way], oracle)
+
+
+def test_golden_step(oracle, one_device, tmp_path):
+    check_step_taken(one_device["default"], oracle, tmp_path)
+
+
+def test_golden_step_on_a_mesh(oracle, tmp_path, capsys):
+    mesh = {"mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 1}
+    arguments = golden_step(oracle, tmp_path, **mesh)
+    assert outcome(train.main, arguments, capsys)[0] == 0
+    check_step(tmp_path, oracle)
+    check_step_taken(tmp_path, oracle, tmp_path, "--mesh-fsdp", "4", "--mesh-tensor", "2")
+
+
+def check_step_taken(workdir, oracle, out_dir, *flags):
+    """The exported model gives replies the golden scores after the step."""
+    out = out_dir / "after.jsonl"
+    score.main(score_arguments(oracle, workdir / "export", out, *flags))
     check_scores(out, oracle, 2e-4, logp_student="logp_student_after_sgd")
