@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from launch import score, train
 from tests.runs import FLOAT32, PLAIN_SGD, outcome, read_lines, train_arguments, train_several
@@ -112,9 +113,26 @@ def check_step(workdir, oracle):
     assert line["interactions"] == golden["interactions"]
 
 
+def tensors(directory):
+    """All tensors of a model in safetensors files."""
+    files = [load_file(file) for file in directory.glob("*.safetensors")]
+    return {name: x for file in files for name, x in file.items()}
+
+
+def check_gradients(workdir, oracle):
+    """The gradient norm of every parameter, from what plain SGD made of it."""
+    golden = json.loads((oracle / "summary.json").read_text())
+    before, after = tensors(oracle / "model"), tensors(workdir / "export")
+    for name, norm in golden["grad_norms"].items():
+        moved = before[name].astype(np.float64) - after[name]
+        found = np.linalg.norm(moved) / golden["sgd_lr"]
+        assert found == pytest.approx(norm, rel=1e-4), name
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_golden_gradient_with_every_attention(oracle, one_device, way):
     check_step(one_device[way], oracle)
+    check_gradients(one_device[way], oracle)
 
 
 def test_golden_step(oracle, one_device, tmp_path):
@@ -126,6 +144,7 @@ def test_golden_step_on_a_mesh(oracle, tmp_path, capsys):
     arguments = golden_step(oracle, tmp_path, **mesh)
     assert outcome(train.main, arguments, capsys)[0] == 0
     check_step(tmp_path, oracle)
+    check_gradients(tmp_path, oracle)
     check_step_taken(tmp_path, oracle, tmp_path, "--mesh-fsdp", "4", "--mesh-tensor", "2")
 
 
