@@ -38,7 +38,7 @@ NO_ROOM_REMEDY = (
 )
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
-ACCELERATORS = ("accel*", "vfio/*", "nvidia[0-9]*", "kfd")  # in /dev: TPU, TPU, NVIDIA, AMD
+ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")  # in /dev: TPU, GPU
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -121,7 +121,7 @@ def keep_memory() -> None:
     done without glibc, where an accelerator is, or where GLIBC_TUNABLES tells what is wanted.
     """
     on_host = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(
-        True for pattern in ACCELERATORS for _ in Path("/dev").glob(pattern)
+        any(Path("/dev").glob(pattern)) for pattern in ACCELERATORS
     )
     if not on_host or platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
         return
