@@ -12,6 +12,7 @@ VERSION = next(
 )
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "torch>=2.6,<2.14",  # to compare with Hugging Face; the package never imports it
     "nbclient>=0.10",
     "nbformat>=5.10",

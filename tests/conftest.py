@@ -24,7 +24,12 @@ CACHE = {
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Compile every program once per session, also for the processes that tests start."""
-    settings = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")), **CACHE}
+    session = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent  # that of all workers
+    directory = session / "compiled"
+    directory.mkdir(exist_ok=True)
+    settings = {"jax_compilation_cache_dir": str(directory), **CACHE}
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
