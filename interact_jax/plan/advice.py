@@ -37,14 +37,14 @@ def first_that_fits(
             if name != "topology":
                 config.override(other, f"{name}={value}")
         where = change.get("topology", topology)
-        told = ", ".join(f"{name}={value}" for name, value in change.items())
         trees = work if other.batch.row_tokens == cfg.batch.row_tokens else shorter(other, work)
         least, limit = least_bytes(other, trees, where)
         if least > limit:
-            log.info("%s: needs at least %.1f GiB", told, least / chips.GIB)
+            log.info("%s: needs at least %.1f GiB", told(change), least / chips.GIB)
             continue
         plan = make_plan(other.lock(), trees, where)
-        log.info("%s: %.2f of %.2f GiB", told, plan.needed / chips.GIB, plan.limit / chips.GIB)
+        gib = [x / chips.GIB for x in (plan.needed, plan.limit)]
+        log.info("%s: %.2f of %.2f GiB", told(change), *gib)
         if plan.fits:
             return change, plan
     return None, None
