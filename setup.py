@@ -29,7 +29,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["interact_jax", "interact_jax.*"]),
-    package_data={"interact_jax.pocket": ["model/*", "*.jsonl.gz"]},
+    package_data={
+        "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
+        "interact_jax.models.attention": ["*.cc"],  # compiled where it runs, see foreign.py
+    },
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

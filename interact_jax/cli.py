@@ -28,7 +28,7 @@ from typing import NoReturn
 
 import jax
 
-from interact_jax import config
+from interact_jax import config, foreign
 from interact_jax.schema import InputError, RunStopped
 
 # A disk, a quota or the largest size of a file is used up, or the disk fails.
@@ -107,8 +107,7 @@ def keep_compiled(directory: str = "auto") -> None:
     if not directory or jax.config.jax_compilation_cache_dir:
         return
     if directory == "auto":
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = str(Path(cache) / "interact_jax" / "compiled")
+        directory = str(foreign.cache_directory() / "compiled")
     jax.config.update("jax_compilation_cache_dir", directory)
 
 

@@ -17,13 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+FOREIGN: dict[str, Callable[[list[tuple[int, ...]], list[np.ndarray | None]], int]] = {}
+"""FLOPs of a target of `jax.ffi.ffi_call`, from its arguments: shapes, and values where known."""
+
 
 def count(function: Callable[..., Any], *args: Any) -> int:
     """FLOPs (two a multiply-add) of all matrix products that `function(*args)` traces to.
 
     Dead code is dropped first, as the compiler does. Leaves of `args` may be shapes
     (jax.ShapeDtypeStruct); a `while` whose length hangs on one of those counts once. A `cond`
-    counts as its dearest branch, a Pallas kernel as its body times its grid.
+    counts as its dearest branch, a Pallas kernel as its body times its grid, a call of foreign code
+    as what `FOREIGN` says.
     """
     closed = jax.make_jaxpr(function)(*args)
     leaves = jax.tree.leaves(args, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
@@ -107,6 +111,10 @@ class _Counter:
         if name == "pallas_call":
             steps = [size for size in params["grid_mapping"].grid if isinstance(size, int)]
             return math.prod(steps) * self.body(params["jaxpr"], [])[0], unknown
+        if name == "ffi_call" and params["target_name"] in FOREIGN:
+            shapes = [var.aval.shape for var in equation.invars]
+            values = [None if value is None else value.get() for value in inputs]
+            return FOREIGN[params["target_name"]](shapes, values), unknown
         if name == "shard_map" and params["mesh"].size > 1:
             inputs = []  # a device's part: what is known is of the whole
         bodies = [value for value in params.values() if isinstance(value, _BODIES)]
@@ -180,10 +188,10 @@ class _Counter:
             total += flops
 
     def has_loop(self, jaxpr: Any) -> bool:
-        """Whether some `while` is in there, so that its FLOPs may hang on values."""
+        """Whether its FLOPs may hang on values: some `while` or foreign code is in there."""
         if id(jaxpr) not in self.loops:
             self.loops[id(jaxpr)] = any(
-                equation.primitive.name == "while"
+                equation.primitive.name in ("while", "ffi_call")
                 or any(self.has_loop(inner) for inner in _inside(equation.params))
                 for equation in jaxpr.eqns
             )

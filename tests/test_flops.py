@@ -9,11 +9,12 @@ import pytest
 
 from interact_jax import bench, flops
 from interact_jax.data.tree import GROW
-from interact_jax.models.attention import attend, blockwise
+from interact_jax.models.attention import attend, blockwise, native
 from interact_jax.models.attention.sight import trunk_sight
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
 from interact_jax.schema import TokenStream
+from tests.marks import needs_compiler
 
 ONE = 2 * 3 * 8 * 8  # [3, 8] @ [8, 8]
 X, W = jax.ShapeDtypeStruct((3, 8), jnp.float32), jnp.ones((5, 8, 8))
@@ -73,14 +74,22 @@ def test_what_is_computed_is_little_more_than_what_the_method_asks_for():
     assert useful < computed < 1.2 * useful
 
 
-def test_attention_is_counted_by_the_blocks_it_visits():
-    """Eight blocks of 256 queries see 1, 1, 2, 2, 3, 3, 4 and 4 blocks of 512 keys."""
+@pytest.mark.parametrize(
+    "backend, queries, keys",
+    [
+        ("xla", 256, [512, 512, 1024, 1024, 1536, 1536, 2048, 2048]),
+        # and two heads of each
+        pytest.param("native", 96, [*range(96, 2048, 96), 2048], marks=needs_compiler),
+    ],
+)
+def test_attention_is_counted_by_the_keys_that_blocks_visit(backend, queries, keys):
     index = np.arange(2_048, dtype=np.int32)[None]
     trunk = TokenStream(index, index, np.ones_like(index), np.zeros_like(index))
     q, k = (jax.ShapeDtypeStruct((1, 2_048, heads, 16), jnp.float32) for heads in (4, 2))
 
     def forward(q, k, trunk):
-        return attend(q, k, k, trunk_sight(trunk), "xla")
+        return attend(q, k, k, trunk_sight(trunk), backend)
 
     assert (blockwise.BLOCK_Q, blockwise.BLOCK_K) == (256, 512)
-    assert flops.count(forward, q, k, trunk) == 20 * 2 * (2 * 256 * 512) * 4 * 16
+    assert (native.BLOCK_Q, native.BLOCK_K) == (192, 96)
+    assert flops.count(forward, q, k, trunk) == sum(keys) * queries * 2 * 2 * 4 * 16

@@ -9,7 +9,7 @@ PACKAGE = Path(interact_jax.__file__).parent
 # Each layer may import those above it, and modules of one layer one another, where no name of the
 # layer is in APART.
 LAYERS = (
-    {"schema", "flops", "chips", "hlo"},
+    {"schema", "flops", "chips", "hlo", "foreign"},
     {"sharding", "models", "data"},
     {"scoring", "objectives", "optim", "checkpoint", "generation"},
     {"config", "metrics", "signal"},

@@ -80,7 +80,9 @@ def test_golden_scores_in_bfloat16(oracle, tmp_path):
 
 SHORT = {"batch.row_tokens": 640, "report.interactions": 0}
 WAYS = {
-    "default": {},  # a tree, by xla on a CPU
+    "default": {},  # a tree, by a kernel in C++ where there is a compiler
+    "native-none": {**SHORT, "attention": "auto", "sharing": "none"},
+    "xla-tree": {**SHORT, "attention": "xla", "sharing": "tree"},
     "xla-none": {**SHORT, "attention": "xla", "sharing": "none"},
     "dense-tree": {**SHORT, "attention": "dense", "sharing": "tree"},
     "pallas-tree": {**SHORT, "attention": "pallas", "sharing": "tree"},

@@ -12,7 +12,7 @@ from interact_jax import sharding
 from interact_jax.data.pack import pack
 from interact_jax.data.shapes import fill, full_row
 from interact_jax.data.tree import GROW
-from interact_jax.models.attention import BACKENDS, attend, blockwise, pallas_tpu
+from interact_jax.models.attention import BACKENDS, attend, blockwise, native, pallas_tpu
 from interact_jax.models.attention.pairs import Pairs
 from interact_jax.models.attention.sight import (
     Span,
@@ -21,16 +21,16 @@ from interact_jax.models.attention.sight import (
     side_by_side,
     trunk_sight,
 )
+from tests.marks import backends
 from tests.trees import random_window
 
-CUTTING = [name for name in BACKENDS if name != "dense"]
 BOUND = {jnp.float32: 2e-5, jnp.bfloat16: 2**-6}  # times the largest expected entry
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of 16 queries and 8 keys, whatever the type."""
-    for module in (blockwise, pallas_tpu):
+    for module in (blockwise, native, pallas_tpu):
         monkeypatch.setattr(module, "BLOCK_Q", 16)
         monkeypatch.setattr(module, "BLOCK_K", 8)
     monkeypatch.setattr(pallas_tpu, "BLOCK_Q", 32)  # float32 gets half
@@ -104,7 +104,7 @@ def through(backend, sight):
     return lambda q, k, v: attend(q, k, v, sight, backend)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", backends())
 @pytest.mark.parametrize(
     "sight, r, dtype",
     [
@@ -129,7 +129,7 @@ def test_values_and_gradients_are_those_of_the_formula(backend, sight, r, dtype)
         np.testing.assert_allclose(a.astype(jnp.float32), b, atol=bound, rtol=0, err_msg=name)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", backends())
 def test_log_sum_exp_and_queries_that_see_nothing(backend):
     sight, S = random_sight()
     q, k, v, dout = arrays(sight, S)
@@ -144,7 +144,7 @@ def test_log_sum_exp_and_queries_that_see_nothing(backend):
     assert not np.asarray(out)[none_BxL].any() and not np.asarray(dq)[none_BxL].any()
 
 
-@pytest.mark.parametrize("backend", CUTTING)
+@pytest.mark.parametrize("backend", backends("dense"))
 def test_blocks_of_keys_that_nobody_sees_are_not_touched(backend):
     """NaN in them reaches nothing, not even times a weight of 0. The first block behind the last
     key that is seen is let off: blocks of `xla` begin where a run does."""
@@ -159,7 +159,7 @@ def test_blocks_of_keys_that_nobody_sees_are_not_touched(backend):
     assert not np.asarray(clean[2])[:, nobody].any()
 
 
-@pytest.mark.parametrize("backend", CUTTING)
+@pytest.mark.parametrize("backend", backends("dense"))
 def test_the_future_of_a_trunk_is_not_touched(backend):
     """NaN in the last block of keys reaches the last queries only."""
     sight, S = causal_sight(L=64)
@@ -196,7 +196,7 @@ def test_pairs_of_blocks_are_listed_as_the_mask_has_them(sight):
         np.testing.assert_array_equal(listed, sorted(expected))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", backends())
 def test_a_mesh_changes_nothing(backend):
     """Rows and heads on devices of their own, whose lists of blocks differ in length."""
     sight, S = random_sight(B=2)

@@ -12,6 +12,7 @@ goes through the merge.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,8 +21,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from interact_jax import sharding
-from interact_jax.models.attention import blockwise, dense, pallas_tpu
+from interact_jax.foreign import Unavailable
+from interact_jax.models.attention import blockwise, dense, native, pallas_tpu
 from interact_jax.models.attention.sight import Sight
+from interact_jax.schema import InputError
+
+LOG = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
@@ -38,16 +43,32 @@ BACKENDS = {
     "xla": Backend(blockwise.forward, blockwise.backward),
     "dense": Backend(dense.forward, dense.backward),
     "pallas": Backend(pallas_tpu.forward, pallas_tpu.backward),  # on a CPU interpreted, for tests
+    "native": Backend(native.forward, native.backward),  # on CPUs alone
 }
 """How attention is computed, by the name of the setting `attention`."""
 
-FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "xla"}
-"""What `attention=auto` means, by the platform of the devices that compute."""
+FOR_PLATFORM = {"tpu": ("pallas",), "gpu": ("xla",), "cpu": ("native", "xla")}
+"""What `attention=auto` means, by the platform of the devices that compute: the first that can."""
 
 
 def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
-    """The backend of this name; of "auto", the one for the mesh's devices."""
-    return FOR_PLATFORM.get(mesh.devices.flat[0].platform, "xla") if name == "auto" else name
+    """The backend of this name; of "auto", the one for the mesh's devices.
+
+    Raises InputError for one that they cannot run.
+    """
+    platform = mesh.devices.flat[0].platform
+    if name == "native" and platform != "cpu":
+        raise InputError(f"attention=native computes on CPUs; here are {platform} devices")
+    wanted = FOR_PLATFORM.get(platform, ("xla",)) if name == "auto" else (name,)
+    if "native" in wanted:
+        try:
+            native.targets()
+        except Unavailable as why:
+            if name == "native":
+                raise InputError(f"attention=native: {why}. attention=auto does without") from None
+            LOG.info("attention=xla, which is slower than native would be: %s", why)
+            return "xla"
+    return wanted[0]
 
 
 SAVED = "attention"  # the name under which a rematerialisation policy may keep output and lse
