@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
     add("--device", default="cpu", choices=["cpu", "cuda"], help="where PyTorch computes")
     add("--attention", default="auto", help="ours: a name of interact_jax.models.attention")
     add("--torch-logits", default="all", choices=["all", "replies"], help="which theirs computes")
+    add("--torch-keep-memory", action="store_true", help="glibc keeps theirs for them too")
     add("--torch-attention", default="sdpa", help="theirs: sdpa, flash_attention_2, eager")
     add("--remat", default="full", help="ours: a name of REMAT_POLICIES")
     add("--repeats", type=int, default=5)
@@ -126,7 +127,8 @@ def work(args: argparse.Namespace) -> None:
 
     from interact_jax import cli
 
-    cli.keep_memory()  # theirs too
+    if args.worker != "torch" or args.torch_keep_memory:
+        cli.keep_memory()  # as all programs of ours do
     turns, way = int(args.turns), args.worker
     step = torch_step(args, turns) if way == "torch" else jax_step(args, turns, way)
     step()

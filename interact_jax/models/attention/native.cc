@@ -11,6 +11,7 @@
 #include <cmath>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -233,11 +234,19 @@ struct Block {
   }
 };
 
+// Memory that begins where a cache line does: a vector that lies across two takes two accesses.
+using Floats = std::unique_ptr<float[], decltype(&std::free)>;
+
+Floats floats(int64_t count) {
+  const size_t line = 64, bytes = (count * sizeof(float) + line) / line * line;
+  return Floats(static_cast<float*>(std::aligned_alloc(line, bytes)), &std::free);
+}
+
 // Keys or values [B, S, G, K] as [B, G, S, K]: a block of them then lies in one piece, where rows
 // a power of two apart would push one another out of the cache.
-std::unique_ptr<float[]> by_head(ffi::ThreadPool& pool, const Shape& shape, const float* x) {
+Floats by_head(ffi::ThreadPool& pool, const Shape& shape, const float* x) {
   const int64_t G = shape.G, S = shape.S, K = shape.K;
-  std::unique_ptr<float[]> to(new float[shape.B * G * S * K]);
+  Floats to = floats(shape.B * G * S * K);
   parallel(pool, shape.B * G, [&](int64_t pair) {
     const float* from = x + (pair / G * S * G + pair % G) * K;
     for (int64_t s = 0; s < S; ++s) std::copy_n(from + s * G * K, K, to.get() + (pair * S + s) * K);
@@ -246,10 +255,11 @@ std::unique_ptr<float[]> by_head(ffi::ThreadPool& pool, const Shape& shape, cons
 }
 
 // Memory of this thread's own, which stays for the next task.
-float* scratch(int64_t floats) {
-  thread_local std::vector<float> memory;
-  if (static_cast<int64_t>(memory.size()) < floats) memory.resize(floats);
-  return memory.data();
+float* scratch(int64_t count) {
+  thread_local Floats memory(nullptr, &std::free);
+  thread_local int64_t held = 0;
+  if (held < count) memory = floats(count), held = count;
+  return memory.get();
 }
 
 ffi::Error forward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans, Result out,
@@ -325,7 +335,7 @@ ffi::Error backward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans
   const int64_t wanted = (2 * pool.num_threads() + pairs - 1) / std::max<int64_t>(1, pairs);
   const int64_t parts = std::clamp<int64_t>(std::min(wanted, shape.blocks), 1, kParts);
   const int64_t size = dk->element_count();
-  std::unique_ptr<float[]> sums(new float[2 * size * parts]);
+  const Floats sums = floats(2 * size * parts);
 
   const auto ks = by_head(pool, shape, k.typed_data()), vs = by_head(pool, shape, v.typed_data());
   parallel(pool, pairs * parts, [&](int64_t task) {
