@@ -18,7 +18,7 @@ import numpy as np
 from interact_jax import flops, foreign
 from interact_jax.models.attention.sight import Sight
 
-BLOCK_Q, BLOCK_K = 192, 96  # queries times heads that read one key head, and keys, of a block
+BLOCK_Q, BLOCK_K = 128, 96  # queries times heads that read one key head, and keys, of a block
 LANES = 16  # floats of the widest vector: heads are filled up to a multiple of them
 PRODUCTS = {"attention_forward": 2, "attention_backward": 5}  # of the size queries x keys x K
 
