@@ -1,6 +1,7 @@
 """C++ of ours is compiled once for a machine, and where that cannot be, a message says why."""
 
 import logging
+import shlex
 import stat
 import sys
 
@@ -41,10 +42,10 @@ def compiler_that_counts(monkeypatch, tmp_path):
     script = tmp_path / "compiler"
     script.write_text(
         f"#!{sys.executable}\n"
-        "import os, shutil, sys\n"
+        "import os, sys\n"
         f"if '-E' not in sys.argv: open({str(calls)!r}, 'a').write('made\\n')\n"
-        f"name = shutil.which({foreign.compiler()!r})\n"
-        "os.execv(name, [name, *sys.argv[1:]])\n"
+        f"command = {shlex.split(foreign.compiler())!r}\n"
+        "os.execvp(command[0], [*command, *sys.argv[1:]])\n"
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(script))

@@ -47,28 +47,30 @@ BACKENDS = {
 }
 """How attention is computed, by the name of the setting `attention`."""
 
-FOR_PLATFORM = {"tpu": ("pallas",), "gpu": ("xla",), "cpu": ("native", "xla")}
-"""What `attention=auto` means, by the platform of the devices that compute: the first that can."""
+FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "native"}
+"""What `attention=auto` means, by the platform of the devices that compute; `xla` elsewhere, and
+where `native` cannot be compiled."""
 
 
 def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
     """The backend of this name; of "auto", the one for the mesh's devices.
 
-    Raises InputError for one that they cannot run.
+    Raises InputError for `native` where it cannot run.
     """
     platform = mesh.devices.flat[0].platform
-    if name == "native" and platform != "cpu":
+    chosen = FOR_PLATFORM.get(platform, "xla") if name == "auto" else name
+    if chosen != "native":
+        return chosen
+    if platform != "cpu":
         raise InputError(f"attention=native computes on CPUs; here are {platform} devices")
-    wanted = FOR_PLATFORM.get(platform, ("xla",)) if name == "auto" else (name,)
-    if "native" in wanted:
-        try:
-            native.targets()
-        except Unavailable as why:
-            if name == "native":
-                raise InputError(f"attention=native: {why}. attention=auto does without") from None
-            LOG.info("attention=xla, which is slower than native would be: %s", why)
-            return "xla"
-    return wanted[0]
+    try:
+        native.targets()
+    except Unavailable as why:
+        if name == "native":
+            raise InputError(f"attention=native: {why}. attention=auto does without") from None
+        LOG.info("attention=xla, which is slower than native would be: %s", why)
+        return "xla"
+    return chosen
 
 
 SAVED = "attention"  # the name under which a rematerialisation policy may keep output and lse

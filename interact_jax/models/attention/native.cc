@@ -3,8 +3,9 @@
 // A task takes a block of queries of one key head and goes through the keys that its runs touch, a
 // block at a time, as `blockwise.py` does; here a block of logits stays in the cache between the
 // products, the softmax and the products after it. Logits lie with keys as rows and queries as
-// lanes, so that largest, sum and mask are plain vector operations and no operand but the queries
-// is ever transposed. r = H / G heads that read one key head lie side by side in the lanes.
+// lanes, so that largest, sum and mask are plain vector operations and nothing but the queries (and
+// in the backward pass the gradient that comes in) is ever transposed. r = H / G heads that read
+// one key head lie side by side in the lanes.
 
 #include <algorithm>
 #include <atomic>
@@ -16,6 +17,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -239,7 +241,9 @@ using Floats = std::unique_ptr<float[], decltype(&std::free)>;
 
 Floats floats(int64_t count) {
   const size_t line = 64, bytes = (count * sizeof(float) + line) / line * line;
-  return Floats(static_cast<float*>(std::aligned_alloc(line, bytes)), &std::free);
+  auto* memory = static_cast<float*>(std::aligned_alloc(line, bytes));
+  if (memory == nullptr) throw std::bad_alloc();
+  return Floats(memory, &std::free);
 }
 
 // Keys or values [B, S, G, K] as [B, G, S, K]: a block of them then lies in one piece, where rows
