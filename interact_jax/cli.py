@@ -31,6 +31,8 @@ import jax
 from interact_jax import config, foreign
 from interact_jax.schema import InputError, RunStopped
 
+log = logging.getLogger(__name__)
+
 # A disk, a quota or the largest size of a file is used up, or the disk fails.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 NO_ROOM_REMEDY = (
@@ -107,7 +109,11 @@ def keep_compiled(directory: str = "auto") -> None:
     if not directory or jax.config.jax_compilation_cache_dir:
         return
     if directory == "auto":
-        directory = str(foreign.cache_directory() / "compiled")
+        try:
+            directory = str(foreign.cache_directory() / "compiled")
+        except OSError as error:
+            log.info("compiled programs are not kept: %s", error)
+            return
     jax.config.update("jax_compilation_cache_dir", directory)
 
 

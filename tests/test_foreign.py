@@ -1,17 +1,19 @@
 """C++ of ours is compiled once for a machine, and where that cannot be, a message says why."""
 
+import contextlib
 import logging
 import shlex
 import stat
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import foreign, sharding
-from interact_jax.models.attention import backend_for
+from interact_jax import cli, foreign, sharding
+from interact_jax.models.attention import backend_for, native
 from interact_jax.schema import InputError
 from tests.marks import needs_compiler
 
@@ -36,6 +38,18 @@ def fresh(monkeypatch, tmp_path):
     foreign.load.cache_clear()
 
 
+@pytest.fixture
+def halve_cc(tmp_path):
+    source = tmp_path / "halve.cc"
+    source.write_text(HALVE)
+    return source
+
+
+def kept(tmp_path):
+    """What is in this user's cache."""
+    return sorted((tmp_path / "cache/interact_jax/native").iterdir())
+
+
 def compiler_that_counts(monkeypatch, tmp_path):
     """A compiler that notes its calls that make something."""
     calls = tmp_path / "calls"
@@ -53,20 +67,86 @@ def compiler_that_counts(monkeypatch, tmp_path):
 
 
 @needs_compiler
-def test_a_source_is_compiled_once(monkeypatch, tmp_path):
+def test_a_source_is_compiled_once(monkeypatch, tmp_path, halve_cc):
     made = compiler_that_counts(monkeypatch, tmp_path)
-    source = tmp_path / "halve.cc"
-    source.write_text(HALVE)
-    target = foreign.load(source, ("halve_handler",))["halve_handler"]
+    target = foreign.load(halve_cc, ("halve_handler",))["halve_handler"]
     x = jnp.arange(5, dtype=jnp.float32)
     halve = jax.jit(jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(x.shape, x.dtype)))
     np.testing.assert_array_equal(halve(x), x / 2)
 
     foreign.load.cache_clear()  # as another process would
-    assert foreign.load(source, ("halve_handler",)) == {"halve_handler": target}
+    assert foreign.load(halve_cc, ("halve_handler",)) == {"halve_handler": target}
     assert made() == 1
-    kept = list((tmp_path / "cache/interact_jax/native").iterdir())
-    assert [path.suffix for path in kept] == [".so"]  # and nothing half-made
+    assert [path.suffix for path in kept(tmp_path)] == [".so"]  # and nothing half-made
+
+
+@needs_compiler
+def test_a_damaged_library_is_made_again(monkeypatch, tmp_path, halve_cc):
+    foreign._library(halve_cc)
+    (whole,) = kept(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    damaged = tmp_path / "other/interact_jax/native" / whole.name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(whole.read_bytes()[:100])
+    foreign._library(halve_cc)
+    assert damaged.read_bytes() == whole.read_bytes()
+
+
+def a_file(cache):
+    """Not even root can write there."""
+    cache.touch()
+    return "Not a directory"
+
+
+def everybodys(cache):
+    (cache / "interact_jax/native").mkdir(parents=True)
+    (cache / "interact_jax/native").chmod(0o777)
+    return "others can write there"
+
+
+@needs_compiler
+@pytest.mark.parametrize("place", [a_file, everybodys])
+def test_without_a_cache_every_process_compiles(monkeypatch, tmp_path, halve_cc, caplog, place):
+    why = place(tmp_path / "cache")
+    made = compiler_that_counts(monkeypatch, tmp_path)
+    with caplog.at_level(logging.INFO, logger="interact_jax"):
+        for _ in range(2):
+            assert foreign.load(halve_cc, ("halve_handler",))
+            foreign.load.cache_clear()
+    assert made() == 2 and why in caplog.text
+    assert (tmp_path / "cache").is_file() or not kept(tmp_path)
+
+
+@needs_compiler
+def test_a_user_without_a_home(monkeypatch, halve_cc, caplog):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    with caplog.at_level(logging.INFO, logger="interact_jax"):
+        assert foreign.load(halve_cc, ("halve_handler",))
+        with no_kept_programs():
+            cli.keep_compiled()
+    assert caplog.text.count("XDG_CACHE_HOME") == 2
+
+
+@contextlib.contextmanager
+def no_kept_programs():
+    """As before the tests told jax where to keep them."""
+    told = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", told)
+
+
+def no_home():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@needs_compiler
+def test_options_of_the_user_come_after_our_wishes(monkeypatch, halve_cc):
+    monkeypatch.setenv("CXX", f"{foreign.compiler()} -O1 -ffast-math")
+    *_, last = (option for option in foreign._command() if option.startswith("-O"))
+    assert last == "-O1"
+    assert foreign.load(Path(native.__file__).with_suffix(".cc"), ()) == {}  # exact all the same
 
 
 @needs_compiler
@@ -87,11 +167,14 @@ def test_without_a_compiler_attention_falls_back_and_says_so(monkeypatch, caplog
         backend_for("native", mesh)
 
 
-def test_a_cache_that_cannot_be_written_is_no_failure(monkeypatch, tmp_path):
-    """A file is where the directory should be: not even root can write there."""
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert backend_for("auto", sharding.make_mesh()) == "xla"
+@pytest.mark.parametrize(
+    "cxx, why",
+    [("/", "/: Permission denied"), ('g++ "', "No closing quotation"), (" ", "is no command")],
+)
+def test_what_is_no_compiler_is_said(monkeypatch, tmp_path, cxx, why):
+    monkeypatch.setenv("CXX", cxx)
+    with pytest.raises(foreign.Unavailable, match=why):
+        foreign.load(tmp_path, ())
 
 
 @needs_compiler

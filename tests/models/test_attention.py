@@ -21,7 +21,7 @@ from interact_jax.models.attention.sight import (
     side_by_side,
     trunk_sight,
 )
-from tests.marks import backends
+from tests.marks import backends, needs_compiler
 from tests.trees import random_window
 
 BOUND = {jnp.float32: 2e-5, jnp.bfloat16: 2**-6}  # times the largest expected entry
@@ -127,6 +127,61 @@ def test_values_and_gradients_are_those_of_the_formula(backend, sight, r, dtype)
         assert a.dtype == dtype
         bound = BOUND[dtype] * float(jnp.abs(b).max())
         np.testing.assert_allclose(a.astype(jnp.float32), b, atol=bound, rtol=0, err_msg=name)
+
+
+@needs_compiler
+@pytest.mark.parametrize("r, K", [(1, 40), (2, 64), (3, 80)])
+@pytest.mark.parametrize("sight", [random_sight, causal_sight])
+def test_the_kernel_in_blocks_of_the_size_it_runs_with(monkeypatch, sight, r, K):
+    """Several vectors of queries, several of a head, and blocks that are cut short."""
+    monkeypatch.setattr(native, "BLOCK_Q", 128)
+    monkeypatch.setattr(native, "BLOCK_K", 96)
+    sight, S = sight(L=237) if sight is causal_sight else sight(L=237, S=251)
+    given = arrays(sight, S, r, K=K)
+    expected = results(functools.partial(formula, mask_of(sight, S)), *given)
+    found = results(through("native", sight), *given)
+    for name, a, b in zip(("out", "dq", "dk", "dv"), found, expected, strict=True):
+        bound = BOUND[jnp.float32] * float(jnp.abs(b).max())
+        np.testing.assert_allclose(a, b, atol=bound, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", backends("xla", "pallas"))
+def test_runs_that_reach_beyond_the_keys(backend):
+    """C++ has to look after this itself; the keys beyond are none."""
+    sight, S = random_sight()
+    wide = tuple(
+        span.replace(
+            first_BxL=jnp.where(span.first_BxL == 0, -7, span.first_BxL),
+            end_BxL=jnp.where(span.end_BxL == S, S + 9, span.end_BxL),
+        )
+        for span in sight
+    )
+    assert any((span.end_BxL > S).any() for span in wide)
+    assert any((span.first_BxL < 0).any() for span in wide)
+    given = arrays(sight, S)
+    expected = results(through("dense", sight), *given)
+    for a, b in zip(results(through(backend, wide), *given), expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("handler", ["forward", "backward"])
+def test_too_little_memory_is_an_error(monkeypatch, handler):
+    """Blocks of logits that no address space holds."""
+    monkeypatch.setattr(native, "BLOCK_Q", 2**20)
+    monkeypatch.setattr(native, "BLOCK_K", 2**31 - 1)
+    sight, S = causal_sight()
+    q, k, v, dout = arrays(sight, S)
+    lse = jnp.zeros((q.shape[0], q.shape[2], q.shape[1]))
+    given = (q, k, v, sight) if handler == "forward" else (q, k, v, sight, q, lse, dout)
+
+    def run():
+        return jax.block_until_ready(jax.jit(lambda *x: getattr(native, handler)(*x))(*given))
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not enough memory"):
+        run()
+    monkeypatch.undo()
+    run()  # and all goes on
 
 
 @pytest.mark.parametrize("backend", backends())

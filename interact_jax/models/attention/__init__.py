@@ -26,7 +26,7 @@ from interact_jax.models.attention import blockwise, dense, native, pallas_tpu
 from interact_jax.models.attention.sight import Sight
 from interact_jax.schema import InputError
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
@@ -68,7 +68,7 @@ def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
     except Unavailable as why:
         if name == "native":
             raise InputError(f"attention=native: {why}. attention=auto does without") from None
-        LOG.info("attention=xla, which is slower than native would be: %s", why)
+        log.warning("attention=xla, which is slower than native would be: %s", why)
         return "xla"
     return chosen
 
@@ -87,8 +87,8 @@ def attend(
     """Softmax attention [B, L, H, K] of every query over the keys it sees; 0 where it sees none.
 
     Query head h reads key head h // (H / G). Logits are q . k / sqrt(K); they, the softmax and all
-    sums are float32, products are of the type of their inputs. Under a mesh each device computes
-    its own rows and heads.
+    sums are float32, products are of the type of their inputs or a wider one. Under a mesh each
+    device computes its own rows and heads.
     """
     return _forward(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, backend)[0]
 

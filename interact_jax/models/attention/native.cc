@@ -22,6 +22,10 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#ifdef __FAST_MATH__
+#error "infinities stand for what is not seen, and sums are rounded on purpose: no fast maths"
+#endif
+
 namespace ffi = xla::ffi;
 
 namespace {
@@ -44,7 +48,8 @@ constexpr int kTileRows = 6;
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
-constexpr int64_t kParts = 4;     // of the sums over queries, at most
+// Parts of the sums over queries: no more, and no more bytes, unless one part takes them.
+constexpr int64_t kParts = 4, kPartsBytes = int64_t{1} << 30;
 constexpr float kLeast = -1e30f;  // where the largest logit begins: finite, so no inf - inf
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.69314718f;
@@ -56,7 +61,7 @@ inline Vector splat(float x) { return x - Vector{}; }
 inline Vector select(Integers which, Vector a, Vector b) { return which ? a : b; }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
-// 2^x to 1e-7 for x <= 0; 0 below -126, -inf included.
+// 2^x to 2e-7 of it for x <= 0; 0 below -126, -inf included.
 inline Vector exp2(Vector x) {
   const Integers tiny = x < splat(-126.0f);
   x = select(tiny, splat(-126.0f), x);
@@ -115,12 +120,14 @@ void multiply(int m, int n, int w, const float* a, int64_t ai, int64_t ak, const
   for (; j < w; j += kLanes) columns<1>(m, n, a, ai, ak, b + j, bk, c + j, ci, add);
 }
 
-// Runs work(i) for i < tasks on the pool's threads and the calling one.
+// Runs work(i) for i < tasks on the pool's threads and the calling one. Where a task finds no
+// memory, the others are done all the same, and then it throws: `work` is read until they are.
 template <typename Work>
 void parallel(ffi::ThreadPool& pool, int64_t tasks, const Work& work) {
   struct Progress {
     std::atomic<int64_t> next{0};
     int64_t done = 0;
+    bool failed = false;
     std::mutex mutex;
     std::condition_variable all;
   };
@@ -128,18 +135,31 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const Work& work) {
   auto progress = std::make_shared<Progress>();
   auto help = [progress, tasks, &work] {
     int64_t mine = 0;
-    for (int64_t i; (i = progress->next++) < tasks; ++mine) work(i);
+    bool failed = false;
+    for (int64_t i; (i = progress->next++) < tasks; ++mine) {
+      try {
+        work(i);
+      } catch (const std::bad_alloc&) {
+        failed = true;
+      }
+    }
     if (mine == 0) return;
     std::lock_guard<std::mutex> lock(progress->mutex);
     progress->done += mine;
+    progress->failed |= failed;
     if (progress->done == tasks) progress->all.notify_all();
   };
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), tasks) - 1;
-  for (int64_t i = 0; i < helpers; ++i)
-    pool.Schedule(decltype(help)(help));  // takes a temporary only
+  try {
+    for (int64_t i = 0; i < helpers; ++i)
+      pool.Schedule(decltype(help)(help));  // takes a temporary only
+  } catch (const std::bad_alloc&) {
+    // Fewer threads do it.
+  }
   help();
   std::unique_lock<std::mutex> lock(progress->mutex);
   progress->all.wait(lock, [&] { return progress->done == tasks; });
+  if (progress->failed) throw std::bad_alloc();
 }
 
 struct Shape {
@@ -176,8 +196,11 @@ struct Block {
     first.assign(runs * q, 0), end.assign(runs * q, 0);
     for (int64_t n = 0; n < runs; ++n) {
       const int32_t* from = spans + 2 * n * BL + b * shape.L + t0;
-      std::copy_n(from, count, &first[n * q]);
-      std::copy_n(from + BL, count, &end[n * q]);
+      const auto S = static_cast<int32_t>(shape.S);
+      for (int64_t i = 0; i < count; ++i) {  // nothing outside the keys is ever touched
+        first[n * q + i] = std::max(from[i], 0);
+        end[n * q + i] = std::min(from[BL + i], S);
+      }
       int64_t lowest = shape.S, highest = 0, latest = 0, earliest = shape.S;
       for (int64_t i = 0; i < q; ++i) {
         const int64_t f = first[n * q + i], e = end[n * q + i];
@@ -266,8 +289,12 @@ float* scratch(int64_t count) {
   return memory.get();
 }
 
+ffi::Error no_memory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: there is not enough memory");
+}
+
 ffi::Error forward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans, Result out,
-                   Result lse, int block_q, int block_k, float scale) {
+                   Result lse, int block_q, int block_k, float scale) try {
   const Shape shape(q, k, spans, block_q, block_k);
   const int rows = shape.rows;
   const int64_t K = shape.K, pairs = shape.B * shape.G;
@@ -277,7 +304,7 @@ ffi::Error forward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans,
     // Later blocks see more: the longest go first.
     const int64_t block = shape.blocks - 1 - task / pairs, pair = task % pairs;
     const Block queries(shape, spans.typed_data(), pair / shape.G, pair % shape.G, block);
-    float* qT = scratch(rows * (2 * K + shape.keys + 3));
+    float* qT = scratch(rows * (2 * K + int64_t{shape.keys} + 3));
     float *sum = qT + rows * K, *logits = sum + rows * K, *largest = logits + rows * shape.keys;
     float *total = largest + rows, *keep = total + rows;
     queries.pack(q.typed_data(), scale * kLog2e, nullptr, qT);
@@ -325,11 +352,13 @@ ffi::Error forward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans,
       }
   });
   return ffi::Error::Success();
+} catch (const std::bad_alloc&) {
+  return no_memory();
 }
 
 ffi::Error backward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans, Array out,
                     Array lse, Array dout, Result dq, Result dk, Result dv, int block_q,
-                    int block_k, float scale) {
+                    int block_k, float scale) try {
   const Shape shape(q, k, spans, block_q, block_k);
   const int rows = shape.rows;
   const int64_t K = shape.K, pairs = shape.B * shape.G;
@@ -337,8 +366,9 @@ ffi::Error backward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans
   // A task sums the gradients of the keys of a row and key head. Where those are too few for all
   // threads, every `parts`-th block of queries is a task; sums take memory, so parts are few.
   const int64_t wanted = (2 * pool.num_threads() + pairs - 1) / std::max<int64_t>(1, pairs);
-  const int64_t parts = std::clamp<int64_t>(std::min(wanted, shape.blocks), 1, kParts);
   const int64_t size = dk->element_count();
+  const int64_t few = std::min(kParts, kPartsBytes / (8 * std::max<int64_t>(1, size)));
+  const int64_t parts = std::max<int64_t>(1, std::min({wanted, shape.blocks, few}));
   const Floats sums = floats(2 * size * parts);
 
   const auto ks = by_head(pool, shape, k.typed_data()), vs = by_head(pool, shape, v.typed_data());
@@ -347,7 +377,7 @@ ffi::Error backward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans
     float *dkp = sums.get() + 2 * size * part, *dvp = dkp + size;
     std::fill_n(dkp + pair * shape.S * K, shape.S * K, 0.0f);
     std::fill_n(dvp + pair * shape.S * K, shape.S * K, 0.0f);
-    float* Q = scratch(rows * (5 * K + 2 * shape.keys + 2));
+    float* Q = scratch(rows * (5 * K + 2 * int64_t{shape.keys} + 2));
     float *qT = Q + rows * K, *D = qT + rows * K, *dT = D + rows * K, *sum = dT + rows * K;
     float *weights = sum + rows * K, *dlogits = weights + rows * shape.keys;
     float *base = dlogits + rows * shape.keys, *delta = base + rows;
@@ -408,6 +438,8 @@ ffi::Error backward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans
       }
   });
   return ffi::Error::Success();
+} catch (const std::bad_alloc&) {
+  return no_memory();
 }
 
 }  // namespace
