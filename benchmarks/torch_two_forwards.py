@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -104,12 +105,13 @@ def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
     """A function that makes one training step of ours, `way` = tree or none."""
     import jax.numpy as jnp
 
-    from interact_jax import bench, sharding
+    from interact_jax import bench, cli, sharding
     from interact_jax.data.tree import GROW
     from interact_jax.models.attention import backend_for
     from interact_jax.models.decoder import Decoder
     from interact_jax.models.shapes import shape
 
+    cli.log_to_stderr(logging.WARNING)  # of a kernel that cannot be made
     mesh = sharding.make_mesh()
     decoder = Decoder(
         shape(args.model_shape),
@@ -128,7 +130,7 @@ def work(args: argparse.Namespace) -> None:
     from interact_jax import cli
 
     if args.worker != "torch" or args.torch_keep_memory:
-        cli.keep_memory()  # as all programs of ours do
+        cli.keep_memory()  # as the programs that train, score and sample do
     turns, way = int(args.turns), args.worker
     step = torch_step(args, turns) if way == "torch" else jax_step(args, turns, way)
     step()

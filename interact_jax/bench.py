@@ -86,7 +86,7 @@ class Step:
 
     sharing: str
     micro: list[Batch]
-    run: Callable[[], None]
+    run: Callable[[], None] | None  # None: only compiled
     compiled_bytes: int  # temporaries of the compiled gradient, by the compiler's own figure
     flops: int  # of the gradients, counted in the jaxpr, loops by how often they run
     useful_flops: int
@@ -94,52 +94,59 @@ class Step:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def time(self) -> None:
-        """Run the step once, to its end."""
+        """Run the step once, to its end. Not of a step that is only compiled."""
         begin = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - begin)
 
     def figures(self, peak: float | None = None) -> dict[str, Any]:
-        """What is reported of it; `peak` is the devices' FLOP/s where it is known."""
-        seconds = statistics.median(self.seconds)
-        held, slots = np.sum([padding(batch) for batch in self.micro], axis=0)
+        """What is reported of it; `peak` is the devices' FLOP/s where it is known. What takes a
+        clock is None where the step was not run."""
+        held, slots = (float(n) for n in np.sum([padding(b) for b in self.micro], axis=0))
         count = sum(interactions(batch) for batch in self.micro)
+        seconds = statistics.median(self.seconds) if self.seconds else None
+
+        def rate(amount: float) -> float | None:
+            return amount / seconds if seconds else None
+
         return {
             "sharing": self.sharing,
             "seconds": seconds,
-            "interactions_per_second": count / seconds,
-            "tokens_per_second": float(held) / seconds,
-            "padding": 1 - float(held) / float(slots),
+            "interactions_per_second": rate(count),
+            "tokens_per_second": rate(held),
+            "padding": 1 - held / slots,
             "compiled_bytes": self.compiled_bytes,
             "flops": self.flops,
-            "flops_per_second": self.flops / seconds,
-            "mfu": self.useful_flops / seconds / peak if peak else None,
+            "flops_per_second": rate(self.flops),
+            "mfu": rate(self.useful_flops / peak) if peak else None,
             "token_passes": self.passes,
             "all_seconds": self.seconds,
         }
 
 
 def make_step(
-    decoder: Decoder, micro: Sequence[Batch], sharing: str, mesh: jax.sharding.Mesh
+    decoder: Decoder,
+    micro: Sequence[Batch],
+    sharing: str,
+    mesh: jax.sharding.Mesh,
+    runs: bool = True,
 ) -> Step:
-    """Compile the trainer's own step for these micro-batches, from random parameters."""
+    """Compile the trainer's own step for these micro-batches, and make it ready to be called, with
+    random parameters, unless it never `runs`: then no parameter is ever there."""
     cfg = config.default()
     cfg.sharing = sharing
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = train.abstract_state(decoder, optimiser, mesh)
-        state = jax.jit(
-            lambda: train.new_state(decoder.fresh_params(0), optimiser),
-            out_shardings=sharding.layout_of(abstract),
-        )()
         differentiate, add, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 100)
         )
         rows = [sharding.place_rows(batch, mesh) for batch in micro]
-        compiled = {
-            batch.trunk.id_BxL.shape: differentiate.lower(state.params, batch).compile()
-            for batch in rows
-        }
+        of_shape = {tuple(x.shape for x in jax.tree.leaves(batch)): batch for batch in rows}
+        compiled = [differentiate.lower(abstract.params, b).compile() for b in of_shape.values()]
+        if runs:
+            fresh = lambda: train.new_state(decoder.fresh_params(0), optimiser)  # noqa: E731
+            state = jax.jit(fresh, out_shardings=sharding.layout_of(abstract))()
 
     def run() -> None:
         nonlocal state
@@ -154,11 +161,11 @@ def make_step(
     return Step(
         sharing,
         list(micro),
-        run,
-        max(one.memory_analysis().temp_size_in_bytes for one in compiled.values()),
+        run if runs else None,
+        max(one.memory_analysis().temp_size_in_bytes for one in compiled),
         sum(gradient_flops(decoder, batch, sharing) for batch in micro),
-        sum(useful_flops(decoder.config, batch, sharing) for batch in micro),
-        sum(token_passes(batch, sharing, decoder.remat != "none") for batch in micro),
+        sum(useful_flops(decoder.config, batch) for batch in micro),
+        sum(token_passes(batch, decoder.remat != "none") for batch in micro),
     )
 
 
@@ -179,7 +186,7 @@ def ratio(tree: Step, none: Step) -> float:
 # -------------------------------------------------------------------------- what it ought to cost
 
 
-def token_passes(batch: Batch, sharing: str, remat: bool) -> int:
+def token_passes(batch: Batch, remat: bool) -> int:
     """Forward passes of single tokens that a step is worth (a backward pass is two): every token of
     the student 3, with rematerialisation 4, the teacher's 1. The ratio of two is the bound of
     their speeds where attention and head cost nothing."""
@@ -187,23 +194,24 @@ def token_passes(batch: Batch, sharing: str, remat: bool) -> int:
     return (4 if remat else 3) * student + _held(batch.teacher)
 
 
-def gradient_flops(decoder: Decoder, batch: Batch, sharing: str) -> int:
+def gradient_flops(decoder: Decoder, batch: Batch, sharing: str, objective: str = "sdpo") -> int:
     """FLOPs of one micro-batch's gradient as it is computed, recomputation included."""
     params = jax.eval_shape(decoder.fresh_params, 0)
     step = functools.partial(
         train.differentiate,
         decoder=decoder,
         forward=scoring.FORWARD[sharing],
-        objective=OBJECTIVES["sdpo"],
+        objective=OBJECTIVES[objective],
     )
     return flops.count(step, params, batch)
 
 
-def useful_flops(config: DecoderConfig, batch: Batch, sharing: str) -> int:
-    """FLOPs that the method asks for: every held token once forward, those of the student twice
+def useful_flops(config: DecoderConfig, batch: Batch) -> int:
+    """FLOPs that these arrays ask for: every held token once forward, those of the student twice
     backward, every query with the keys it sees, the head at reply tokens; nothing recomputed.
 
-    Sliding windows are not taken off. Model FLOP utilisation is this over time and peak.
+    Sliding windows are not taken off. Model FLOP utilisation is this over time and peak; that of
+    `none` takes the histories that it repeats for useful.
     """
     c = config
     per_token = (

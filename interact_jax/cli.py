@@ -17,14 +17,16 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import gzip
+import json
 import logging
 import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -143,6 +145,30 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logger.handlers = [handler]  # not the root's: libraries set that up as they like
     logger.propagate = False
     logger.setLevel(level)
+
+
+def check_out(out: Path, *given: Path) -> None:
+    """Refuse, before anything is computed, what could not be written afterwards: `out`, which must
+    not be one of the files `given`. Raises InputError."""
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no directory {out.parent}.")
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"--out {out}: no permission to write into {out.parent}.")
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a directory; expected the file to write.")
+    if out.exists() and any(file.exists() and out.samefile(file) for file in given):
+        raise InputError(f"--out {out}: is the file that is read; name another.")
+
+
+def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """A JSON object a line, compressed where the name ends in .gz. The whole file or nothing: it
+    appears under its name when it is complete."""
+    temporary = out.with_name(out.name + ".tmp")
+    opened = gzip.open if out.suffix == ".gz" else open
+    with opened(temporary, "wt", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    temporary.replace(out)
 
 
 def _leave(status: int, message: str = "") -> NoReturn:

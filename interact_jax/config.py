@@ -82,7 +82,7 @@ def default() -> ConfigDict:
     c.mesh.data = -1
     c.mesh.fsdp = 1
     c.mesh.tensor = 1
-    c.mesh.sequence = 1
+    c.mesh.sequence = 1  # nothing is shared out over it yet: its devices compute the same
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 100  # steps

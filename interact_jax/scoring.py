@@ -66,13 +66,13 @@ def _as_trunk(stream: TokenStream) -> TokenStream:
 def _sources(
     params: Any, replies: Replies, student_BxLxD: jax.Array, teacher_BxLxD: jax.Array
 ) -> dict[str, Source]:
-    def at(hidden_BxLxD: jax.Array, index_BxR: jax.Array) -> jax.Array:
+    def rows(hidden_BxLxD: jax.Array, index_BxR: jax.Array) -> jax.Array:
         return jnp.take_along_axis(hidden_BxLxD, index_BxR[:, :, None], axis=1)
 
     head = head_DxV(params)
     return {
-        "student": Source(at(student_BxLxD, replies.student_BxR), head),
-        "teacher": jax.lax.stop_gradient(Source(at(teacher_BxLxD, replies.teacher_BxR), head)),
+        "student": Source(rows(student_BxLxD, replies.student_BxR), head),
+        "teacher": jax.lax.stop_gradient(Source(rows(teacher_BxLxD, replies.teacher_BxR), head)),
     }
 
 

@@ -64,6 +64,13 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
 
+def told(mesh: Mesh) -> str:
+    """In words: "8 x TPU v5e: data=2, fsdp=4"."""
+    sizes = [f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1]
+    devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    return ": ".join([devices, ", ".join(sizes)]) if sizes else devices
+
+
 def row_shards(mesh: Mesh) -> int:
     """How many devices hold rows of their own; the rows of a batch are a multiple of it."""
     return int(np.prod([mesh.shape[axis] for axis in ROWS]))

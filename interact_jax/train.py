@@ -32,11 +32,11 @@ from interact_jax.data.pipeline import Dataset, Draws, LogBatches, Packing, load
 from interact_jax.metrics import Journal, StopSignal
 from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
-from interact_jax.models.decoder import Decoder
+from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig, check_tokenizer
 from interact_jax.objectives import OBJECTIVES, Objective
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
-from interact_jax.schema import Batch, RunStopped, Sum
+from interact_jax.schema import Batch, InputError, RunStopped, Sum
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,18 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
 
     Raises InputError for everything that the user can mend.
     """
+    if jax.process_count() > 1:
+        raise InputError(
+            f"there are {jax.process_count()} processes; training over several hosts is not there "
+            "yet. Run one process with all devices of a host."
+        )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     saved_settings = workdir / "config.json"
     if saved_settings.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         config.check_resume(cfg, saved_settings)
     saved_settings.write_text(json.dumps(config.to_json(cfg), indent=2) + "\n")
-    if cfg.model.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
-        jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_matmul_precision", precision_of(cfg.model.dtype))
 
     model_dir = hf.resolve(cfg.model.path, weights=cfg.model.init == "pretrained")
     _, model_config = hf.load_config(model_dir)
@@ -126,12 +130,18 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     log.info("%s", packing)
     source = LogBatches(dataset, draws, packing)
 
+    attention = backend_for(cfg.attention, mesh)
+    log.info("%s; attention=%s", sharding.told(mesh), attention)
+    if mesh.shape["sequence"] > 1:
+        log.warning(
+            "mesh.sequence: nothing is shared out over it yet, its devices compute the same"
+        )
     decoder = Decoder(
         model_config,
         dtype=jnp.dtype(cfg.model.dtype),
         param_dtype=jnp.dtype(cfg.model.param_dtype),
         remat=cfg.remat,
-        attention=backend_for(cfg.attention, mesh),
+        attention=attention,
     )
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):

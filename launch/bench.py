@@ -4,10 +4,12 @@
     python launch/bench.py --turns 8 --student-branches --repeats 9 --json bench.json
     python launch/bench.py --model pocket --data pocket --conversations 32
     python launch/bench.py --model-shape qwen3-1.7b --dtype bfloat16 --turns 4,8
+    python launch/bench.py --model-shape qwen3-8b --repeats 0
 
 Without --data the conversations are synthetic, one to a row; with it, an epoch of real ones, packed
-as training packs them. Both ways have the same attention, scorer,
-optimiser and rematerialisation and take turns, so that their ratio holds on a noisy machine.
+as training packs them. Both ways have the same attention, scorer, optimiser and rematerialisation
+and take turns, so that their ratio holds on a noisy machine. With --repeats 0 nothing is run:
+temporaries, FLOPs and bound of models that this machine has no room for.
 """
 
 from __future__ import annotations
@@ -32,13 +34,13 @@ from interact_jax.data.pipeline import Draws, Packing, load_dataset
 from interact_jax.data.tree import GROW
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for
-from interact_jax.models.decoder import REMAT_POLICIES, Decoder
+from interact_jax.models.decoder import REMAT_POLICIES, Decoder, precision_of
 from interact_jax.models.families import read_config
 from interact_jax.models.shapes import SHAPES, shape
 from interact_jax.schema import Batch, InputError
 
 COLUMNS = (
-    *("case", "sharing", "step\ns", "dialogue\nturns/s", "tokens\n/s", "padding", "temp\nMB"),
+    *("case", "sharing", "step\ns", "inter-\nactions/s", "tokens\n/s", "padding", "temp\nMB"),
     *("work\nGFLOP", "speed\nGFLOP/s", "MFU", "faster", "bound", "FLOPs\nshare"),
 )
 
@@ -67,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
     add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
-    add("--repeats", type=int, default=5, help="timed steps of each way")
+    add("--repeats", type=int, default=5, help="timed steps of each way; 0 = compile only")
     add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
     add("--json", default="", metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
@@ -81,30 +83,37 @@ def main(argv: list[str] | None = None) -> None:
     ways = args.sharing.split(",")
     if unknown := set(ways) - set(bench.WAYS):
         raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")
+    jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     mesh = sharding.make_mesh(fsdp=args.mesh_fsdp)
+    attention = backend_for(args.attention, mesh)
     decoder = Decoder(
         _model(args),
         dtype=jnp.dtype(args.dtype),
         remat=args.remat,
-        attention=backend_for(args.attention, mesh),
+        attention=attention,
     )
     chip = chips.chip_of(jax.devices()[0].device_kind)
     peak = chip and chip.flops * jax.device_count()
     console = Console(width=max(100, Console().width))
-    console.print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    console.print(
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, "
+        f"{args.dtype}, attention={attention}, remat={args.remat}"
+    )
     results = []
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
     for name, micro_of in cases(args, ways, sharding.row_shards(mesh)):
         micro = {way: micro_of(way) for way in ways}
-        steps = {way: bench.make_step(decoder, micro[way], way, mesh) for way in ways}
-        bench.interleave(list(steps.values()), args.repeats)
+        runs = args.repeats > 0
+        steps = {way: bench.make_step(decoder, micro[way], way, mesh, runs) for way in ways}
+        if runs:
+            bench.interleave(list(steps.values()), args.repeats)
         for way, step in steps.items():
             figures = step.figures(peak)
             if way == "tree" and "none" in steps:
                 none = steps["none"]
-                figures["faster"] = bench.ratio(step, none)
+                figures["faster"] = bench.ratio(step, none) if runs else None
                 figures["bound"] = none.passes / step.passes
                 figures["flops_share"] = step.flops / none.flops
             results.append({"case": name, **figures})
@@ -112,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
     console.print(table)
     if args.json:
         machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
-        found = {"jax": jax.__version__, **machine, "settings": vars(args), "results": results}
+        settings = {**vars(args), "attention": attention}
+        found = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
         Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
         print(f"figures: {args.json}")
 
@@ -165,22 +175,26 @@ def _epoch(args: argparse.Namespace, ways: list[str], height: int) -> dict[str, 
 
 
 def _row(figures: dict[str, Any]) -> list[str]:
+    def shown(key: str, form: str, unit: float = 1) -> str:
+        value = figures.get(key)
+        return "" if value is None else format(value / unit, form)
+
     def times(key: str) -> str:
-        return f"{figures[key]:.2f}x" if key in figures else ""
+        return (text := shown(key, ".2f")) and text + "x"
 
     return [
         figures["sharing"],
-        f"{figures['seconds']:.3f}",
-        f"{figures['interactions_per_second']:.2f}",
-        f"{figures['tokens_per_second']:,.0f}",
-        f"{figures['padding']:.1%}",
-        f"{figures['compiled_bytes'] / 1e6:,.0f}",
-        f"{figures['flops'] / 1e9:,.0f}",
-        f"{figures['flops_per_second'] / 1e9:,.0f}",
-        f"{figures['mfu']:.1%}" if figures["mfu"] else "",
+        shown("seconds", ".3f"),
+        shown("interactions_per_second", ".2f"),
+        shown("tokens_per_second", ",.0f"),
+        shown("padding", ".1%"),
+        shown("compiled_bytes", ",.0f", 1e6),
+        shown("flops", ",.0f", 1e9),
+        shown("flops_per_second", ",.0f", 1e9),
+        shown("mfu", ".1%"),
         times("faster"),
         times("bound"),
-        f"{figures['flops_share']:.3f}" if "flops_share" in figures else "",
+        shown("flops_share", ".3f"),
     ]
 
 

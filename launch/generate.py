@@ -13,12 +13,8 @@ temperature 1).
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import logging
-import os
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +25,7 @@ from interact_jax import cli
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation import Completion, Prompt, Sampler, read_prompts
 from interact_jax.models import hf
-from interact_jax.models.decoder import Decoder
+from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import check_tokenizer
 from interact_jax.schema import InputError
 
@@ -59,11 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     cli.keep_memory()
     cli.keep_compiled()
-    if args.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
-        jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     prompts = read_prompts(args.prompts)
     out = Path(args.out)
-    check_out(out, Path(args.prompts))
+    cli.check_out(out, Path(args.prompts))
 
     model_dir = hf.resolve(args.model)
     _, config = hf.load_config(model_dir)
@@ -84,20 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)
     seconds = time.perf_counter() - started
-    write_lines(out, (answered(*pair, chat) for pair in zip(prompts, completions, strict=True)))
+    cli.write_lines(out, (answered(*pair, chat) for pair in zip(prompts, completions, strict=True)))
     print(summary(out, prompts, completions, chat, seconds))
-
-
-def check_out(out: Path, prompts: Path) -> None:
-    """Refuse, before anything is computed, what could not be written afterwards."""
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no directory {out.parent}.")
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(f"--out {out}: no permission to write into {out.parent}.")
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a directory; expected the file to write.")
-    if out.exists() and out.samefile(prompts):
-        raise InputError(f"--out {out}: is the prompts file itself; name another.")
 
 
 def encode(prompt: Prompt, chat: ChatFormat, context: int) -> list[int]:
@@ -118,16 +101,6 @@ def answered(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[s
     spoken = completion.ids[:-1] if completion.finished else completion.ids
     added = (chat.decode(spoken), completion.ids, [round(v, 7) for v in completion.logps])
     return {**prompt.line, **dict(zip(ADDED, added, strict=True))}
-
-
-def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """The whole file or nothing: it appears under its name when it is complete."""
-    temporary = out.with_name(out.name + ".tmp")
-    opened = gzip.open if out.suffix == ".gz" else open
-    with opened(temporary, "wt", encoding="utf-8", newline="\n") as file:
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    temporary.replace(out)
 
 
 def summary(

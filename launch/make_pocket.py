@@ -3,7 +3,7 @@
     python launch/make_pocket.py train --out runs/pocket
     python launch/make_pocket.py export --run runs/pocket --out interact_jax/pocket/model
     python launch/make_pocket.py gate --model interact_jax/pocket/model --out figures.json
-    python launch/make_pocket.py logs --model interact_jax/pocket/model \
+    python launch/make_pocket.py logs --model interact_jax/pocket/model \\
         --out interact_jax/pocket/logs.jsonl.gz
 
 Nothing is downloaded. Two CPU cores train the shipped model in about an hour; `export` may be run

@@ -9,9 +9,9 @@ Writes a line per interaction: id, completion_ids (y and EOS), logp_student, log
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,8 @@ from interact_jax.data.pipeline import Dataset, load_dataset
 from interact_jax.data.tree import GROW, picture
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for
-from interact_jax.models.decoder import Decoder
+from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import check_tokenizer
-from interact_jax.schema import InputError
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
 
@@ -69,11 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     cli.keep_memory()
     cli.keep_compiled()
-    if args.dtype == "float32":  # GPUs and TPUs would multiply float32 in fewer bits
-        jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     out = Path(args.out)
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no directory {out.parent}.")
+    cli.check_out(out, Path(args.data))
 
     model_dir = hf.resolve(args.model)
     _, model_config = hf.load_config(model_dir)
@@ -102,26 +99,20 @@ def main(argv: list[str] | None = None) -> None:
     scored = score_trees(
         decoder, params, trees, mesh, sharing=args.sharing, row_tokens=args.row_tokens
     )
-    write_lines(out, scored)
+    cli.write_lines(out, map(line_of, scored))
     show(args, scored, dataset, chat)
     for line in dataset.lines():
         print(line)
     print(f"{len(scored):,} interactions scored: {out}")
 
 
-def write_lines(out: Path, scored: list[Scored]) -> None:
-    """The whole file or nothing: it appears under its name when it is complete."""
-    temporary = out.with_name(out.name + ".tmp")
-    with temporary.open("w") as file:
-        for one in scored:
-            line = {
-                "id": one.id,
-                "completion_ids": one.y.tolist(),
-                "logp_student": [round(float(v), 7) for v in one.logp_student],
-                "logp_teacher": [round(float(v), 7) for v in one.logp_teacher],
-            }
-            file.write(json.dumps(line) + "\n")
-    temporary.replace(out)
+def line_of(one: Scored) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "completion_ids": one.y.tolist(),
+        "logp_student": [round(float(v), 7) for v in one.logp_student],
+        "logp_teacher": [round(float(v), 7) for v in one.logp_teacher],
+    }
 
 
 def show(

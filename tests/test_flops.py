@@ -72,7 +72,7 @@ def test_what_is_computed_is_little_more_than_what_the_method_asks_for():
     """Blocks that reach beyond what is seen, and logits that the backward pass makes again, are all
     that is added where nothing is rematerialised."""
     computed, row = counted(8, "tree", remat="none")
-    useful = bench.useful_flops(shape("small"), row, "tree")
+    useful = bench.useful_flops(shape("small"), row)
     assert useful < computed < 1.2 * useful
 
 

@@ -32,13 +32,19 @@ from interact_jax.schema import Branches, InputError, TokenStream
 REMAT_POLICIES = {
     "none": None,  # keep every activation: fastest where memory allows
     "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input only
-    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),  # and what it attended to
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),  # and attention's
     "dots": jax.checkpoint_policies.save_from_both_policies(  # and all projections
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED),
     ),
 }
 """What the backward pass recomputes, by the name that settings use."""
+
+
+def precision_of(dtype: str) -> str | None:
+    """Of matrix products (`jax_default_matmul_precision`) of a model that computes in `dtype`: left
+    alone, GPUs and TPUs would multiply float32 in fewer bits."""
+    return "highest" if dtype == "float32" else None
 
 
 @dataclasses.dataclass(frozen=True)

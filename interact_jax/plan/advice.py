@@ -16,7 +16,7 @@ from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
 from interact_jax.plan.compiler import SLICES, devices_of
 from interact_jax.plan.step import Plan, decoder_of, device_bytes, make_plan
-from interact_jax.plan.work import Work, rows_of, synthetic_work
+from interact_jax.plan.work import Work, rows_of, synthetic_work, work_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def first_that_fits(
 
 def shorter(cfg: ConfigDict, work: Work) -> Work:
     """The same with conversations that are no longer than a row."""
-    return synthetic_work(cfg, work.model, work.name)
+    return synthetic_work(cfg, work.model, work.name) if work.synthetic else work_of(cfg)
 
 
 def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 import time
@@ -15,11 +14,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from interact_jax import bench, chips, flops, scoring, sharding, train
+from interact_jax import bench, chips, sharding, train
 from interact_jax.models.attention import backend_for
-from interact_jax.models.decoder import Decoder
+from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig
-from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import learning_rate, make_optimiser
 from interact_jax.plan.compiler import DoesNotFit, Program, compile_for, devices_of
 from interact_jax.plan.work import Work, rows_of
@@ -118,10 +116,9 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     shards = sharding.row_shards(mesh)
     rows = rows_of(cfg, work, cfg.batch.rows)
     batch = jax.tree.map(lambda x: np.concatenate([x] * shards), rows)
-    precision = "highest" if cfg.model.dtype == "float32" else None  # as the trainer has it
     begin = time.perf_counter()
     programs: dict[str, Program] = {}
-    with sharding.on(mesh), jax.default_matmul_precision(precision):
+    with sharding.on(mesh), jax.default_matmul_precision(precision_of(cfg.model.dtype)):
         abstract = train.abstract_state(decoder, optimiser, mesh)
         differentiate, _, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 1000)
@@ -151,7 +148,8 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
             programs[name] = program
             needed = max(needed, program.peak + program.code + others)
     whole = programs if len(programs) == 2 else {}
-    per_row = row_flops(cfg, decoder, jax.tree.map(lambda x: x[:1], rows))
+    row = jax.tree.map(lambda x: x[:1], rows)
+    per_row = bench.gradient_flops(decoder, row, cfg.sharing, cfg.objective.name)
     return Plan(
         topology=topology,
         chip=chip,
@@ -178,19 +176,6 @@ def micro_batches(cfg: ConfigDict, batch: Batch) -> int:
         return math.ceil(cfg.batch.interactions / bench.interactions(batch))
     trees = int(np.asarray(batch.trunk.segment_BxL).max(axis=1).sum())
     return math.ceil(cfg.batch.conversations / trees)
-
-
-def row_flops(cfg: ConfigDict, decoder: Decoder, row: Batch) -> int:
-    """FLOPs of the gradient of one row, recomputation included."""
-    objective = OBJECTIVES[cfg.objective.name]
-    step = functools.partial(
-        train.differentiate,
-        decoder=decoder,
-        forward=scoring.FORWARD[cfg.sharing],
-        objective=objective,
-    )
-    params = jax.eval_shape(decoder.fresh_params, 0)
-    return flops.count(step, params, row)
 
 
 def decoder_of(cfg: ConfigDict, model: DecoderConfig, attention: str) -> Decoder:

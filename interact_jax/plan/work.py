@@ -30,6 +30,7 @@ class Work:
     model: DecoderConfig
     trees: list[Tree]
     data: str  # where the trees are from, for people
+    synthetic: bool = False
 
 
 def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
@@ -54,7 +55,7 @@ def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
     )
     if dialogue.student_branches:
         told += ", replies rendered otherwise in the history"
-    return Work(name, model, trees, told)
+    return Work(name, model, trees, told, synthetic=True)
 
 
 def work_of(cfg: ConfigDict) -> Work:

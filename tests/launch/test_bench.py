@@ -43,7 +43,19 @@ def test_both_ways_of_two_shapes(tmp_path, capsys):
     assert three["faster"] == pytest.approx(none["seconds"] / three["seconds"])
     assert three["flops_share"] < one["flops_share"] < 1
     assert all(r["padding"] == 0 for r in results)
-    assert "3 turns" in out and "turns/s" in out
+    assert "3 turns" in out and "actions/s" in out and "attention=" in out
+
+
+def test_what_is_too_large_to_run_is_compiled_only(tmp_path):
+    """32 GB of parameters, and moments."""
+    huge = ["--model-shape", "qwen3-8b", "--turns", "2", *SMALL[2:-1], "0"]
+    bench.main([*huge, "--attention", "dense", "--json", str(tmp_path / "f.json")])
+    tree, none = json.loads((tmp_path / "f.json").read_text())["results"]
+    assert tree["seconds"] is tree["faster"] is none["tokens_per_second"] is None
+    assert 0.5 < tree["flops_share"] < 1 < tree["bound"]
+    # Every token passes every weight of the layers: 2 FLOPs, and the trunk's thrice more.
+    layers = 36 * 4096 * (128 * 2 * (32 + 8) + 3 * 12_288)
+    assert tree["flops"] > 2 * tree["token_passes"] * layers
 
 
 def test_an_epoch_of_real_conversations(tmp_path, capsys):

@@ -127,7 +127,7 @@ def test_bad_prompts_exit_2(case, model, tmp_path, capsys):
         ({"--model": "no such model!"}, "no such model!"),
         ({"--out": "absent/out.jsonl"}, "there is no directory"),
         ({"--out": "."}, "is a directory"),
-        ({"--out": "prompts.jsonl"}, "is the prompts file itself"),
+        ({"--out": "prompts.jsonl"}, "is the file that is read"),
         ({"--max-new-tokens": "0"}, "max_new_tokens=0"),
         ({"--max-new-tokens": "many"}, "invalid int value"),
         ({"--temperature": "-1"}, "temperature=-1.0"),
