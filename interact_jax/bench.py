@@ -3,7 +3,7 @@
     window = Dialogue(turns=8).window(rng, vocabulary)
     rows = {way: one_row(GROW[way](window)) for way in ("tree", "none")}
     steps = [make_step(decoder, [row], way, mesh) for way, row in rows.items()]
-    interleave(steps, repeats=5)
+    interleave(steps, repeats=5, seconds=15)
 
 Both ways have the same attention, scorer and optimiser and take turns, so that their ratio holds on
 a machine whose speed drifts.
@@ -169,11 +169,13 @@ def make_step(
     )
 
 
-def interleave(steps: Sequence[Step], repeats: int) -> None:
-    """Time the steps in turn, `repeats` times each, after one call that is not counted."""
+def interleave(steps: Sequence[Step], repeats: int, seconds: float = 0.0) -> None:
+    """Time the steps in turn, after one call that is not counted: at least `repeats` times each,
+    and until `seconds` are over, so that short steps are not left to chance."""
     for step in steps:
         step.run()
-    for _ in range(repeats):
+    begin = time.perf_counter()
+    while len(steps[0].seconds) < repeats or time.perf_counter() - begin < seconds:
         for step in steps:
             step.time()
 

@@ -40,7 +40,7 @@ from interact_jax.models.shapes import SHAPES, shape
 from interact_jax.schema import Batch, InputError
 
 COLUMNS = (
-    *("case", "sharing", "step\ns", "inter-\nactions/s", "tokens\n/s", "padding", "temp\nMB"),
+    *("case", "sharing", "step\ns", "interac-\ntions/s", "tokens\n/s", "padding", "temp\nMB"),
     *("work\nGFLOP", "speed\nGFLOP/s", "MFU", "faster", "bound", "FLOPs\nshare"),
 )
 
@@ -69,7 +69,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
     add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
-    add("--repeats", type=int, default=5, help="timed steps of each way; 0 = compile only")
+    add(
+        "--repeats", type=int, default=5, help="timed steps of each way, at least; 0 = compile only"
+    )
+    add("--seconds", type=float, default=15, help="that a case is timed for, at least")
     add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
     add("--json", default="", metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
         runs = args.repeats > 0
         steps = {way: bench.make_step(decoder, micro[way], way, mesh, runs) for way in ways}
         if runs:
-            bench.interleave(list(steps.values()), args.repeats)
+            bench.interleave(list(steps.values()), args.repeats, args.seconds)
         for way, step in steps.items():
             figures = step.figures(peak)
             if way == "tree" and "none" in steps:
