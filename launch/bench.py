@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     chip = chips.chip_of(jax.devices()[0].device_kind)
     peak = chip and chip.flops * jax.device_count()
-    console = Console(width=max(100, Console().width))
+    console = Console(width=max(110, Console().width))
     console.print(
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"{args.dtype}, attention={attention}, remat={args.remat}"
