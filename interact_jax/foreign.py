@@ -108,7 +108,7 @@ def _own_directory() -> Path:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.stat()
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(errno.EPERM, "others can write there", str(directory))
+        raise PermissionError(errno.EPERM, "others can write there; chmod go-w", str(directory))
     return directory
 
 
