@@ -144,9 +144,11 @@ def make_step(
         rows = [sharding.place_rows(batch, mesh) for batch in micro]
         of_shape = {tuple(x.shape for x in jax.tree.leaves(batch)): batch for batch in rows}
         compiled = [differentiate.lower(abstract.params, b).compile() for b in of_shape.values()]
-        if runs:
-            fresh = lambda: train.new_state(decoder.fresh_params(0), optimiser)  # noqa: E731
-            state = jax.jit(fresh, out_shardings=sharding.layout_of(abstract))()
+
+        def fresh() -> train.TrainState:
+            return train.new_state(decoder.fresh_params(0), optimiser)
+
+        state = jax.jit(fresh, out_shardings=sharding.layout_of(abstract))() if runs else None
 
     def run() -> None:
         nonlocal state

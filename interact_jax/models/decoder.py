@@ -32,7 +32,7 @@ from interact_jax.schema import Branches, InputError, TokenStream
 REMAT_POLICIES = {
     "none": None,  # keep every activation: fastest where memory allows
     "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input only
-    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),  # and attention's
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),  # and attention's result
     "dots": jax.checkpoint_policies.save_from_both_policies(  # and all projections
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED),
