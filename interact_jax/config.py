@@ -38,7 +38,7 @@ def default() -> ConfigDict:
     c.model.tokenizer = ""  # another tokenizer's directory; "" = the model's
     c.model.init = "pretrained"  # or `random`: only config.json is needed
     c.model.dtype = "bfloat16"  # of the computation
-    c.model.param_dtype = "float32"  # of the stored parameters and optimiser state
+    c.model.param_dtype = "float32"  # of the parameters; bfloat16 loses updates below 1/256 of them
     c.start_from = ""  # a checkpoint of another run to continue from; "" = none
 
     c.data = ConfigDict()

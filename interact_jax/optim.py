@@ -26,9 +26,10 @@ SCHEDULES: dict[str, Schedule] = {
 def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     """step (0 = first) -> learning rate: linear warm-up from 0, then the schedule over the rest.
 
-    `settings` has `lr`, `schedule` and `warmup_fraction` (share of the run).
+    `settings` has `lr`, `schedule` and `warmup_fraction` (share of the run, but never all of it:
+    the first step of a warm-up moves nothing).
     """
-    warmup = math.ceil(settings.warmup_fraction * total_steps)
+    warmup = min(math.ceil(settings.warmup_fraction * total_steps), max(0, total_steps - 1))
     decay = choose("optim.schedule", settings.schedule, SCHEDULES)
 
     def at(step: jax.Array) -> jax.Array:
@@ -40,9 +41,17 @@ def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.
 
 
 def adamw(settings: Any) -> optax.GradientTransformation:
-    """AdamW (b1 0.9, b2 0.999); norms and biases are not decayed, as is usual for transformers."""
+    """AdamW (b1 0.9, b2 0.999); norms and biases are not decayed, as is usual for transformers.
+
+    Moments are float32 whatever the parameters are: in bfloat16, 0.999 times a number is itself.
+    """
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+    def init(params: Any) -> Any:
+        return adam.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+
     return optax.chain(
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.GradientTransformation(init, adam.update),
         optax.add_decayed_weights(settings.weight_decay, mask=_matrices),
     )
 

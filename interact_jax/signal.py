@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ import jax
 import numpy as np
 
 from interact_jax import scoring, sharding
-from interact_jax.data.pipeline import Dataset, Packing
+from interact_jax.data.pipeline import LOOK_AHEAD, Dataset, Packing
 from interact_jax.data.tree import Tree
 from interact_jax.models.decoder import Decoder
 from interact_jax.schema import Batch, Interaction
+
+PORTION = 512  # trees that are shared out over rows together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,10 @@ def score_trees(
 
     `sharing` says how the trees were grown ("tree" or "none") and how they are computed.
     """
-    packing = Packing.for_trees(trees, row_tokens, rows * sharding.row_shards(mesh))
+    # Sharing trees out over rows takes time that grows faster than their number.
+    portions = [trees[i : i + PORTION] for i in range(0, len(trees), PORTION)]
+    height = rows * sharding.row_shards(mesh)
+    packing = Packing.for_trees(trees, row_tokens, height, steps=portions[:LOOK_AHEAD])
     forward = functools.partial(scoring.FORWARD[sharing], decoder)
 
     def quantities(params: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -55,7 +61,8 @@ def score_trees(
     found: dict[str, Scored] = {}
     with sharding.on(mesh):
         compute = jax.jit(quantities, out_shardings=sharding.replicated(mesh))
-        for batch, placed in packing.batches(trees):
+        batches = (packing.batches(portion) for portion in portions)
+        for batch, placed in itertools.chain.from_iterable(batches):
             logp = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
             for place in placed:
                 at = (place.row, slice(place.start, place.start + place.length))

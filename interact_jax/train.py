@@ -32,7 +32,7 @@ from interact_jax.data.pipeline import Dataset, Draws, LogBatches, Packing, load
 from interact_jax.metrics import Journal, StopSignal
 from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
-from interact_jax.models.decoder import Decoder, precision_of
+from interact_jax.models.decoder import Decoder, precision_of, with_wide_ends
 from interact_jax.models.families import DecoderConfig, check_tokenizer
 from interact_jax.objectives import OBJECTIVES, Objective
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
@@ -228,7 +228,7 @@ def differentiate(
     """The sums of one micro-batch: gradients (float32) of the loss's total, and the metrics'."""
 
     def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
-        sources = forward(decoder, params, batch)
+        sources = forward(decoder, with_wide_ends(params), batch)
         quantities = scoring.score(sources, batch.replies.target_BxR, objective.want)
         loss, metrics = objective.loss(quantities, batch.replies)
         return loss.total, {"loss": loss, **metrics}

@@ -35,6 +35,12 @@ def test_constant_without_warm_up_is_constant():
     assert {float(lr(step)) for step in range(10)} == {0.5}
 
 
+def test_a_run_of_one_step_moves():
+    lr = learning_rate(settings(schedule="cosine", warmup_fraction=0.05), 1)
+    assert float(lr(0)) == 0.5
+    assert float(learning_rate(settings(warmup_fraction=1.0), 2)(1)) == 0.5
+
+
 def test_linear_falls_to_zero():
     lr = learning_rate(settings(schedule="linear"), 10)
     np.testing.assert_allclose([lr(0), lr(5), lr(10)], [0.5, 0.25, 0], atol=1e-7)

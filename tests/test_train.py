@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import config, train
+from interact_jax import bench, config, scoring, train
 from interact_jax.data.pipeline import LogBatches
+from interact_jax.data.tree import GROW
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.shapes import shape
+from interact_jax.objectives import OBJECTIVES
 from interact_jax.schema import InputError, RunStopped
 from launch import export as launch_export
 from launch import train as launch_train
@@ -113,6 +119,43 @@ def test_step_is_that_of_one_batch(small, one_batch, shape, micro, tmp_path):
         assert line[name] == pytest.approx(expected_line[name], rel=2e-5), name
     assert line["interactions"] == expected_line["interactions"] == 12
     check_same(params, expected_params, rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_in_bfloat16(small, tmp_path):
+    """They train, with moments in float32, and go on from a checkpoint."""
+    settings = {**small, "epochs": 0, "steps": 2, "model.param_dtype": "bfloat16", "optim.lr": 0.01}
+    train.loop(begin(tmp_path, settings))
+    run = begin(tmp_path, {**settings, "steps": 3})
+    assert int(run.state.step) == 2
+    train.loop(run)
+    assert {p.dtype for p in jax.tree.leaves(run.state.params)} == {jnp.dtype("bfloat16")}
+    moments = [m for m in jax.tree.leaves(run.state.opt_state) if m.ndim]
+    assert moments and {m.dtype for m in moments} == {jnp.dtype("float32")}
+    assert all(line["grad_norm"] > 0 for line in read_lines(tmp_path / "metrics.jsonl"))
+
+
+def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
+    """A token that stands in 1,000 places, and a head over several chunks, gather more digits than
+    bfloat16 has: 256 ones and one are 256 there."""
+    window = bench.Dialogue(turns=8, reply=150).window(np.random.default_rng(0), 5)
+    row = bench.one_row(GROW["tree"](window))
+    assert row.replies.target_BxR.shape[1] > 2 * scoring.CHUNK
+    found = {}
+    params = None
+    for dtype in (jnp.bfloat16, jnp.float32):
+        decoder = Decoder(shape("small", num_hidden_layers=1, vocab_size=8), param_dtype=dtype)
+        params = decoder.fresh_params(0) if params is None else params
+        differentiate = functools.partial(
+            train.differentiate,
+            decoder=decoder,
+            forward=scoring.one_pass,
+            objective=OBJECTIVES["sdpo"],
+        )
+        params = jax.tree.map(lambda p, dtype=dtype: p.astype(dtype), params)
+        found[dtype], _ = jax.jit(differentiate)(params, row)
+    for name in ("embedding_VxD", "head_DxV"):
+        exact = np.asarray(found[jnp.float32][name])
+        np.testing.assert_allclose(found[jnp.bfloat16][name], exact, rtol=2**-8, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------- steps that fail
@@ -284,13 +327,21 @@ def test_other_settings_are_another_run(small, stopped, change, message, tmp_pat
     assert said.count("\n") == 1
 
 
-def test_other_data_is_another_run(small, stopped, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda lines: lines[:5], "had 6 conversations, now there are 5"),
+        (lambda lines: lines[::-1], "the same 6 in another order"),
+    ],
+    ids=["fewer", "another-order"],
+)
+def test_other_data_is_another_run(small, stopped, change, message, tmp_path, capsys):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
-    fewer = write_lines(tmp_path / "fewer.jsonl", records()[:5])
-    arguments = train_arguments(workdir, {**small, **RUN, "data.path": fewer})
+    other = write_lines(tmp_path / "other.jsonl", change(records()))
+    arguments = train_arguments(workdir, {**small, **RUN, "data.path": other})
     status, said = outcome(launch_train.main, arguments, capsys)
     assert status == 2
-    assert "had 6 conversations, now there are 5" in said
+    assert message in said
 
 
 @pytest.mark.parametrize("how", ["resume", "start_from"])

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import itertools
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from interact_jax.data.tree import Size, Tree, split
 from interact_jax.schema import Batch, Conversation, InputError
 
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
-LOOK_AHEAD = 64  # steps of a run that its shapes are chosen for
+LOOK_AHEAD = 64  # steps that shapes are chosen for
 AHEAD = 2  # batches that are packed while the device works
 
 
@@ -42,6 +43,13 @@ class Dataset:
     def trees_of(self, indices: Iterable[int]) -> list[Tree]:
         """The trees of these conversations."""
         return [tree for i in indices for tree in self.trees[i]]
+
+    def digest(self) -> int:
+        """A number that tells data apart: of the ids of all trunks, in their order."""
+        found = 0
+        for tree in self.trees_of(range(len(self.trees))):
+            found = zlib.crc32(np.ascontiguousarray(tree.trunk, np.int64), found)
+        return found
 
     def lines(self) -> list[str]:
         """What came through and what was lost, for people."""
@@ -219,12 +227,13 @@ class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
     The position is the number of conversations drawn so far. A thread packs the next AHEAD batches
-    while the device works. It takes some ms a step, so processes have nothing to gain here: those
-    of `data.workers` tokenise.
+    while the device works. That takes some ms for a step of some hundred trees, so processes have
+    nothing to gain here: those of `data.workers` tokenise.
     """
 
     def __init__(self, dataset: Dataset, draws: Draws, packing: Packing):
         self.dataset, self.draws, self.packing = dataset, draws, packing
+        self._digest = dataset.digest()
         self._go_to(0)
 
     def count_steps(self) -> int:
@@ -244,18 +253,24 @@ class LogBatches:
 
     def position(self) -> dict[str, int]:
         """What a checkpoint keeps to go on from here."""
-        return {"drawn": self.drawn, "conversations": len(self.dataset.trees)}
+        conversations = len(self.dataset.trees)
+        return {"drawn": self.drawn, "conversations": conversations, "digest": self._digest}
 
     def seek(self, position: dict[str, int]) -> None:
         """Go to a position that `position()` gave; InputError where that was in other data."""
-        if position["conversations"] != len(self.dataset.trees):
-            raise InputError(
-                f"the run to be resumed had {position['conversations']:,} conversations, now there "
-                f"are {len(self.dataset.trees):,}: its position in the data means nothing. Give "
-                "data.path the data of then, or use another --workdir (with --config.start_from "
-                "to continue from the parameters)."
-            )
-        self._go_to(position["drawn"])
+        then, now = position["conversations"], len(self.dataset.trees)
+        if then != now:
+            found = f"had {then:,} conversations, now there are {now:,}"
+        elif position.get("digest", self._digest) != self._digest:
+            found = f"had other conversations, or the same {now:,} in another order"
+        else:
+            self._go_to(position["drawn"])
+            return
+        raise InputError(
+            f"the run to be resumed {found}: its position in the data means nothing. Give "
+            "data.path the data of then, or use another --workdir (with --config.start_from to "
+            "continue from the parameters)."
+        )
 
     def _go_to(self, drawn: int) -> None:
         self.drawn = drawn

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from interact_jax.data.tree import Size, Tree
+from interact_jax.data.tree import Size, Tree, apart
 
 MULTIPLE = 32  # capacities are rounded up to this
 BLOCK = 128  # or trunks to this, what attention works in, where rows have at least BLOCKS of them
@@ -41,7 +41,11 @@ def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
     trunk = max(min(row_tokens, whole.T), *(len(tree.trunk) for tree in trees))
     room = [int(HEADROOM * trunk * total / whole.T) for total in whole.counts()]
     least = [max(a, b) for a, b in zip(room, single.counts(), strict=True)]
-    return rounded((trunk, *least[1:]), row_tokens)
+    full = rounded((trunk, *least[1:]), row_tokens)
+    # A branch that left another one's path is longer where a split leaves it with its own alone.
+    crowded = (tree for tree in trees if not tree.size.fits(full))
+    alone = [one.size.counts() for tree in crowded for one in apart(tree)]
+    return rounded(np.max([full.counts(), *alone], axis=0), row_tokens)
 
 
 def _largest_interaction(trees: Sequence[Tree]) -> Size:

@@ -132,6 +132,11 @@ def split(tree: Tree, capacity: Size) -> list[Tree]:
     return [part for members in halves for part in split(_tree(members), capacity)]
 
 
+def apart(tree: Tree) -> list[Tree]:
+    """Each interaction of a tree as a tree of its own."""
+    return [_tree([member]) for member in tree.members]
+
+
 def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     n = min(len(a), len(b))

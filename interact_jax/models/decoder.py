@@ -214,8 +214,8 @@ class Decoder(nn.Module):
     """Token ids to hidden states (after the final norm); `head` turns those into logits.
 
     dtype is what it computes in, param_dtype what the parameters are stored in and what their
-    gradients have, summed in float32; remat names one of REMAT_POLICIES, attention one of
-    `attention.BACKENDS`.
+    gradients have, summed in float32 (see `with_wide_ends`); remat names one of REMAT_POLICIES,
+    attention one of `attention.BACKENDS`.
     """
 
     config: DecoderConfig
@@ -329,6 +329,13 @@ class Decoder(nn.Module):
             hidden = rms_norm(hidden, self.final_norm, self.config.norm_eps)
             normed.append(hidden if view.differentiated else jax.lax.stop_gradient(hidden))
         return tuple(normed), cache_kv
+
+
+def with_wide_ends(params: Any) -> Any:
+    """The parameters with embedding and head in float32, to differentiate: their gradients add up
+    over the places of a token and over chunks, and are rounded once at the end."""
+    ends = ("embedding_VxD", "head_DxV")
+    return {k: p.astype(jnp.float32) if k in ends else p for k, p in params.items()}
 
 
 def head_DxV(params: Any) -> jax.Array:

@@ -12,7 +12,7 @@ import pytest
 
 from configs import quickstart
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.encode import Encoded, EncodeSettings
 from interact_jax.data.pipeline import Draws, LogBatches, Packing, load_dataset
 from interact_jax.data.shapes import PLANNED, fill, full_row, plan_shapes, share_out, spread
 from interact_jax.data.tree import Size, grow
@@ -213,3 +213,23 @@ def test_the_shipped_logs_waste_little_in_the_quickstart():
         dataset, c.batch.row_tokens, c.batch.rows, interactions=c.batch.interactions
     )
     assert tokens < 0.12 and len(shapes) <= 4
+
+
+def test_a_branch_that_grows_when_its_tree_is_split_still_fits():
+    """Teachers follow the trunk for longer than their own students: alone, they leave earlier."""
+    rng = np.random.default_rng(0)
+
+    def some(n, least=10):
+        return rng.integers(least, least + 900, n).tolist()
+
+    trunk = some(300)
+    window = [Encoded("a", trunk, [*trunk[:-1], 1, 2], [5] * 3)]
+    for k in range(6):
+        window.append(Encoded(f"c{k}", trunk[:160] + some(70, 1000), [*trunk[:290], 7, 8], [6] * 3))
+    trees = grow(window)
+    for i in range(100):
+        x = some(300)
+        trees += grow([Encoded(f"o{i}", x, [*x[:-1], 3, 4], [4])])
+    packing = Packing.for_trees(trees, 64, 1)
+    placed = [place.id for batch, at in packing.batches(trees) for place in at]
+    assert sorted(placed) == sorted(ids_of(trees))
