@@ -37,23 +37,14 @@ def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
     The trunk grows where one tree is longer than `row_tokens`, and is no longer than all trees
     together. A tree with more branches than fit is split (`tree.split`); each interaction fits.
     """
-    whole, single = _total(tree.size for tree in trees), _largest_interaction(trees)
+    whole = _total(tree.size for tree in trees)
     trunk = max(min(row_tokens, whole.T), *(len(tree.trunk) for tree in trees))
     room = [int(HEADROOM * trunk * total / whole.T) for total in whole.counts()]
-    least = [max(a, b) for a, b in zip(room, single.counts(), strict=True)]
-    full = rounded((trunk, *least[1:]), row_tokens)
-    # A branch that left another one's path is longer where a split leaves it with its own alone.
+    full = rounded((trunk, *room[1:]), row_tokens)
+    # Alone, since a branch that left another one's path may be longer once a split parts them.
     crowded = (tree for tree in trees if not tree.size.fits(full))
     alone = [one.size.counts() for tree in crowded for one in apart(tree)]
     return rounded(np.max([full.counts(), *alone], axis=0), row_tokens)
-
-
-def _largest_interaction(trees: Sequence[Tree]) -> Size:
-    def longest(kind: str) -> int:
-        return max((len(limb.ids) for tree in trees for limb in getattr(tree, kind)), default=0)
-
-    longest_reply = max(len(reply.y) for tree in trees for reply in tree.replies)
-    return Size(T=0, P=longest("student"), Q=longest("teacher"), R=longest_reply, J=2)
 
 
 def _total(sizes: Iterable[Size]) -> Size:
