@@ -3,12 +3,15 @@
 The alphabet (design: one alphabet, three uses). A letter is the suffix of an array's name
 (`hidden_BxTxD`), the index in an einsum, and the logical axis that `sharding` maps to the mesh:
 
-    B rows of a batch          T trunk tokens of a row       P student-branch tokens of a row
-    Q teacher-branch tokens    R reply tokens of a row       J branches of a row, trunk = 0
-    C chunk of tokens          V vocabulary                  N layers
-    D model width              H query heads                 G key/value heads
-    K head width               F MLP width                   S keys that a query may look at
-    L tokens of any one stream (T, P or Q)
+    B rows of a batch          T trunk tokens of a row       P live-branch tokens of a row
+    Q frozen-branch tokens     R reply tokens of a row       J branches of a row, trunk = 0
+    I examples of a row        C chunk of tokens             V vocabulary
+    N layers                   D model width                 H query heads
+    G key/value heads          K head width                  F MLP width
+    S keys a query may see     L tokens of any one stream (T, P or Q)
+
+Live branches are differentiated, frozen ones are not: under self-distillation those of the student
+and those of the teacher.
 """
 
 from __future__ import annotations
@@ -66,11 +69,21 @@ class Interaction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Preference:
+    """Two replies to the same history, the first `index` messages of a conversation."""
+
+    index: int
+    chosen: Message
+    rejected: Message
+
+
+@dataclasses.dataclass(frozen=True)
 class Conversation:
     """A dialogue. `source` says where it was read ("logs.jsonl:17"), for messages to people.
 
     `owned` names the assistant messages (by index) whose interactions belong to this conversation;
     None = all. Paths of one message tree share turns, and a shared interaction counts once.
+    `preferences` are what somebody said of two replies, where the data says it.
     """
 
     id: str
@@ -79,6 +92,7 @@ class Conversation:
     source: str = ""
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     owned: frozenset[int] | None = None
+    preferences: tuple[Preference, ...] = ()
 
     def interactions(self) -> Iterator[Interaction]:
         """Every assistant message that a user message follows and precedes, in order."""
@@ -95,7 +109,7 @@ class Conversation:
 
 @flax.struct.dataclass
 class TokenStream:
-    """One of the three token arrays of a batch: trunk (L = T), student (P) or teacher branches (Q).
+    """One of the three token arrays of a batch: trunk (L = T), live (P) or frozen branches (Q).
 
     `position` is the number of ancestors of a token (what RoPE and sliding windows use, never the
     index in the row); `segment` says which tree of the row it belongs to, 0 = padding; `branch`
@@ -123,20 +137,27 @@ class Branches:
 
 @flax.struct.dataclass
 class Replies:
-    """The reply tokens of each row: y of every interaction, one entry a token, EOS included.
+    """The reply tokens of each row: y of every example, one entry a token, EOS included; and the
+    table of examples, one entry an example, in the order of their tokens (I = R: none is empty).
 
-    `student` indexes the predictor (the token whose hidden state predicts the target) in the row's
-    trunk and student branches put end to end, `teacher` in its teacher branches. `weight` is
-    1 / (counted tokens of the interaction), 0 where the token does not count or is padding, so that
-    a sum of `weight * x` over tokens is a sum over interactions of means over tokens.
+    `predictor` has for every view the index of the token whose hidden state predicts the target:
+    in the row's trunk and live branches put end to end, or in its frozen branches. `weight` is
+    share / (counted tokens of the example), 0 where the token does not count or is padding, so that
+    a sum of `weight * x` over tokens is a sum over examples of means over tokens.
+
+    Examples that a loss joins (the two replies of a pair) are one unit and have the same number;
+    `share` is the weight of an example among all, and those of a unit that counts once sum to 1.
     """
 
-    interaction_BxR: jax.Array  # which interaction of the row, -1 = padding
+    example_BxR: jax.Array  # which example of the row, -1 = padding
     offset_BxR: jax.Array  # index in y
     target_BxR: jax.Array
-    student_BxR: jax.Array
-    teacher_BxR: jax.Array
     weight_BxR: jax.Array
+    predictor: Mapping[str, jax.Array]  # by view, [B, R]
+    known: Mapping[str, jax.Array]  # log-probabilities from elsewhere, [B, R], NaN = not known
+    unit_BxI: jax.Array  # -1 = no such example
+    side_BxI: jax.Array  # 1 preferred, -1 not, 0 neither
+    share_BxI: jax.Array
 
 
 @flax.struct.dataclass
@@ -144,10 +165,11 @@ class Batch:
     """Rows of packed token trees: what one micro-step works on."""
 
     trunk: TokenStream  # T
-    student: TokenStream  # P: branches that are differentiated
-    teacher: TokenStream  # Q: branches that are not
+    live: TokenStream  # P: branches that are differentiated
+    frozen: TokenStream  # Q: branches that are not
     branches: Branches
     replies: Replies
+    frozen_views: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
 
 
 @flax.struct.dataclass
