@@ -1,7 +1,7 @@
 """Timing training steps: one pass (`tree`) against two forwards (`none`), in one run.
 
-    window = Dialogue(turns=8).window(rng, vocabulary)
-    rows = {way: one_row(GROW[way](window)) for way in ("tree", "none")}
+    trees = {way: Dialogue(turns=8).trees(way, rng, vocabulary) for way in ("tree", "none")}
+    rows = {way: one_row(some) for way, some in trees.items()}
     steps = [make_step(decoder, [row], way, mesh) for way, row in rows.items()]
     interleave(steps, repeats=5, seconds=15)
 
@@ -15,21 +15,25 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from interact_jax import config, flops, scoring, sharding, train
-from interact_jax.data.encode import Encoded
+from interact_jax.data.encode import Unit
+from interact_jax.data.examples import PREFERRED, REJECTED, Example, Target, as_ids
 from interact_jax.data.pack import pack, padding
+from interact_jax.data.recipes import HINDSIGHT, PLAIN, RECIPES
 from interact_jax.data.tree import GROW, Size, Tree
+from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.families import DecoderConfig
-from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import learning_rate, make_optimiser
 from interact_jax.schema import Batch
+from interact_jax.teachers import POLICY
 
 OPENING = 4  # tokens that end a prompt ("<|im_start|>assistant\n"), part of the user's turn
 BLOCK = 4  # tokens of the empty block that Qwen3 opens a reply with and leaves out of the history
@@ -42,7 +46,8 @@ class Dialogue:
 
     `user` counts a user's turn with the prompt's end, `reply` y with its EOS, `followup` what the
     hindsight prompt adds. With `student_branches` the template renders a reply in the history
-    otherwise than it was generated, as Qwen3's does, and every turn but the last is a branch.
+    otherwise than it was generated, as Qwen3's does, and every turn but the last is a branch. The
+    examples are those of `recipe`; a revised reply is as long as the first.
     """
 
     turns: int = 8
@@ -50,8 +55,9 @@ class Dialogue:
     reply: int = 192
     followup: int = 32
     student_branches: bool = False
+    recipe: str = "hindsight"
 
-    def window(self, rng: np.random.Generator, vocabulary: int, name: str = "c") -> list[Encoded]:
+    def window(self, rng: np.random.Generator, vocabulary: int, name: str = "c") -> list[Unit]:
         """The interactions, of random ids."""
 
         def some(n: int) -> list[int]:
@@ -63,18 +69,33 @@ class Dialogue:
         window = []
         for turn in range(self.turns):
             user, o, y = some(self.user - OPENING), some(self.followup), some(self.reply)
-            x = [*history, *user, *opening, *block]
-            xo = [*history, *user, *o, *opening, *block]
-            window.append(Encoded(f"{name}_{2 * turn + 1}", x, xo, y))
+            x = as_ids([*history, *user, *opening, *block])
+            xo = as_ids([*history, *user, *o, *opening, *block])
+            target = Target(f"{name}_{2 * turn + 1}", as_ids(y), name, f"{name}_{2 * turn + 1}")
+            if self.recipe == "hindsight":
+                unit = [Example(target, {PLAIN: x, HINDSIGHT: xo})]
+            elif self.recipe == "pairs":
+                better = dataclasses.replace(target, y=as_ids(some(self.reply)), side=PREFERRED)
+                worse = dataclasses.replace(target, side=REJECTED)
+                unit = [Example(better, {PLAIN: x}), Example(worse, {PLAIN: x})]
+            else:
+                unit = [Example(target, {PLAIN: x})]
+            window.append(unit)
             history = [*history, *user, *opening, *y]
         return window
 
+    def trees(self, way: str, *args: Any, **more: Any) -> list[Tree]:
+        """Of a window, grown in this way of sharing."""
+        return GROW[way](self.window(*args, **more), RECIPES[self.recipe].frozen)
 
-def one_row(trees: Sequence[Tree], height: int = 1) -> Batch:
+
+def one_row(trees: Sequence[Tree], height: int = 1, known: Set[str] = frozenset()) -> Batch:
     """All trees in one row whose arrays are as long as they are together: no padding. With a
     `height`, so many rows, all the same: one for each device that has rows of its own."""
     whole = sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0))
-    return pack([trees] * height, whole, height)[0]
+    batch, _ = pack([trees] * height, whole, height, known=known)
+    there = {name: np.zeros_like(logps) for name, logps in batch.replies.known.items()}
+    return batch.replace(replies=batch.replies.replace(known=there))
 
 
 # ------------------------------------------------------------------------------------ one step
@@ -130,23 +151,26 @@ def make_step(
     sharing: str,
     mesh: jax.sharding.Mesh,
     runs: bool = True,
+    cfg: ConfigDict | None = None,
 ) -> Step:
     """Compile the trainer's own step for these micro-batches, and make it ready to be called, with
-    random parameters, unless it never `runs`: then no parameter is ever there."""
-    cfg = config.default()
+    random parameters, unless it never `runs`: then no parameter is ever there. Objective and
+    teacher are those of `cfg`."""
+    cfg = config.default() if cfg is None else cfg.copy_and_resolve_references()
     cfg.sharing = sharing
-    optimiser = make_optimiser(cfg.optim)
+    optimiser, rules = make_optimiser(cfg.optim), method_of(cfg).rules
     with sharding.on(mesh):
-        abstract = train.abstract_state(decoder, optimiser, mesh)
+        abstract = train.abstract_state(decoder, optimiser, mesh, rules)
         differentiate, add, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 100)
         )
         rows = [sharding.place_rows(batch, mesh) for batch in micro]
         of_shape = {tuple(x.shape for x in jax.tree.leaves(batch)): batch for batch in rows}
-        compiled = [differentiate.lower(abstract.params, b).compile() for b in of_shape.values()]
+        models = abstract.all_params()
+        compiled = [differentiate.lower(models, b).compile() for b in of_shape.values()]
 
         def fresh() -> train.TrainState:
-            return train.new_state(decoder.fresh_params(0), optimiser)
+            return train.new_state(decoder.fresh_params(0), optimiser, rules)
 
         state = jax.jit(fresh, out_shardings=sharding.layout_of(abstract))() if runs else None
 
@@ -155,7 +179,7 @@ def make_step(
         with sharding.on(mesh):
             sums = None
             for batch in rows:
-                found = differentiate(state.params, batch)
+                found = differentiate(state.all_params(), batch)
                 sums = found if sums is None else add(sums, found)
             state, shown = update(state, sums)
         jax.block_until_ready((state, shown))
@@ -165,7 +189,7 @@ def make_step(
         list(micro),
         run if runs else None,
         max(one.memory_analysis().temp_size_in_bytes for one in compiled),
-        sum(gradient_flops(decoder, batch, sharing) for batch in micro),
+        sum(gradient_flops(decoder, batch, cfg) for batch in micro),
         sum(useful_flops(decoder.config, batch) for batch in micro),
         sum(token_passes(batch, decoder.remat != "none") for batch in micro),
     )
@@ -194,20 +218,22 @@ def token_passes(batch: Batch, remat: bool) -> int:
     """Forward passes of single tokens that a step is worth (a backward pass is two): every token of
     the student 3, with rematerialisation 4, the teacher's 1. The ratio of two is the bound of
     their speeds where attention and head cost nothing."""
-    student = _held(batch.trunk) + _held(batch.student)
-    return (4 if remat else 3) * student + _held(batch.teacher)
+    live = _held(batch.trunk) + _held(batch.live)
+    return (4 if remat else 3) * live + _held(batch.frozen)
 
 
-def gradient_flops(decoder: Decoder, batch: Batch, sharing: str, objective: str = "sdpo") -> int:
-    """FLOPs of one micro-batch's gradient as it is computed, recomputation included."""
+def gradient_flops(decoder: Decoder, batch: Batch, cfg: ConfigDict) -> int:
+    """FLOPs of one micro-batch's gradient as it is computed, recomputation included; `cfg` says
+    objective, teacher and sharing."""
+    method = method_of(cfg)
     params = jax.eval_shape(decoder.fresh_params, 0)
     step = functools.partial(
         train.differentiate,
         decoder=decoder,
-        forward=scoring.FORWARD[sharing],
-        objective=OBJECTIVES[objective],
+        forward=scoring.FORWARD[cfg.sharing],
+        method=method,
     )
-    return flops.count(step, params, batch)
+    return flops.count(step, dict.fromkeys((POLICY, *method.rules), params), batch)
 
 
 def useful_flops(config: DecoderConfig, batch: Batch) -> int:
@@ -223,11 +249,11 @@ def useful_flops(config: DecoderConfig, batch: Batch) -> int:
     )
     per_pair = 4 * c.layers * c.heads * c.head_width
     total = 0
-    for stream, worth in ((batch.trunk, 3), (batch.student, 3), (batch.teacher, 1)):
+    for stream, worth in ((batch.trunk, 3), (batch.live, 3), (batch.frozen, 1)):
         held = np.asarray(stream.segment_BxL) > 0
         pairs = int((np.asarray(stream.position_BxL, np.int64) + 1)[held].sum())
         total += worth * (int(held.sum()) * per_token + pairs * per_pair)
-    replies = int((np.asarray(batch.replies.interaction_BxR) >= 0).sum())
+    replies = int((np.asarray(batch.replies.example_BxR) >= 0).sum())
     return total + 4 * replies * 2 * c.width * c.vocab_size
 
 
@@ -237,5 +263,4 @@ def _held(stream: Any) -> int:
 
 def interactions(batch: Batch) -> int:
     """How many a batch holds."""
-    replies = batch.replies
-    return int(((np.asarray(replies.interaction_BxR) >= 0) & (replies.offset_BxR == 0)).sum())
+    return int((np.asarray(batch.replies.unit_BxI).max(axis=1) + 1).sum())

@@ -1,8 +1,7 @@
-"""The settings of a run: their defaults, overrides from the command line, and their checks.
+"""The settings of a run: gathered from their homes, overrides from the command line, checks.
 
-Every setting stands once, here, with its unit; `configs/*.py` start from `default()` and change
-what differs. Types are those of the defaults, so nothing is None: where 0, inf or "" means "off",
-the comment says so.
+Every setting stands once, in the `SETTINGS` of the module that it changes; `configs/*.py` start
+from `default()` and change what differs.
 """
 
 from __future__ import annotations
@@ -18,131 +17,73 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from interact_jax.data.chat import REPLY_TOKENS
-from interact_jax.data.conversations import FORMATS
-from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS
-from interact_jax.data.tree import GROW
-from interact_jax.models.attention import BACKENDS
-from interact_jax.models.decoder import REMAT_POLICIES
-from interact_jax.objectives import OBJECTIVES
-from interact_jax.optim import OPTIMISERS, SCHEDULES
+from interact_jax import checkpoint, methods, objectives, opening, optim, sharding, teachers
+from interact_jax.data import chat, encode, limits, pipeline, tree
+from interact_jax.models import attention, decoder
 from interact_jax.schema import InputError
+from interact_jax.settings import Setting
+
+SETTINGS = {
+    "steps": Setting(0, "length of the run; 0 = by epochs", least=0, free=True),
+    "epochs": Setting(2.0, "or passes over the data; 0 = by steps", least=0, free=True),
+    "evaluation.name": Setting(
+        "auto",
+        "measured before and after; auto = by the model",
+        ("auto", "none", "pocket"),
+        free=True,
+    ),
+    "evaluation.replies": Setting(2048, "how many are sampled", least=1, free=True),
+    "report.interactions": Setting(
+        32, "replies shown token by token in report/; 0 = no report", least=0, free=True
+    ),
+    "compile_cache": Setting(
+        "auto", "directory of compiled programs; auto = the user's cache, empty = none", free=True
+    ),
+    "max_bad_steps": Setting(
+        5, "steps in a row without a finite loss before the run stops", least=1, free=True
+    ),
+    "seed": Setting(0, "everything random follows from it", least=0),
+}
+"""Those of the run as a whole; every other one stands in the module that it changes."""
+
+HOMES = (
+    opening.SETTINGS,
+    pipeline.SETTINGS,
+    encode.SETTINGS,
+    chat.SETTINGS,
+    methods.SETTINGS,
+    tree.SETTINGS,
+    objectives.SETTINGS,
+    teachers.SETTINGS,
+    limits.SETTINGS,
+    optim.SETTINGS,
+    decoder.SETTINGS,
+    attention.SETTINGS,
+    sharding.SETTINGS,
+    checkpoint.SETTINGS,
+    SETTINGS,
+)
+
+
+def settings() -> dict[str, Setting]:
+    """Every setting by its full name; those of one group one behind the other."""
+    found = {name: setting for home in HOMES for name, setting in home.items()}
+    groups = list(dict.fromkeys(name.partition(".")[0] for name in found))
+    return dict(sorted(found.items(), key=lambda item: groups.index(item[0].partition(".")[0])))
 
 
 def default() -> ConfigDict:
     """All settings with their defaults; a new ConfigDict every time."""
     c = ConfigDict()
-
-    c.model = ConfigDict()
-    c.model.path = "pocket"  # Hugging Face directory or hub id; `pocket` = the shipped model
-    c.model.tokenizer = ""  # another tokenizer's directory; "" = the model's
-    c.model.init = "pretrained"  # or `random`: only config.json is needed
-    c.model.dtype = "bfloat16"  # of the computation
-    c.model.param_dtype = "float32"  # of the parameters; bfloat16 loses updates below 1/256 of them
-    c.start_from = ""  # a checkpoint of another run to continue from; "" = none
-
-    c.data = ConfigDict()
-    c.data.path = ""  # file, glob or directory; `pocket` = the shipped logs
-    c.data.format = "auto"  # or a reader's name
-    c.data.max_length = 4096  # tokens of a conversation before the window hops
-    c.data.max_reply = 2048  # tokens of a reply before it is cut (its EOS is then lost)
-    c.data.history = "conversation"  # or `reference`: the paper's code, see data/encode.py
-    c.data.reply_tokens = "in_place"  # or `alone`: y tokenised by itself
-    c.data.special_tokens = "drop"  # conversations that spell one; or `keep`, `stop`
-    c.data.on_error = "stop"  # at a bad record; or `skip` it, counted
-    c.data.workers = 0  # processes that tokenise; 0 = the main one. The result is the same
-
-    c.hindsight = "offline"  # or `online`, or a text with {o}
-    c.sharing = "tree"  # or `none`: two full forwards per interaction, for comparison
-
-    c.objective = ConfigDict()
-    c.objective.name = "sdpo"
-    c.objective.ignore_first = 2  # tokens of every reply that do not count (reference code: 2)
-
-    c.optim = ConfigDict()
-    c.optim.name = "adamw"
-    c.optim.lr = 2e-6  # peak
-    c.optim.weight_decay = 0.0
-    c.optim.schedule = "cosine"
-    c.optim.warmup_fraction = 0.05  # share of the run
-    c.optim.clip_norm = 10.0  # of the whole gradient; inf = off
-
-    c.batch = ConfigDict()
-    c.batch.conversations = 0  # a step's batch: so many conversations; 0 = by interactions
-    c.batch.interactions = 32  # or whole conversations until at least so many; 0 = the other
-    c.batch.row_tokens = 4096  # trunk length of a packed row; longer trunks make rows longer
-    c.batch.rows = 1  # rows per micro-step and data shard
-
-    c.attention = "auto"  # by the devices, or a name of models/attention
-    c.remat = "full"  # what the backward pass recomputes, see models/decoder.py
-    c.steps = 0  # length of the run; 0 = by epochs
-    c.epochs = 2.0  # or passes over the data; 0 = by steps
-
-    c.mesh = ConfigDict()  # sizes; -1 for one of them = the devices that are left
-    c.mesh.data = -1
-    c.mesh.fsdp = 1
-    c.mesh.tensor = 1
-    c.mesh.sequence = 1  # nothing is shared out over it yet: its devices compute the same
-
-    c.checkpoint = ConfigDict()
-    c.checkpoint.every = 100  # steps
-    c.checkpoint.keep = 2  # how many
-
-    c.export = ConfigDict()
-    c.export.dtype = "bfloat16"
-
-    c.evaluation = ConfigDict()
-    c.evaluation.name = "auto"  # measured before and after: `pocket`, `none`, or by the model
-    c.evaluation.replies = 2048  # how many are sampled
-
-    c.report = ConfigDict()
-    c.report.interactions = 32  # replies shown token by token in report/; 0 = no report
-
-    c.compile_cache = "auto"  # directory of compiled programs; auto = the user's cache, "" = none
-    c.max_bad_steps = 5  # non-finite steps in a row before the run stops
-    c.seed = 0  # everything random follows from it
+    for name, setting in settings().items():
+        *parents, last = name.split(".")
+        group = c
+        for parent in parents:
+            if parent not in group:
+                group[parent] = ConfigDict()
+            group = group[parent]
+        group[last] = setting.default
     return c.lock()
-
-
-CHOICES = {
-    "model.init": ("pretrained", "random"),
-    "model.dtype": ("float32", "bfloat16"),
-    "model.param_dtype": ("float32", "bfloat16"),
-    "export.dtype": ("float32", "bfloat16"),
-    "data.format": tuple(FORMATS),
-    "data.history": tuple(WINDOWS),
-    "data.reply_tokens": REPLY_TOKENS,
-    "data.special_tokens": SPECIAL_TOKENS,
-    "data.on_error": ("stop", "skip"),
-    "sharing": tuple(GROW),
-    "objective.name": tuple(OBJECTIVES),
-    "optim.name": tuple(OPTIMISERS),
-    "optim.schedule": tuple(SCHEDULES),
-    "attention": ("auto", *BACKENDS),
-    "remat": tuple(REMAT_POLICIES),
-    "evaluation.name": ("auto", "none", "pocket"),
-}
-AT_LEAST = {
-    "data.max_length": 2,
-    "data.max_reply": 1,
-    "data.workers": 0,
-    "objective.ignore_first": 0,
-    "optim.lr": 0,
-    "optim.weight_decay": 0,
-    "optim.warmup_fraction": 0,
-    "batch.conversations": 0,
-    "batch.interactions": 0,
-    "batch.row_tokens": 1,
-    "batch.rows": 1,
-    "steps": 0,
-    "epochs": 0,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "evaluation.replies": 1,
-    "report.interactions": 0,
-    "max_bad_steps": 1,
-    "seed": 0,
-}
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -157,9 +98,8 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def describe() -> str:
-    """Every setting with its default, a line each, for `--help`."""
-    lines = (f"  --config.{name}={value!r}" for name, value in flatten(default()).items())
-    return "\n".join(lines)
+    """Every setting with its default and meaning, for `--help`."""
+    return "\n".join(setting.describe(name) for name, setting in settings().items())
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -189,7 +129,11 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     for argument in overrides:
         override(config, argument)
     check(config)
+    methods.method_of(config)  # raises where objective and recipe do not go together
     return config.lock()
+
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def override(config: ConfigDict, argument: str) -> None:
@@ -206,8 +150,8 @@ def override(config: ConfigDict, argument: str) -> None:
         raise InputError(f"--config.{name}: expected --config.{name}=VALUE.")
     kind = type(known[name])
     try:
-        value = kind(text)
-    except ValueError:
+        value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
         raise InputError(
             f"--config.{name}={text}: expected {'an' if kind is int else 'a'} {kind.__name__}, "
             f"such as {known[name]!r}."
@@ -225,21 +169,12 @@ def check(config: ConfigDict) -> None:
     if set(flat) != set(expected):
         wrong = ", ".join(sorted(set(flat) ^ set(expected)))
         raise InputError(f"settings that are missing or too many: {wrong}. Start from default().")
-    for name, allowed in CHOICES.items():
-        if flat[name] not in allowed:
-            listed = ", ".join(repr(a) for a in allowed)
-            raise InputError(f"{name}={flat[name]!r}: expected one of {listed}.")
-    for name, least in AT_LEAST.items():
-        if not flat[name] >= least:
-            raise InputError(f"{name}={flat[name]!r}: expected at least {least}.")
-    if not flat["optim.clip_norm"] > 0:
-        raise InputError(f"optim.clip_norm={flat['optim.clip_norm']}: expected > 0; inf is off.")
+    for name, setting in settings().items():
+        setting.check(name, flat[name])
     if not math.isfinite(flat["epochs"]):
         raise InputError(
             f"epochs={flat['epochs']}: expected a number of passes over the data (or 0, and steps)."
         )
-    if not (flat["optim.warmup_fraction"] <= 1 and math.isfinite(flat["optim.lr"])):
-        raise InputError("optim.warmup_fraction is a share of the run, at most 1; lr is finite.")
     for one, other in (("batch.conversations", "batch.interactions"), ("steps", "epochs")):
         if bool(flat[one]) == bool(flat[other]):
             raise InputError(
@@ -251,22 +186,16 @@ def check(config: ConfigDict) -> None:
         )
 
 
-# A run may be resumed with other values of these: how it is computed and how long it goes on. A
-# schedule that ends with the run moves with `steps` and `epochs`.
-FREE_ON_RESUME = (
-    *("steps", "epochs", "max_bad_steps", "remat", "attention", "batch.rows", "compile_cache"),
-    *("model.path", "data.path", "data.workers"),
-    *("mesh.", "checkpoint.", "export.", "evaluation.", "report."),
-)
-
-
 def check_resume(config: ConfigDict, saved_file: Path) -> None:
-    """Raise InputError where `config` would continue another run than the one that was saved."""
-    saved = json.loads(saved_file.read_text())
+    """Raise InputError where `config` would continue another run than the one that was saved.
+
+    `free` settings may change. A schedule that ends with the run moves with `steps` and `epochs`.
+    """
+    saved, known = json.loads(saved_file.read_text()), settings()
     changed = [
         f"{name}: {saved[name]!r} then, {value!r} now"
         for name, value in to_json(config).items()
-        if name in saved and saved[name] != value and not name.startswith(FREE_ON_RESUME)
+        if name in saved and saved[name] != value and not known[name].free
     ]
     if changed:
         raise InputError(

@@ -65,8 +65,9 @@ def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
     if measure is None:
         return None
     replies, seed = run.config.evaluation.replies, run.config.seed
-    with sharding.on(run.mesh):
-        found = measure(run.decoder, run.state.params, run.chat, replies, seed)
+    model = run.model
+    with sharding.on(model.mesh):
+        found = measure(model.decoder, run.state.params, model.chat, replies, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=2) + "\n")
     return found

@@ -24,7 +24,6 @@ from tensorboardX import SummaryWriter
 
 from interact_jax.data.pipeline import StepBatch
 
-SHOWN = ("loss", "signal_abs_mean", "grad_norm")
 LINES = 20  # where there is no terminal to draw a bar on: so many lines over the whole run
 
 
@@ -32,12 +31,13 @@ class Journal:
     """The log of a run, a line a step. It reports a step when the next one has been started.
 
     A resumed run (`first` steps done) goes on behind line `first`; later lines, of steps that a
-    crash undid, are dropped.
+    crash undid, are dropped. `shown` is what is told beside loss and gradient norm.
     """
 
-    def __init__(self, workdir: Path, first: int, total: int):
+    def __init__(self, workdir: Path, first: int, total: int, shown: str):
         self.file = workdir / "metrics.jsonl"
         self.total, self.first = total, first
+        self._shown = ("loss", shown, "grad_norm")
         self.bad_steps_in_row = 0
         self._pending: tuple[int, Any, StepBatch] | None = None
         _drop_lines_after(self.file, first)
@@ -94,6 +94,7 @@ class Journal:
             "reply_tokens": batch.reply_tokens,
             "tokens": batch.tokens,
             "padding": round(1 - batch.tokens / batch.slots, 6),
+            **({"limited": round(batch.limited, 6)} if batch.limited else {}),
             "seconds": round(now - self._time, 6),
         }
         self._time = now
@@ -103,7 +104,7 @@ class Journal:
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        text = "  ".join(f"{name} {values[name]:.4g}" for name in SHOWN)
+        text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown)
         self._bar.update(self._task, completed=step, shown=text)
         if self._plain and (step % max(1, self.total // LINES) == 0 or step == self.total):
             print(f"step {step}/{self.total}  {text}", file=sys.stderr, flush=True)

@@ -1,168 +1,187 @@
 """Hidden states at the reply tokens -> per-token quantities, a chunk of tokens at a time.
 
 There is never a [tokens, vocabulary] array for a whole row: the logits of one chunk are made from
-every source (student, teacher, ...), what is wanted of them is computed, and they are dropped; the
-backward pass makes them again.
+every source, what is wanted of them is computed, and they are dropped; the backward pass makes them
+again.
+
+    source     whose weights, in which view: ("policy", "plain")
+    role       what an objective calls a distribution, "student" or "teacher": a mixture of sources
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from interact_jax.logits import SAVED, Logits, Quantity
 from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
-from interact_jax.schema import Batch, Replies, TokenStream
+from interact_jax.schema import Batch, TokenStream
 
-CHUNK = 512  # C: reply tokens of a row whose logits exist at a time, at most. Fewer would leave an
-# accelerator waiting for the head: v6e makes 560 FLOPs in the time it reads a byte.
+CHUNK = 512  # C: reply tokens of a row whose logits exist at a time, at most, of two sources; of
+# more sources fewer. Much fewer would leave an accelerator waiting for the head: v6e makes 560
+# FLOPs in the time it reads a byte.
 VOCABULARY = ("fsdp", "tensor")  # the mesh axes that V is shared out over, in here
-SAVED = "lse"  # what the backward pass keeps of a chunk's logits: their log-sum-exp
+
+
+class Source(NamedTuple):
+    """Whose weights, in which view."""
+
+    model: str
+    view: str
+
+
+Mixture = tuple[tuple[float, Source], ...]
+"""A role: the log-softmax of the sum of weight times logits, over these (weight, source)."""
 
 
 @flax.struct.dataclass
-class Source:
-    """One policy's view of the reply tokens: predictors' hidden states and the head over them."""
+class Seen:
+    """The reply tokens as a source sees them: predictors' hidden states and the head over them."""
 
     hidden_BxRxD: jax.Array
     head_DxV: jax.Array
 
 
-# ------------------------------------------------------------------ hidden states of both streams
+# --------------------------------------------------------------- hidden states in every view wanted
+
+Hiddens = dict[str, jax.Array]  # by view, [B, R, D]
 
 
-def one_pass(decoder: Decoder, params: Any, batch: Batch) -> dict[str, Source]:
-    """Student and teacher from one pass over trunk and branches (`sharing=tree`)."""
-    branches = [BranchStream(batch.teacher, differentiated=False)]
-    if batch.student.id_BxL.shape[1]:
-        branches.insert(0, BranchStream(batch.student))
+def one_pass(
+    decoder: Decoder, params: Any, batch: Batch, views: Collection[str], differentiated: bool = True
+) -> Hiddens:
+    """All views from one pass over trunk and branches (`sharing=tree`); kinds of branches that no
+    view wants are left out."""
+    live, frozen = _kinds(batch, views)
+    branches = []
+    if live and batch.live.id_BxL.shape[1]:
+        branches.append(BranchStream(batch.live, differentiated))
+    if frozen:
+        branches.append(BranchStream(batch.frozen, differentiated=False))
     trunk, hiddens = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
-    student = jnp.concatenate([trunk, *hiddens[:-1]], axis=1)
-    return _sources(params, batch.replies, student, hiddens[-1])
+    of_live = jnp.concatenate([trunk, *hiddens[: len(branches) - bool(frozen)]], axis=1)
+    return _at_replies(batch, views, of_live, hiddens[-1] if frozen else None)
 
 
-def two_passes(decoder: Decoder, params: Any, batch: Batch) -> dict[str, Source]:
-    """Student and teacher by a full forward each (`sharing=none`); a tree is one interaction."""
-    student, _ = decoder.apply({"params": params}, batch.trunk)
-    frozen = jax.lax.stop_gradient(params)
-    teacher, _ = decoder.apply({"params": frozen}, _as_trunk(batch.teacher))
-    return _sources(params, batch.replies, student, teacher)
+def two_passes(
+    decoder: Decoder, params: Any, batch: Batch, views: Collection[str], differentiated: bool = True
+) -> Hiddens:
+    """By a full forward for each sequence (`sharing=none`): a tree is one unit and shares nothing,
+    so its branches are sequences in full, side by side."""
+    live, frozen = _kinds(batch, views)
+    of_live = of_frozen = None
+    if live:
+        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), batch.trunk, batch.live)
+        of_live, _ = decoder.apply({"params": params}, _as_trunk(both))
+    if frozen:
+        still = jax.lax.stop_gradient(params)
+        of_frozen, _ = decoder.apply({"params": still}, _as_trunk(batch.frozen))
+    return _at_replies(batch, views, of_live, of_frozen)
 
 
 FORWARD = {"tree": one_pass, "none": two_passes}
-"""How both streams are computed, by the name of the setting `sharing`."""
+"""How views are computed, by the name of the setting `sharing`."""
+
+
+def _kinds(batch: Batch, views: Collection[str]) -> tuple[list[str], list[str]]:
+    """The views wanted: those of live branches, and those of frozen ones."""
+    frozen = [view for view in views if view in batch.frozen_views]
+    return [view for view in views if view not in frozen], frozen
 
 
 def _as_trunk(stream: TokenStream) -> TokenStream:
     return stream.replace(branch_BxL=jnp.zeros_like(stream.branch_BxL))
 
 
-def _sources(
-    params: Any, replies: Replies, student_BxLxD: jax.Array, teacher_BxLxD: jax.Array
-) -> dict[str, Source]:
-    def rows(hidden_BxLxD: jax.Array, index_BxR: jax.Array) -> jax.Array:
+def _at_replies(
+    batch: Batch, views: Collection[str], live: jax.Array | None, frozen: jax.Array | None
+) -> Hiddens:
+    def rows(view: str) -> jax.Array:
+        hidden_BxLxD = frozen if view in batch.frozen_views else live
+        index_BxR = batch.replies.predictor[view]
         return jnp.take_along_axis(hidden_BxLxD, index_BxR[:, :, None], axis=1)
 
-    head = head_DxV(params)
-    return {
-        "student": Source(rows(student_BxLxD, replies.student_BxR), head),
-        "teacher": jax.lax.stop_gradient(Source(rows(teacher_BxLxD, replies.teacher_BxR), head)),
-    }
+    return {view: rows(view) for view in views}
+
+
+def look(
+    forward: Callable[..., Hiddens],
+    decoder: Decoder,
+    models: Mapping[str, Any],
+    batch: Batch,
+    sources: Collection[Source],
+    trained: str = "policy",
+) -> dict[Source, Seen]:
+    """The reply tokens as every source sees them: for each model one pass over the views that are
+    wanted of it. Only live views of the `trained` model carry a gradient."""
+    found = {}
+    for name in sorted({source.model for source in sources}):
+        views = sorted(source.view for source in sources if source.model == name)
+        live = name == trained
+        params = models[name] if live else jax.lax.stop_gradient(models[name])
+        hiddens = forward(decoder, params, batch, views, live)
+        head = head_DxV(params)
+        for view in views:
+            seen = Seen(hiddens[view], head)
+            carries = live and view not in batch.frozen_views
+            found[Source(name, view)] = seen if carries else jax.lax.stop_gradient(seen)
+    return found
 
 
 # ------------------------------------------------------------------- logits of a chunk, and no more
 
 
-def logp(logits: Mapping[str, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
-    """`logp_SOURCE` [B, C]: log-probability of the target under each source."""
-    return {f"logp_{name}": at(x, target_BxC) - logsumexp(x) for name, x in logits.items()}
-
-
-@jax.custom_vjp
-def logsumexp(logits_BxCxV: jax.Array) -> jax.Array:
-    """log sum exp over the vocabulary, [B, C]; the backward pass does not take it again."""
-    return jax.nn.logsumexp(logits_BxCxV, axis=-1)
-
-
-def _logsumexp_forward(logits):
-    lse = checkpoint_name(logsumexp(logits), SAVED)
-    return lse, (logits, lse)
-
-
-def _logsumexp_backward(residuals, dlse):
-    logits, lse = residuals
-    return (dlse[:, :, None] * jnp.exp(logits - lse[:, :, None]),)
-
-
-logsumexp.defvjp(_logsumexp_forward, _logsumexp_backward)
-
-
-@jax.custom_vjp
-def at(logits_BxCxV: jax.Array, target_BxC: jax.Array) -> jax.Array:
-    """The target's logit [B, C]. The gradient is a comparison, which fuses, not a scatter."""
-    return jnp.take_along_axis(logits_BxCxV, target_BxC[:, :, None], axis=-1)[:, :, 0]
-
-
-def _at_backward(residuals, dat):
-    target, V = residuals
-    index = jax.lax.broadcasted_iota(jnp.int32, (*target.shape, V), 2)
-    return jnp.where(index == target[:, :, None], dat[:, :, None], 0.0), None
-
-
-at.defvjp(lambda logits, target: (at(logits, target), (target, logits.shape[-1])), _at_backward)
-
-
-Quantity = Callable[[Mapping[str, jax.Array], jax.Array], dict[str, jax.Array]]
-QUANTITIES: dict[str, Quantity] = {"logp": logp}
-"""What can be computed of a chunk: pure functions of {source: float32 logits [B, C, V]}, target."""
-
-
 def score(
-    sources: Mapping[str, Source],
+    seen: Mapping[Source, Seen],
+    roles: Mapping[str, Mixture],
     target_BxR: jax.Array,
-    want: Sequence[str] = ("logp",),
+    want: Mapping[str, Quantity],
     chunk: int = CHUNK,
 ) -> dict[str, jax.Array]:
-    """Per-token quantities [B, R] of all sources; float32 logits of `chunk` tokens at a time.
+    """Per-token quantities [B, R] by their names; float32 logits of `chunk` tokens at a time.
 
     Under a mesh the vocabulary is shared out, and a chunk's hidden states go to every share of it.
     They are small; to bring the head to the tokens would move all of it for every chunk, and the
     whole gradient of it back.
     """
     B, R = target_BxR.shape
-    chunk = -(-R // -(-R // chunk))  # chunks of nearly the same length
+    chunk = -(-R // -(-R * max(2, len(seen)) // (2 * chunk)))  # chunks of nearly the same length
     tail = -R % chunk
 
     def chunks(x: jax.Array) -> jax.Array:  # [B, R, ...] -> [R / C, B, C, ...]
         x = jnp.pad(x, [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    heads = {name: _laid_out(source.head_DxV, None, VOCABULARY) for name, source in sources.items()}
+    heads = {name: _laid_out(source.head_DxV, None, VOCABULARY) for name, source in seen.items()}
 
-    def one(hidden: dict[str, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
+    def one(hidden: dict[Source, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
         logits = {}
-        for name, x_BxCxD in hidden.items():
+        for source, x_BxCxD in hidden.items():
             x = _laid_out(x_BxCxD, "data", None, None)
-            x = linear(x, heads[name], jnp.float32)
-            logits[name] = _laid_out(x, "data", None, VOCABULARY)
-        found: dict[str, jax.Array] = {}
-        for name in want:
-            found |= QUANTITIES[name](logits, target_BxC)
-        return found
+            x = linear(x, heads[source], jnp.float32)
+            logits[source] = _laid_out(x, "data", None, VOCABULARY)
+        found = {role: Logits(_mixed(mixture, logits)) for role, mixture in roles.items()}
+        return {name: quantity(found, target_BxC) for name, quantity in want.items()}
 
     # Without recompute the scan would keep every chunk's logits for the backward pass.
     body = jax.checkpoint(one, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
-    hidden = {name: chunks(source.hidden_BxRxD) for name, source in sources.items()}
+    hidden = {source: chunks(x.hidden_BxRxD) for source, x in seen.items()}
     _, found = jax.lax.scan(
         lambda carry, xs: (carry, body(*xs)), None, (hidden, chunks(target_BxR))
     )
     return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in found.items()}
+
+
+def _mixed(mixture: Mixture, logits: Mapping[Source, jax.Array]) -> jax.Array:
+    if len(mixture) == 1:  # a weight would be a temperature
+        return logits[mixture[0][1]]
+    return sum(weight * logits[source] for weight, source in mixture)
 
 
 def _laid_out(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

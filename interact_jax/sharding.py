@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from interact_jax.schema import InputError
+from interact_jax.settings import Setting
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,13 @@ LETTERS: dict[str, str | tuple[str, ...] | None] = {
     "F": "tensor",
 }
 """Letter -> mesh axes; letters that are not here stay whole on every device."""
+
+SETTINGS = {
+    "mesh.data": Setting(-1, "devices; -1 for one of the four = those that are left", free=True),
+    "mesh.fsdp": Setting(1, "devices that share parameters and rows out", free=True),
+    "mesh.tensor": Setting(1, "devices that share every matrix out", free=True),
+    "mesh.sequence": Setting(1, "shares nothing out yet: its devices compute the same", free=True),
+}
 
 
 def make_mesh(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +12,12 @@ import numpy as np
 
 from interact_jax import scoring, sharding
 from interact_jax.data.pipeline import LOOK_AHEAD, Dataset, Packing
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.tree import Tree
+from interact_jax.logits import logp
 from interact_jax.models.decoder import Decoder
 from interact_jax.schema import Batch, Interaction
+from interact_jax.scoring import Source
 
 PORTION = 512  # trees that are shared out over rows together
 
@@ -40,12 +42,31 @@ def score_trees(
     params: Any,
     trees: Sequence[Tree],
     mesh: jax.sharding.Mesh,
+    **how: Any,
+) -> list[Scored]:
+    """Score every reply of these trees without and with hindsight, in the order of the trees; see
+    `logps_of` for `how`."""
+    views = (PLAIN, HINDSIGHT)
+    logps = logps_of(decoder, params, trees, mesh, views, **how)
+    replies = (reply.target for tree in trees for reply in tree.replies)
+    return [
+        Scored(target.id, target.y, *(found[view] for view in views))
+        for target, found in zip(replies, logps, strict=True)
+    ]
+
+
+def logps_of(
+    decoder: Decoder,
+    params: Any,
+    trees: Sequence[Tree],
+    mesh: jax.sharding.Mesh,
+    views: Sequence[str],
     *,
     sharing: str = "tree",
     row_tokens: int = 512,
     rows: int = 1,
-) -> list[Scored]:
-    """Score every reply of these trees, in the order of the trees.
+) -> list[dict[str, np.ndarray]]:
+    """Log-probabilities [R] of every reply's tokens in each view, in the order of the trees.
 
     `sharing` says how the trees were grown ("tree" or "none") and how they are computed.
     """
@@ -53,26 +74,24 @@ def score_trees(
     portions = [trees[i : i + PORTION] for i in range(0, len(trees), PORTION)]
     height = rows * sharding.row_shards(mesh)
     packing = Packing.for_trees(trees, row_tokens, height, steps=portions[:LOOK_AHEAD])
-    forward = functools.partial(scoring.FORWARD[sharing], decoder)
+    roles = {view: ((1.0, Source("policy", view)),) for view in views}
+    want = {view: logp(view) for view in views}
+    sources = [source for ((_, source),) in roles.values()]
 
     def quantities(params: Any, batch: Batch) -> dict[str, jax.Array]:
-        return scoring.score(forward(params, batch), batch.replies.target_BxR)
+        seen = scoring.look(scoring.FORWARD[sharing], decoder, {"policy": params}, batch, sources)
+        return scoring.score(seen, roles, batch.replies.target_BxR, want)
 
-    found: dict[str, Scored] = {}
+    found: dict[str, dict[str, np.ndarray]] = {}
     with sharding.on(mesh):
         compute = jax.jit(quantities, out_shardings=sharding.replicated(mesh))
         batches = (packing.batches(portion) for portion in portions)
         for batch, placed in itertools.chain.from_iterable(batches):
-            logp = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
+            logps = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
             for place in placed:
                 at = (place.row, slice(place.start, place.start + place.length))
-                found[place.id] = Scored(
-                    place.id,
-                    batch.replies.target_BxR[at],
-                    logp["logp_student"][at],
-                    logp["logp_teacher"][at],
-                )
-    return [found[reply.id] for tree in trees for reply in tree.replies]
+                found[place.id] = {view: logps[view][at] for view in views}
+    return [found[reply.target.id] for tree in trees for reply in tree.replies]
 
 
 def interactions_by_id(dataset: Dataset) -> dict[str, Interaction]:

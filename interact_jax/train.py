@@ -1,12 +1,12 @@
 """The main path: from a file of conversations to a better model, in the order it happens.
 
-    run = start(config, workdir)       data, model, optimiser; resumed where the run was before
+    run = start(config, workdir)       model, method, data; resumed where the run was before
     loop(run)                          steps until the end
     finish(run)                        summary and export
 
-One step: the micro-batches of a batch are scored by student and teacher and differentiated one
-after the other (`differentiate`); their sum, divided by the number of interactions, moves the
-parameters (`update`).
+One step: the micro-batches of a batch are scored by all the models that the method asks, and
+differentiated, one after the other (`differentiate`); their sum, divided by the weight of the
+examples, moves the policy, and the other models follow their rules (`update`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,25 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, scoring, sharding
-from interact_jax.data.chat import ChatFormat
+from interact_jax import checkpoint, config, known, scoring, sharding
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import Dataset, Draws, LogBatches, Packing, load_dataset
+from interact_jax.data.limits import Limits
+from interact_jax.data.pipeline import (
+    BatchSource,
+    Dataset,
+    Draws,
+    LogBatches,
+    Packing,
+    StepBatch,
+    load_dataset,
+)
+from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal, StopSignal
-from interact_jax.models import hf
-from interact_jax.models.attention import backend_for
-from interact_jax.models.decoder import Decoder, precision_of, with_wide_ends
-from interact_jax.models.families import DecoderConfig, check_tokenizer
-from interact_jax.objectives import OBJECTIVES, Objective
+from interact_jax.models.decoder import Decoder, with_wide_ends
+from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.schema import Batch, InputError, RunStopped, Sum
+from interact_jax.teachers import POLICY, Rule
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +59,29 @@ class Counters:
 
 
 @flax.struct.dataclass
+class Model:
+    """One model of a run; `opt_state` is None where it is not trained but follows a rule."""
+
+    params: Any
+    opt_state: Any = None
+
+
+@flax.struct.dataclass
 class TrainState:
-    """Exactly what a checkpoint holds (the data position lies beside it)."""
+    """Exactly what a checkpoint holds, less the models that never move (they are kept once)."""
 
     step: jax.Array
-    params: Any
-    opt_state: Any
+    models: dict[str, Model]
     counters: Counters
+
+    @property
+    def params(self) -> Any:
+        """The policy's."""
+        return self.models[POLICY].params
+
+    def all_params(self) -> dict[str, Any]:
+        """Of every model, by its name."""
+        return {name: model.params for name, model in self.models.items()}
 
 
 @dataclasses.dataclass
@@ -67,12 +90,10 @@ class Run:
 
     config: ConfigDict
     workdir: Path
-    chat: ChatFormat
+    model: OpenedModel
+    method: Method
     dataset: Dataset
-    source: LogBatches
-    model_config: DecoderConfig
-    decoder: Decoder
-    mesh: jax.sharding.Mesh
+    source: BatchSource
     total_steps: int
     differentiate: Callable[..., Any]
     add: Callable[..., Any]
@@ -98,27 +119,65 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     saved_settings = workdir / "config.json"
-    if saved_settings.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+    resumed = saved_settings.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
+    if resumed:
         config.check_resume(cfg, saved_settings)
     saved_settings.write_text(json.dumps(config.to_json(cfg), indent=2) + "\n")
-    jax.config.update("jax_default_matmul_precision", precision_of(cfg.model.dtype))
 
-    model_dir = hf.resolve(cfg.model.path, weights=cfg.model.init == "pretrained")
-    _, model_config = hf.load_config(model_dir)
-    other = cfg.model.tokenizer
-    tokenizer_dir = hf.resolve(other, weights=False) if other else model_dir
-    chat = ChatFormat.load(tokenizer_dir, cfg.hindsight, cfg.data.reply_tokens)
-    check_tokenizer(len(chat.tokenizer), cfg.data.max_length, model_config)
-    checkpoint.keep_model_files(model_dir, tokenizer_dir, workdir)
+    mesh = sharding.make_mesh(**cfg.mesh)
+    model, method = open_for(cfg, mesh, workdir if resumed else None), method_of(cfg)
+    log.info("%s; attention=%s", sharding.told(mesh), model.decoder.attention)
+    if mesh.shape["sequence"] > 1:
+        log.warning(
+            "mesh.sequence: nothing is shared out over it yet, its devices compute the same"
+        )
+    if not resumed:
+        checkpoint.keep_model_files(model.files, model.tokenizer_files, workdir)
 
-    settings = EncodeSettings.of(cfg)
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(
-        cfg.data.path, cfg.data.format, chat, settings, cfg.sharing, cfg.data.workers
+        cfg.data.path,
+        cfg.data.format,
+        model.chat,
+        EncodeSettings.of(cfg),
+        cfg.sharing,
+        cfg.data.workers,
+        method.recipe,
     )
     for line in dataset.lines():
         log.info("%s", line)
-    mesh = sharding.make_mesh(**cfg.mesh)
+
+    optimiser = make_optimiser(cfg.optim)
+    with sharding.on(mesh):
+        abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
+        checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
+        state, position = first_state(cfg, model, optimiser, method, abstract, checkpoints)
+        dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
+        source = log_source(cfg, dataset, mesh)
+        if position is not None:
+            source.seek(position)
+        total_steps = cfg.steps or int(state.step) + source.steps_left()
+        differentiate, add, update = jit_step(
+            cfg, model.decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
+        )
+    return Run(
+        config=cfg,
+        workdir=workdir,
+        model=model,
+        method=method,
+        dataset=dataset,
+        source=source,
+        total_steps=total_steps,
+        differentiate=differentiate,
+        add=add,
+        update=update,
+        checkpoints=checkpoints,
+        state=state,
+    )
+
+
+def log_source(cfg: ConfigDict, dataset: Dataset, mesh: jax.sharding.Mesh) -> LogBatches:
+    """The batches of a run that learns from logs."""
     draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
     packing = Packing.for_run(
         dataset,
@@ -128,71 +187,37 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         cfg.objective.ignore_first,
     )
     log.info("%s", packing)
-    source = LogBatches(dataset, draws, packing)
-
-    attention = backend_for(cfg.attention, mesh)
-    log.info("%s; attention=%s", sharding.told(mesh), attention)
-    if mesh.shape["sequence"] > 1:
-        log.warning(
-            "mesh.sequence: nothing is shared out over it yet, its devices compute the same"
-        )
-    decoder = Decoder(
-        model_config,
-        dtype=jnp.dtype(cfg.model.dtype),
-        param_dtype=jnp.dtype(cfg.model.param_dtype),
-        remat=cfg.remat,
-        attention=attention,
-    )
-    optimiser = make_optimiser(cfg.optim)
-    with sharding.on(mesh):
-        abstract = abstract_state(decoder, optimiser, mesh)
-        checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep)
-        state, position = first_state(cfg, decoder, optimiser, model_dir, abstract, checkpoints)
-        if position is not None:
-            source.seek(position)
-        total_steps = cfg.steps or int(state.step) + source.count_steps()
-        differentiate, add, update = jit_step(
-            cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
-        )
-    run = Run(
-        config=cfg,
-        workdir=workdir,
-        chat=chat,
-        dataset=dataset,
-        source=source,
-        model_config=model_config,
-        decoder=decoder,
-        mesh=mesh,
-        total_steps=total_steps,
-        differentiate=differentiate,
-        add=add,
-        update=update,
-        checkpoints=checkpoints,
-        state=state,
-    )
-    return run
+    return LogBatches(dataset, draws, packing, Limits.of(cfg))
 
 
 def abstract_state(
-    decoder: Decoder, optimiser: optax.GradientTransformation, mesh: jax.sharding.Mesh
+    decoder: Decoder,
+    optimiser: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    rules: Mapping[str, Rule],
 ) -> TrainState:
     """Shapes, types and shardings of the state, before any array exists."""
-    shapes = jax.eval_shape(lambda: new_state(decoder.fresh_params(0), optimiser))
+    shapes = jax.eval_shape(lambda: new_state(decoder.fresh_params(0), optimiser, rules))
     return sharding.with_layout(shapes, mesh)
 
 
-def new_state(params: Any, optimiser: optax.GradientTransformation) -> TrainState:
-    """A state that has not made a step yet."""
+def new_state(
+    params: Any, optimiser: optax.GradientTransformation, rules: Mapping[str, Rule]
+) -> TrainState:
+    """A state that has not made a step yet: every model is what the policy is."""
     zero = jnp.zeros((), jnp.int32)
-    counters = Counters(zero, zero, zero, zero)
-    return TrainState(zero, params, optimiser.init(params), counters)
+    models = {POLICY: Model(params, optimiser.init(params))}
+    for name, rule in rules.items():
+        kept = (lambda p: jnp.array(p, jnp.float32)) if rule.wide else jnp.array  # copies
+        models[name] = Model(jax.tree.map(kept, params))
+    return TrainState(zero, models, Counters(zero, zero, zero, zero))
 
 
 def first_state(
     cfg: ConfigDict,
-    decoder: Decoder,
+    model: OpenedModel,
     optimiser: optax.GradientTransformation,
-    model_dir: Path,
+    method: Method,
     abstract: TrainState,
     checkpoints: checkpoint.Checkpoints,
 ) -> tuple[TrainState, dict[str, Any] | None]:
@@ -205,36 +230,43 @@ def first_state(
         log.info("starting from the parameters of %s", cfg.start_from)
         params = checkpoint.restore_params(cfg.start_from, abstract.params)
     elif cfg.model.init == "pretrained":
-        log.info("loading %s", model_dir)
-        params = hf.load_params(model_dir, decoder.config, decoder.param_dtype, layout.params)
+        log.info("loading %s", model.files)
+        params = model.load()
     else:
         log.info("random initialisation")
-        params = jax.jit(decoder.fresh_params, out_shardings=layout.params)(cfg.seed)
-    make = functools.partial(new_state, optimiser=optimiser)
-    return jax.jit(make, out_shardings=layout, donate_argnums=0)(params), None
+        params = model.fresh(cfg.seed)
+    make = functools.partial(new_state, optimiser=optimiser, rules=method.rules)
+    state = jax.jit(make, out_shardings=layout, donate_argnums=0)(params)
+    checkpoints.keep_fixed(state)
+    return state, None
 
 
 # -------------------------------------------------------------------------------------- step
 
 
 def differentiate(
-    params: Any,
+    models: Mapping[str, Any],
     batch: Batch,
     *,
     decoder: Decoder,
-    forward: Callable[..., dict[str, scoring.Source]],
-    objective: Objective,
+    forward: Callable[..., scoring.Hiddens],
+    method: Method,
 ) -> Any:
-    """The sums of one micro-batch: gradients (float32) of the loss's total, and the metrics'."""
+    """The sums of one micro-batch: gradients (float32) of the loss's total with respect to the
+    policy, the metrics', and what is counted. `models` has the parameters of all, by name."""
 
-    def total(params: Any) -> tuple[jax.Array, dict[str, Sum]]:
-        sources = forward(decoder, with_wide_ends(params), batch)
-        quantities = scoring.score(sources, batch.replies.target_BxR, objective.want)
-        loss, metrics = objective.loss(quantities, batch.replies)
+    def total(policy: Any) -> tuple[jax.Array, dict[str, Sum]]:
+        wide = {**models, POLICY: with_wide_ends(policy)}
+        seen = scoring.look(forward, decoder, wide, batch, method.sources, POLICY)
+        loss, metrics = method.loss(seen, batch.replies)
         return loss.total, {"loss": loss, **metrics}
 
-    gradients, metrics = jax.grad(total, has_aux=True)(params)
-    return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), metrics
+    gradients, metrics = jax.grad(total, has_aux=True)(models[POLICY])
+    counted = {
+        "interactions": (batch.replies.unit_BxI.max(axis=1) + 1).sum(),
+        "reply_tokens": (batch.replies.weight_BxR > 0).sum(),
+    }
+    return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), metrics, counted
 
 
 def add(sums: Any, more: Any) -> Any:
@@ -249,39 +281,37 @@ def update(
     optimiser: optax.GradientTransformation,
     lr: Callable[[jax.Array], jax.Array],
     clip_norm: float,
+    rules: Mapping[str, Rule],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step on the mean over interactions; skipped where that is not finite."""
-    gradients, metrics = sums
-    loss, counted = metrics["loss"], metrics["signal_mean"].count
-    share = 1 / jnp.maximum(loss.count, 1)
+    """One optimiser step on the mean over examples; skipped where that is not finite."""
+    gradients, metrics, counted = sums
+    loss = metrics["loss"]
+    share = 1 / jnp.maximum(loss.count, jnp.finfo(jnp.float32).tiny)
     norm = optax.tree.norm(gradients) * share
     good = jnp.isfinite(norm) & jnp.isfinite(loss.total)
     rate, factor = lr(state.step), share * clip_factor(norm, clip_norm)
 
-    def move(params: Any, opt_state: Any) -> tuple[Any, Any]:
+    def move(models: dict[str, Model]) -> dict[str, Model]:
+        params, opt_state = models[POLICY].params, models[POLICY].opt_state
         scaled = jax.tree.map(lambda g: g * factor, gradients)
         updates, opt_state = optimiser.update(scaled, opt_state, params)
         params = jax.tree.map(lambda p, u: (p - rate * u).astype(p.dtype), params, updates)
-        return params, opt_state
-
-    def stay(params: Any, opt_state: Any) -> tuple[Any, Any]:
-        return params, opt_state
+        moved = models | {POLICY: Model(params, opt_state)}
+        for name, rule in rules.items():
+            if rule.move is not None:
+                followed = rule.move(models[name].params, params, state.step + 1)
+                moved[name] = Model(followed)
+        return moved
 
     # Two branches rather than a choice between values, which would need both states at a time.
-    params, opt_state = jax.lax.cond(good, move, stay, state.params, state.opt_state)
+    models = jax.lax.cond(good, move, lambda models: models, state.models)
     bad = (~good).astype(jnp.int32)
     c = state.counters
     counters = Counters(
-        interactions=c.interactions + loss.count.astype(jnp.int32),
-        reply_tokens=c.reply_tokens + counted.astype(jnp.int32),
+        interactions=c.interactions + counted["interactions"],
+        reply_tokens=c.reply_tokens + counted["reply_tokens"],
         bad_steps=c.bad_steps + bad,
         bad_steps_in_row=(c.bad_steps_in_row + 1) * bad,
-    )
-    state = TrainState(
-        step=state.step + 1,
-        params=params,
-        opt_state=opt_state,
-        counters=counters,
     )
     means = {name: total.mean() for name, total in metrics.items()}
     shown = {
@@ -291,7 +321,7 @@ def update(
         "lr": rate,
         "bad_steps_in_row": counters.bad_steps_in_row,
     }
-    return state, shown
+    return TrainState(state.step + 1, models, counters), shown
 
 
 def jit_step(
@@ -305,15 +335,18 @@ def jit_step(
 
     Micro-batches per step vary freely; only another shape of rows compiles anew.
     """
-    objective = OBJECTIVES[cfg.objective.name]
+    method = method_of(cfg)
     layout = sharding.layout_of(abstract)
     scalar = layout.step
-    names = ("loss", *objective.metrics)
-    sums_layout = (layout.params, {name: Sum(scalar, scalar) for name in names})
+    names = ("loss", *method.metrics)
+    counted = {"interactions": scalar, "reply_tokens": scalar}
+    sums_layout = (layout.params, {name: Sum(scalar, scalar) for name in names}, counted)
     one = functools.partial(
-        differentiate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], objective=objective
+        differentiate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], method=method
     )
-    move = functools.partial(update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm)
+    move = functools.partial(
+        update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm, rules=method.rules
+    )
     return (
         jax.jit(one, out_shardings=sums_layout),
         jax.jit(add, out_shardings=sums_layout, donate_argnums=0),
@@ -333,18 +366,13 @@ def loop(run: Run) -> None:
     cfg, first = run.config, int(run.state.step)
     saved = run.checkpoints.latest()
     with (
-        sharding.on(run.mesh),
+        sharding.on(run.model.mesh),
         StopSignal() as stop,
-        Journal(run.workdir, first, run.total_steps) as journal,
+        Journal(run.workdir, first, run.total_steps, run.method.shown) as journal,
     ):
         for step in range(first + 1, run.total_steps + 1):
-            batch = run.source.next(run.state.params, step)
-            sums = None
-            for micro in batch.micro:
-                rows = sharding.place_rows(micro, run.mesh)
-                found = run.differentiate(run.state.params, rows)
-                sums = found if sums is None else run.add(sums, found)
-            run.state, shown = run.update(run.state, sums)
+            batch = run.source.next(run.state)
+            run.state, shown = run.update(run.state, sums_of(run, batch))
             journal.add(step, shown, batch)
             due = step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked
             if due:
@@ -368,24 +396,23 @@ def loop(run: Run) -> None:
     run.checkpoints.wait()
 
 
+def sums_of(run: Run, batch: StepBatch) -> Any:
+    """The sums of a step, micro-batch by micro-batch."""
+    models, sums = run.state.all_params(), None
+    for micro in batch.micro:
+        found = run.differentiate(models, sharding.place_rows(micro, run.model.mesh))
+        sums = found if sums is None else run.add(sums, found)
+    return sums
+
+
 # ------------------------------------------------------------------------------------ finish
 
 
 def finish(run: Run) -> list[str]:
     """Write `export/`, a Hugging Face directory; the lines of the run's summary."""
-    cfg = run.config
-    files = run.workdir / "model"
-    raw, _ = hf.load_config(files)
-    hf.export(
-        run.state.params,
-        run.model_config,
-        raw,
-        run.workdir / "export",
-        dtype=cfg.export.dtype,
-        source_dir=files,
-        tokenizer_dir=files,
-        eos_ids=[run.chat.eos_id],
-    )
+    files = run.workdir / "model"  # the run's own: others may be gone by now
+    model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
+    model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
     run.checkpoints.close()
     counters = run.state.counters
     lines = [
@@ -394,7 +421,4 @@ def finish(run: Run) -> list[str]:
     ]
     if int(counters.bad_steps):
         lines.append(f"{int(counters.bad_steps):,} steps skipped: loss or gradient not finite")
-    lost = dict(sorted((run.dataset.read.lost + run.dataset.counts).items()))
-    lines += [f"{count:,} {reason}" for reason, count in lost.items()]
-    lines.append(f"model: {run.workdir / 'export'}")
-    return lines
+    return [*lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]

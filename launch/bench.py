@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
@@ -31,13 +32,15 @@ from interact_jax import bench, chips, cli, config, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import Draws, Packing, load_dataset
-from interact_jax.data.tree import GROW
+from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for
 from interact_jax.models.decoder import REMAT_POLICIES, Decoder, precision_of
 from interact_jax.models.families import read_config
 from interact_jax.models.shapes import SHAPES, shape
+from interact_jax.objectives import OBJECTIVES
 from interact_jax.schema import Batch, InputError
+from interact_jax.teachers import TEACHERS
 
 COLUMNS = (
     *("case", "sharing", "step\ns", "interac-\ntions/s", "tokens\n/s", "padding", "temp\nMB"),
@@ -74,6 +77,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--seconds", type=float, default=15, help="that a case is timed for, at least")
     add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
+    add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is made small")
+    add("--teacher", default="self", choices=list(TEACHERS), help="whose weights see the hindsight")
     add("--json", default="", metavar="FILE", help="write all figures there")
     return parser.parse_args(argv)
 
@@ -88,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")
     jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     mesh = sharding.make_mesh(fsdp=args.mesh_fsdp)
+    cfg = config.default()
+    cfg.objective.name, cfg.teacher.name = args.objective, args.teacher
     attention = backend_for(args.attention, mesh)
     decoder = Decoder(
         _model(args),
@@ -106,10 +113,10 @@ def main(argv: list[str] | None = None) -> None:
     table = Table(box=None, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
-    for name, micro_of in cases(args, ways, sharding.row_shards(mesh)):
+    for name, micro_of in cases(args, ways, sharding.row_shards(mesh), cfg):
         micro = {way: micro_of(way) for way in ways}
         runs = args.repeats > 0
-        steps = {way: bench.make_step(decoder, micro[way], way, mesh, runs) for way in ways}
+        steps = {way: bench.make_step(decoder, micro[way], way, mesh, runs, cfg) for way in ways}
         if runs:
             bench.interleave(list(steps.values()), args.repeats, args.seconds)
         for way, step in steps.items():
@@ -138,13 +145,15 @@ def _model(args: argparse.Namespace) -> Any:
     return read_config(raw | vocabulary, args.model)
 
 
-def cases(args: argparse.Namespace, ways: list[str], height: int) -> Iterator[tuple[str, Any]]:
+def cases(
+    args: argparse.Namespace, ways: list[str], height: int, cfg: ConfigDict
+) -> Iterator[tuple[str, Any]]:
     """(name, function from a way to its micro-batches) of everything that is to be timed."""
     if args.data:
-        chosen = _epoch(args, ways, height)
+        chosen = _epoch(args, ways, height, cfg)
         yield f"epoch at {args.conversations}", lambda way: chosen[way]
         return
-    vocabulary = _model(args).vocab_size
+    vocabulary, method = _model(args).vocab_size, method_of(cfg)
     for turns in map(int, args.turns.split(",")):
         dialogue = bench.Dialogue(
             turns,
@@ -152,13 +161,20 @@ def cases(args: argparse.Namespace, ways: list[str], height: int) -> Iterator[tu
             args.reply_tokens,
             args.followup_tokens,
             args.student_branches,
+            method.recipe,
         )
-        window = dialogue.window(np.random.default_rng(0), vocabulary)
         name = f"{turns} turns" if turns > 1 else "1 turn"
-        yield name, lambda way, window=window: [bench.one_row(GROW[way](window), height)]
+
+        def micro_of(way: str, dialogue: bench.Dialogue = dialogue) -> list[Batch]:
+            trees = dialogue.trees(way, np.random.default_rng(0), vocabulary)
+            return [bench.one_row(trees, height, method.known)]
+
+        yield name, micro_of
 
 
-def _epoch(args: argparse.Namespace, ways: list[str], height: int) -> dict[str, list[Batch]]:
+def _epoch(
+    args: argparse.Namespace, ways: list[str], height: int, cfg: ConfigDict
+) -> dict[str, list[Batch]]:
     """The micro-batches of one epoch, in each way."""
     directory = args.tokenizer or args.model
     if not directory:
@@ -167,7 +183,9 @@ def _epoch(args: argparse.Namespace, ways: list[str], height: int) -> dict[str, 
     settings = EncodeSettings(max_length=args.max_length, on_error="skip")
     found = {}
     for way in ways:
-        dataset = load_dataset(args.data, args.format, chat, settings, way)
+        dataset = load_dataset(
+            args.data, args.format, chat, settings, way, recipe=method_of(cfg).recipe
+        )
         batch = config.default().batch
         batch.interactions, batch.conversations = 0, args.conversations
         draws = Draws(dataset.interactions, batch, seed=0, epochs=1)

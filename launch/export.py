@@ -9,15 +9,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
-from interact_jax import checkpoint, cli, sharding
-from interact_jax.data.chat import ChatFormat
-from interact_jax.models import hf
-from interact_jax.models.decoder import Decoder
+from interact_jax import checkpoint, cli
+from interact_jax.opening import open_model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,27 +22,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--max-shard-size", default="5GB", help="of a weight file (default 5GB)")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--weights", default="policy", metavar="MODEL", help="or teacher: those of an average (ema)"
+    )
     args = parser.parse_args(argv)
     cli.log_to_stderr(logging.INFO)
 
     run, step = checkpoint.find(args.checkpoint)
-    files = run / "model"
-    raw, config = hf.load_config(files)
-    decoder = Decoder(config, param_dtype=jnp.float32)
-    mesh = sharding.make_mesh()
-    shapes = sharding.with_layout(jax.eval_shape(decoder.fresh_params, 0), mesh)
-    params = checkpoint.restore_params(str(run / "checkpoints" / str(step)), shapes)
-    hf.export(
-        params,
-        config,
-        raw,
-        Path(args.out),
-        dtype=args.dtype,
-        source_dir=files,
-        tokenizer_dir=files,
-        eos_ids=[ChatFormat.load(files).eos_id],
-        max_shard_size=args.max_shard_size,
-    )
+    model = open_model(run / "model", weights=False, attention="xla")
+    place = str(run / "checkpoints" / str(step))
+    params = checkpoint.restore_params(place, model.abstract(), args.weights)
+    model.export(params, args.out, args.dtype, args.max_shard_size)
     print(f"step {step} of {run}: {args.out}")
 
 

@@ -19,14 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from interact_jax import cli
+from interact_jax import cli, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation import Completion, Prompt, Sampler, read_prompts
-from interact_jax.models import hf
-from interact_jax.models.decoder import Decoder, precision_of
-from interact_jax.models.families import check_tokenizer
+from interact_jax.opening import open_model
 from interact_jax.schema import InputError
 
 ADDED = ("completion", "completion_ids", "logps")
@@ -55,26 +52,18 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     cli.keep_memory()
     cli.keep_compiled()
-    jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     prompts = read_prompts(args.prompts)
     out = Path(args.out)
     cli.check_out(out, Path(args.prompts))
 
-    model_dir = hf.resolve(args.model)
-    _, config = hf.load_config(model_dir)
-    chat = ChatFormat.load(model_dir)
-    check_tokenizer(len(chat.tokenizer), 1, config)
-    prompt_ids = [encode(prompt, chat, config.max_positions) for prompt in prompts]
-    dtype = jnp.dtype(args.dtype)
-    sampler = Sampler(
-        Decoder(config, dtype=dtype, param_dtype=dtype),
-        [*hf.eos_token_ids(model_dir), chat.eos_id],
-        rows=args.rows,
-        vocab_limit=len(chat.tokenizer),
-    )
+    one = sharding.make_mesh(devices=jax.local_devices()[:1])
+    model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla")
+    chat = model.chat
+    prompt_ids = [encode(prompt, chat, model.config.max_positions) for prompt in prompts]
+    sampler = Sampler(model.decoder, model.eos_ids, rows=args.rows, vocab_limit=len(chat.tokenizer))
     settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
     sampler.check(prompt_ids, **settings)
-    params = hf.load_params(model_dir, config, dtype)
+    params = model.load()
 
     started = time.perf_counter()
     completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)

@@ -13,8 +13,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 
 from interact_jax import cli, report, sharding
@@ -23,10 +21,8 @@ from interact_jax.data.conversations import FORMATS
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
 from interact_jax.data.pipeline import Dataset, load_dataset
 from interact_jax.data.tree import GROW, picture
-from interact_jax.models import hf
-from interact_jax.models.attention import BACKENDS, backend_for
-from interact_jax.models.decoder import Decoder, precision_of
-from interact_jax.models.families import check_tokenizer
+from interact_jax.models.attention import BACKENDS
+from interact_jax.opening import open_model
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
 
@@ -68,16 +64,20 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     cli.keep_memory()
     cli.keep_compiled()
-    jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     out = Path(args.out)
     cli.check_out(out, Path(args.data))
 
-    model_dir = hf.resolve(args.model)
-    _, model_config = hf.load_config(model_dir)
-    other = args.tokenizer
-    tokenizer_dir = hf.resolve(other, weights=False) if other else model_dir
-    chat = ChatFormat.load(tokenizer_dir, args.hindsight, args.reply_tokens)
-    check_tokenizer(len(chat.tokenizer), args.max_length, model_config)
+    model = open_model(
+        args.model,
+        mesh=sharding.make_mesh(fsdp=args.mesh_fsdp, tensor=args.mesh_tensor),
+        tokenizer=args.tokenizer,
+        hindsight=args.hindsight,
+        reply_tokens=args.reply_tokens,
+        max_length=args.max_length,
+        dtype=args.dtype,
+        attention=args.attention,
+    )
+    chat = model.chat
     settings = EncodeSettings(
         history=args.history,
         max_length=args.max_length,
@@ -90,14 +90,13 @@ def main(argv: list[str] | None = None) -> None:
     for tree in trees[: args.show_trees]:
         print(picture(tree, chat.decode), end="\n\n")
 
-    mesh = sharding.make_mesh(fsdp=args.mesh_fsdp, tensor=args.mesh_tensor)
-    attention = backend_for(args.attention, mesh)
-    decoder = Decoder(model_config, dtype=jnp.dtype(args.dtype), attention=attention)
-    shapes = sharding.with_layout(jax.eval_shape(decoder.fresh_params, 0), mesh)
-    layout = sharding.layout_of(shapes)
-    params = hf.load_params(model_dir, model_config, decoder.dtype, layout)
     scored = score_trees(
-        decoder, params, trees, mesh, sharing=args.sharing, row_tokens=args.row_tokens
+        model.decoder,
+        model.load(),
+        trees,
+        model.mesh,
+        sharing=args.sharing,
+        row_tokens=args.row_tokens,
     )
     cli.write_lines(out, map(line_of, scored))
     show(args, scored, dataset, chat)

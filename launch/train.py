@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     run = train.start(cfg, args.workdir)
     folder = run.workdir / "report"
     if not args.quiet:
-        print(picture(run.dataset.trees[0][0], run.chat.decode), flush=True)
+        print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)
     show_signal(run, folder)
     before = evaluation.measure_start(run, folder / "before.json")
     train.loop(run)
@@ -51,15 +51,15 @@ def main(argv: list[str] | None = None) -> None:
 def show_signal(run: train.Run, folder: Path) -> None:
     """Write `signal.html`: the first replies as the model that training begins with scores them."""
     most = run.config.report.interactions
-    if not most or int(run.state.step) > 0:
+    if not most or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return
     trees = [tree for trees in run.dataset.trees[:most] for tree in trees]
     scored = signal.score_trees(
-        run.decoder, run.state.params, trees, run.mesh, sharing=run.config.sharing
+        run.model.decoder, run.state.params, trees, run.model.mesh, sharing=run.config.sharing
     )[:most]
     interactions = signal.interactions_by_id(run.dataset)
     title = f"The signal before training: {run.config.model.path} on {run.config.data.path}"
-    report.write_signal_report(folder, scored, interactions, run.chat, title=title)
+    report.write_signal_report(folder, scored, interactions, run.model.chat, title=title)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import jinja2
 from transformers import AutoTokenizer
 
 from interact_jax.schema import InputError, Message
+from interact_jax.settings import Setting
 
 # The two prompts of the paper, arXiv 2603.12273 and its code (see NOTICE); {o} is the follow-up.
 HINDSIGHT = {
@@ -31,6 +32,12 @@ HINDSIGHT = {
     ),
 }
 REPLY_TOKENS = ("in_place", "alone")
+SETTINGS = {
+    "data.reply_tokens": Setting(
+        "in_place", "ids that y has behind its prompt, or tokenised by itself", REPLY_TOKENS
+    ),
+    "hindsight": Setting("offline", "prompt that shows o: offline, online, or a text with {o}"),
+}
 
 
 @dataclasses.dataclass(frozen=True)

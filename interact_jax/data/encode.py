@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from interact_jax.data.chat import ChatFormat
-from interact_jax.schema import Conversation, InputError, Interaction, Message
+from interact_jax.data.examples import Draft, Example, Target, as_ids
+from interact_jax.data.recipes import RECIPES, Recipe
+from interact_jax.schema import Conversation, InputError, Message
+from interact_jax.settings import Setting
 
 REFERENCE_MESSAGES = 5  # messages of history that the paper's code keeps
 REFERENCE_CONTEXT = 2048  # tokens of x, and of (x, o)
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """The token ids of one interaction: plain context x, hindsight context xo, reply y with EOS."""
-
-    id: str
-    x: list[int]
-    xo: list[int]
-    y: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +47,18 @@ class EncodeSettings:
 
 
 Counts = collections.Counter[str]
+Unit = list[Example]  # examples that a loss joins, mostly one
 SPECIAL_TOKENS = ("drop", "keep", "stop")
 
 
 def encode(
-    conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, counts: Counts
-) -> list[list[Encoded]]:
-    """The interactions of a conversation, grouped by history window.
+    conversation: Conversation,
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    counts: Counts,
+    recipe: Recipe = RECIPES["hindsight"],
+) -> list[list[Unit]]:
+    """What `recipe` finds in a conversation, unit by unit, grouped by history window.
 
     `counts` collects what was lost or cut, by reason. Raises InputError, with the conversation's
     file and line, where the template refuses it and `on_error` is "stop".
@@ -81,10 +82,14 @@ def encode(
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []
     windows = WINDOWS[settings.history]
+    units = (
+        list(unit)
+        for _, unit in itertools.groupby(recipe.drafts(conversation), lambda d: d.unit or d.id)
+    )
     try:
         kept = []
-        for window in windows(conversation, chat, settings, counts):
-            kept.append([e for e in window if _counted(e, settings, counts)])
+        for window in windows(conversation, units, chat, settings, counts):
+            kept.append([unit for unit in window if _counted(unit, settings, counts)])
     except InputError as error:
         if settings.on_error == "stop":
             where = conversation.source or conversation.id
@@ -98,86 +103,138 @@ def encode(
 
 
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
-    found = (chat.special_token_in(message.content) for message in conversation.messages)
+    found = (chat.special_token_in(message.content) for message in _messages(conversation))
     return next((token for token in found if token), None)
 
 
 def _beyond_vocabulary(conversation: Conversation, chat: ChatFormat) -> int | None:
-    ids = [i for message in conversation.messages for i in message.token_ids or ()]
+    ids = [i for message in _messages(conversation) for i in message.token_ids or ()]
     return max(ids) if ids and max(ids) >= len(chat.tokenizer) else None
 
 
-def _counted(encoded: Encoded, settings: EncodeSettings, counts: Counts) -> bool:
-    if len(encoded.y) > settings.ignore_first:
+def _messages(conversation: Conversation) -> Iterator[Message]:
+    yield from conversation.messages
+    for preference in conversation.preferences:
+        yield from (preference.chosen, preference.rejected)
+
+
+def _counted(unit: Unit, settings: EncodeSettings, counts: Counts) -> bool:
+    if all(len(e.target.y) > settings.ignore_first for e in unit):
         return True
     counts["interactions dropped: no counted token in the reply"] += 1
     return False
 
 
 def _hopping_windows(
-    conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, counts: Counts
-) -> list[list[Encoded]]:
+    conversation: Conversation,
+    units: Iterator[list[Draft]],
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    counts: Counts,
+) -> list[list[Unit]]:
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
     start, windows, window = len(system), [], []
-    for interaction in conversation.interactions():
-        encoded = _encode(interaction, system + interaction.x[start:], chat, settings, counts)
-        if _length(encoded) > settings.max_length:
-            user_turns = [
-                i for i in range(start + 1, len(interaction.x)) if interaction.x[i].role == "user"
-            ]
-            for hop in user_turns:
+    for drafts in units:
+        x = drafts[0].x
+
+        def seen_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
+            kept = (*system, *x[start:])
+            return [_encode(draft, kept, conversation.id, chat, settings) for draft in drafts]
+
+        unit = seen_from(start)
+        if _length(unit, settings) > settings.max_length:
+            for hop in (i for i in range(start + 1, len(x)) if x[i].role == "user"):
                 start = hop
-                encoded = _encode(interaction, system + interaction.x[hop:], chat, settings, None)
-                if _length(encoded) <= settings.max_length // 2:
+                unit = seen_from(hop)
+                if _length(unit, settings) <= settings.max_length // 2:
                     break
-            if _length(encoded) > settings.max_length:
+            if _length(unit, settings) > settings.max_length:
                 counts["interactions dropped: longer than data.max_length by themselves"] += 1
                 continue
             counts["windows hopped: the oldest turns of a long conversation cut"] += 1
             windows.append(window)
             window = []
-        window.append(encoded)
+        window.append([_cut(e, settings, counts) for e in unit])
     return [*windows, window]
 
 
 def _reference_windows(
-    conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, counts: Counts
-) -> list[list[Encoded]]:
+    conversation: Conversation,
+    units: Iterator[list[Draft]],
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    counts: Counts,
+) -> list[list[Unit]]:
     window = []
-    for interaction in conversation.interactions():
-        x = interaction.x[-REFERENCE_MESSAGES:]
+    for drafts in units:
+        x = drafts[0].x[-REFERENCE_MESSAGES:]
         while x[0].role != "user":  # history starts with a user turn
             x = x[1:]
-        whole = _encode(interaction, x, chat, settings, counts)
-        for name, ids in (("x", whole.x), ("(x, o)", whole.xo)):
-            if len(ids) > REFERENCE_CONTEXT:
-                counts[f"contexts {name} cut on the left at {REFERENCE_CONTEXT} tokens"] += 1
-        x_ids, xo_ids = whole.x[-REFERENCE_CONTEXT:], whole.xo[-REFERENCE_CONTEXT:]
-        window.append(Encoded(whole.id, x_ids, xo_ids, whole.y))
+        unit = []
+        for draft in drafts:
+            whole = _encode(draft, x, conversation.id, chat, settings)
+            for view, ids in whole.contexts.items():
+                if len(ids) > REFERENCE_CONTEXT:
+                    name = "x" if draft.views[view] is None else "(x, o)"
+                    counts[f"contexts {name} cut on the left at {REFERENCE_CONTEXT} tokens"] += 1
+            cut = {view: ids[-REFERENCE_CONTEXT:] for view, ids in whole.contexts.items()}
+            unit.append(_cut(Example(whole.target, cut), settings, counts))
+        window.append(unit)
     return [window]
 
 
 WINDOWS = {"conversation": _hopping_windows, "reference": _reference_windows}
 """How much history an interaction sees, by the name of the setting `data.history`."""
 
+SETTINGS = {
+    "data.max_length": Setting(4096, "tokens of a conversation before the window hops", least=2),
+    "data.max_reply": Setting(
+        2048, "tokens of a reply before it is cut (its EOS is then lost)", least=1
+    ),
+    "data.history": Setting(
+        "conversation", "reference: as the paper's code cuts it", tuple(WINDOWS)
+    ),
+    "data.special_tokens": Setting(
+        "drop", "conversations that spell one in a message", SPECIAL_TOKENS
+    ),
+}
+
 
 def _encode(
-    interaction: Interaction,
+    draft: Draft,
     x: Sequence[Message],
+    conversation: str,
     chat: ChatFormat,
     settings: EncodeSettings,
-    counts: Counts | None,
-) -> Encoded:
+) -> Example:
     text = chat.render(x)
     x_ids = chat.encode(text)
-    xo_ids = chat.prompt(x, hindsight=interaction.o.content)
-    y_ids = chat.reply(interaction.y, text, x_ids)
-    if len(y_ids) > settings.max_reply:
-        y_ids = y_ids[: settings.max_reply]
-        if counts is not None:
-            counts["replies cut at data.max_reply, their EOS lost"] += 1
-    return Encoded(interaction.id, x_ids, xo_ids, y_ids)
+    contexts = {
+        view: as_ids(x_ids if o is None else chat.prompt(x, hindsight=o))
+        for view, o in draft.views.items()
+    }
+    y = as_ids(chat.reply(draft.y, text, x_ids))
+    known = {}
+    if draft.y.logps is not None:
+        known["sampler"] = np.asarray(draft.y.logps, np.float32)
+    unit, side, weight = draft.unit or draft.id, draft.side, draft.weight
+    return Example(Target(draft.id, y, conversation, unit, side, weight, known), contexts)
 
 
-def _length(encoded: Encoded) -> int:
-    return max(len(encoded.x), len(encoded.xo)) + len(encoded.y)
+def _cut(example: Example, settings: EncodeSettings, counts: Counts) -> Example:
+    most, target = settings.max_reply, example.target
+    if len(target.y) <= most:
+        return example
+    counts["replies cut at data.max_reply, their EOS lost"] += 1
+    known = {name: logps[:most] for name, logps in target.known.items()}
+    target = dataclasses.replace(target, y=target.y[:most].copy(), known=known)
+    return dataclasses.replace(example, target=target)
+
+
+def _length(unit: Unit, settings: EncodeSettings) -> int:
+    """Of the longest sequence, the reply as it will be cut."""
+    return max(
+        len(ids) + min(len(e.target.y), settings.max_reply)
+        for e in unit
+        for ids in e.contexts.values()
+    )

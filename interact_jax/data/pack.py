@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
-from interact_jax.data.tree import Size, Tree
+from interact_jax.data.tree import Reply, Size, Tree
 from interact_jax.schema import Batch, Branches, Replies, TokenStream
 
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """Where an interaction's reply went: entries [start, start + length) of R in one row."""
+    """Where an example's reply went: entries [start, start + length) of R in one row."""
 
     id: str
     row: int
@@ -22,59 +23,84 @@ class Placed:
 
 
 def pack(
-    rows: Sequence[Sequence[Tree]], capacity: Size, height: int, ignore_first: int = 0
+    rows: Sequence[Sequence[Tree]],
+    capacity: Size,
+    height: int,
+    ignore_first: int = 0,
+    factors: Mapping[str, float] | None = None,
+    known: Set[str] = frozenset(),
 ) -> tuple[Batch, list[Placed]]:
     """Write up to `height` rows of trees into one Batch (numpy); missing rows stay empty.
 
-    The first `ignore_first` tokens of a reply get weight 0. Returns the batch and where each
-    interaction's reply stands in it.
+    The first `ignore_first` tokens of a reply get weight 0; `factors` multiply the weight of a
+    conversation's examples (by its id, else 1); `known` names the log-probabilities from elsewhere
+    that are packed, NaN where a target has none. Returns the batch and where each example's reply
+    stands in it.
     """
     T, P, Q, R, J = capacity.counts()
-    trunk, student, teacher = (_Stream(height, n) for n in (T, P, Q))
+    trunk, *limbs = (_Stream(height, n) for n in (T, P, Q))
     segment_BxJ, parent_BxJ, fork_BxJ = np.zeros((3, height, J + 1), np.int32)
-    replies = {f.name: np.zeros((height, R), np.int32) for f in dataclasses.fields(Replies)}
-    replies["interaction_BxR"][:] = -1
-    replies["weight_BxR"] = np.zeros((height, R), np.float32)
+    views = {view for trees in rows for tree in trees for r in tree.replies for view in r.places}
+    frozen_views = {view for trees in rows for tree in trees for view in tree.frozen_views & views}
+    example, unit = np.full((2, height, R), -1, np.int32)
+    offset, target, side = np.zeros((3, height, R), np.int32)
+    weight, share = np.zeros((2, height, R), np.float32)
+    predictor = {view: np.zeros((height, R), np.int32) for view in sorted(views)}
+    logps = {name: np.full((height, R), np.nan, np.float32) for name in sorted(known)}
     placed: list[Placed] = []
 
     for b, trees in enumerate(rows):
-        branch, reply_at, interaction = 1, 0, 0
+        branch, reply_at, examples, units, last = 1, 0, 0, -1, None
         for segment, tree in enumerate(trees, 1):
             trunk_at = trunk.append(b, tree.trunk, 0, segment, 0)
-            starts: dict[str, list[int]] = {"student": [], "teacher": []}
-            for kind, stream in (("student", student), ("teacher", teacher)):
-                for limb in getattr(tree, kind):
-                    starts[kind].append(stream.append(b, limb.ids, limb.fork, segment, branch))
+            starts: list[list[int]] = [[], []]  # of the live limbs, of the frozen ones
+            for kind, of_kind in enumerate((tree.live, tree.frozen)):
+                for limb in of_kind:
+                    starts[kind].append(limbs[kind].append(b, limb.ids, limb.fork, segment, branch))
                     segment_BxJ[b, branch], fork_BxJ[b, branch] = segment, limb.fork
                     branch += 1
+            members = collections.Counter(_unit_of(reply) for reply in tree.replies)
             for reply in tree.replies:
-                n = len(reply.y)
+                y = reply.target.y
+                n = len(y)
                 to = slice(reply_at, reply_at + n)
                 t = np.arange(n)
-                depth = reply.student_start + t
-                predictor = trunk_at + depth
-                if reply.student is not None:
-                    fork = tree.student[reply.student].fork
-                    on_limb = T + starts["student"][reply.student] + depth - fork
-                    predictor = np.where(depth < fork, predictor, on_limb)
-                limb_at = starts["teacher"][reply.teacher] - tree.teacher[reply.teacher].fork
-                replies["interaction_BxR"][b, to] = interaction
-                replies["offset_BxR"][b, to] = t
-                replies["target_BxR"][b, to] = reply.y
-                replies["student_BxR"][b, to] = predictor
-                replies["teacher_BxR"][b, to] = limb_at + reply.teacher_start + t
-                replies["weight_BxR"][b, to] = (t >= ignore_first) / max(1, n - ignore_first)
-                placed.append(Placed(reply.id, b, reply_at, n))
+                for view, place in reply.places.items():
+                    depth = place.start + t
+                    index = trunk_at + depth
+                    if place.limb is not None:
+                        frozen = view in tree.frozen_views
+                        limb = tree.limbs_of(view)[place.limb]
+                        at = starts[frozen][place.limb] + depth - limb.fork
+                        index = at if frozen else np.where(depth < limb.fork, index, T + at)
+                    predictor[view][b, to] = index
+                if _unit_of(reply) != last:
+                    last, units = _unit_of(reply), units + 1
+                factor = (factors or {}).get(reply.target.conversation, 1.0)
+                part = factor * reply.target.weight / members[last]
+                example[b, to], offset[b, to], target[b, to] = examples, t, y
+                weight[b, to] = part * (t >= ignore_first) / max(1, n - ignore_first)
+                for name in known & reply.target.known.keys():
+                    logps[name][b, to] = reply.target.known[name]
+                unit[b, examples], side[b, examples] = units, reply.target.side
+                share[b, examples] = part
+                placed.append(Placed(reply.target.id, b, reply_at, n))
                 reply_at += n
-                interaction += 1
+                examples += 1
+            last = None
     batch = Batch(
         trunk=trunk.tokens(),
-        student=student.tokens(),
-        teacher=teacher.tokens(),
+        live=limbs[0].tokens(),
+        frozen=limbs[1].tokens(),
         branches=Branches(segment_BxJ, parent_BxJ, fork_BxJ),
-        replies=Replies(**replies),
+        replies=Replies(example, offset, target, weight, predictor, logps, unit, side, share),
+        frozen_views=tuple(sorted(frozen_views)),
     )
     return batch, placed
+
+
+def _unit_of(reply: Reply) -> tuple[str, str]:
+    return reply.target.conversation, reply.target.unit
 
 
 class _Stream:
@@ -100,6 +126,6 @@ class _Stream:
 
 def padding(batch: Batch) -> tuple[int, int]:
     """(slots that hold a token, slots in all) over the three token arrays."""
-    streams = (batch.trunk, batch.student, batch.teacher)
+    streams = (batch.trunk, batch.live, batch.frozen)
     held = sum(int((np.asarray(s.segment_BxL) > 0).sum()) for s in streams)
     return held, sum(s.segment_BxL.size for s in streams)

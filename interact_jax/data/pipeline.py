@@ -7,9 +7,9 @@ import dataclasses
 import itertools
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -17,17 +17,39 @@ from rich.console import Console
 from rich.progress import track
 
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.conversations import ReadReport, read_conversations
+from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.formats import FORMATS
+from interact_jax.data.limits import Limits
 from interact_jax.data.pack import Placed, pack, padding
+from interact_jax.data.recipes import RECIPES
 from interact_jax.data.shapes import full_row, plan_shapes, share_out
 from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
 from interact_jax.data.tree import Size, Tree, split
 from interact_jax.schema import Batch, Conversation, InputError
+from interact_jax.settings import Setting
 
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 LOOK_AHEAD = 64  # steps that shapes are chosen for
 AHEAD = 2  # batches that are packed while the device works
+SETTINGS = {
+    "data.path": Setting("", "file, glob or directory; pocket = the shipped logs", free=True),
+    "data.format": Setting("auto", "of the files", tuple(FORMATS)),
+    "data.on_error": Setting("stop", "at a bad record; or leave it out, counted", ON_ERROR),
+    "data.workers": Setting(
+        0, "processes that tokenise; 0 = the main one. The result is the same", least=0, free=True
+    ),
+    "batch.conversations": Setting(
+        0, "a step's batch: so many conversations; 0 = by interactions", least=0
+    ),
+    "batch.interactions": Setting(
+        32, "or whole conversations until at least so many; 0 = the other", least=0
+    ),
+    "batch.row_tokens": Setting(
+        4096, "trunk length of a packed row; longer trunks make rows longer", least=1
+    ),
+    "batch.rows": Setting(1, "rows per micro-step and data shard", least=1, free=True),
+}
 
 
 @dataclasses.dataclass
@@ -36,7 +58,7 @@ class Dataset:
 
     conversations: list[Conversation]
     trees: list[list[Tree]]
-    interactions: list[int]  # of each conversation
+    interactions: list[int]  # of each conversation; where pairs are learned from, pairs
     counts: collections.Counter[str]  # what was lost or cut when the conversations became tokens
     read: ReadReport
 
@@ -68,22 +90,25 @@ def load_dataset(
     settings: EncodeSettings,
     sharing: str,
     workers: int = 0,
+    recipe: str = "hindsight",
 ) -> Dataset:
-    """Read conversations, encode them, grow their trees; `path` "pocket" is the shipped logs.
+    """Read conversations, encode what `recipe` finds in them, grow their trees; `path` "pocket" is
+    the shipped logs.
 
     `workers` processes tokenise; the result is the same for any number. Raises InputError if
     nothing is left.
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
-    conversations, report = read_conversations(path, format, settings.on_error)
+    usable, expected = RECIPES[recipe].units, RECIPES[recipe].expected
+    conversations, report = read_conversations(path, format, settings.on_error, usable, expected)
     dataset = Dataset([], [], [], collections.Counter(), report)
-    found = tokenise(conversations, Tokeniser(chat, settings, sharing), workers)
+    found = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
     for conversation, tokenised in _with_progress(conversations, found):
         dataset.counts.update(tokenised.counts)
         if tokenised.trees:
             dataset.conversations.append(conversation)
             dataset.trees.append(tokenised.trees)
-            dataset.interactions.append(tokenised.interactions)
+            dataset.interactions.append(tokenised.units)
     if not dataset.trees:
         raise InputError(
             f"{path}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
@@ -154,6 +179,7 @@ class Packing:
     full: Size
     height: int
     ignore_first: int = 0
+    known: frozenset[str] = frozenset()  # log-probabilities from elsewhere that some reply has
 
     @classmethod
     def for_trees(
@@ -167,7 +193,9 @@ class Packing:
         """Shapes for `steps`, which need not be all there will be; by default one of all trees."""
         full = full_row(trees, row_tokens)
         parts = (_split(step, full) for step in ([trees] if steps is None else steps))
-        return cls(plan_shapes(parts, full, row_tokens, height), full, height, ignore_first)
+        shapes = plan_shapes(parts, full, row_tokens, height)
+        known = {name for tree in trees for reply in tree.replies for name in reply.target.known}
+        return cls(shapes, full, height, ignore_first, frozenset(known))
 
     @classmethod
     def for_run(
@@ -178,16 +206,19 @@ class Packing:
         every = dataset.trees_of(range(len(dataset.trees)))
         return cls.for_trees(every, row_tokens, height, ignore_first, steps)
 
-    def batches(self, trees: Sequence[Tree]) -> Iterator[tuple[Batch, list[Placed]]]:
-        """Micro-batches that hold these trees, split where they are too large for a row."""
+    def batches(
+        self, trees: Sequence[Tree], factors: Mapping[str, float] | None = None
+    ) -> Iterator[tuple[Batch, list[Placed]]]:
+        """Micro-batches that hold these trees, split where they are too large for a row; `factors`
+        are those of conversations' weights."""
         parts = _split(trees, self.full)
         for shape, rows in share_out(parts, self.shapes, self.full, self.height):
-            yield pack(rows, shape, self.height, self.ignore_first)
+            yield pack(rows, shape, self.height, self.ignore_first, factors, self.known)
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{s.T}+{s.P}+{s.Q}" for s in self.shapes)
         return (
-            f"{self.height} row(s) of {shapes} tokens (trunk + student + teacher branches) a "
+            f"{self.height} row(s) of {shapes} tokens (trunk + live + frozen branches) a "
             "micro-batch"
         )
 
@@ -205,6 +236,28 @@ class StepBatch:
     reply_tokens: int  # of y, EOS included
     tokens: int  # held in the three token arrays
     slots: int  # of those arrays on the device
+    limited: float = 0.0  # share of the interactions' weight that limits on influence took
+    trees: Sequence[Tree] = ()  # what was packed, with these factors of conversations' weights
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+class BatchSource(Protocol):
+    """Where batches come from: logs, rollouts, a replay of them. A run asks for nothing else."""
+
+    def next(self, state: Any = None) -> StepBatch:
+        """The next batch; logs ignore the state, rollouts are made with its policy."""
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint keeps to go on from here."""
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """Go to a position that `position()` gave."""
+
+    def steps_left(self) -> int:
+        """How many batches are left to the end, where there is one."""
+
+    def summary(self) -> list[str]:
+        """What came through and what was lost, for people."""
 
 
 class _Steps:
@@ -231,17 +284,24 @@ class LogBatches:
     nothing to gain here: those of `data.workers` tokenise.
     """
 
-    def __init__(self, dataset: Dataset, draws: Draws, packing: Packing):
-        self.dataset, self.draws, self.packing = dataset, draws, packing
+    def __init__(
+        self, dataset: Dataset, draws: Draws, packing: Packing, limits: Limits | None = None
+    ):
+        self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self._digest = dataset.digest()
         self._go_to(0)
 
-    def count_steps(self) -> int:
+    def steps_left(self) -> int:
         """How many batches are left of the epochs; the last one may be small."""
         return sum(1 for _ in self.draws.steps(self.drawn))
 
-    def next(self, params: Any = None, step: int = 0) -> StepBatch:
-        """The next batch. Logs depend neither on the parameters nor on the step.
+    def summary(self) -> list[str]:
+        """What was lost or mended between the files and here."""
+        lost = dict(sorted((self.dataset.read.lost + self.dataset.counts).items()))
+        return [f"{count:,} {reason}" for reason, count in lost.items()]
+
+    def next(self, state: Any = None) -> StepBatch:
+        """The next batch. Logs do not depend on the state.
 
         Raises IndexError behind the end of the epochs.
         """
@@ -282,12 +342,45 @@ class LogBatches:
         if not indices:  # read ahead, behind the end
             return [], None
         trees = self.dataset.trees_of(indices)
-        micro = [batch for batch, _ in self.packing.batches(trees)]
-        held, slots = np.sum([padding(batch) for batch in micro], axis=0)
-        return indices, StepBatch(
-            micro=micro,
-            interactions=sum(self.dataset.interactions[i] for i in indices),
-            reply_tokens=sum(tree.size.R for tree in trees),
-            tokens=int(held),
-            slots=int(slots),
+        factors = self._factors(indices)
+        units = [self.dataset.interactions[i] for i in indices]
+        kept = 0.0
+        for i, count in zip(indices, units, strict=True):
+            kept += count * factors.get(self._name(i), 1.0)
+        return indices, step_batch(self.packing, trees, sum(units), factors, 1 - kept / sum(units))
+
+    def _name(self, index: int) -> str:
+        return self.dataset.trees[index][0].replies[0].target.conversation
+
+    def _factors(self, indices: list[int]) -> dict[str, float]:
+        """Of conversations' weights; those that limits leave as they are may be missing."""
+        if self.limits is None:
+            return {}
+        return self.limits.factors(
+            [
+                (self._name(i), self.dataset.conversations[i].user, self.dataset.interactions[i])
+                for i in indices
+            ]
         )
+
+
+def step_batch(
+    packing: Packing,
+    trees: Sequence[Tree],
+    interactions: int,
+    factors: Mapping[str, float],
+    limited: float = 0.0,
+) -> StepBatch:
+    """Pack the trees of a step."""
+    micro = [batch for batch, _ in packing.batches(trees, factors)]
+    held, slots = np.sum([padding(batch) for batch in micro], axis=0)
+    return StepBatch(
+        micro=micro,
+        interactions=interactions,
+        reply_tokens=sum(tree.size.R for tree in trees),
+        tokens=int(held),
+        slots=int(slots),
+        limited=limited,
+        trees=trees,
+        factors=factors,
+    )

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import Counts, EncodeSettings, encode
+from interact_jax.data.recipes import RECIPES
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.schema import Conversation, RunStopped
 
@@ -23,7 +24,7 @@ class Tokenised:
     """The trees of one conversation, none where nothing of it can be used."""
 
     trees: list[Tree]
-    interactions: int
+    units: int  # interactions, or pairs of replies
     counts: Counts  # what was lost or cut, by reason
 
 
@@ -34,11 +35,13 @@ class Tokeniser:
     chat: ChatFormat
     settings: EncodeSettings
     sharing: str
+    recipe: str = "hindsight"
 
     def __call__(self, conversation: Conversation) -> Tokenised:
         counts: Counts = collections.Counter()
-        windows = encode(conversation, self.chat, self.settings, counts)
-        trees = [tree for window in windows for tree in GROW[self.sharing](window)]
+        recipe = RECIPES[self.recipe]
+        windows = encode(conversation, self.chat, self.settings, counts, recipe)
+        trees = [tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)]
         return Tokenised(trees, sum(len(window) for window in windows), counts)
 
 

@@ -1,12 +1,12 @@
-"""Token trees: the student and teacher sequences of a conversation, shared prefixes once.
+"""Token trees: the sequences of a conversation in all views, shared prefixes once.
 
 Sequences are compared by ids, so no chat template is special-cased and merges of the tokenizer
-across a border come out right by construction. The longest student sequence is the trunk; every
-other sequence is a limb that forks where it leaves the trunk:
+across a border come out right by construction. The longest differentiated sequence is the trunk;
+every other sequence is a limb that forks where it leaves the trunk:
 
     trunk      u1 y1 u2 y2
-    teacher    u1|[hindsight o1] y1
-    teacher    u1 y1 u2|[hindsight o2] y2
+    frozen     u1|[hindsight o1] y1
+    frozen     u1 y1 u2|[hindsight o2] y2
 
 Inputs and targets are apart: the last token of a sequence is only ever a target, so it is dropped
 before prefixes are compared, and a reply token is a pair (predictor, target).
@@ -15,11 +15,15 @@ before prefixes are compared, and a reply token is a pair (predictor, target).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from interact_jax.data.encode import Encoded
+from interact_jax.data.encode import Unit
+from interact_jax.data.examples import Example, Target
+from interact_jax.settings import Setting
 
 SHARED = 0.5  # of the shorter context: two sequences that share less stand in separate trees
 
@@ -33,19 +37,23 @@ class Limb:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reply:
-    """Where the reply of an interaction stands: target ids y [R] and the predictors of each stream.
+class Place:
+    """Where the predictors of a reply stand in one view.
 
-    The predictor of y[t] in the student's sequence has `student_start + t` ancestors; it is on
-    limb `student` if that is at least the limb's fork, on the trunk otherwise (always if None).
+    The predictor of y[t] has `start + t` ancestors; it is on `limb` (of the view's kind) if that is
+    at least the limb's fork, on the trunk otherwise (always if None).
     """
 
-    id: str
-    y: np.ndarray
-    student: int | None
-    student_start: int
-    teacher: int
-    teacher_start: int
+    limb: int | None
+    start: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """A target, and its place in every view."""
+
+    target: Target
+    places: Mapping[str, Place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,126 +80,172 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A trunk [T], student and teacher limbs, and the replies to score."""
+    """A trunk [T], the limbs of differentiated views and of the others, and the replies to score.
+
+    Replies of one unit stand together. `frozen_views` are those whose limbs are `frozen`.
+    """
 
     trunk: np.ndarray
-    student: tuple[Limb, ...]
-    teacher: tuple[Limb, ...]
+    live: tuple[Limb, ...]
+    frozen: tuple[Limb, ...]
     replies: tuple[Reply, ...]
-    members: tuple[Encoded, ...]  # what it was grown from, to split it
+    frozen_views: frozenset[str]
 
     @property
     def size(self) -> Size:
         return Size(
             T=len(self.trunk),
-            P=sum(len(limb.ids) for limb in self.student),
-            Q=sum(len(limb.ids) for limb in self.teacher),
-            R=sum(len(reply.y) for reply in self.replies),
-            J=len(self.student) + len(self.teacher),
+            P=sum(len(limb.ids) for limb in self.live),
+            Q=sum(len(limb.ids) for limb in self.frozen),
+            R=sum(len(reply.target.y) for reply in self.replies),
+            J=len(self.live) + len(self.frozen),
         )
 
+    def limbs_of(self, view: str) -> tuple[Limb, ...]:
+        """The limbs that sequences of this view may be on."""
+        return self.frozen if view in self.frozen_views else self.live
 
-def grow(window: Sequence[Encoded]) -> list[Tree]:
-    """Trees of the interactions that see one history window, in order.
+    def path(self, reply: Reply, view: str) -> np.ndarray:
+        """The input ids of a sequence, as it is alone."""
+        place = reply.places[view]
+        if place.limb is None:
+            return self.trunk[: place.start + len(reply.target.y)]
+        limb = self.limbs_of(view)[place.limb]
+        return np.concatenate([self.trunk[: limb.fork], limb.ids])
 
-    Usually one; an interaction that shares little with the tree at hand (the reference's cut
-    windows) starts another.
+    def units(self) -> list[Unit]:
+        """What the tree was grown from."""
+        examples = [
+            Example(
+                reply.target,
+                {v: self.path(reply, v)[: p.start + 1] for v, p in reply.places.items()},
+            )
+            for reply in self.replies
+        ]
+        grouped = itertools.groupby(examples, lambda e: (e.target.conversation, e.target.unit))
+        return [list(unit) for _, unit in grouped]
+
+
+def grow(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
+    """Trees of the units that see one history window, in order.
+
+    Usually one; a unit that shares little with the tree at hand (the reference's cut windows)
+    starts another.
     """
-    groups: list[list[Encoded]] = []
-    longest: Encoded | None = None  # of the tree at hand: its sequence will be the trunk
-    for encoded in window:
-        if longest is not None and _share_much(longest, encoded):
-            groups[-1].append(encoded)
-            longest = max(longest, encoded, key=lambda e: len(_student_path(e)))
+    groups: list[list[Unit]] = []
+    trunk: _Path | None = None  # of the tree at hand, as far as it is known
+    for unit in window:
+        longest = _longest(unit, frozen_views)
+        if trunk is not None and trunk.shares_much_with(longest):
+            groups[-1].append(unit)
+            trunk = max(trunk, longest, key=lambda path: len(path.ids))
         else:
-            groups.append([encoded])
-            longest = encoded
-    return [_tree(group) for group in groups]
+            groups.append([unit])
+            trunk = longest
+    return [_tree(group, frozen_views) for group in groups]
 
 
-def plant_apart(window: Sequence[Encoded]) -> list[Tree]:
-    """Trees that share nothing (`sharing=none`): a trunk and a full teacher sequence each."""
-    return [_tree([encoded], share=False) for encoded in window]
+def plant_apart(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
+    """Trees that share nothing (`sharing=none`): each unit alone, every sequence in full."""
+    return [_tree([unit], frozen_views, share=False) for unit in window]
 
 
 GROW = {"tree": grow, "none": plant_apart}
-"""How interactions become trees, by the name of the setting `sharing`."""
+"""How examples become trees, by the name of the setting `sharing`."""
+SETTINGS = {
+    "sharing": Setting(
+        "tree", "none: a full forward for every sequence, the same numbers", tuple(GROW)
+    ),
+}
 
 
 def split(tree: Tree, capacity: Size) -> list[Tree]:
-    """Halve a tree until every part fits; the parts repeat the trunk as far as they need it.
+    """Halve a tree between units until every part fits; the parts repeat the trunk as far as they
+    need it.
 
-    Raises ValueError where a single interaction does not fit: the capacity is too small.
+    Raises ValueError where a single unit does not fit: the capacity is too small.
     """
     if tree.size.fits(capacity):
         return [tree]
-    if len(tree.members) == 1:
-        raise ValueError(f"interaction {tree.members[0].id} of {tree.size} exceeds {capacity}")
-    half = len(tree.members) // 2
-    halves = (tree.members[:half], tree.members[half:])
-    return [part for members in halves for part in split(_tree(members), capacity)]
+    units = tree.units()
+    if len(units) == 1:
+        name = tree.replies[0].target.unit
+        raise ValueError(f"interaction {name} of {tree.size} exceeds {capacity}")
+    half = len(units) // 2
+    halves = (units[:half], units[half:])
+    return [part for some in halves for part in split(_tree(some, tree.frozen_views), capacity)]
 
 
 def apart(tree: Tree) -> list[Tree]:
-    """Each interaction of a tree as a tree of its own."""
-    return [_tree([member]) for member in tree.members]
+    """Each unit of a tree as a tree of its own."""
+    return [_tree([unit], tree.frozen_views) for unit in tree.units()]
 
 
-def shared_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def shared_prefix(a: np.ndarray, b: np.ndarray) -> int:
     """Length of the longest common prefix."""
     n = min(len(a), len(b))
     differ = np.nonzero(np.asarray(a[:n]) != np.asarray(b[:n]))[0]
     return int(differ[0]) if len(differ) else n
 
 
-def _share_much(a: Encoded, b: Encoded) -> bool:
-    shared = shared_prefix(_student_path(a), _student_path(b))
-    return shared >= SHARED * min(len(a.x), len(b.x))
+class _Path(NamedTuple):
+    """A differentiated sequence, and how much of it is context."""
+
+    ids: np.ndarray
+    context: int
+
+    def shares_much_with(self, other: _Path) -> bool:
+        least = SHARED * min(self.context, other.context)
+        return shared_prefix(self.ids, other.ids) >= least
 
 
-def _student_path(encoded: Encoded) -> list[int]:
-    return (encoded.x + encoded.y)[:-1]
+def _longest(unit: Unit, frozen_views: Collection[str]) -> _Path:
+    """The longest differentiated sequence of a unit."""
+    paths = (
+        _Path(e.path(view), len(context))
+        for e in unit
+        for view, context in e.contexts.items()
+        if view not in frozen_views
+    )
+    return max(paths, key=lambda path: len(path.ids))
 
 
-def _tree(members: Sequence[Encoded], share: bool = True) -> Tree:
-    trunk = max((_student_path(e) for e in members), key=len)
-    student, teacher, replies = [], [], []
-    for e in members:
-        path, limb = _student_path(e), None
-        fork = shared_prefix(trunk, path)
-        if fork < len(path):
-            limb = len(student)
-            student.append(Limb(np.asarray(path[fork:], np.int32), fork))
-        path = (e.xo + e.y)[:-1]
-        # At the latest before its last context token: the predictor of y[0] is the teacher's own,
-        # even where an empty follow-up makes its prompt equal the plain one.
-        fork = min(shared_prefix(trunk, path), len(e.xo) - 1) if share else 0
-        teacher.append(Limb(np.asarray(path[fork:], np.int32), fork))
-        replies.append(
-            Reply(
-                id=e.id,
-                y=np.asarray(e.y, np.int32),
-                student=limb,
-                student_start=len(e.x) - 1,
-                teacher=len(teacher) - 1,
-                teacher_start=len(e.xo) - 1,
-            )
-        )
-    trunk_ids = np.asarray(trunk, np.int32)
-    return Tree(trunk_ids, tuple(student), tuple(teacher), tuple(replies), tuple(members))
+def _tree(units: Sequence[Unit], frozen_views: Collection[str], share: bool = True) -> Tree:
+    trunk = max((_longest(unit, frozen_views).ids for unit in units), key=len)
+    limbs: dict[bool, list[Limb]] = {False: [], True: []}
+    replies = []
+    planted = False  # without sharing, one sequence is the trunk and no other is on it
+    for e in itertools.chain.from_iterable(units):
+        places = {}
+        for view, context in e.contexts.items():
+            path, frozen = e.path(view), view in frozen_views
+            fork = shared_prefix(trunk, path)
+            if frozen:
+                # At the latest before the last token of the context: the predictor of y[0] is the
+                # view's own, even where an empty follow-up makes its prompt equal the plain one.
+                fork = min(fork, len(context) - 1)
+            if not share and (frozen or planted or fork < len(trunk)):
+                fork = 0
+            limb = None
+            if fork < len(path):
+                limb = len(limbs[frozen])
+                limbs[frozen].append(Limb(path[fork:].copy(), fork))
+            else:
+                planted = True
+            places[view] = Place(limb, len(context) - 1)
+        replies.append(Reply(e.target, places))
+    return Tree(
+        trunk, tuple(limbs[False]), tuple(limbs[True]), tuple(replies), frozenset(frozen_views)
+    )
 
 
 def paths(tree: Tree) -> list[tuple[str, str, np.ndarray]]:
-    """(interaction id, "student" or "teacher", input ids) of every sequence, as it is alone."""
-    found = []
-    for reply in tree.replies:
-        limb = tree.student[reply.student] if reply.student is not None else None
-        end = reply.student_start + len(reply.y)
-        stem = tree.trunk[: limb.fork if limb else end]
-        found.append((reply.id, "student", np.concatenate([stem, limb.ids]) if limb else stem))
-        limb = tree.teacher[reply.teacher]
-        found.append((reply.id, "teacher", np.concatenate([tree.trunk[: limb.fork], limb.ids])))
-    return found
+    """(example id, view, input ids) of every sequence, as it is alone."""
+    return [
+        (reply.target.id, view, tree.path(reply, view))
+        for reply in tree.replies
+        for view in reply.places
+    ]
 
 
 def picture(tree: Tree, decode, width: int = 100) -> str:
@@ -205,13 +259,19 @@ def picture(tree: Tree, decode, width: int = 100) -> str:
         half = (room - 3) // 2
         return text if len(text) <= room else f"{text[:half]} … {text[-half:]}"
 
+    views = {
+        (view in tree.frozen_views, place.limb): view
+        for reply in tree.replies
+        for view, place in reply.places.items()
+    }
     lines = [f"trunk     {len(tree.trunk):5d} tokens  {clip(decode(tree.trunk), width - 24)}"]
-    for kind, limbs in (("student", tree.student), ("teacher", tree.teacher)):
-        for number, limb in enumerate(limbs, 1):
+    for frozen, limbs in enumerate((tree.live, tree.frozen)):
+        for number, limb in enumerate(limbs):
             indent = "·" * round(20 * limb.fork / max(1, len(tree.trunk)))
             room = width - 24 - len(indent) - 1
             text = clip(decode(limb.ids), room)
-            lines.append(f"{kind} {number:<2d}{len(limb.ids):5d} tokens  {indent}|{text}")
+            view = views[bool(frozen), number]
+            lines.append(f"{view:<10s}{len(limb.ids):5d} tokens  {indent}|{text}")
     size = tree.size
     alone = sum(len(ids) for _, _, ids in paths(tree))
     lines.append(

@@ -28,6 +28,7 @@ from interact_jax.models.attention.sight import Sight, branch_sight, side_by_sid
 from interact_jax.models.families import DecoderConfig
 from interact_jax.models.layers import linear, rms_norm, rope_angles, rotate
 from interact_jax.schema import Branches, InputError, TokenStream
+from interact_jax.settings import Setting
 
 REMAT_POLICIES = {
     "none": None,  # keep every activation: fastest where memory allows
@@ -39,6 +40,11 @@ REMAT_POLICIES = {
     ),
 }
 """What the backward pass recomputes, by the name that settings use."""
+SETTINGS = {
+    "remat": Setting(
+        "full", "what the backward pass computes again", tuple(REMAT_POLICIES), free=True
+    ),
+}
 
 
 def precision_of(dtype: str) -> str | None:

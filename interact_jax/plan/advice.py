@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from interact_jax import chips, config, sharding, train
+from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
 from interact_jax.plan.compiler import SLICES, devices_of
@@ -89,10 +90,11 @@ def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, floa
     chip = chips.chip_of(devices[0].device_kind)
     with sharding.on(mesh):
         decoder = decoder_of(cfg, work.model, backend_for(cfg.attention, mesh))
-        abstract = train.abstract_state(decoder, make_optimiser(cfg.optim), mesh)
+        rules = method_of(cfg).rules
+        abstract = train.abstract_state(decoder, make_optimiser(cfg.optim), mesh, rules)
     sums = device_bytes(abstract.params) * 4 // jnp.dtype(cfg.model.param_dtype).itemsize
     row = rows_of(cfg, work, 1)
-    tokens = cfg.batch.rows * (row.trunk.id_BxL.shape[1] + row.student.id_BxL.shape[1])
+    tokens = cfg.batch.rows * (row.trunk.id_BxL.shape[1] + row.live.id_BxL.shape[1])
     inputs = work.model.layers * tokens * work.model.width * jnp.dtype(cfg.model.dtype).itemsize
     return device_bytes(abstract) + sums + inputs, chip.memory * chip.usable
 

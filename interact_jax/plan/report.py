@@ -19,7 +19,7 @@ def lines(plan: Plan) -> list[str]:
         return f"{n / chips.GIB:.2f} GiB"
 
     batch = plan.batch
-    T, P, Q = (s.id_BxL.shape[1] for s in (batch.trunk, batch.student, batch.teacher))
+    T, P, Q = (s.id_BxL.shape[1] for s in (batch.trunk, batch.live, batch.frozen))
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "1 device"
     usable = f"{gib(plan.limit)} of {gib(plan.chip.memory)} are usable"
     found = [
@@ -27,7 +27,7 @@ def lines(plan: Plan) -> list[str]:
         f"{plan.cfg.model.param_dtype}, {plan.cfg.optim.name}, computed in {plan.cfg.model.dtype}, "
         f"remat={plan.cfg.remat}, attention={plan.attention}",
         f"on {plan.devices} x {plan.chip.name} ({plan.topology}), mesh {mesh}",
-        f"rows {batch.trunk.id_BxL.shape[0]} x ({T} trunk + {P} student + {Q} teacher tokens), "
+        f"rows {batch.trunk.id_BxL.shape[0]} x ({T} trunk + {P} live + {Q} frozen branch tokens), "
         f"{plan.interactions()} interactions; {plan.work.data}",
         "",
         f"memory of a device: {usable}",
@@ -92,8 +92,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "rows": {
             "height": batch.trunk.id_BxL.shape[0],
             "trunk": batch.trunk.id_BxL.shape[1],
-            "student": batch.student.id_BxL.shape[1],
-            "teacher": batch.teacher.id_BxL.shape[1],
+            "live": batch.live.id_BxL.shape[1],
+            "frozen": batch.frozen.id_BxL.shape[1],
             "replies": batch.replies.target_BxR.shape[1],
             "interactions": plan.interactions(),
         },

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from interact_jax import bench, chips, sharding, train
+from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig
@@ -119,7 +120,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     begin = time.perf_counter()
     programs: dict[str, Program] = {}
     with sharding.on(mesh), jax.default_matmul_precision(precision_of(cfg.model.dtype)):
-        abstract = train.abstract_state(decoder, optimiser, mesh)
+        abstract = train.abstract_state(decoder, optimiser, mesh, method_of(cfg).rules)
         differentiate, _, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 1000)
         )
@@ -127,15 +128,16 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), batch
         )
-        sums = sharding.with_layout(jax.eval_shape(differentiate, abstract.params, placed), mesh)
+        models = abstract.all_params()
+        sums = sharding.with_layout(jax.eval_shape(differentiate, models, placed), mesh)
         state_bytes, sums_bytes = device_bytes(abstract), device_bytes(sums)
         # What lies there while gradients are computed.
-        beside = state_bytes - device_bytes(abstract.params)
+        beside = state_bytes - device_bytes(models)
         if micro_batches(cfg, batch) > 1:
             beside += sums_bytes  # of those before
         needed, limit = 0.0, chip.memory * chip.usable
         for name, function, args, others in (
-            ("differentiate", differentiate, (abstract.params, placed), beside),
+            ("differentiate", differentiate, (models, placed), beside),
             # The sums of the next step are there before those of the last one are gone.
             ("update", update, (abstract, sums), sums_bytes),
         ):
@@ -149,7 +151,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
             needed = max(needed, program.peak + program.code + others)
     whole = programs if len(programs) == 2 else {}
     row = jax.tree.map(lambda x: x[:1], rows)
-    per_row = bench.gradient_flops(decoder, row, cfg.sharing, cfg.objective.name)
+    per_row = bench.gradient_flops(decoder, row, cfg)
     return Plan(
         topology=topology,
         chip=chip,

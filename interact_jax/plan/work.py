@@ -14,7 +14,8 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pack import pack
 from interact_jax.data.pipeline import load_dataset
 from interact_jax.data.shapes import full_row
-from interact_jax.data.tree import GROW, Size, Tree, split
+from interact_jax.data.tree import Size, Tree, split
+from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.families import DecoderConfig
 from interact_jax.schema import Batch
@@ -39,7 +40,9 @@ def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
     Qwen3's template renders replies in the history otherwise than they were generated, so for that
     family every turn but the last is a branch of the student, too.
     """
-    dialogue = bench.Dialogue(student_branches=model.model_type == "qwen3")
+    dialogue = bench.Dialogue(
+        student_branches=model.model_type == "qwen3", recipe=method_of(cfg).recipe
+    )
     most = max(
         1, min(dialogue.turns, cfg.batch.row_tokens // 2 // (dialogue.user + dialogue.reply))
     )
@@ -48,7 +51,7 @@ def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
     while sum(tree.size.T for tree in trees) < 2 * cfg.batch.row_tokens:
         for turns in range(most, 0, -1):
             one = dataclasses.replace(dialogue, turns=turns)
-            trees += GROW[cfg.sharing](one.window(rng, model.vocab_size, f"c{len(trees)}"))
+            trees += one.trees(cfg.sharing, rng, model.vocab_size, f"c{len(trees)}")
     told = (
         f"synthetic dialogues of up to {most} turns of {dialogue.user} + {dialogue.reply} tokens, "
         f"follow-ups of {dialogue.followup}"
@@ -72,13 +75,20 @@ def work_of(cfg: ConfigDict) -> Work:
         cfg.hindsight,
         cfg.data.reply_tokens,
     )
-    settings = EncodeSettings.of(cfg)
-    dataset = load_dataset(cfg.data.path, cfg.data.format, chat, settings, cfg.sharing)
+    dataset = load_dataset(
+        cfg.data.path,
+        cfg.data.format,
+        chat,
+        EncodeSettings.of(cfg),
+        cfg.sharing,
+        recipe=method_of(cfg).recipe,
+    )
     return Work(cfg.model.path, model, dataset.trees_of(range(len(dataset.trees))), cfg.data.path)
 
 
-def full_rows(trees: list[Tree], row_tokens: int, height: int, ignore_first: int) -> Batch:
-    """The largest micro-batch that training packs, of `height` rows as full as these trees fill."""
+def rows_of(cfg: ConfigDict, work: Work, height: int) -> Batch:
+    """The largest micro-batch that training packs, of `height` rows as full as the work fills."""
+    trees, row_tokens = work.trees, cfg.batch.row_tokens
     full = full_row(trees, row_tokens)
     parts = sorted((p for t in trees for p in split(t, full)), key=lambda t: -t.size.T)
     row, used = [], Size(0, 0, 0, 0, 0)
@@ -86,8 +96,5 @@ def full_rows(trees: list[Tree], row_tokens: int, height: int, ignore_first: int
         if (used + tree.size).fits(full):
             row.append(tree)
             used = used + tree.size
-    return pack([row] * height, full, height, ignore_first)[0]
-
-
-def rows_of(cfg: ConfigDict, work: Work, height: int) -> Batch:
-    return full_rows(work.trees, cfg.batch.row_tokens, height, cfg.objective.ignore_first)
+    known = method_of(cfg).known
+    return pack([row] * height, full, height, cfg.objective.ignore_first, known=known)[0]

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from interact_jax import sharding
-from interact_jax.data.chat import HINDSIGHT, ChatFormat
+from interact_jax.data.chat import HINDSIGHT as PROMPTS
+from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings, encode
+from interact_jax.data.recipes import HINDSIGHT
 from interact_jax.data.tree import Tree, grow
 from interact_jax.pocket import measure, world
 from interact_jax.pocket.speaker import Speaker
@@ -32,7 +34,7 @@ def report(
     every style and every hindsight prompt."""
     found: dict[str, Any] = {"replies": replies, "trials": trials, "seed": seed}
     found |= plain(speaker, replies, seed)
-    for name, text in HINDSIGHT.items():
+    for name, text in PROMPTS.items():
         chat = dataclasses.replace(speaker.chat, hindsight=text)
         found[f"hindsight_{name}"] = obedience(speaker.with_hindsight(chat), trials, seed)
     found["correction_used"] = corrected(speaker, trials, seed)
@@ -135,7 +137,7 @@ def trees_of(conversations: Sequence[Conversation], chat: ChatFormat) -> list[Tr
         tree
         for conversation in conversations
         for window in encode(conversation, chat, EncodeSettings(), counts)
-        for tree in grow(window)
+        for tree in grow(window, {HINDSIGHT})
     ]
 
 

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from interact_jax import sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Completion, Sampler
-from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder
+from interact_jax.opening import open_model
 from interact_jax.pocket import measure
 
 
@@ -28,12 +24,8 @@ class Speaker:
     @classmethod
     def load(cls, directory: Path, hindsight: str = "offline", rows: int = 256) -> Speaker:
         """From a Hugging Face directory. Raises InputError where that is damaged."""
-        _, config = hf.load_config(directory)
-        decoder = Decoder(config)
-        shapes = jax.eval_shape(decoder.fresh_params, 0)
-        layout = sharding.layout_of(sharding.with_layout(shapes, sharding.make_mesh()))
-        params = hf.load_params(directory, config, jnp.float32, layout)
-        return cls(decoder, params, ChatFormat.load(directory, hindsight), rows)
+        model = open_model(directory, hindsight=hindsight, attention="xla")
+        return cls(model.decoder, model.load(), model.chat, rows)
 
     def with_hindsight(self, chat: ChatFormat) -> Speaker:
         """The same model under another hindsight prompt; nothing compiles anew."""

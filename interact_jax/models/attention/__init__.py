@@ -25,6 +25,7 @@ from interact_jax.foreign import Unavailable
 from interact_jax.models.attention import blockwise, dense, native, pallas_tpu
 from interact_jax.models.attention.sight import Sight
 from interact_jax.schema import InputError
+from interact_jax.settings import Setting
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,11 @@ BACKENDS = {
 FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "native"}
 """What `attention=auto` means, by the platform of the devices that compute; `xla` elsewhere, and
 where `native` cannot be compiled."""
+SETTINGS = {
+    "attention": Setting(
+        "auto", "how it is computed; auto = by the devices", ("auto", *BACKENDS), free=True
+    ),
+}
 
 
 def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:

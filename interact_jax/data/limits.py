@@ -1,0 +1,65 @@
+"""Limits on influence: how much of a step one conversation, or one user, may be.
+
+What somebody says often is learned often. A step is a mean over interactions, so whoever writes
+half of them moves the model as much as all the others together. Within a step the weight of a
+conversation, and of a user, is therefore at most so many times that of the median one:
+
+    users of a step     a 1   b 1   c 2   d 1   mallory 20       interactions
+    limit 4             a 1   b 1   c 2   d 1   mallory 4        (median 1)
+
+A conversation without a user is a user of its own.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from interact_jax.settings import Setting
+
+SETTINGS = {
+    "limits.conversation": Setting(
+        8.0, "weight of one in a step, in multiples of the median conversation's", above=0
+    ),
+    "limits.user": Setting(
+        4.0, "weight of one in a step, in multiples of the median user's", above=0
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Multiples of the median; infinity is off."""
+
+    conversation: float = float("inf")
+    user: float = float("inf")
+
+    @classmethod
+    def of(cls, cfg: Any) -> Limits:
+        """Those of a run's settings."""
+        return cls(cfg.limits.conversation, cfg.limits.user)
+
+    def factors(self, members: Sequence[tuple[str, str, float]]) -> dict[str, float]:
+        """What to multiply the weight of each conversation's examples with.
+
+        `members` are (conversation, user or "", weight) of what a step draws.
+        """
+        weight: dict[str, float] = collections.defaultdict(float)
+        user_of = {}
+        for conversation, user, units in members:
+            weight[conversation] += units
+            user_of[conversation] = user or f"\0{conversation}"
+        first = _shrink(weight, self.conversation)
+        by_user: dict[str, float] = collections.defaultdict(float)
+        for conversation, units in weight.items():
+            by_user[user_of[conversation]] += units * first[conversation]
+        second = _shrink(by_user, self.user)
+        return {name: first[name] * second[user_of[name]] for name in weight}
+
+
+def _shrink(weight: Mapping[str, float], most: float) -> dict[str, float]:
+    limit = most * statistics.median(weight.values())
+    return {name: min(1.0, limit / w) if w > 0 else 1.0 for name, w in weight.items()}

@@ -1,0 +1,88 @@
+"""Recipes: what a conversation is learned from. A new one is a function here and an entry below.
+
+for draft in RECIPES["hindsight"].drafts(conversation): ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+from interact_jax.data.examples import PREFERRED, REJECTED, Draft
+from interact_jax.schema import Conversation, Interaction, Message
+
+PLAIN, HINDSIGHT = "plain", "hindsight"
+
+
+def hindsight(conversation: Conversation) -> Iterator[Draft]:
+    """Every interaction (x, y, o): y without and with o in view."""
+    for i in conversation.interactions():
+        yield Draft(i.id, i.x, i.y, {PLAIN: None, HINDSIGHT: i.o.content})
+
+
+def replies(conversation: Conversation) -> Iterator[Draft]:
+    """The logged reply of every interaction."""
+    for i in conversation.interactions():
+        yield Draft(i.id, i.x, i.y, {PLAIN: None})
+
+
+def revised(conversation: Conversation) -> Iterator[tuple[Interaction, Message]]:
+    """Every interaction whose follow-up was answered, and that answer: the revised reply."""
+    for i in conversation.interactions():
+        after = len(i.x) + 2
+        if after < len(conversation.messages):
+            reply = conversation.messages[after]
+            if reply.role == "assistant":
+                yield i, reply
+
+
+def revisions(conversation: Conversation) -> Iterator[Draft]:
+    """The reply that came after the complaint, as the answer to what was asked before it."""
+    for i, reply in revised(conversation):
+        yield Draft(i.id, i.x, reply, {PLAIN: None})
+
+
+def pairs(conversation: Conversation) -> Iterator[Draft]:
+    """Preferred against rejected: as the data says; where it says nothing, the revised reply
+    against the one that was complained about."""
+    found = [
+        (f"{conversation.id}_{p.index}", conversation.messages[: p.index], p.chosen, p.rejected)
+        for p in conversation.preferences
+    ] or [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
+    for name, x, chosen, rejected in found:
+        view = {PLAIN: None}
+        yield Draft(f"{name}+", x, chosen, view, unit=name, side=PREFERRED)
+        yield Draft(f"{name}-", x, rejected, view, unit=name, side=REJECTED)
+
+
+def chosen(conversation: Conversation) -> Iterator[Draft]:
+    """The preferred replies of those pairs, alone."""
+    for draft in pairs(conversation):
+        if draft.side == PREFERRED:
+            yield dataclasses.replace(draft, unit="", side=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How conversations become examples. `frozen` names the views that are not differentiated;
+    `expected` says for people what a conversation must have."""
+
+    drafts: Callable[[Conversation], Iterator[Draft]]
+    frozen: frozenset[str]
+    expected: str
+
+    def units(self, conversation: Conversation) -> int:
+        """How many things to learn from a conversation holds: examples, or pairs of them."""
+        return len({draft.unit or draft.id for draft in self.drafts(conversation)})
+
+
+_FOLLOWED = "a user message, an assistant's reply to it, and the user's next message"
+_REVISED = f"{_FOLLOWED}, and the reply to that"
+RECIPES = {
+    "hindsight": Recipe(hindsight, frozenset({HINDSIGHT}), _FOLLOWED),
+    "replies": Recipe(replies, frozenset(), _FOLLOWED),
+    "revisions": Recipe(revisions, frozenset(), _REVISED),
+    "pairs": Recipe(pairs, frozenset(), f"{_REVISED}; or a chosen and a rejected reply"),
+    "chosen": Recipe(chosen, frozenset(), f"{_REVISED}; or a chosen and a rejected reply"),
+}
+"""By the name of the setting `data.recipe`; "auto" there is the one of the objective."""

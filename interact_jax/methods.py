@@ -1,0 +1,86 @@
+"""A method: what a run learns from, what it makes small, whose weights it asks.
+
+    method = method_of(cfg)
+    method.models    {"policy", "initial"}: what the state holds, each with its rule
+    seen             the reply tokens as those models see them (`scoring.look`)
+    method.loss(seen, replies)
+
+The pieces are entries of `data.recipes`, `objectives` and `teachers`; nothing here knows one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from interact_jax import scoring
+from interact_jax.data.recipes import RECIPES
+from interact_jax.objectives import OBJECTIVES, Term, terms_of, total_of
+from interact_jax.schema import InputError, Replies, Sum
+from interact_jax.scoring import Mixture, Quantity, Seen, Source
+from interact_jax.settings import Setting
+from interact_jax.teachers import POLICY, RULES, Rule, roles_of
+
+SETTINGS = {
+    "data.recipe": Setting(
+        "auto", "what is learned from; auto = what the objective wants", ("auto", *RECIPES)
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """`rules` has the models beside the policy."""
+
+    recipe: str
+    terms: tuple[Term, ...]
+    roles: Mapping[str, Mixture]
+    rules: Mapping[str, Rule]
+    shown: str
+
+    @property
+    def sources(self) -> frozenset[Source]:
+        """Whose weights in which view the roles are mixed of."""
+        return frozenset(source for mixture in self.roles.values() for _, source in mixture)
+
+    @property
+    def want(self) -> dict[str, Quantity]:
+        """The quantities of all terms."""
+        return {name: quantity for term in self.terms for name, quantity in term.want.items()}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of what is shown beside the loss."""
+        return tuple(dict.fromkeys(name for term in self.terms for name in term.shown))
+
+    def loss(self, seen: Mapping[Source, Seen], replies: Replies) -> tuple[Sum, dict[str, Sum]]:
+        """The loss, to be divided by its count, and the sums of `metrics`."""
+        quantities = scoring.score(seen, self.roles, replies.target_BxR, self.want)
+        return total_of(self.terms, quantities, replies)
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The models that never move."""
+        return tuple(name for name, rule in self.rules.items() if rule.fixed)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The log-probabilities that have to be known beforehand."""
+        return frozenset(name for term in self.terms for name in term.known)
+
+
+def method_of(cfg: Any) -> Method:
+    """The method that a run's settings say. Raises InputError where they do not go together."""
+    objective, terms = OBJECTIVES[cfg.objective.name], terms_of(cfg.objective)
+    recipe = objective.recipes[0] if cfg.data.recipe == "auto" else cfg.data.recipe
+    if recipe not in objective.recipes:
+        raise InputError(
+            f"data.recipe={recipe!r}: objective.name={cfg.objective.name!r} learns from "
+            f"{' or '.join(objective.recipes)}. Set one of these, or auto."
+        )
+    wanted = {role for term in terms for role in term.roles}
+    roles = {name: mixture for name, mixture in roles_of(cfg).items() if name in wanted}
+    models = {source.model for mixture in roles.values() for _, source in mixture}
+    rules = {name: RULES[name](cfg) for name in sorted(models - {POLICY})}
+    return Method(recipe, terms, roles, rules, objective.shown)

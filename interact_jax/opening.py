@@ -1,0 +1,150 @@
+"""An opened model: all that a model is to a program. Every program opens models this way.
+
+model = open_model("Qwen/Qwen3-0.6B", mesh=mesh)
+params = model.load()                             the weights, laid out over the mesh
+model.export(params, "runs/mine/export")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interact_jax import sharding
+from interact_jax.data.chat import ChatFormat
+from interact_jax.models import hf
+from interact_jax.models.attention import backend_for
+from interact_jax.models.decoder import Decoder, precision_of
+from interact_jax.models.families import DecoderConfig, check_tokenizer
+from interact_jax.settings import Setting
+
+DTYPES = ("float32", "bfloat16")
+SETTINGS = {
+    "model.path": Setting(
+        "pocket", "Hugging Face directory or hub id; pocket = the shipped model", free=True
+    ),
+    "model.tokenizer": Setting("", "another tokenizer's directory; empty = the model's"),
+    "model.init": Setting(
+        "pretrained",
+        "where weights come from; random needs config.json only",
+        ("pretrained", "random"),
+    ),
+    "model.dtype": Setting("bfloat16", "of the computation", DTYPES),
+    "model.param_dtype": Setting(
+        "float32", "of the parameters; bfloat16 loses updates below 1/256 of them", DTYPES
+    ),
+    "export.dtype": Setting("bfloat16", "of the exported weights", DTYPES, free=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """What a model is to a program. `files` and `tokenizer_files` are directories."""
+
+    files: Path
+    tokenizer_files: Path
+    raw: dict[str, Any]  # config.json as it stands
+    decoder: Decoder
+    chat: ChatFormat
+    mesh: jax.sharding.Mesh
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self.decoder.config
+
+    @property
+    def eos_ids(self) -> list[int]:
+        """The ids that end a reply."""
+        return list(dict.fromkeys([*hf.eos_token_ids(self.files), self.chat.eos_id]))
+
+    def abstract(self) -> Any:
+        """Shapes, types and shardings of the parameters, before any is there."""
+        shapes = jax.eval_shape(self.decoder.fresh_params, 0)
+        return sharding.with_layout(shapes, self.mesh)
+
+    def load(self) -> Any:
+        """The parameters from safetensors, each process and device its own part."""
+        layout = sharding.layout_of(self.abstract())
+        return hf.load_params(self.files, self.config, self.decoder.param_dtype, layout)
+
+    def fresh(self, seed: int) -> Any:
+        """Random parameters."""
+        layout = sharding.layout_of(self.abstract())
+        return jax.jit(self.decoder.fresh_params, out_shardings=layout)(seed)
+
+    def export(
+        self, params: Any, directory: Path | str, dtype: str, max_shard_size: str | int = "5GB"
+    ) -> None:
+        """Write a Hugging Face directory with these parameters."""
+        hf.export(
+            params,
+            self.config,
+            self.raw,
+            directory,
+            dtype=dtype,
+            source_dir=self.files,
+            tokenizer_dir=self.tokenizer_files,
+            eos_ids=[self.chat.eos_id],
+            max_shard_size=max_shard_size,
+        )
+
+
+def open_model(
+    path: str | Path,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    tokenizer: str = "",
+    weights: bool = True,
+    hindsight: str = "offline",
+    reply_tokens: str = "in_place",
+    max_length: int = 1,
+    dtype: str = "float32",
+    param_dtype: str = "",
+    remat: str = "none",
+    attention: str = "auto",
+) -> OpenedModel:
+    """Open a Hugging Face directory, a hub id, or "pocket"; no weight is read yet.
+
+    `weights=False` does not ask for any. dtype is of the computation, and of the parameters where
+    param_dtype is "". The precision of matrix products is set for this dtype, in the whole process.
+    Without a mesh, there is one of all devices. Raises InputError for everything that the user can
+    mend, among it a tokenizer, or `max_length`, that does not fit the model.
+    """
+    jax.config.update("jax_default_matmul_precision", precision_of(dtype))
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    files = hf.resolve(str(path), weights=weights)
+    raw, config = hf.load_config(files)
+    tokenizer_files = hf.resolve(tokenizer, weights=False) if tokenizer else files
+    chat = ChatFormat.load(tokenizer_files, hindsight, reply_tokens)
+    check_tokenizer(len(chat.tokenizer), max_length, config)
+    decoder = Decoder(
+        config,
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.dtype(param_dtype or dtype),
+        remat=remat,
+        attention=backend_for(attention, mesh),
+    )
+    return OpenedModel(files, tokenizer_files, raw, decoder, chat, mesh)
+
+
+def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> OpenedModel:
+    """The model of a run's settings; a run that is resumed brings config and tokenizer itself, in
+    its directory `run`."""
+    here = run is not None
+    return open_model(
+        run / "model" if here else cfg.model.path,
+        mesh=mesh,
+        tokenizer="" if here else cfg.model.tokenizer,
+        weights=cfg.model.init == "pretrained" and not here,
+        hindsight=cfg.hindsight,
+        reply_tokens=cfg.data.reply_tokens,
+        max_length=cfg.data.max_length,
+        dtype=cfg.model.dtype,
+        param_dtype=cfg.model.param_dtype,
+        remat=cfg.remat,
+        attention=cfg.attention,
+    )

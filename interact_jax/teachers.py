@@ -1,0 +1,107 @@
+"""Teachers: whose weights see the hindsight; and how every model of a run moves.
+
+    self          the live policy: no other model is there, and the one pass serves both
+    ema           an average of the policy over the steps
+    frozen        the weights of step 0
+    trust_region  the live policy's logits mixed with those of step 0 (arXiv 2601.20802)
+
+A model that is not trained has a rule: a function from its parameters, those of the policy after
+the step, and the number of the step, to its next parameters. A new teacher is a mixture of sources
+here, and perhaps a model with a rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.scoring import Mixture, Source
+from interact_jax.settings import Setting
+
+POLICY, TEACHER, INITIAL, OLD = "policy", "teacher", "initial", "old"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How a model that is not trained moves. `fixed` ones never do, so a run keeps them once and
+    not in every checkpoint; `wide` ones are float32 whatever the policy's parameters are."""
+
+    move: Callable[[Any, Any, jax.Array], Any] | None = None
+    wide: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        return self.move is None
+
+
+def fixed(settings: Any) -> Rule:
+    """The weights of step 0."""
+    return Rule()
+
+
+def ema(settings: Any) -> Rule:
+    """teacher <- (1 - rate) teacher + rate policy, after every step, in float32."""
+    rate = settings.teacher.rate
+
+    def move(params: Any, policy: Any, step: jax.Array) -> Any:
+        return jax.tree.map(lambda a, p: a + rate * (p.astype(jnp.float32) - a), params, policy)
+
+    return Rule(move, wide=True)
+
+
+def refreshed(settings: Any) -> Rule:
+    """A copy of the policy, made anew after every `objective.old_every` steps."""
+    every = settings.objective.old_every
+
+    def move(params: Any, policy: Any, step: jax.Array) -> Any:
+        return jax.lax.cond(step % every == 0, lambda: policy, lambda: params)
+
+    return Rule(move)
+
+
+RULES = {TEACHER: ema, INITIAL: fixed, OLD: refreshed}
+"""Of every model that a run may have beside the policy, by its name."""
+
+
+def _only(model: str) -> Callable[[Any], Mixture]:
+    return lambda settings: ((1.0, Source(model, HINDSIGHT)),)
+
+
+def trust_region(settings: Any) -> Mixture:
+    """(1 - mix) t_live + mix t_initial, normalised."""
+    live, initial = Source(POLICY, HINDSIGHT), Source(INITIAL, HINDSIGHT)
+    return ((1 - settings.mix, live), (settings.mix, initial))
+
+
+TEACHERS = {
+    "self": _only(POLICY),
+    "ema": _only(TEACHER),
+    "frozen": _only(INITIAL),
+    "trust_region": trust_region,
+}
+"""By the name of the setting `teacher.name`: the sources of its logits."""
+
+SETTINGS = {
+    "teacher.name": Setting("self", "whose weights see the hindsight", tuple(TEACHERS)),
+    "teacher.rate": Setting(
+        0.05, "ema: share of the policy in every step's average", above=0, most=1
+    ),
+    "teacher.mix": Setting(
+        0.5, "trust_region: share of the initial model's logits", least=0, most=1
+    ),
+}
+
+
+def roles_of(settings: Any) -> dict[str, Mixture]:
+    """Every role that an objective may ask for, as a mixture of sources; `settings` are a run's."""
+    return {
+        "student": ((1.0, Source(POLICY, PLAIN)),),
+        "teacher": TEACHERS[settings.teacher.name](settings.teacher),
+        "initial": ((1.0, Source(INITIAL, PLAIN)),),
+        "old": ((1.0, Source(OLD, PLAIN)),),
+    }
