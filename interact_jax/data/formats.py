@@ -15,23 +15,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from interact_jax.data.messages import (
+    NATIVE,
     Fault,
     an_object,
+    conversation_of,
     find_name,
     keys_of,
     need,
     need_name,
     read_message,
     read_messages,
+    read_openai,
 )
 from interact_jax.data.records import NOTHING_WRONG, Loss, Record
-from interact_jax.schema import ROLES, Conversation, Message
+from interact_jax.schema import Conversation, Message
 
 Reader = Callable[[Iterable[Record | Loss]], Iterator[Conversation | Loss]]
 
-# What each format calls the roles.
-NATIVE = {role: role for role in ROLES}
-OPENAI = {**NATIVE, "developer": "system"}  # its newer name
+# What formats call the roles; NATIVE and OPENAI are in `messages`.
 OASST = {"prompter": "user", "assistant": "assistant"}
 HH = {"Human": "user", "Assistant": "assistant"}
 SHAREGPT = {
@@ -48,22 +49,21 @@ def native(record: Record) -> Iterator[Conversation]:
     """Ours: an id, messages, optionally the user, and what a sampler produced for a reply."""
     identity, turns = need_name(record.value, "id"), need(record.value, "messages", list)
     messages = read_messages(turns, "messages", "role", "content", NATIVE)
-    yield _conversation(record, messages, identity, find_name(record.value, "user"))
+    yield conversation_of(record, messages, identity, find_name(record.value, "user"))
 
 
 def openai(record: Record) -> Iterator[Conversation]:
     """OpenAI's fine-tuning files: no id is needed, and content may be a list of texts."""
-    turns = [_join_parts(turn) for turn in need(record.value, "messages", list)]
-    messages = read_messages(turns, "messages", "role", "content", OPENAI)
+    messages = read_openai(need(record.value, "messages", list), "messages")
     identity, user = find_name(record.value, "id"), find_name(record.value, "user")
-    yield _conversation(record, messages, identity, user)
+    yield conversation_of(record, messages, identity, user)
 
 
 def sharegpt(record: Record) -> Iterator[Conversation]:
     """ShareGPT, FastChat, Vicuna: conversations of from and value."""
     turns = need(record.value, "conversations", list)
     messages = read_messages(turns, "conversations", "from", "value", SHAREGPT)
-    yield _conversation(record, messages, find_name(record.value, "id"))
+    yield conversation_of(record, messages, find_name(record.value, "id"))
 
 
 def wildchat(record: Record) -> Iterator[Conversation]:
@@ -78,7 +78,7 @@ def wildchat(record: Record) -> Iterator[Conversation]:
     turn = find_name(turns[0], "turn_identifier") if turns else ""
     if identity and turn:
         identity = f"{identity}.{turn}"
-    yield _conversation(record, messages, identity, find_name(record.value, "hashed_ip"))
+    yield conversation_of(record, messages, identity, find_name(record.value, "hashed_ip"))
 
 
 def wildfeedback(record: Record) -> Iterator[Conversation]:
@@ -105,32 +105,6 @@ def hh_rlhf(record: Record) -> Iterator[Conversation]:
     ]
     messages = read_messages(turns, "chosen", "role", "content", HH)
     yield Conversation(record.name, messages, source=record.where)
-
-
-def _conversation(
-    record: Record, messages: tuple[Message, ...], identity: str, user: str = ""
-) -> Conversation:
-    """The dialogue of a record, under the record's own name where it brings no id.
-
-    What the record says in single values goes along: language, toxicity, model, time.
-    """
-    meta = {
-        key: value
-        for key, value in record.value.items()
-        if isinstance(value, str | int | float) and key not in ("id", "user")
-    }
-    return Conversation(identity or record.name, messages, user, record.where, meta)
-
-
-def _join_parts(turn: Any) -> Any:
-    """Content as [{"type": "text", "text": ...}, ...] becomes one text; all else stays as it is."""
-    parts = turn.get("content") if isinstance(turn, dict) else None
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in parts
-    ):
-        return turn
-    return {**turn, "content": "".join(part["text"] for part in parts)}
 
 
 # ---------------------------------------------------------------------------------- message trees
