@@ -2,14 +2,13 @@
 
 A reader takes the records of one file and yields what it made of them, in order: Conversations,
 and a Loss for what it could not use. `FORMATS` names the readers; a new format is one function
-here and one entry there.
+here, or in `preferences` if it is about pairs of replies, and one entry there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -27,6 +26,14 @@ from interact_jax.data.messages import (
     read_messages,
     read_openai,
 )
+from interact_jax.data.preferences import (
+    hh_rlhf,
+    is_hh_rlhf,
+    is_preference,
+    native_preferences,
+    preference,
+    ultrafeedback,
+)
 from interact_jax.data.records import NOTHING_WRONG, Loss, Record
 from interact_jax.schema import Conversation, Message
 
@@ -34,7 +41,6 @@ Reader = Callable[[Iterable[Record | Loss]], Iterator[Conversation | Loss]]
 
 # What formats call the roles; NATIVE and OPENAI are in `messages`.
 OASST = {"prompter": "user", "assistant": "assistant"}
-HH = {"Human": "user", "Assistant": "assistant"}
 SHAREGPT = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
@@ -45,11 +51,14 @@ SHAREGPT = {
 # ------------------------------------------------------------------------- one record, one dialogue
 
 
-def native(record: Record) -> Iterator[Conversation]:
-    """Ours: an id, messages, optionally the user, and what a sampler produced for a reply."""
+def native(record: Record) -> Iterator[Conversation | Loss]:
+    """Ours: an id, messages, optionally the user, what a sampler produced, and preferences."""
     identity, turns = need_name(record.value, "id"), need(record.value, "messages", list)
     messages = read_messages(turns, "messages", "role", "content", NATIVE)
-    yield conversation_of(record, messages, identity, find_name(record.value, "user"))
+    user = find_name(record.value, "user")
+    preferences, losses = native_preferences(record, messages)
+    yield from losses
+    yield conversation_of(record, messages, identity, user, preferences)
 
 
 def openai(record: Record) -> Iterator[Conversation]:
@@ -88,23 +97,6 @@ def wildfeedback(record: Record) -> Iterator[Conversation]:
     reads rows that have a `conversation` as WildChat has it.
     """
     return sharegpt(record) if "conversations" in record.value else wildchat(record)
-
-
-def hh_rlhf(record: Record) -> Iterator[Conversation]:
-    """Anthropic/hh-rlhf: a transcript under `chosen`. `rejected` ends otherwise; it is left out.
-
-    "\\n\\nHuman: Hi!\\n\\nAssistant: Hello." -> user "Hi!", assistant "Hello."
-    """
-    transcript = need(record.value, "chosen", str)
-    start, *parts = re.split(r"(?:\A|\n\n)(Human|Assistant):", transcript)
-    if start.strip() or not parts:
-        raise Fault("wrong type", f"'chosen' is {reprlib.repr(transcript)}, no transcript")
-    turns = [
-        {"role": role, "content": text.strip()}
-        for role, text in zip(parts[::2], parts[1::2], strict=True)
-    ]
-    messages = read_messages(turns, "chosen", "role", "content", HH)
-    yield Conversation(record.name, messages, source=record.where)
 
 
 # ---------------------------------------------------------------------------------- message trees
@@ -308,6 +300,11 @@ class Format:
 
 FORMATS = {
     "auto": Format(auto, "as the first record of each file looks"),
+    "preference": Format(  # before those with `messages`: some of its rows have them too
+        _each(preference),
+        '{"prompt", "chosen", "rejected"}, texts or [{"role", "content"}]',
+        is_preference,
+    ),
     "native": Format(
         _each(native),
         '{"id", "messages": [{"role", "content"}]}',
@@ -336,7 +333,12 @@ FORMATS = {
     "hh_rlhf": Format(
         _each(hh_rlhf),
         '{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ..."}',
-        lambda record: isinstance(record.get("chosen"), str),
+        is_hh_rlhf,
+    ),
+    "ultrafeedback": Format(
+        _each(ultrafeedback),
+        '{"instruction", "completions": [{"response", "overall_score"}]}',
+        lambda record: "instruction" in record and "completions" in record,
     ),
     "oasst_tree": Format(
         _each(oasst_tree),
