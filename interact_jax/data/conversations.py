@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.records import (
@@ -27,6 +27,7 @@ from interact_jax.data.records import (
 from interact_jax.schema import Conversation, InputError
 
 ON_ERROR = ("stop", "skip")
+INTERACTION = "at least one user message, an assistant's reply to it, and the user's next message"
 
 
 @dataclasses.dataclass
@@ -35,6 +36,7 @@ class ReadReport:
 
     `lost` counts by reason: lines ("broken JSON"), messages of trees ("deleted message"),
     conversations ("no follow-up"). `examples` has the first case of each, with file and line.
+    `interactions` counts what can be learned from, as the caller of `read_conversations` does.
     """
 
     files: int = 0
@@ -55,10 +57,22 @@ class ReadReport:
         return lines
 
 
+def count_interactions(conversation: Conversation) -> int:
+    """How many interactions belong to a conversation."""
+    return sum(1 for _ in conversation.interactions())
+
+
 def read_conversations(
-    path: str, format: str = "auto", on_error: str = "stop"
+    path: str,
+    format: str = "auto",
+    on_error: str = "stop",
+    usable: Callable[[Conversation], int] = count_interactions,
+    expected: str = INTERACTION,
 ) -> tuple[list[Conversation], ReadReport]:
-    """Read every conversation with at least one interaction.
+    """Read every conversation that there is something to learn from: at least one interaction.
+
+    Who learns from something else gives `usable`, which counts it in a conversation, and says in
+    `expected` what a conversation needs, to follow "Expected" in messages to people.
 
     `path` is a file, a directory or a glob; plain or gzip; `format` a name in FORMATS. With
     `on_error="stop"` the first thing that cannot be used raises InputError with file, line and
@@ -66,7 +80,7 @@ def read_conversations(
     deleted message, is no error: it is counted either way.
 
     Ids are unique over all files. Raises InputError, in both modes, for a path that matches
-    nothing and where no interaction at all comes through.
+    nothing and where no interaction (or what `usable` counts) comes through at all.
     """
     _check_choice("data.format", format, FORMATS)
     _check_choice("data.on_error", on_error, ON_ERROR)
@@ -76,10 +90,10 @@ def read_conversations(
     for file, stem in find_files(path).items():
         report.files += 1
         for item in FORMATS[format].read(_counted(read_records(file, stem), report)):
-            loss = item if isinstance(item, Loss) else _reject(item, sources)
+            loss = item if isinstance(item, Loss) else _reject(item, sources, usable, expected)
             if loss is None:
                 conversations.append(item)
-                report.interactions += sum(1 for _ in item.interactions())
+                report.interactions += usable(item)
                 continue
             if loss.remedy and on_error == "stop":
                 raise InputError(f"{loss}. {loss.remedy}.")
@@ -87,15 +101,9 @@ def read_conversations(
             report.examples.setdefault(loss.reason, f"{loss.where}: {loss.detail}")
     report.conversations = len(conversations)
     if not conversations:
-        raise InputError(
-            "\n".join(
-                [
-                    f"{path}: no interaction to learn from. Expected at least one user message, "
-                    "an assistant's reply to it, and the user's next message.",
-                    *report.lines(),
-                ]
-            )
-        )
+        what = "no interaction" if usable is count_interactions else "nothing"
+        headline = f"{path}: {what} to learn from. Expected {expected}."
+        raise InputError("\n".join([headline, *report.lines()]))
     return conversations, report
 
 
@@ -106,18 +114,25 @@ def _counted(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Rec
         yield item
 
 
-def _reject(conversation: Conversation, sources: dict[str, str]) -> Loss | None:
+def _reject(
+    conversation: Conversation,
+    sources: dict[str, str],
+    usable: Callable[[Conversation], int],
+    expected: str,
+) -> Loss | None:
     """Why a well-formed conversation is not used; None where it is. Notes its id in `sources`."""
     if conversation.id in sources:
         detail = f"conversation {conversation.id!r} is at {sources[conversation.id]} too"
         return Loss("duplicate id", conversation.source, detail)
     sources[conversation.id] = conversation.source
-    if any(True for _ in conversation.interactions()):
+    if usable(conversation):
         return None
-    if any(True for _ in dataclasses.replace(conversation, owned=None).interactions()):
+    if usable(dataclasses.replace(conversation, owned=None)):
         reason, detail = "only repeats", "every interaction of this path is in an earlier one"
-    else:
+    elif usable is count_interactions:
         reason, detail = "no follow-up", "no reply that stands between two user messages"
+    else:
+        reason, detail = "nothing to learn from", f"expected {expected}"
     detail = f"conversation {conversation.id!r}: {detail}"
     return Loss(reason, conversation.source, detail, NOTHING_WRONG)
 

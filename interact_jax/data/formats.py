@@ -2,38 +2,45 @@
 
 A reader takes the records of one file and yields what it made of them, in order: Conversations,
 and a Loss for what it could not use. `FORMATS` names the readers; a new format is one function
-here and one entry there.
+here, or in `preferences` if it is about pairs of replies, and one entry there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from interact_jax.data.messages import (
+    NATIVE,
     Fault,
     an_object,
+    conversation_of,
     find_name,
     keys_of,
     need,
     need_name,
     read_message,
     read_messages,
+    read_openai,
+)
+from interact_jax.data.preferences import (
+    hh_rlhf,
+    is_hh_rlhf,
+    is_preference,
+    native_preferences,
+    preference,
+    ultrafeedback,
 )
 from interact_jax.data.records import NOTHING_WRONG, Loss, Record
-from interact_jax.schema import ROLES, Conversation, Message
+from interact_jax.schema import Conversation, Message
 
 Reader = Callable[[Iterable[Record | Loss]], Iterator[Conversation | Loss]]
 
-# What each format calls the roles.
-NATIVE = {role: role for role in ROLES}
-OPENAI = {**NATIVE, "developer": "system"}  # its newer name
+# What formats call the roles; NATIVE and OPENAI are in `messages`.
 OASST = {"prompter": "user", "assistant": "assistant"}
-HH = {"Human": "user", "Assistant": "assistant"}
 SHAREGPT = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
@@ -44,26 +51,28 @@ SHAREGPT = {
 # ------------------------------------------------------------------------- one record, one dialogue
 
 
-def native(record: Record) -> Iterator[Conversation]:
-    """Ours: an id, messages, optionally the user, and what a sampler produced for a reply."""
+def native(record: Record) -> Iterator[Conversation | Loss]:
+    """Ours: an id, messages, optionally the user, what a sampler produced, and preferences."""
     identity, turns = need_name(record.value, "id"), need(record.value, "messages", list)
     messages = read_messages(turns, "messages", "role", "content", NATIVE)
-    yield _conversation(record, messages, identity, find_name(record.value, "user"))
+    user = find_name(record.value, "user")
+    preferences, losses = native_preferences(record, messages)
+    yield from losses
+    yield conversation_of(record, messages, identity, user, preferences)
 
 
 def openai(record: Record) -> Iterator[Conversation]:
     """OpenAI's fine-tuning files: no id is needed, and content may be a list of texts."""
-    turns = [_join_parts(turn) for turn in need(record.value, "messages", list)]
-    messages = read_messages(turns, "messages", "role", "content", OPENAI)
+    messages = read_openai(need(record.value, "messages", list), "messages")
     identity, user = find_name(record.value, "id"), find_name(record.value, "user")
-    yield _conversation(record, messages, identity, user)
+    yield conversation_of(record, messages, identity, user)
 
 
 def sharegpt(record: Record) -> Iterator[Conversation]:
     """ShareGPT, FastChat, Vicuna: conversations of from and value."""
     turns = need(record.value, "conversations", list)
     messages = read_messages(turns, "conversations", "from", "value", SHAREGPT)
-    yield _conversation(record, messages, find_name(record.value, "id"))
+    yield conversation_of(record, messages, find_name(record.value, "id"))
 
 
 def wildchat(record: Record) -> Iterator[Conversation]:
@@ -78,7 +87,7 @@ def wildchat(record: Record) -> Iterator[Conversation]:
     turn = find_name(turns[0], "turn_identifier") if turns else ""
     if identity and turn:
         identity = f"{identity}.{turn}"
-    yield _conversation(record, messages, identity, find_name(record.value, "hashed_ip"))
+    yield conversation_of(record, messages, identity, find_name(record.value, "hashed_ip"))
 
 
 def wildfeedback(record: Record) -> Iterator[Conversation]:
@@ -88,49 +97,6 @@ def wildfeedback(record: Record) -> Iterator[Conversation]:
     reads rows that have a `conversation` as WildChat has it.
     """
     return sharegpt(record) if "conversations" in record.value else wildchat(record)
-
-
-def hh_rlhf(record: Record) -> Iterator[Conversation]:
-    """Anthropic/hh-rlhf: a transcript under `chosen`. `rejected` ends otherwise; it is left out.
-
-    "\\n\\nHuman: Hi!\\n\\nAssistant: Hello." -> user "Hi!", assistant "Hello."
-    """
-    transcript = need(record.value, "chosen", str)
-    start, *parts = re.split(r"(?:\A|\n\n)(Human|Assistant):", transcript)
-    if start.strip() or not parts:
-        raise Fault("wrong type", f"'chosen' is {reprlib.repr(transcript)}, no transcript")
-    turns = [
-        {"role": role, "content": text.strip()}
-        for role, text in zip(parts[::2], parts[1::2], strict=True)
-    ]
-    messages = read_messages(turns, "chosen", "role", "content", HH)
-    yield Conversation(record.name, messages, source=record.where)
-
-
-def _conversation(
-    record: Record, messages: tuple[Message, ...], identity: str, user: str = ""
-) -> Conversation:
-    """The dialogue of a record, under the record's own name where it brings no id.
-
-    What the record says in single values goes along: language, toxicity, model, time.
-    """
-    meta = {
-        key: value
-        for key, value in record.value.items()
-        if isinstance(value, str | int | float) and key not in ("id", "user")
-    }
-    return Conversation(identity or record.name, messages, user, record.where, meta)
-
-
-def _join_parts(turn: Any) -> Any:
-    """Content as [{"type": "text", "text": ...}, ...] becomes one text; all else stays as it is."""
-    parts = turn.get("content") if isinstance(turn, dict) else None
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in parts
-    ):
-        return turn
-    return {**turn, "content": "".join(part["text"] for part in parts)}
 
 
 # ---------------------------------------------------------------------------------- message trees
@@ -334,6 +300,11 @@ class Format:
 
 FORMATS = {
     "auto": Format(auto, "as the first record of each file looks"),
+    "preference": Format(  # before those with `messages`: some of its rows have them too
+        _each(preference),
+        '{"prompt", "chosen", "rejected"}, texts or [{"role", "content"}]',
+        is_preference,
+    ),
     "native": Format(
         _each(native),
         '{"id", "messages": [{"role", "content"}]}',
@@ -362,7 +333,12 @@ FORMATS = {
     "hh_rlhf": Format(
         _each(hh_rlhf),
         '{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ..."}',
-        lambda record: isinstance(record.get("chosen"), str),
+        is_hh_rlhf,
+    ),
+    "ultrafeedback": Format(
+        _each(ultrafeedback),
+        '{"instruction", "completions": [{"response", "overall_score"}]}',
+        lambda record: "instruction" in record and "completions" in record,
     ),
     "oasst_tree": Format(
         _each(oasst_tree),

@@ -1,13 +1,22 @@
-"""From what a record says to Messages: every check on a message, and the words for each fault."""
+"""From what a record says to Messages: every check on a message, and the words for each fault.
+
+Also what readers of several formats share: roles, ids, and the Conversation of a record.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from interact_jax.schema import Message
+from interact_jax.data.records import Record
+from interact_jax.schema import ROLES, Conversation, Message, Preference
+
+# What formats call the roles.
+NATIVE = {role: role for role in ROLES}
+OPENAI = {**NATIVE, "developer": "system"}  # its newer name
 
 _KINDS = {str: "a string", list: "a list", dict: "an object"}
 
@@ -20,6 +29,15 @@ class Fault(Exception):
         self.reason, self.detail = reason, detail
 
 
+@contextlib.contextmanager
+def within(label: str) -> Iterator[None]:
+    """Say where in the record a Fault lies."""
+    try:
+        yield
+    except Fault as fault:
+        raise Fault(fault.reason, f"{label}: {fault.detail}") from None
+
+
 def read_messages(
     turns: list[Any], label: str, role_key: str, text_key: str, roles: Mapping[str, str]
 ) -> tuple[Message, ...]:
@@ -30,17 +48,31 @@ def read_messages(
     """
     messages: list[Message] = []
     for index, turn in enumerate(turns):
-        try:
+        with within(f"{label}[{index}]"):
             message = read_message(turn, role_key, text_key, roles)
             if messages and message.role == messages[-1].role:
                 detail = f"{turn[role_key]!r} follows a message of the same role"
                 raise Fault("two messages of one role in a row", detail)
             if messages and message.role == "system":
                 raise Fault("misplaced system message", "only the first may be the system's")
-        except Fault as fault:
-            raise Fault(fault.reason, f"{label}[{index}]: {fault.detail}") from None
         messages.append(message)
     return tuple(messages)
+
+
+def read_openai(turns: list[Any], label: str) -> tuple[Message, ...]:
+    """Turns of role and content as OpenAI writes them: content may be a list of texts."""
+    return read_messages([_join_parts(turn) for turn in turns], label, "role", "content", OPENAI)
+
+
+def _join_parts(turn: Any) -> Any:
+    """Content as [{"type": "text", "text": ...}, ...] becomes one text; all else stays as it is."""
+    parts = turn.get("content") if isinstance(turn, dict) else None
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in parts
+    ):
+        return turn
+    return {**turn, "content": "".join(part["text"] for part in parts)}
 
 
 def read_message(turn: Any, role_key: str, text_key: str, roles: Mapping[str, str]) -> Message:
@@ -93,13 +125,13 @@ def an_object(value: Any) -> dict[str, Any]:
     return value
 
 
-def need(record: Mapping[str, Any], key: str, kind: type) -> Any:
-    """The value of a key that must be there and be a `kind`: str, list or dict."""
+def need(record: Mapping[str, Any], key: str, *kinds: type) -> Any:
+    """The value of a key that must be there and be of one of `kinds`: str, list, dict."""
     if key not in record:
         raise Fault("missing key", f"no {key!r}, found {keys_of(record)}")
-    if not isinstance(record[key], kind):
-        found = reprlib.repr(record[key])
-        raise Fault("wrong type", f"{key!r} is {found}, expected {_KINDS[kind]}")
+    if not isinstance(record[key], kinds):
+        found, wanted = reprlib.repr(record[key]), " or ".join(_KINDS[kind] for kind in kinds)
+        raise Fault("wrong type", f"{key!r} is {found}, expected {wanted}")
     return record[key]
 
 
@@ -129,3 +161,25 @@ def keys_of(record: Mapping[str, Any]) -> str:
     """The keys of a record, for people."""
     names = [repr(key) for key in record]
     return ", ".join(names[:12] + ["..."] * (len(names) > 12)) or "no key at all"
+
+
+def conversation_of(
+    record: Record,
+    messages: tuple[Message, ...],
+    identity: str,
+    user: str = "",
+    preferences: tuple[Preference, ...] = (),
+    told: Collection[str] = (),
+) -> Conversation:
+    """The dialogue of a record, under the record's own name where it brings no id.
+
+    What the record says in single values goes along: language, toxicity, model, time; not those
+    under the keys `told`, whose texts are messages already.
+    """
+    meta = {
+        key: value
+        for key, value in record.value.items()
+        if isinstance(value, str | int | float) and key not in ("id", "user", *told)
+    }
+    name = identity or record.name
+    return Conversation(name, messages, user, record.where, meta, preferences=preferences)

@@ -84,7 +84,7 @@ FORMS = {
         ],
         "m0.0",
     ),
-    "hh_rlhf": ("hh_rlhf", [{"chosen": HH, "rejected": HH + " no"}], "chats.1"),
+    "hh_rlhf": ("hh_rlhf", [{"chosen": HH, "rejected": HH.replace("Four.", "Five.")}], "chats.1"),
     "wildchat": ("wildchat", [wildchat(conversation_id="w", hashed_ip="ip")], "w"),
     "wildchat_1m": (
         "wildchat",
@@ -134,7 +134,9 @@ def test_forms_agree(tmp_path, form, layout, named):
 
 
 def test_every_format_is_tried():
-    assert {name for name, _, _ in FORMS.values()} | {"auto"} == set(FORMATS)
+    """Here, or in test_preferences where a dialogue ends in a reply."""
+    tried = {name for name, _, _ in FORMS.values()} | {"auto", "preference", "ultrafeedback"}
+    assert tried == set(FORMATS)
 
 
 def test_metadata(tmp_path):
