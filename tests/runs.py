@@ -129,10 +129,10 @@ from launch import train
 
 original, last = LogBatches.next, int(sys.argv[1])
 
-def next_batch(self, params=None, step=0):
-    if step == last:
+def next_batch(self, state=None):
+    if int(state.step) + 1 == last:
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(self, params, step)
+    return original(self, state)
 
 LogBatches.next = next_batch
 train.main(sys.argv[2:])

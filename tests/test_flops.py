@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import bench, flops
-from interact_jax.data.tree import GROW
+from interact_jax import bench, config, flops
 from interact_jax.models.attention import attend, blockwise, native
 from interact_jax.models.attention.sight import trunk_sight
 from interact_jax.models.decoder import Decoder
@@ -53,9 +52,11 @@ def test_a_loop_whose_length_is_not_known_counts_once():
 
 def counted(turns, sharing, remat="full", attention="xla", **dialogue):
     decoder = Decoder(shape("small"), remat=remat, attention=attention)
-    window = bench.Dialogue(turns, **dialogue).window(np.random.default_rng(0), 8_192)
-    row = bench.one_row(GROW[sharing](window))
-    return bench.gradient_flops(decoder, row, sharing), row
+    cfg = config.default()
+    cfg.sharing = sharing
+    dialogue = bench.Dialogue(turns, **dialogue)
+    row = bench.one_row(dialogue.trees(sharing, np.random.default_rng(0), 8_192))
+    return bench.gradient_flops(decoder, row, cfg), row
 
 
 @pytest.mark.parametrize("attention", backends("dense", "pallas"))

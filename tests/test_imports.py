@@ -9,10 +9,11 @@ PACKAGE = Path(interact_jax.__file__).parent
 # Each layer may import those above it, and modules of one layer one another, where no name of the
 # layer is in APART.
 LAYERS = (
-    {"schema", "flops", "chips", "hlo", "foreign"},
+    {"schema", "settings", "flops", "chips", "hlo", "foreign", "logits", "divergences"},
     {"sharding", "models", "data"},
-    {"scoring", "objectives", "optim", "checkpoint", "generation"},
-    {"config", "metrics", "signal"},
+    {"scoring", "objectives", "optim", "checkpoint", "generation", "opening", "teachers"},
+    {"methods", "metrics", "signal", "known"},
+    {"config"},
     {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
 )
 APART = {

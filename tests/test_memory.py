@@ -7,14 +7,15 @@ import jax.numpy as jnp
 
 from interact_jax import scoring, train
 from interact_jax.config import default
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
-from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import make_optimiser
 from interact_jax.schema import Batch, Branches, Replies, Sum, TokenStream
 
 WIDTH, SMALL, LARGE = 512, 8_192, 151_936
-SDPO = OBJECTIVES["sdpo"]
+SDPO = method_of(default())
 
 
 def row(T):
@@ -30,10 +31,19 @@ def row(T):
     weight = jax.ShapeDtypeStruct((1, R), jnp.float32)
     return Batch(
         trunk=stream(T),
-        student=stream(0),
-        teacher=stream(Q),
+        live=stream(0),
+        frozen=stream(Q),
         branches=Branches(*[integers(T // 256 + 1)] * 3),
-        replies=Replies(*[integers(R)] * 5, weight),
+        replies=Replies(
+            *[integers(R)] * 3,
+            weight_BxR=weight,
+            predictor={view: integers(R) for view in (PLAIN, HINDSIGHT)},
+            known={},
+            unit_BxI=integers(R),
+            side_BxI=integers(R),
+            share_BxI=weight,
+        ),
+        frozen_views=(HINDSIGHT,),
     )
 
 
@@ -43,9 +53,9 @@ def temporary_bytes(vocabulary=SMALL, tokens=2_048):
     decoder = Decoder(config, remat="full", attention="xla")
     params = jax.eval_shape(decoder.fresh_params, 0)
     step = functools.partial(
-        train.differentiate, decoder=decoder, forward=scoring.one_pass, objective=SDPO
+        train.differentiate, decoder=decoder, forward=scoring.one_pass, method=SDPO
     )
-    compiled = jax.jit(step).lower(params, row(tokens)).compile()
+    compiled = jax.jit(step).lower({"policy": params}, row(tokens)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -65,12 +75,17 @@ def test_update_holds_one_state():
     decoder = Decoder(shape("small"))
     optimiser = make_optimiser(config.optim)
     params = jax.eval_shape(decoder.fresh_params, 0)
-    state = jax.eval_shape(lambda p: train.new_state(p, optimiser), params)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
+    state = jax.eval_shape(lambda p: train.new_state(p, optimiser, {}), params)
+    number, integer = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32))
     metrics = {name: Sum(number, number) for name in ("loss", *SDPO.metrics)}
+    counted = dict.fromkeys(("interactions", "reply_tokens"), integer)
     move = functools.partial(
-        train.update, optimiser=optimiser, lr=lambda step: 1e-6, clip_norm=config.optim.clip_norm
+        train.update,
+        optimiser=optimiser,
+        lr=lambda step: 1e-6,
+        clip_norm=config.optim.clip_norm,
+        rules={},
     )
-    compiled = jax.jit(move, donate_argnums=0).lower(state, (params, metrics)).compile()
+    compiled = jax.jit(move, donate_argnums=0).lower(state, (params, metrics, counted)).compile()
     largest = max(leaf.size * 4 for leaf in jax.tree.leaves(params))
     assert compiled.memory_analysis().temp_size_in_bytes < largest

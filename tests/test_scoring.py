@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import hlo, sharding
-from interact_jax.objectives import interactions, sdpo
+from interact_jax import config, hlo, sharding
+from interact_jax.logits import logp
+from interact_jax.objectives import examples, terms_of, total_of
 from interact_jax.schema import Replies, Sum
-from interact_jax.scoring import Source, score
+from interact_jax.scoring import Seen, Source, score
 
 B, R, D, V = 2, 7, 6, 11
 KEYS = jax.random.split(jax.random.key(0), 3)
 HEAD = jax.random.normal(KEYS[0], (D, V))
 STUDENT, TEACHER = (jax.random.normal(key, (B, R, D)) for key in KEYS[1:])
+P, H = Source("policy", "plain"), Source("policy", "hindsight")
+ROLES = {"student": ((1.0, P),), "teacher": ((1.0, H),)}
 TARGET = np.random.default_rng(0).integers(0, V, (B, R))
 
 
@@ -26,15 +29,31 @@ def plain(hidden, head):
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 128])
 def test_chunks_do_not_change_log_probabilities(chunk):
-    sources = {"student": Source(STUDENT, HEAD), "teacher": Source(TEACHER, HEAD)}
-    found = score(sources, TARGET, chunk=chunk)
-    np.testing.assert_allclose(found["logp_student"], plain(STUDENT, HEAD), atol=1e-5)
-    np.testing.assert_allclose(found["logp_teacher"], plain(TEACHER, HEAD), atol=1e-5)
+    seen = {P: Seen(STUDENT, HEAD), H: Seen(TEACHER, HEAD)}
+    found = score(seen, ROLES, TARGET, {role: logp(role) for role in ROLES}, chunk=chunk)
+    np.testing.assert_allclose(found["student"], plain(STUDENT, HEAD), atol=1e-5)
+    np.testing.assert_allclose(found["teacher"], plain(TEACHER, HEAD), atol=1e-5)
+
+
+def test_a_role_may_be_a_mixture_of_sources():
+    seen = {P: Seen(STUDENT, HEAD), H: Seen(TEACHER, HEAD)}
+    roles = {"teacher": ((0.25, P), (0.75, H))}
+    found = score(seen, roles, TARGET, {"teacher": logp("teacher")})
+    np.testing.assert_allclose(
+        found["teacher"], plain(0.25 * STUDENT + 0.75 * TEACHER, HEAD), atol=1e-5
+    )
+
+
+def of_one(hidden, head, target, chunk):
+    """Log-probabilities of one source."""
+    roles = {"student": ROLES["student"]}
+    found = score({P: Seen(hidden, head)}, roles, target, {"logp": logp("student")}, chunk=chunk)
+    return found["logp"]
 
 
 def test_gradients_do_not_depend_on_the_chunk():
     def total(hidden, head, chunk):
-        return score({"student": Source(hidden, head)}, TARGET, chunk=chunk)["logp_student"].sum()
+        return of_one(hidden, head, TARGET, chunk).sum()
 
     whole = jax.grad(total, (0, 1))(STUDENT, HEAD, 7)
     for chunk in (1, 3):
@@ -48,7 +67,7 @@ def test_no_array_has_tokens_by_vocabulary():
 
     def total(hidden, head):
         target = jnp.zeros((1, r), jnp.int32)
-        return score({"student": Source(hidden, head)}, target, chunk=chunk)["logp_student"].sum()
+        return of_one(hidden, head, target, chunk).sum()
 
     shapes = (jnp.zeros((1, r, 4)), jnp.zeros((4, v)))
     text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(*shapes))
@@ -61,7 +80,7 @@ def on_mesh(hidden, head, target, **mesh):
     """Value and gradient of the sum of log-probabilities, alone and under a mesh, with its text."""
 
     def total(hidden, head):
-        return score({"student": Source(hidden, head)}, target, chunk=4)["logp_student"].sum()
+        return of_one(hidden, head, target, 4).sum()
 
     step, mesh = jax.value_and_grad(total, (0, 1)), sharding.make_mesh(**mesh)
     alone = step(hidden, head)
@@ -91,19 +110,38 @@ def test_the_head_does_not_go_to_the_tokens():
 
 
 def replies_of(lengths, ignore_first=0):
-    columns = {name: [] for name in ("interaction", "offset", "weight")}
+    columns = {name: [] for name in ("example", "offset", "weight")}
     for number, n in enumerate(lengths):
         counted = np.arange(n) >= ignore_first
-        columns["interaction"] += [number] * n
+        columns["example"] += [number] * n
         columns["offset"] += range(n)
         columns["weight"] += list(counted / max(1, counted.sum()))
     rest = R - sum(lengths)
-    columns["interaction"] += [-1] * rest
+    columns["example"] += [-1] * rest
     columns["offset"] += [0] * rest
     columns["weight"] += [0.0] * rest
     row = {name: np.asarray(values)[None] for name, values in columns.items()}
     zero = np.zeros((1, R), np.int32)
-    return Replies(row["interaction"], row["offset"], zero, zero, zero, row["weight"])
+    there = np.arange(R)[None] < len(lengths)
+    return Replies(
+        example_BxR=row["example"],
+        offset_BxR=row["offset"],
+        target_BxR=zero,
+        weight_BxR=row["weight"],
+        predictor={},
+        known={},
+        unit_BxI=np.where(there, np.arange(R)[None], -1),
+        side_BxI=zero,
+        share_BxI=there.astype(np.float32),
+    )
+
+
+def sdpo(quantities, replies, **settings):
+    """Loss and metrics under these settings."""
+    c = config.default()
+    for name, value in settings.items():
+        c.objective[name] = value
+    return total_of(terms_of(c.objective), quantities, replies)
 
 
 def test_sdpo_is_the_mean_over_interactions_of_the_mean_over_tokens():
@@ -116,7 +154,7 @@ def test_sdpo_is_the_mean_over_interactions_of_the_mean_over_tokens():
     terms = -signal * student[0]
     expected = (terms[1:4].mean() + terms[5:6].mean()) / 2
     np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
-    assert loss.count == interactions(replies) == 2
+    assert loss.count == examples(replies) == 2
     counted = signal[[1, 2, 3, 5]]
     np.testing.assert_allclose(metrics["signal_mean"].mean(), counted.mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["signal_abs_mean"].mean(), abs(counted).mean(), rtol=1e-5)

@@ -14,10 +14,9 @@ import pytest
 
 from interact_jax import bench, config, scoring, train
 from interact_jax.data.pipeline import LogBatches
-from interact_jax.data.tree import GROW
+from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
-from interact_jax.objectives import OBJECTIVES
 from interact_jax.schema import InputError, RunStopped
 from launch import export as launch_export
 from launch import train as launch_train
@@ -129,7 +128,7 @@ def test_parameters_in_bfloat16(small, tmp_path):
     assert int(run.state.step) == 2
     train.loop(run)
     assert {p.dtype for p in jax.tree.leaves(run.state.params)} == {jnp.dtype("bfloat16")}
-    moments = [m for m in jax.tree.leaves(run.state.opt_state) if m.ndim]
+    moments = [m for m in jax.tree.leaves(run.state.models["policy"].opt_state) if m.ndim]
     assert moments and {m.dtype for m in moments} == {jnp.dtype("float32")}
     assert all(line["grad_norm"] > 0 for line in read_lines(tmp_path / "metrics.jsonl"))
 
@@ -137,8 +136,8 @@ def test_parameters_in_bfloat16(small, tmp_path):
 def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
     """A token that stands in 1,000 places, and a head over several chunks, gather more digits than
     bfloat16 has: 256 ones and one are 256 there."""
-    window = bench.Dialogue(turns=8, reply=150).window(np.random.default_rng(0), 5)
-    row = bench.one_row(GROW["tree"](window))
+    dialogue = bench.Dialogue(turns=8, reply=150)
+    row = bench.one_row(dialogue.trees("tree", np.random.default_rng(0), 5))
     assert row.replies.target_BxR.shape[1] > 2 * scoring.CHUNK
     found = {}
     params = None
@@ -149,10 +148,10 @@ def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
             train.differentiate,
             decoder=decoder,
             forward=scoring.one_pass,
-            objective=OBJECTIVES["sdpo"],
+            method=method_of(config.default()),
         )
         params = jax.tree.map(lambda p, dtype=dtype: p.astype(dtype), params)
-        found[dtype], _ = jax.jit(differentiate)(params, row)
+        found[dtype], *_ = jax.jit(differentiate)({"policy": params}, row)
     for name in ("embedding_VxD", "head_DxV"):
         exact = np.asarray(found[jnp.float32][name])
         np.testing.assert_allclose(found[jnp.bfloat16][name], exact, rtol=2**-8, atol=1e-6)
@@ -167,9 +166,9 @@ def spoil(source: LogBatches, steps: set[int]) -> None:
     """Make the loss of these steps infinite, by weights of their tokens that are."""
     original = source.next
 
-    def next_batch(params=None, step=0):
-        batch = original(params, step)
-        if step in steps:
+    def next_batch(state=None):
+        batch = original(state)
+        if int(state.step) + 1 in steps:
             for micro in batch.micro:
                 micro.replies.weight_BxR[:] *= np.inf
         return batch
@@ -179,10 +178,10 @@ def spoil(source: LogBatches, steps: set[int]) -> None:
 
 def test_step_that_is_not_finite_changes_nothing_and_is_counted(small, tmp_path):
     run = begin(tmp_path, {**small, **BATCHES, "epochs": 0, "steps": 1, "max_bad_steps": 2})
-    before = values((run.state.params, run.state.opt_state))
+    before = values(run.state.models)
     spoil(run.source, {1})
     train.loop(run)
-    check_same(values((run.state.params, run.state.opt_state)), before)
+    check_same(values(run.state.models), before)
     assert (int(run.state.step), int(run.state.counters.bad_steps)) == (1, 1)
     run.checkpoints.close()
 
@@ -252,10 +251,10 @@ def stopped(small, tmp_path_factory):
 def at_step(source: LogBatches, step: int, do) -> None:
     original = source.next
 
-    def next_batch(params=None, number=0):
-        if number == step:
+    def next_batch(state=None):
+        if int(state.step) + 1 == step:
             do()
-        return original(params, number)
+        return original(state)
 
     source.next = next_batch
 

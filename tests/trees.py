@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from interact_jax.data.encode import Encoded
+from interact_jax.data.encode import Unit
+from interact_jax.data.examples import Example, Target, as_ids
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.data.tree import GROW, Tree
+
+FROZEN = {HINDSIGHT}
+
+
+def example(name: str, x: list[int], xo: list[int], y: list[int]) -> Example:
+    """An interaction with its plain context, its hindsight context and its reply."""
+    target = Target(name, as_ids(y), name.partition("_")[0], name)
+    return Example(target, {PLAIN: as_ids(x), HINDSIGHT: as_ids(xo)})
+
+
+def grow(window: list[Unit], sharing: str = "tree") -> list[Tree]:
+    """The trees of a window of interactions."""
+    return GROW[sharing](window, FROZEN)
 
 
 def random_window(
@@ -13,7 +29,7 @@ def random_window(
     vocab: int = 50,
     history_is: str = "same",
     name: str = "c",
-) -> list[Encoded]:
+) -> list[Unit]:
     """The interactions of one conversation. `history_is` says how a reply stands in later prompts:
     the "same" as it was generated; without the two tokens that its generation prompt ended in
     ("think", as Qwen3); or without its last token before EOS ("strip": white space, say)."""
@@ -29,7 +45,7 @@ def random_window(
         opening = [1, 3, 3] if history_is == "think" else [1]
         x = [*history, 0, *user, *opening]
         xo = [*history, 0, *user, *o, *opening]
-        window.append(Encoded(f"{name}_{2 * turn + 1}", x, xo, [*y, 2]))
+        window.append([example(f"{name}_{2 * turn + 1}", x, xo, [*y, 2])])
         kept = y[:-1] if history_is == "strip" else y
         history = [*history, 0, *user, 1, *kept, 2]
     return window

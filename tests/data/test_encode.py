@@ -7,6 +7,7 @@ import pytest
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings, encode
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.schema import Conversation, InputError, Message
 from tests.tiny import tiny_tokenizer
 
@@ -26,7 +27,16 @@ def dialogue(turns, system=False, words=8):
 
 def run(conversation, chat, **settings):
     counts = collections.Counter()
-    return encode(conversation, chat, EncodeSettings(**settings), counts), counts
+    windows = encode(conversation, chat, EncodeSettings(**settings), counts)
+    return [[Seen(*unit) for unit in window] for window in windows], counts
+
+
+class Seen:
+    """An interaction's ids as lists: x, x with o in view, y."""
+
+    def __init__(self, example):
+        self.id, self.y = example.target.id, example.target.y.tolist()
+        self.x, self.xo = (example.contexts[view].tolist() for view in (PLAIN, HINDSIGHT))
 
 
 def test_a_conversation_that_fits_is_one_window(chat):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from interact_jax.data.pack import pack, padding
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.shapes import fill, full_row
-from interact_jax.data.tree import Size, grow, paths
-from tests.trees import random_window
+from interact_jax.data.tree import Size, paths
+from tests.trees import grow, random_window
 
 
 def trees_of(seed, conversations=7, history_is="think"):
@@ -25,21 +26,21 @@ def test_predictors_stand_before_their_targets_on_their_path(history_is):
     rows = fill(trees, capacity)
     batch, placed = pack(rows, capacity, len(rows))
     path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
-    y = {reply.id: reply.y for tree in trees for reply in tree.replies}
-    student = np.concatenate([batch.trunk.id_BxL, batch.student.id_BxL], axis=1)
-    depth = np.concatenate([batch.trunk.position_BxL, batch.student.position_BxL], axis=1)
+    y = {reply.target.id: reply.target.y for tree in trees for reply in tree.replies}
+    live = np.concatenate([batch.trunk.id_BxL, batch.live.id_BxL], axis=1)
+    depth = np.concatenate([batch.trunk.position_BxL, batch.live.position_BxL], axis=1)
     assert sorted(p.id for p in placed) == sorted(y)
     for p in placed:
         at = (p.row, slice(p.start, p.start + p.length))
         np.testing.assert_array_equal(batch.replies.target_BxR[at], y[p.id])
         np.testing.assert_array_equal(batch.replies.offset_BxR[at], np.arange(p.length))
         for kind, ids, position, index in (
-            ("student", student, depth, batch.replies.student_BxR[at]),
+            (PLAIN, live, depth, batch.replies.predictor[PLAIN][at]),
             (
-                "teacher",
-                batch.teacher.id_BxL,
-                batch.teacher.position_BxL,
-                batch.replies.teacher_BxR[at],
+                HINDSIGHT,
+                batch.frozen.id_BxL,
+                batch.frozen.position_BxL,
+                batch.replies.predictor[HINDSIGHT][at],
             ),
         ):
             expected = path[p.id, kind]
@@ -57,7 +58,7 @@ def test_weights_of_an_interaction_sum_to_one_after_the_ignored_tokens():
         weight = batch.replies.weight_BxR[p.row, p.start : p.start + p.length]
         assert weight[0] == 0
         np.testing.assert_allclose(weight.sum(), 1, rtol=1e-6)
-    assert (batch.replies.weight_BxR[batch.replies.interaction_BxR < 0] == 0).all()
+    assert (batch.replies.weight_BxR[batch.replies.example_BxR < 0] == 0).all()
 
 
 def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
@@ -69,7 +70,7 @@ def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
     for b, row in enumerate(rows):
         assert set(batch.trunk.segment_BxL[b]) - {0} == set(range(1, len(row) + 1))
         branches = sum(tree.size.J for tree in row)
-        used = [*batch.student.branch_BxL[b], *batch.teacher.branch_BxL[b]]
+        used = [*batch.live.branch_BxL[b], *batch.frozen.branch_BxL[b]]
         assert set(used) - {0} == set(range(1, branches + 1))
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.pipeline import AHEAD, Dataset, Draws, LogBatches, Packing
-from interact_jax.data.tree import grow
 from interact_jax.schema import InputError
-from tests.trees import random_window
+from tests.trees import grow, random_window
 
 TURNS = [1, 3, 2, 1, 4, 1, 2]  # interactions of each conversation
 
@@ -52,7 +51,7 @@ def test_order_depends_on_the_seed_alone():
 def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
     source = batches(interactions=4, epochs=2)
     drawn, found = 0, []
-    for _ in range(source.count_steps()):
+    for _ in range(source.steps_left()):
         size = source.next().interactions
         members = [TURNS[int(source.draws.order[i])] for i in range(drawn, source.drawn)]
         assert sum(members) == size and sum(members[:-1]) < 4
@@ -67,10 +66,10 @@ def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
 )
 def test_epochs_may_be_fractions_and_the_last_batch_small(epochs, conversations, steps):
     source = batches(conversations=conversations, epochs=epochs)
-    assert source.count_steps() == steps
+    assert source.steps_left() == steps
     interactions_of(source, steps)
     assert source.drawn == max(1, round(epochs * len(TURNS)))
-    assert source.count_steps() == 0
+    assert source.steps_left() == 0
 
 
 def test_goes_on_from_a_position():
@@ -96,9 +95,9 @@ def test_batches_are_packed_ahead_but_not_all(monkeypatch):
     packed = []
     original = Packing.batches
 
-    def batches_of(packing, trees):
+    def batches_of(packing, trees, factors):
         packed.append(len(trees))
-        return original(packing, trees)
+        return original(packing, trees, factors)
 
     monkeypatch.setattr(Packing, "batches", batches_of)
     source = batches(conversations=1)
@@ -114,7 +113,7 @@ def test_batches_are_packed_ahead_but_not_all(monkeypatch):
 def test_what_is_read_ahead_is_what_would_be_packed_then():
     source = batches(interactions=3, epochs=2)
     drawn = 0
-    for _ in range(source.count_steps()):
+    for _ in range(source.steps_left()):
         indices = source.draws.step(drawn)
         drawn += len(indices)
         expected = [batch for batch, _ in source.packing.batches(source.dataset.trees_of(indices))]
@@ -128,7 +127,7 @@ def test_an_error_of_the_packing_thread_is_raised_by_next(monkeypatch):
     source = batches(conversations=1)
     source.next()
 
-    def fail(packing, trees):
+    def fail(packing, trees, factors):
         raise InputError("logs.jsonl:7: no")
 
     monkeypatch.setattr(Packing, "batches", fail)

@@ -12,13 +12,13 @@ import pytest
 
 from configs import quickstart
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.encode import Encoded, EncodeSettings
+from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import Draws, LogBatches, Packing, load_dataset
 from interact_jax.data.shapes import PLANNED, fill, full_row, plan_shapes, share_out, spread
-from interact_jax.data.tree import Size, grow
+from interact_jax.data.tree import Size
 from interact_jax.pocket import MODEL
 from tests.tiny import tiny_tokenizer
-from tests.trees import random_window
+from tests.trees import example, grow, random_window
 
 
 def steps_of(seed, count, conversations=12, most_turns=5, history_is="think"):
@@ -36,7 +36,7 @@ def steps_of(seed, count, conversations=12, most_turns=5, history_is="think"):
 
 
 def ids_of(trees):
-    return collections.Counter(reply.id for tree in trees for reply in tree.replies)
+    return collections.Counter(reply.target.id for tree in trees for reply in tree.replies)
 
 
 @pytest.mark.parametrize("height", [1, 3])
@@ -117,7 +117,7 @@ def test_student_branches_of_few_trees_share_few_rows():
     """Where one tree in ten has a branch, most rows have no room for branches."""
     plain = list(itertools.chain(*steps_of(5, 1, conversations=60, history_is="same")))
     branched = list(itertools.chain(*steps_of(6, 1, conversations=4, history_is="think")))
-    assert any(tree.student for tree in branched)
+    assert any(tree.live for tree in branched)
     packing = Packing.for_trees([*plain, *branched], 128, 1)
     shapes = [shape_of(batch) for batch, _ in packing.batches([*plain, *branched])]
     assert 0 < sum(P > 0 for _, P, *_ in shapes) < sum(P == 0 for _, P, *_ in shapes)
@@ -145,8 +145,8 @@ def test_first_fit_opens_as_many_rows_as_needed():
 def shape_of(batch):
     return (
         batch.trunk.id_BxL.shape[1],
-        batch.student.id_BxL.shape[1],
-        batch.teacher.id_BxL.shape[1],
+        batch.live.id_BxL.shape[1],
+        batch.frozen.id_BxL.shape[1],
         batch.replies.target_BxR.shape[1],
         batch.branches.fork_BxJ.shape[1] - 1,
     )
@@ -199,7 +199,7 @@ def test_message_trees_waste_little_in_batches_of_several_rows(shared, height):
 @pytest.mark.parametrize("conversations", [32, 128])
 def test_a_template_with_student_branches_wastes_little(shared, conversations, tmp_path):
     dataset = load_real(shared, tiny_tokenizer(tmp_path, "think"))
-    assert sum(len(tree.student) for trees in dataset.trees for tree in trees) > 40
+    assert sum(len(tree.live) for trees in dataset.trees for tree in trees) > 40
     tokens, replies, shapes = epoch_of(dataset, 4096, conversations=conversations)
     assert tokens < 0.1 and replies < 0.1 and len(shapes) <= 4
 
@@ -223,13 +223,14 @@ def test_a_branch_that_grows_when_its_tree_is_split_still_fits():
         return rng.integers(least, least + 900, n).tolist()
 
     trunk = some(300)
-    window = [Encoded("a", trunk, [*trunk[:-1], 1, 2], [5] * 3)]
+    window = [[example("a", trunk, [*trunk[:-1], 1, 2], [5] * 3)]]
     for k in range(6):
-        window.append(Encoded(f"c{k}", trunk[:160] + some(70, 1000), [*trunk[:290], 7, 8], [6] * 3))
+        x, xo = trunk[:160] + some(70, 1000), [*trunk[:290], 7, 8]
+        window.append([example(f"c{k}", x, xo, [6] * 3)])
     trees = grow(window)
     for i in range(100):
         x = some(300)
-        trees += grow([Encoded(f"o{i}", x, [*x[:-1], 3, 4], [4])])
+        trees += grow([[example(f"o{i}", x, [*x[:-1], 3, 4], [4])]])
     packing = Packing.for_trees(trees, 64, 1)
     placed = [place.id for batch, at in packing.batches(trees) for place in at]
     assert sorted(placed) == sorted(ids_of(trees))

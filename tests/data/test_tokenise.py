@@ -38,7 +38,7 @@ def plain(tree):
     return dataclasses.asdict(
         tree,
         dict_factory=lambda pairs: {
-            k: np.asarray(v).tolist() if k in ("trunk", "ids", "y") else v for k, v in pairs
+            k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in pairs
         },
     )
 

@@ -3,70 +3,74 @@
 import numpy as np
 import pytest
 
-from interact_jax.data.encode import Encoded
-from interact_jax.data.tree import Size, grow, paths, picture, plant_apart, split
-from tests.trees import random_window
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.data.tree import Size, paths, picture, split
+from tests.trees import example, grow, random_window
 
 
 def alone(window):
     sequences = []
-    for e in window:
-        sequences += [(e.id, "student", (e.x + e.y)[:-1]), (e.id, "teacher", (e.xo + e.y)[:-1])]
+    for (e,) in window:
+        for view in (PLAIN, HINDSIGHT):
+            ids = [*e.contexts[view].tolist(), *e.target.y.tolist()]
+            sequences.append((e.target.id, view, ids[:-1]))
     return sequences
 
 
 @pytest.mark.parametrize("history_is", ["same", "think", "strip"])
-@pytest.mark.parametrize("plant", [grow, plant_apart])
-def test_paths_are_the_sequences_alone(history_is, plant):
+@pytest.mark.parametrize("sharing", ["tree", "none"])
+def test_paths_are_the_sequences_alone(history_is, sharing):
     rng = np.random.default_rng(0)
     for turns in (1, 2, 5):
         window = random_window(rng, turns, history_is=history_is)
-        found = [path for tree in plant(window) for path in paths(tree)]
+        found = [path for tree in grow(window, sharing) for path in paths(tree)]
         assert [(i, kind, ids.tolist()) for i, kind, ids in found] == alone(window)
 
 
 def test_history_stands_once_where_replies_are_rendered_as_in_history():
     window = random_window(np.random.default_rng(1), 4)
     (tree,) = grow(window)
-    assert tree.student == ()
-    assert tree.trunk.tolist() == (window[-1].x + window[-1].y)[:-1]
+    assert tree.live == ()
+    assert tree.trunk.tolist() == window[-1][0].path(PLAIN).tolist()
 
 
 def test_students_fork_where_the_template_renders_history_differently():
     window = random_window(np.random.default_rng(1), 4, history_is="think")
     (tree,) = grow(window)
-    assert len(tree.student) == 3  # the last turn's student is the trunk
-    for limb, e in zip(tree.student, window, strict=False):
-        assert limb.fork == len(e.x) - 2  # in front of the two tokens that history lacks
+    assert len(tree.live) == 3  # the last turn's reply is the trunk
+    for limb, (e,) in zip(tree.live, window, strict=False):
+        assert (
+            limb.fork == len(e.contexts[PLAIN]) - 2
+        )  # in front of the two tokens that history lacks
 
 
 def test_trees_apart_share_nothing():
     window = random_window(np.random.default_rng(1), 3)
-    trees = plant_apart(window)
+    trees = grow(window, "none")
     assert len(trees) == 3
-    assert all((tree.student, tree.teacher[0].fork) == ((), 0) for tree in trees)
+    assert all((tree.live, tree.frozen[0].fork) == ((), 0) for tree in trees)
 
 
 def test_a_student_may_fork_at_its_last_token():
-    first = Encoded("c_1", [0, 7, 1], [0, 7, 4, 1], [8, 9, 2])
-    later = Encoded("c_3", [0, 7, 1, 8, 5, 1], [0, 7, 1, 8, 5, 4, 1], [6, 2])
-    (tree,) = grow([first, later])
-    (limb,) = tree.student
+    first = example("c_1", [0, 7, 1], [0, 7, 4, 1], [8, 9, 2])
+    later = example("c_3", [0, 7, 1, 8, 5, 1], [0, 7, 1, 8, 5, 4, 1], [6, 2])
+    (tree,) = grow([[first], [later]])
+    (limb,) = tree.live
     assert (limb.fork, limb.ids.tolist()) == (4, [9])
 
 
 def test_an_empty_follow_up_leaves_the_teacher_a_predictor_of_its_own():
-    e = Encoded("c_1", [0, 7, 1], [0, 7, 1], [8, 9, 2])
-    (tree,) = grow([e])
-    (limb,) = tree.teacher
+    e = example("c_1", [0, 7, 1], [0, 7, 1], [8, 9, 2])
+    (tree,) = grow([[e]])
+    (limb,) = tree.frozen
     assert (limb.fork, limb.ids.tolist()) == (2, [1, 8, 9])
 
 
 def test_windows_that_share_little_become_trees_of_their_own():
-    first = Encoded("c_1", [0, 7, 7, 7, 1], [0, 7, 7, 7, 9, 1], [8, 2])
-    cut = Encoded("c_3", [0, 5, 5, 5, 1], [0, 5, 5, 5, 9, 1], [8, 2])
-    assert len(grow([first, cut])) == 2
-    assert len(grow([first, first])) == 1
+    first = example("c_1", [0, 7, 7, 7, 1], [0, 7, 7, 7, 9, 1], [8, 2])
+    cut = example("c_3", [0, 5, 5, 5, 1], [0, 5, 5, 5, 9, 1], [8, 2])
+    assert len(grow([[first], [cut]])) == 2
+    assert len(grow([[first], [first]])) == 1
 
 
 def test_split_repeats_the_trunk_and_keeps_every_path():
@@ -88,4 +92,4 @@ def test_picture_counts_what_sharing_saves():
     size = tree.size
     apart = sum(len(ids) for _, _, ids in alone(window))
     assert f"{size.T + size.P + size.Q} tokens in place of {apart}" in text
-    assert [line.split()[0] for line in text.splitlines()[:4]] == ["trunk"] + ["teacher"] * 3
+    assert [line.split()[0] for line in text.splitlines()[:4]] == ["trunk"] + ["hindsight"] * 3

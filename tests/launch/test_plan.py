@@ -56,7 +56,7 @@ def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
     assert 0 < gathered <= sent and 2 * 2 * found["parameters"] * 3 / 4 < sent
     # 8 a token and parameter with recomputation, 2 for the teacher; attention is small.
     rows, inner = found["rows"], found["parameters"] - 2 * V * D
-    tokens = rows["height"] * (4 * (rows["trunk"] + rows["student"]) + rows["teacher"])
+    tokens = rows["height"] * (4 * (rows["trunk"] + rows["live"]) + rows["frozen"])
     assert found["flops"] == pytest.approx(2 * tokens * inner, rel=0.1)
     seconds = found["seconds"]
     assert seconds["micro_batch"] == max(seconds[k] for k in ("compute", "memory", "collectives"))

@@ -9,6 +9,7 @@ import pytest
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import load_dataset
+from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import shared_prefix
 from launch import train
 from tests.runs import (
@@ -70,13 +71,13 @@ def test_all_interactions_of_the_file_come_through(real):
 def test_replies_in_place_share_history(real):
     """Every reply stands on the trunk, which grows turn by turn."""
     trees = [tree for some in dataset(real, "in_place").trees for tree in some]
-    assert not any(tree.student for tree in trees)
+    assert not any(tree.live for tree in trees)
     several = [tree for tree in trees if len(tree.replies) > 1]
     assert len(several) == 20
     for tree in several:
-        starts = [reply.student_start for reply in tree.replies]
+        starts = [reply.places[PLAIN].start for reply in tree.replies]
         assert starts == sorted(starts)
-        whole = sum(len(member.x + member.y) - 1 for member in tree.members)
+        whole = sum(len(tree.path(reply, PLAIN)) for reply in tree.replies)
         assert len(tree.trunk) < whole
 
 
@@ -85,13 +86,15 @@ def test_replies_alone_fork_where_they_begin(real):
     trees = [tree for some in dataset(real, "alone").trees for tree in some]
     forks = 0
     for tree in trees:
-        for reply, member in zip(tree.replies, tree.members, strict=True):
-            if reply.student is None:
+        for reply, (member,) in zip(tree.replies, tree.units(), strict=True):
+            x, path = member.contexts[PLAIN], member.path(PLAIN)
+            place = reply.places[PLAIN]
+            if place.limb is None:
                 continue
-            limb = tree.student[reply.student]
-            assert limb.fork == len(member.x)
-            assert limb.ids.tolist() == member.y[:-1]
-            assert shared_prefix(tree.trunk, member.x + member.y) == len(member.x)
+            limb = tree.live[place.limb]
+            assert limb.fork == len(x)
+            assert limb.ids.tolist() == member.target.y[:-1].tolist()
+            assert shared_prefix(tree.trunk, path) == len(x)
             forks += 1
     assert forks == 20
 

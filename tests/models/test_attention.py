@@ -11,7 +11,6 @@ import pytest
 from interact_jax import sharding
 from interact_jax.data.pack import pack
 from interact_jax.data.shapes import fill, full_row
-from interact_jax.data.tree import GROW
 from interact_jax.models.attention import BACKENDS, attend, blockwise, native, pallas_tpu
 from interact_jax.models.attention.pairs import Pairs
 from interact_jax.models.attention.sight import (
@@ -22,7 +21,7 @@ from interact_jax.models.attention.sight import (
     trunk_sight,
 )
 from tests.marks import backends, needs_compiler
-from tests.trees import random_window
+from tests.trees import grow, random_window
 
 BOUND = {jnp.float32: 2e-5, jnp.bfloat16: 2**-6}  # times the largest expected entry
 
@@ -42,16 +41,16 @@ def packed_sight(window=None):
     row of padding alone. Returns the sight and the number of keys."""
     rng = np.random.default_rng(3)
     windows = [random_window(rng, n, history_is="think", name=f"c{n}") for n in (1, 4, 2, 3, 1)]
-    trees = [tree for window in windows for tree in GROW["tree"](window)]
+    trees = [tree for window in windows for tree in grow(window)]
     capacity = full_row(trees, 80)
     rows = fill(trees, capacity)
     assert len(rows) == 2 and max(map(len, rows)) > 1
     batch, _ = pack(rows, capacity, 3)
     sight = side_by_side(
-        [trunk_sight(batch.trunk), branch_sight(batch.student, batch.trunk, batch.branches)]
+        [trunk_sight(batch.trunk), branch_sight(batch.live, batch.trunk, batch.branches)]
     )
     if window is not None:
-        position = np.concatenate([batch.trunk.position_BxL, batch.student.position_BxL], axis=1)
+        position = np.concatenate([batch.trunk.position_BxL, batch.live.position_BxL], axis=1)
         sight = tuple(span.within(jnp.int32(window), position) for span in sight)
     return sight, sight[0].first_BxL.shape[1]
 

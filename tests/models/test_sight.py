@@ -8,14 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import flops, objectives, scoring
+from interact_jax import config, flops, objectives, scoring
 from interact_jax.data.pack import pack
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.shapes import fill, full_row
-from interact_jax.data.tree import GROW, grow, paths
-from interact_jax.models.decoder import BranchStream, Decoder
+from interact_jax.data.tree import paths
+from interact_jax.logits import logp
+from interact_jax.methods import method_of
+from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.families import read_config
 from interact_jax.schema import TokenStream
-from tests.trees import random_window
+from interact_jax.scoring import Seen, Source
+from tests.trees import grow, random_window
 
 CONFIG = {
     "model_type": "qwen3",
@@ -40,7 +44,7 @@ def decoder_of(raw, remat="none", attention="xla"):
 def batch_of(seed, history_is, sharing="tree", height=0, row_tokens=64):
     rng = np.random.default_rng(seed)
     windows = [random_window(rng, n, history_is=history_is, name=f"c{n}") for n in (1, 4, 2, 3)]
-    trees = [tree for window in windows for tree in GROW[sharing](window)]
+    trees = [tree for window in windows for tree in grow(window, sharing)]
     capacity = full_row(trees, row_tokens)
     rows = fill(trees, capacity)
     batch, placed = pack(rows, capacity, height or len(rows), ignore_first=1)
@@ -66,16 +70,17 @@ def line(ids):
 def test_packed_trees_equal_every_path_alone(raw, history_is, attention):
     decoder, params = decoder_of(raw, attention=attention)
     trees, batch, placed = batch_of(0, history_is)
-    sources = jax.jit(functools.partial(scoring.one_pass, decoder))(params, batch)
+    see = functools.partial(scoring.one_pass, decoder, views=(PLAIN, HINDSIGHT))
+    hidden = jax.jit(see)(params, batch)
     path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
     alone = jax.jit(lambda stream: decoder.apply({"params": params}, stream)[0])
     for p in placed:
         at = (p.row, slice(p.start, p.start + p.length))
-        for kind in ("student", "teacher"):
+        for kind in (PLAIN, HINDSIGHT):
             ids = path[p.id, kind]
             padded = line([*ids, *[0] * (64 - len(ids))])  # one shape; what follows is not seen
             expected = alone(padded)[0, len(ids) - p.length : len(ids)]
-            np.testing.assert_allclose(sources[kind].hidden_BxRxD[at], expected, atol=2e-5)
+            np.testing.assert_allclose(hidden[kind][at], expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("raw", [CONFIG, WINDOWED], ids=["full", "window"])
@@ -84,13 +89,13 @@ def test_gradient_reaches_ancestors_only(raw):
     (tree,) = grow(random_window(np.random.default_rng(5), 3, history_is="think"))
     capacity = full_row([tree], 16)
     batch, _ = pack([[tree]], capacity, 1)
-    T, P = batch.trunk.id_BxL.shape[1], batch.student.id_BxL.shape[1]
+    T, P = batch.trunk.id_BxL.shape[1], batch.live.id_BxL.shape[1]
     # A vocabulary of one embedding per slot, so that the gradient says which slot was looked at.
     slots = T + P
     wide = Decoder(read_config(raw | {"vocab_size": slots}))
     params = params | {"embedding_VxD": jax.random.normal(jax.random.key(1), (slots, 16))}
     trunk = batch.trunk.replace(id_BxL=np.arange(T)[None])
-    student = batch.student.replace(id_BxL=T + np.arange(P)[None])
+    student = batch.live.replace(id_BxL=T + np.arange(P)[None])
 
     def hidden(embedding):
         stem, (limbs,) = wide.apply(
@@ -122,11 +127,18 @@ def test_gradient_reaches_ancestors_only(raw):
             assert reached_QxK[q, k] == (ancestor and position_q - position_k <= reach), (q, k)
 
 
+METHOD = method_of(config.default())
+
+
+def seen_by(decoder, params, batch, sharing="tree"):
+    forward = scoring.FORWARD[sharing]
+    return scoring.look(forward, decoder, {"policy": params}, batch, METHOD.sources)
+
+
 def loss_of(decoder, sharing, batch, params):
-    sources = scoring.FORWARD[sharing](decoder, params, batch)
-    quantities = scoring.score(sources, batch.replies.target_BxR, ("logp",), chunk=16)
-    total, _ = objectives.sdpo(quantities, batch.replies)
-    return total.total / total.count
+    seen = seen_by(decoder, params, batch, sharing)
+    loss, _ = METHOD.loss(seen, batch.replies)
+    return loss.total / loss.count
 
 
 @pytest.mark.parametrize(
@@ -153,13 +165,13 @@ def test_no_gradient_through_the_teacher():
     weight = batch.replies.weight_BxR
 
     def logps(params):
-        sources = scoring.one_pass(decoder, params, batch)
-        found = scoring.score(sources, batch.replies.target_BxR)
+        seen = seen_by(decoder, params, batch)
+        found = scoring.score(seen, METHOD.roles, batch.replies.target_BxR, METHOD.want)
         return found["logp_student"], found["logp_teacher"]
 
     student, teacher = jax.jit(logps)(params)
     signal = np.where(weight > 0, teacher - student, 0)
-    count = objectives.interactions(batch.replies)
+    count = objectives.examples(batch.replies)
     by_hand = jax.jit(jax.grad(lambda p: -(weight * signal * logps(p)[0]).sum() / count))(params)
     gradient = jax.jit(jax.grad(functools.partial(loss_of, decoder, "tree", batch)))(params)
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(by_hand), strict=True):
@@ -174,18 +186,23 @@ def test_teacher_branches_cost_one_forward(remat, history_is):
     decoder, params = decoder_of(CONFIG, remat)
     _, batch, _ = batch_of(0, history_is)
 
-    def total(sources):
-        found = scoring.score(sources, batch.replies.target_BxR, chunk=16)
-        return sum((logp * batch.replies.weight_BxR).sum() ** 2 for logp in found.values())
+    student = Source("policy", PLAIN)
+
+    def total(seen, roles):
+        want = {role: logp(role) for role in roles}
+        found = scoring.score(seen, roles, batch.replies.target_BxR, want, chunk=16)
+        return sum((logps * batch.replies.weight_BxR).sum() ** 2 for logps in found.values())
 
     def both(params):
-        return total(scoring.one_pass(decoder, params, batch))
+        return total(seen_by(decoder, params, batch), METHOD.roles)
 
     def student_alone(params):
-        branches = [BranchStream(batch.student)] if history_is == "think" else []
+        branches = [BranchStream(batch.live)] if history_is == "think" else []
         stem, limbs = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
         hidden = jnp.concatenate([stem, *limbs], axis=1)
-        return total({"student": scoring._sources(params, batch.replies, hidden, stem)["student"]})
+        index = batch.replies.predictor[PLAIN][:, :, None]
+        seen = Seen(jnp.take_along_axis(hidden, index, axis=1), head_DxV(params))
+        return total({student: seen}, {"student": METHOD.roles["student"]})
 
     steps = [flops.count(jax.value_and_grad(f), params) for f in (both, student_alone)]
     forward = flops.count(both, params) - flops.count(student_alone, params)
