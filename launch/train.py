@@ -42,7 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     summary = train.finish(run)
     after = evaluation.measure_run(run, folder / "after.json")
     page = report.write_run_report(
-        folder, metrics_file=run.workdir / "metrics.jsonl", before=before, after=after
+        folder,
+        metrics_file=run.workdir / "metrics.jsonl",
+        shown=run.method.shown,
+        before=before,
+        after=after,
     )
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))

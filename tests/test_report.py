@@ -90,6 +90,8 @@ def test_before_and_after(tmp_path):
         '{"step": 1, "loss": 1.0, "signal_abs_mean": 0.1, "grad_norm": 2.0}\n'
         '{"step": 2, "loss": null, "signal_abs_mean": null, "grad_norm": null}\n'
     )
-    page = report.write_run_report(tmp_path, metrics_file=metrics, before=before, after=after)
+    page = report.write_run_report(
+        tmp_path, metrics_file=metrics, shown="signal_abs_mean", before=before, after=after
+    )
     assert page.read_text().count("data:image/png") == 2
     assert (tmp_path / "before_after.png").exists()

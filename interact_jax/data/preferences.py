@@ -90,7 +90,7 @@ def preference(record: Record) -> Iterator[Conversation | Loss]:
     if not {m.content.strip() for m in prompt} <= {m.content.strip() for m in history}:
         detail = f"no message before the replies is {reprlib.repr(prompt[-1].content)}"
         yield Loss("prompt is not in the dialogue", record.where, detail, NOTHING_WRONG)
-    identity, user = find_name(value, "id", "prompt_id"), find_name(value, "user")
+    identity, user = find_name(value, "id"), find_name(value, "user")
     yield _pair(record, history, chosen[0], rejected[0], identity, user)
 
 
@@ -122,7 +122,7 @@ def ultrafeedback(record: Record) -> Iterator[Conversation | Loss]:
         with within(f"completions[{index}]"):
             turn = {"role": "assistant", **completions[index]}
             pair.append(read_message(turn, "role", "response", REPLY))
-    yield _pair(record, (question,), *pair, find_name(record.value, "id", "prompt_id"))
+    yield _pair(record, (question,), *pair, find_name(record.value, "id"))
 
 
 def _pair(

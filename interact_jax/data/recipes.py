@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from interact_jax.data.conversations import INTERACTION, count_interactions
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
 from interact_jax.schema import Conversation, Interaction, Message
 
@@ -68,21 +69,27 @@ class Recipe:
     `expected` says for people what a conversation must have."""
 
     drafts: Callable[[Conversation], Iterator[Draft]]
-    frozen: frozenset[str]
-    expected: str
-
-    def units(self, conversation: Conversation) -> int:
-        """How many things to learn from a conversation holds: examples, or pairs of them."""
-        return len({draft.unit or draft.id for draft in self.drafts(conversation)})
+    frozen: frozenset[str] = frozenset()
+    expected: str = INTERACTION
+    units: Callable[[Conversation], int] = count_interactions  # what there is to learn from
 
 
-_FOLLOWED = "a user message, an assistant's reply to it, and the user's next message"
-_REVISED = f"{_FOLLOWED}, and the reply to that"
+def _over(drafts: Callable[[Conversation], Iterator[Draft]], expected: str) -> Recipe:
+    """A recipe that does not make a unit of every interaction."""
+
+    def units(conversation: Conversation) -> int:
+        return len({draft.unit or draft.id for draft in drafts(conversation)})
+
+    return Recipe(drafts, expected=expected, units=units)
+
+
+_REVISED = f"{INTERACTION}, and the reply to that"
+_PAIR = f"{_REVISED}; or a chosen and a rejected reply"
 RECIPES = {
-    "hindsight": Recipe(hindsight, frozenset({HINDSIGHT}), _FOLLOWED),
-    "replies": Recipe(replies, frozenset(), _FOLLOWED),
-    "revisions": Recipe(revisions, frozenset(), _REVISED),
-    "pairs": Recipe(pairs, frozenset(), f"{_REVISED}; or a chosen and a rejected reply"),
-    "chosen": Recipe(chosen, frozenset(), f"{_REVISED}; or a chosen and a rejected reply"),
+    "hindsight": Recipe(hindsight, frozenset({HINDSIGHT})),
+    "replies": Recipe(replies),
+    "revisions": _over(revisions, _REVISED),
+    "pairs": _over(pairs, _PAIR),
+    "chosen": _over(chosen, _PAIR),
 }
 """By the name of the setting `data.recipe`; "auto" there is the one of the objective."""

@@ -75,17 +75,19 @@ def write_run_report(
     folder: Path,
     *,
     metrics_file: Path,
+    shown: str,
     before: Mapping[str, float] | None,
     after: Mapping[str, float] | None,
 ) -> Path:
-    """Write `index.html`: what was measured before and after, and how training went."""
+    """Write `index.html`: what was measured before and after, and how training went; `shown` is a
+    metric beside loss and gradient norm."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
     body = ["<h1>Training run</h1>"]
     if before and after:
         body += [_picture(folder, "before_after", plots.before_after(before, after))]
     if lines:
-        body += ["<h2>Training</h2>", _picture(folder, "training", plots.training(lines))]
+        body += ["<h2>Training</h2>", _picture(folder, "training", plots.training(lines, shown))]
     if (folder / "signal.html").exists():
         body.append('<p><a href="signal.html">The signal, token by token</a></p>')
     return _write(folder / "index.html", "Training run", body)

@@ -61,13 +61,14 @@ def by_position(signals: Sequence[np.ndarray]) -> Figure:
     return figure
 
 
-def training(lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss, signal and gradient norm over the steps; skipped steps are marked."""
+def training(lines: Sequence[Mapping[str, Any]], shown: str) -> Figure:
+    """Loss, a metric and the gradient norm over the steps; skipped steps are marked."""
     figure = Figure(figsize=(10, 2.8), layout="constrained")
     steps = [line["step"] for line in lines]
-    shown = {"loss": "loss", "signal_abs_mean": "mean |signal|", "grad_norm": "gradient norm"}
-    for axes, (name, title) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+    titles = {"signal_abs_mean": "mean |signal|", "grad_norm": "gradient norm"}
+    for axes, name in zip(figure.subplots(1, 3), ("loss", shown, "grad_norm"), strict=True):
         values = [np.nan if line[name] is None else line[name] for line in lines]
+        title = titles.get(name, name.replace("_", " "))
         axes.plot(steps, values, color="#224488", linewidth=1)
         for step, line in zip(steps, lines, strict=True):
             if line["loss"] is None or line["grad_norm"] is None:

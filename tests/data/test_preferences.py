@@ -176,7 +176,8 @@ def test_dialogue_that_begins_with_the_assistant(tmp_path):
 
 
 def test_names_and_what_goes_along(tmp_path):
-    """The record's id or the prompt's; single values are kept, texts of messages not twice."""
+    """The record's own id, for a prompt may come with several pairs; single values are kept, texts
+    of messages not twice."""
     rest = {"prompt": "Q", "chosen": said("Q", "A"), "rejected": said("Q", "B")}
     plain = {"prompt": "Q", "chosen": "A", "rejected": "B", "user": "eve"}
     records = [
@@ -185,7 +186,7 @@ def test_names_and_what_goes_along(tmp_path):
         plain,
     ]
     first, second, third = read(write(tmp_path, "a.jsonl", records))[0]
-    assert [c.id for c in (first, second, third)] == ["p", "7", "a.3"]
+    assert [c.id for c in (first, second, third)] == ["a.1", "7", "a.3"]
     assert first.meta == {"prompt_id": "p", "score_chosen": 8.5}
     assert third.user == "eve" and third.meta == {}
     record = {**ONE_TURN["ultrafeedback"][1](("Q",), "A", "B"), "id": "u"}

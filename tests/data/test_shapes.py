@@ -159,7 +159,7 @@ def epoch_of(dataset, row_tokens, height=1, seed=0, conversations=0, interaction
     packing = Packing.for_run(dataset, draws, row_tokens, height, 2)
     source = LogBatches(dataset, draws, packing)
     tokens, replies, shapes = [], [], set()
-    for _ in range(source.count_steps()):
+    for _ in range(source.steps_left()):
         step = source.next()
         tokens.append(1 - step.tokens / step.slots)
         held = [batch.replies.interaction_BxR >= 0 for batch in step.micro]
