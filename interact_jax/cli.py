@@ -171,6 +171,13 @@ def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     temporary.replace(out)
 
 
+def write_text(out: Path, text: str) -> None:
+    """The whole file or nothing, as `write_lines`."""
+    temporary = out.with_name(out.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(out)
+
+
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
         print(message, file=sys.stderr, flush=True)

@@ -11,7 +11,9 @@ workdir, a run goes on where its last checkpoint is.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from interact_jax import cli, config, evaluation, report, signal, train
@@ -48,8 +50,24 @@ def main(argv: list[str] | None = None) -> None:
         before=before,
         after=after,
     )
+    write_summary(run, before, after)
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
+
+
+def write_summary(
+    run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
+) -> None:
+    """`summary.json`: what was measured, under which settings, from how much."""
+    lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
+    found = {
+        "before": before,
+        "after": after,
+        "settings": config.to_json(run.config),
+        "interactions": int(run.state.counters.interactions),
+        "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
+    }
+    cli.write_text(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 
 
 def show_signal(run: train.Run, folder: Path) -> None:
