@@ -17,7 +17,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, methods, objectives, opening, optim, sharding, teachers
+from interact_jax import (
+    checkpoint,
+    methods,
+    objectives,
+    opening,
+    optim,
+    sharding,
+    skipping,
+    teachers,
+)
 from interact_jax.data import chat, encode, limits, pipeline, tree
 from interact_jax.models import attention, decoder
 from interact_jax.schema import InputError
@@ -56,6 +65,7 @@ HOMES = (
     objectives.SETTINGS,
     teachers.SETTINGS,
     limits.SETTINGS,
+    skipping.SETTINGS,
     optim.SETTINGS,
     decoder.SETTINGS,
     attention.SETTINGS,

@@ -3,7 +3,7 @@
     method = method_of(cfg)
     method.models    {"policy", "initial"}: what the state holds, each with its rule
     seen             the reply tokens as those models see them (`scoring.look`)
-    method.loss(seen, replies)
+    method.loss(method.quantities(seen, replies), replies)
 
 The pieces are entries of `data.recipes`, `objectives` and `teachers`; nothing here knows one.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from interact_jax import scoring
 from interact_jax.data.recipes import RECIPES
-from interact_jax.objectives import OBJECTIVES, Term, terms_of, total_of
+from interact_jax.objectives import OBJECTIVES, Quantities, Term, terms_of, total_of
 from interact_jax.schema import InputError, Replies, Sum
 from interact_jax.scoring import Mixture, Quantity, Seen, Source
 from interact_jax.settings import Setting
@@ -54,9 +54,12 @@ class Method:
         """The names of what is shown beside the loss."""
         return tuple(dict.fromkeys(name for term in self.terms for name in term.shown))
 
-    def loss(self, seen: Mapping[Source, Seen], replies: Replies) -> tuple[Sum, dict[str, Sum]]:
+    def quantities(self, seen: Mapping[Source, Seen], replies: Replies) -> Quantities:
+        """What the terms want of every reply token."""
+        return scoring.score(seen, self.roles, replies.target_BxR, self.want)
+
+    def loss(self, quantities: Quantities, replies: Replies) -> tuple[Sum, dict[str, Sum]]:
         """The loss, to be divided by its count, and the sums of `metrics`."""
-        quantities = scoring.score(seen, self.roles, replies.target_BxR, self.want)
         return total_of(self.terms, quantities, replies)
 
     @property

@@ -94,7 +94,7 @@ class Journal:
             "reply_tokens": batch.reply_tokens,
             "tokens": batch.tokens,
             "padding": round(1 - batch.tokens / batch.slots, 6),
-            **({"limited": round(batch.limited, 6)} if batch.limited else {}),
+            **{name: round(value, 6) for name, value in batch.told.items()},
             "seconds": round(now - self._time, 6),
         }
         self._time = now

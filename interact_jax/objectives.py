@@ -103,6 +103,14 @@ def examples(replies: Replies) -> jax.Array:
     return replies.share_BxI.sum()
 
 
+def counted_in(replies: Replies) -> dict[str, jax.Array]:
+    """How many units (interactions, pairs) the rows hold, and how many counted tokens."""
+    return {
+        "interactions": (replies.unit_BxI.max(axis=1) + 1).sum(),
+        "reply_tokens": (replies.weight_BxR > 0).sum(),
+    }
+
+
 def token_mean(per_token: jax.Array, replies: Replies) -> jax.Array:
     """Sum over examples, by their share, of the mean over their counted tokens."""
     return jnp.where(replies.weight_BxR > 0, per_token * replies.weight_BxR, 0.0).sum()
@@ -118,6 +126,12 @@ def over_example(per_token: jax.Array, replies: Replies, counted: bool = False) 
     number = jnp.where(of_one, replies.example_BxR, R)  # R is beyond the table: dropped
     zeros = jnp.zeros((B, R), per_token.dtype)
     return zeros.at[row, number].add(jnp.where(of_one, per_token, 0.0), mode="drop")
+
+
+def mean_over_example(per_token: jax.Array, replies: Replies) -> jax.Array:
+    """Means [B, I] over the counted tokens of every example."""
+    counted = over_example(jnp.ones_like(per_token), replies, counted=True)
+    return over_example(per_token, replies, counted=True) / jnp.maximum(counted, 1)
 
 
 def to_tokens(per_example_BxI: jax.Array, replies: Replies) -> jax.Array:
@@ -169,7 +183,7 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
         shown = signal_shown(quantities, replies)
         signal = jax.lax.stop_gradient(quantities["logp_teacher"] - student)
         if settings.centred:
-            signal -= to_tokens(_mean_over_example(signal, replies), replies)
+            signal -= to_tokens(mean_over_example(signal, replies), replies)
         signal = jnp.clip(signal, -settings.signal_clip, settings.signal_clip)
         if settings.importance:
             ratio = _ratio(jax.lax.stop_gradient(student), replies.known["sampler"])
@@ -189,11 +203,6 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
     extra = () if settings.ratio == "none" else ("ratio_clipped",)
     known = ("sampler",) if settings.importance or settings.ratio == "sampler" else ()
     return (Term(tuple(roles), want, loss, (*SIGNAL, *extra), known),)
-
-
-def _mean_over_example(per_token: jax.Array, replies: Replies) -> jax.Array:
-    counted = over_example(jnp.ones_like(per_token), replies, counted=True)
-    return over_example(per_token, replies, counted=True) / jnp.maximum(counted, 1)
 
 
 def _ratio(logp_BxR: jax.Array, old_BxR: jax.Array) -> jax.Array:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, known, scoring, sharding
+from interact_jax import checkpoint, config, known, scoring, sharding, skipping
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import (
@@ -40,6 +40,7 @@ from interact_jax.data.pipeline import (
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal, StopSignal
 from interact_jax.models.decoder import Decoder, with_wide_ends
+from interact_jax.objectives import counted_in
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.schema import Batch, InputError, RunStopped, Sum
@@ -98,6 +99,7 @@ class Run:
     differentiate: Callable[..., Any]
     add: Callable[..., Any]
     update: Callable[..., Any]
+    skim: skipping.Skimmer | None  # None: nothing is skipped
     checkpoints: checkpoint.Checkpoints
     state: TrainState
 
@@ -160,6 +162,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         differentiate, add, update = jit_step(
             cfg, model.decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
         )
+        skim = skipping.skimmer_for(cfg, method, model.decoder, source.packing, mesh)
     return Run(
         config=cfg,
         workdir=workdir,
@@ -171,6 +174,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         differentiate=differentiate,
         add=add,
         update=update,
+        skim=skim,
         checkpoints=checkpoints,
         state=state,
     )
@@ -258,15 +262,13 @@ def differentiate(
     def total(policy: Any) -> tuple[jax.Array, dict[str, Sum]]:
         wide = {**models, POLICY: with_wide_ends(policy)}
         seen = scoring.look(forward, decoder, wide, batch, method.sources, POLICY)
-        loss, metrics = method.loss(seen, batch.replies)
+        quantities = method.quantities(seen, batch.replies)
+        loss, metrics = method.loss(quantities, batch.replies)
         return loss.total, {"loss": loss, **metrics}
 
     gradients, metrics = jax.grad(total, has_aux=True)(models[POLICY])
-    counted = {
-        "interactions": (batch.replies.unit_BxI.max(axis=1) + 1).sum(),
-        "reply_tokens": (batch.replies.weight_BxR > 0).sum(),
-    }
-    return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), metrics, counted
+    gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
+    return gradients, metrics, counted_in(batch.replies)
 
 
 def add(sums: Any, more: Any) -> Any:
@@ -371,8 +373,8 @@ def loop(run: Run) -> None:
         Journal(run.workdir, first, run.total_steps, run.method.shown) as journal,
     ):
         for step in range(first + 1, run.total_steps + 1):
-            batch = run.source.next(run.state)
-            run.state, shown = run.update(run.state, sums_of(run, batch))
+            sums, batch = sums_of(run, run.source.next(run.state))
+            run.state, shown = run.update(run.state, sums)
             journal.add(step, shown, batch)
             due = step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked
             if due:
@@ -396,13 +398,16 @@ def loop(run: Run) -> None:
     run.checkpoints.wait()
 
 
-def sums_of(run: Run, batch: StepBatch) -> Any:
-    """The sums of a step, micro-batch by micro-batch."""
-    models, sums = run.state.all_params(), None
+def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
+    """The sums of a step, micro-batch by micro-batch, and the batch as it was differentiated."""
+    models, sums, of_all = run.state.all_params(), None, None
+    if run.skim is not None:
+        batch, of_all = run.skim(models, batch)
     for micro in batch.micro:
         found = run.differentiate(models, sharding.place_rows(micro, run.model.mesh))
         sums = found if sums is None else run.add(sums, found)
-    return sums
+    gradients, *of_left = sums
+    return (gradients, *(of_all or of_left)), batch
 
 
 # ------------------------------------------------------------------------------------ finish

@@ -12,7 +12,7 @@ LAYERS = (
     {"schema", "settings", "flops", "chips", "hlo", "foreign", "logits", "divergences"},
     {"sharding", "models", "data"},
     {"scoring", "objectives", "optim", "checkpoint", "generation", "opening", "teachers"},
-    {"methods", "metrics", "signal", "known"},
+    {"methods", "metrics", "signal", "known", "skipping"},
     {"config"},
     {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 import numpy as np
 
+from interact_jax.data.examples import Target
 from interact_jax.data.tree import Reply, Size, Tree
 from interact_jax.schema import Batch, Branches, Replies, TokenStream
 
@@ -27,13 +28,13 @@ def pack(
     capacity: Size,
     height: int,
     ignore_first: int = 0,
-    factors: Mapping[str, float] | None = None,
+    factor: Callable[[Target], float] = lambda target: 1.0,
     known: Set[str] = frozenset(),
 ) -> tuple[Batch, list[Placed]]:
     """Write up to `height` rows of trees into one Batch (numpy); missing rows stay empty.
 
-    The first `ignore_first` tokens of a reply get weight 0; `factors` multiply the weight of a
-    conversation's examples (by its id, else 1); `known` names the log-probabilities from elsewhere
+    The first `ignore_first` tokens of a reply get weight 0; `factor` multiplies the weight of an
+    example; `known` names the log-probabilities from elsewhere
     that are packed, NaN where a target has none. Returns the batch and where each example's reply
     stands in it.
     """
@@ -76,8 +77,7 @@ def pack(
                     predictor[view][b, to] = index
                 if _unit_of(reply) != last:
                     last, units = _unit_of(reply), units + 1
-                factor = (factors or {}).get(reply.target.conversation, 1.0)
-                part = factor * reply.target.weight / members[last]
+                part = factor(reply.target) * reply.target.weight / members[last]
                 example[b, to], offset[b, to], target[b, to] = examples, t, y
                 weight[b, to] = part * (t >= ignore_first) / max(1, n - ignore_first)
                 for name in known & reply.target.known.keys():

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from rich.progress import track
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.examples import Target
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.limits import Limits
 from interact_jax.data.pack import Placed, pack, padding
@@ -207,13 +208,13 @@ class Packing:
         return cls.for_trees(every, row_tokens, height, ignore_first, steps)
 
     def batches(
-        self, trees: Sequence[Tree], factors: Mapping[str, float] | None = None
+        self, trees: Sequence[Tree], factor: Callable[[Target], float] = lambda target: 1.0
     ) -> Iterator[tuple[Batch, list[Placed]]]:
-        """Micro-batches that hold these trees, split where they are too large for a row; `factors`
-        are those of conversations' weights."""
+        """Micro-batches that hold these trees, split where they are too large for a row; `factor`
+        multiplies the weight of an example."""
         parts = _split(trees, self.full)
         for shape, rows in share_out(parts, self.shapes, self.full, self.height):
-            yield pack(rows, shape, self.height, self.ignore_first, factors, self.known)
+            yield pack(rows, shape, self.height, self.ignore_first, factor, self.known)
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{s.T}+{s.P}+{s.Q}" for s in self.shapes)
@@ -232,13 +233,14 @@ class StepBatch:
     """What one optimiser step works on: micro-batches (numpy) and their numbers."""
 
     micro: list[Batch]
+    placed: list[list[Placed]]  # the examples of each micro-batch
     interactions: int
     reply_tokens: int  # of y, EOS included
     tokens: int  # held in the three token arrays
     slots: int  # of those arrays on the device
-    limited: float = 0.0  # share of the interactions' weight that limits on influence took
-    trees: Sequence[Tree] = ()  # what was packed, with these factors of conversations' weights
-    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    trees: Sequence[Tree]  # what was packed,
+    factor: Callable[[Target], float]  # with these factors of examples' weights
+    told: dict[str, float] = dataclasses.field(default_factory=dict)  # more for the log
 
 
 class BatchSource(Protocol):
@@ -343,17 +345,21 @@ class LogBatches:
             return [], None
         trees = self.dataset.trees_of(indices)
         factors = self._factors(indices)
+
+        def factor(target: Target) -> float:
+            return factors.get(target.conversation, 1.0)
+
         units = [self.dataset.interactions[i] for i in indices]
-        kept = 0.0
-        for i, count in zip(indices, units, strict=True):
-            kept += count * factors.get(self._name(i), 1.0)
-        return indices, step_batch(self.packing, trees, sum(units), factors, 1 - kept / sum(units))
+        batch = step_batch(self.packing, trees, sum(units), factor)
+        kept = (n * factors.get(self._name(i), 1.0) for i, n in zip(indices, units, strict=True))
+        limited = 1 - sum(kept) / sum(units)
+        return indices, dataclasses.replace(batch, told={"limited": limited} if limited else {})
 
     def _name(self, index: int) -> str:
         return self.dataset.trees[index][0].replies[0].target.conversation
 
     def _factors(self, indices: list[int]) -> dict[str, float]:
-        """Of conversations' weights; those that limits leave as they are may be missing."""
+        """Of conversations' weights, by their ids."""
         if self.limits is None:
             return {}
         return self.limits.factors(
@@ -368,19 +374,18 @@ def step_batch(
     packing: Packing,
     trees: Sequence[Tree],
     interactions: int,
-    factors: Mapping[str, float],
-    limited: float = 0.0,
+    factor: Callable[[Target], float],
 ) -> StepBatch:
     """Pack the trees of a step."""
-    micro = [batch for batch, _ in packing.batches(trees, factors)]
+    micro, placed = zip(*packing.batches(trees, factor), strict=True)
     held, slots = np.sum([padding(batch) for batch in micro], axis=0)
     return StepBatch(
-        micro=micro,
+        micro=list(micro),
+        placed=list(placed),
         interactions=interactions,
         reply_tokens=sum(tree.size.R for tree in trees),
         tokens=int(held),
         slots=int(slots),
-        limited=limited,
         trees=trees,
-        factors=factors,
+        factor=factor,
     )

@@ -95,9 +95,9 @@ def test_batches_are_packed_ahead_but_not_all(monkeypatch):
     packed = []
     original = Packing.batches
 
-    def batches_of(packing, trees, factors):
+    def batches_of(packing, trees, factor):
         packed.append(len(trees))
-        return original(packing, trees, factors)
+        return original(packing, trees, factor)
 
     monkeypatch.setattr(Packing, "batches", batches_of)
     source = batches(conversations=1)
@@ -127,7 +127,7 @@ def test_an_error_of_the_packing_thread_is_raised_by_next(monkeypatch):
     source = batches(conversations=1)
     source.next()
 
-    def fail(packing, trees, factors):
+    def fail(packing, trees, factor):
         raise InputError("logs.jsonl:7: no")
 
     monkeypatch.setattr(Packing, "batches", fail)

@@ -137,7 +137,7 @@ def seen_by(decoder, params, batch, sharing="tree"):
 
 def loss_of(decoder, sharing, batch, params):
     seen = seen_by(decoder, params, batch, sharing)
-    loss, _ = METHOD.loss(seen, batch.replies)
+    loss, _ = METHOD.loss(METHOD.quantities(seen, batch.replies), batch.replies)
     return loss.total / loss.count
 
 

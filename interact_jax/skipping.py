@@ -1,0 +1,104 @@
+"""Skipping interactions whose follow-up says nothing: a forward pass decides.
+
+Shown an unrelated follow-up, a model changes its mind about nothing, and the signal is near zero
+over the whole reply. Such interactions cost as much as the others and move nothing. With
+`skip.signal` a step is scored first, without a gradient; what is left of it is packed anew:
+
+    trunk   u1 y1 u2 y2     both near zero: the tree is left out
+    trunk   u1 y1 u2 y2     y1 near zero: it gets weight 0, the tree stays for y2
+
+A skipped interaction still counts in the mean, so that of the others does not grow. The loss and
+the metrics of a step are those of all its interactions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from interact_jax import scoring, sharding
+from interact_jax.data.examples import Target
+from interact_jax.data.pipeline import Packing, StepBatch, step_batch
+from interact_jax.methods import Method
+from interact_jax.models.decoder import Decoder
+from interact_jax.objectives import counted_in, mean_over_example
+from interact_jax.schema import Batch, InputError
+from interact_jax.settings import Setting
+
+SETTINGS = {
+    "skip.signal": Setting(
+        0.0, "interactions of a smaller mean |signal| (nats a token) are skipped; 0 = none", least=0
+    ),
+}
+
+
+def observe(
+    models: Mapping[str, Any],
+    batch: Batch,
+    *,
+    decoder: Decoder,
+    forward: Callable[..., scoring.Hiddens],
+    method: Method,
+) -> Any:
+    """What a micro-batch adds to the step's metrics and counts; mean |signal| [B, I]."""
+    seen = scoring.look(forward, decoder, models, batch, method.sources)
+    quantities = method.quantities(seen, batch.replies)
+    loss, metrics = method.loss(quantities, batch.replies)
+    signal = abs(quantities["logp_teacher"] - quantities["logp_student"])
+    sums = {"loss": loss, **metrics}, counted_in(batch.replies)
+    return sums, mean_over_example(signal, batch.replies)
+
+
+def skimmer_for(
+    cfg: Any, method: Method, decoder: Decoder, packing: Packing, mesh: jax.sharding.Mesh
+) -> Skimmer | None:
+    """The one that a run's settings ask for. Raises InputError where the method has no signal."""
+    least = cfg.skip.signal
+    if not least:
+        return None
+    if not {"logp_student", "logp_teacher"} <= method.want.keys():
+        raise InputError(
+            f"skip.signal={least}: objective.name={cfg.objective.name} has no signal, since it "
+            "looks at no follow-up. Set skip.signal=0."
+        )
+    forward = scoring.FORWARD[cfg.sharing]
+    return Skimmer(least, packing, mesh, decoder=decoder, forward=forward, method=method)
+
+
+class Skimmer:
+    """Takes out of a step what need not be differentiated."""
+
+    def __init__(self, least: float, packing: Packing, mesh: jax.sharding.Mesh, **how: Any):
+        self.least, self.packing, self.mesh = least, packing, mesh
+        whole = sharding.replicated(mesh)
+        self._observe = jax.jit(functools.partial(observe, **how), out_shardings=whole)
+
+    def __call__(self, models: Mapping[str, Any], batch: StepBatch) -> tuple[StepBatch, Any]:
+        """What is left of the batch; the metrics and counts of all of it."""
+        sums, signal = None, {}
+        for micro, placed in zip(batch.micro, batch.placed, strict=True):
+            more, mean_BxI = self._observe(models, sharding.place_rows(micro, self.mesh))
+            sums = more if sums is None else jax.tree.map(jnp.add, sums, more)
+            mean_BxI = jax.device_get(mean_BxI)
+            for place in placed:
+                number = micro.replies.example_BxR[place.row, place.start]
+                signal[place.id] = mean_BxI[place.row, number]
+
+        def factor(target: Target) -> float:
+            return batch.factor(target) * bool(signal[target.id] >= self.least)
+
+        def strongest(tree: Any) -> float:
+            return max(signal[reply.target.id] for reply in tree.replies)
+
+        # If nothing is left, one tree of weight 0 gives the gradient its shape.
+        kept = [tree for tree in batch.trees if strongest(tree) >= self.least]
+        kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
+        skipped = sum(mean < self.least for mean in signal.values()) / len(signal)
+        left = step_batch(self.packing, kept, batch.interactions, factor)
+        told = {**batch.told, "skipped": skipped}
+        return dataclasses.replace(batch, micro=left.micro, placed=left.placed, told=told), sums
