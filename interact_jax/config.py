@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from interact_jax import (
     checkpoint,
+    hindsight_check,
     methods,
     objectives,
     opening,
@@ -27,7 +28,7 @@ from interact_jax import (
     skipping,
     teachers,
 )
-from interact_jax.data import chat, encode, limits, pipeline, tree
+from interact_jax.data import chat, encode, limits, pipeline, tree, weighing
 from interact_jax.models import attention, decoder
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
@@ -64,8 +65,10 @@ HOMES = (
     tree.SETTINGS,
     objectives.SETTINGS,
     teachers.SETTINGS,
+    weighing.SETTINGS,
     limits.SETTINGS,
     skipping.SETTINGS,
+    hindsight_check.SETTINGS,
     optim.SETTINGS,
     decoder.SETTINGS,
     attention.SETTINGS,

@@ -47,12 +47,14 @@ class RunStopped(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One turn. `token_ids` and `logps` (same length) are what a sampler produced, if one did."""
+    """One turn. `token_ids` and `logps` (same length) are what a sampler produced, if one did;
+    `weight` is how much the message counts where it is learned."""
 
     role: str
     content: str
     token_ids: tuple[int, ...] | None = None
     logps: tuple[float, ...] | None = None
+    weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

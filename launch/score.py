@@ -21,9 +21,13 @@ from interact_jax.data.conversations import FORMATS
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
 from interact_jax.data.pipeline import Dataset, load_dataset
 from interact_jax.data.tree import GROW, picture
+from interact_jax.hindsight_check import check_hindsight
 from interact_jax.models.attention import BACKENDS
 from interact_jax.opening import open_model
 from interact_jax.signal import Scored, interactions_by_id, score_trees
+
+MAX_LENGTH = 4096  # tokens of a conversation, if the model has positions for them
+CHECKED = 512  # pairs that --check-hindsight looks at, at most
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,6 +45,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", required=True, help="JSON Lines file to write")
     add("--report", default="", metavar="DIR", help="write HTML and pictures there")
     add("--show", type=int, default=0, metavar="N", help="print the N replies of strongest signal")
+    add(
+        "--check-hindsight",
+        action="store_true",
+        help="does the model use hindsight? by the replies that came after a follow-up",
+    )
     add("--show-trees", type=int, default=0, metavar="N", help="print the first N token trees")
     add("--hindsight", default="offline", help="offline, online, or a text with {o}")
     add("--format", default="auto", choices=list(FORMATS), help="of the data")
@@ -48,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--sharing", default="tree", choices=list(GROW), help="one pass, or two full forwards")
     add("--reply-tokens", default="in_place", choices=REPLY_TOKENS, help="how y is tokenised")
     add("--history", default="conversation", choices=list(WINDOWS), help="what y sees of it")
-    add("--max-length", type=int, default=4096, help="tokens before the history window hops")
+    add("--max-length", type=int, default=0, help="tokens before the window hops; 0 = as fit, 4096")
     add("--max-reply", type=int, default=2048, help="tokens of a reply before it is cut")
     add("--special-tokens", default="drop", choices=SPECIAL_TOKENS, help="spelt in a message")
     add("--on-error", default="stop", choices=["stop", "skip"], help="at a bad record")
@@ -73,14 +82,14 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer=args.tokenizer,
         hindsight=args.hindsight,
         reply_tokens=args.reply_tokens,
-        max_length=args.max_length,
+        max_length=args.max_length or 1,
         dtype=args.dtype,
         attention=args.attention,
     )
     chat = model.chat
     settings = EncodeSettings(
         history=args.history,
-        max_length=args.max_length,
+        max_length=args.max_length or min(MAX_LENGTH, model.config.max_positions),
         max_reply=args.max_reply,
         special_tokens=args.special_tokens,
         on_error=args.on_error,
@@ -90,15 +99,29 @@ def main(argv: list[str] | None = None) -> None:
     for tree in trees[: args.show_trees]:
         print(picture(tree, chat.decode), end="\n\n")
 
+    params = model.load()
     scored = score_trees(
         model.decoder,
-        model.load(),
+        params,
         trees,
         model.mesh,
         sharing=args.sharing,
         row_tokens=args.row_tokens,
     )
     cli.write_lines(out, map(line_of, scored))
+    if args.check_hindsight:
+        found = check_hindsight(
+            model.decoder,
+            params,
+            dataset.conversations,
+            chat,
+            settings,
+            model.mesh,
+            most=CHECKED,
+            sharing=args.sharing,
+            row_tokens=args.row_tokens,
+        )
+        print("\n".join(found.lines()))
     show(args, scored, dataset, chat)
     for line in dataset.lines():
         print(line)

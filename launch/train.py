@@ -16,8 +16,11 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from interact_jax import cli, config, evaluation, report, signal, train
+from interact_jax import cli, config, evaluation, hindsight_check, report, signal, train
+from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
+
+log = logging.getLogger("interact_jax.launch.train")
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -39,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.quiet:
         print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)
     show_signal(run, folder)
+    check_hindsight(run)
     before = evaluation.measure_start(run, folder / "before.json")
     train.loop(run)
     summary = train.finish(run)
@@ -53,6 +57,28 @@ def main(argv: list[str] | None = None) -> None:
     write_summary(run, before, after)
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
+
+
+def check_hindsight(run: train.Run) -> None:
+    """Warn where the model that is to learn from hindsight does not use it."""
+    cfg = run.config
+    if not cfg.check_hindsight or int(run.state.step) > 0 or run.method.recipe != "hindsight":
+        return
+    found = hindsight_check.check_hindsight(
+        run.model.decoder,
+        run.state.params,
+        run.dataset.conversations,
+        run.model.chat,
+        EncodeSettings.of(cfg),
+        run.model.mesh,
+        most=cfg.check_hindsight,
+        seed=cfg.seed,
+        sharing=cfg.sharing,
+    )
+    if found.pairs:
+        level = logging.WARNING if found.usable is False else logging.INFO
+        for line in found.lines():
+            log.log(level, "%s", line)
 
 
 def write_summary(

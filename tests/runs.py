@@ -84,6 +84,7 @@ def overrides(settings: Mapping[str, Any]) -> list[str]:
 def train_arguments(workdir: Path, settings: Mapping[str, Any]) -> list[str]:
     """What follows `launch/train.py` on the command line."""
     config = str(ROOT / "configs/quickstart.py")
+    settings = {"check_hindsight": 0, **settings}
     return ["--config", config, "--workdir", str(workdir), *overrides(settings)]
 
 

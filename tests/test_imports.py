@@ -12,7 +12,7 @@ LAYERS = (
     {"schema", "settings", "flops", "chips", "hlo", "foreign", "logits", "divergences"},
     {"sharding", "models", "data"},
     {"scoring", "objectives", "optim", "checkpoint", "generation", "opening", "teachers"},
-    {"methods", "metrics", "signal", "known", "skipping"},
+    {"methods", "metrics", "signal", "known", "skipping", "hindsight_check"},
     {"config"},
     {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
 )

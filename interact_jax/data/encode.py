@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from interact_jax.data import weighing
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.examples import Draft, Example, Target, as_ids
 from interact_jax.data.recipes import RECIPES, Recipe
@@ -36,6 +37,7 @@ class EncodeSettings:
     max_reply: int = 2048  # tokens of y before it is cut
     special_tokens: str = "drop"
     on_error: str = "stop"
+    weigh: str = ""
     ignore_first: int = 0  # tokens of y that the objective does not count
 
     @classmethod
@@ -43,6 +45,8 @@ class EncodeSettings:
         """Those of a run's settings."""
         names = (field.name for field in dataclasses.fields(cls))
         values = {name: cfg.data[name] for name in names if name != "ignore_first"}
+        if cfg.data.weigh:
+            weighing.load(cfg.data.weigh)  # what is wrong with the file is said before the work
         return cls(**values, ignore_first=cfg.objective.ignore_first)
 
 
@@ -82,10 +86,7 @@ def encode(
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []
     windows = WINDOWS[settings.history]
-    units = (
-        list(unit)
-        for _, unit in itertools.groupby(recipe.drafts(conversation), lambda d: d.unit or d.id)
-    )
+    units = list(_weighed(conversation, recipe, settings, counts))
     try:
         kept = []
         for window in windows(conversation, units, chat, settings, counts):
@@ -100,6 +101,19 @@ def encode(
         counts["conversations dropped: refused by the chat template"] += 1
         return []
     return [window for window in kept if window]
+
+
+def _weighed(
+    conversation: Conversation, recipe: Recipe, settings: EncodeSettings, counts: Counts
+) -> Iterator[list[Draft]]:
+    """The units of a conversation that have a weight."""
+    for _, unit in itertools.groupby(recipe.drafts(conversation), lambda d: d.unit or d.id):
+        drafts = list(unit)
+        weight = weighing.weight_of(settings.weigh, conversation, drafts[0])
+        if weight > 0:
+            yield [dataclasses.replace(draft, weight=weight) for draft in drafts]
+        else:
+            counts["interactions left out: weight 0"] += 1
 
 
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
@@ -127,7 +141,7 @@ def _counted(unit: Unit, settings: EncodeSettings, counts: Counts) -> bool:
 
 def _hopping_windows(
     conversation: Conversation,
-    units: Iterator[list[Draft]],
+    units: Sequence[list[Draft]],
     chat: ChatFormat,
     settings: EncodeSettings,
     counts: Counts,
@@ -160,7 +174,7 @@ def _hopping_windows(
 
 def _reference_windows(
     conversation: Conversation,
-    units: Iterator[list[Draft]],
+    units: Sequence[list[Draft]],
     chat: ChatFormat,
     settings: EncodeSettings,
     counts: Counts,

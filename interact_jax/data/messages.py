@@ -92,7 +92,18 @@ def read_message(turn: Any, role_key: str, text_key: str, roles: Mapping[str, st
         half = f"{text[error.start]!r} at character {error.start}"
         detail = f"{text_key!r} of {name!r} holds {half}, one half of a surrogate pair"
         raise Fault("broken character", detail) from None
-    return Message(roles[name], text, *_sampled(turn, roles[name]))
+    role = roles[name]
+    return Message(role, text, *_sampled(turn, role), _weight(turn, role))
+
+
+def _weight(turn: Mapping[str, Any], role: str) -> float:
+    """How much a message of the assistant counts; 1 where nothing is said."""
+    weight = turn.get("weight")
+    if weight is None or role != "assistant":
+        return 1.0
+    if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+        raise Fault("bad weight", f"weight is {reprlib.repr(weight)}, expected a number from 0 on")
+    return float(weight)
 
 
 def _sampled(

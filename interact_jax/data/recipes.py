@@ -6,25 +6,32 @@ for draft in RECIPES["hindsight"].drafts(conversation): ...
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from interact_jax.data.conversations import INTERACTION, count_interactions
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
 from interact_jax.schema import Conversation, Interaction, Message
 
 PLAIN, HINDSIGHT = "plain", "hindsight"
+ALONE: Mapping[str, str | None] = {PLAIN: None}
+
+
+def _draft(
+    name: str, x: tuple[Message, ...], y: Message, views: Mapping[str, str | None] = ALONE
+) -> Draft:
+    return Draft(name, x, y, views, weight=y.weight)
 
 
 def hindsight(conversation: Conversation) -> Iterator[Draft]:
     """Every interaction (x, y, o): y without and with o in view."""
     for i in conversation.interactions():
-        yield Draft(i.id, i.x, i.y, {PLAIN: None, HINDSIGHT: i.o.content})
+        yield _draft(i.id, i.x, i.y, {PLAIN: None, HINDSIGHT: i.o.content})
 
 
 def replies(conversation: Conversation) -> Iterator[Draft]:
     """The logged reply of every interaction."""
     for i in conversation.interactions():
-        yield Draft(i.id, i.x, i.y, {PLAIN: None})
+        yield _draft(i.id, i.x, i.y)
 
 
 def revised(conversation: Conversation) -> Iterator[tuple[Interaction, Message]]:
@@ -40,7 +47,7 @@ def revised(conversation: Conversation) -> Iterator[tuple[Interaction, Message]]
 def revisions(conversation: Conversation) -> Iterator[Draft]:
     """The reply that came after the complaint, as the answer to what was asked before it."""
     for i, reply in revised(conversation):
-        yield Draft(i.id, i.x, reply, {PLAIN: None})
+        yield _draft(i.id, i.x, reply)
 
 
 def pairs(conversation: Conversation) -> Iterator[Draft]:
@@ -51,9 +58,10 @@ def pairs(conversation: Conversation) -> Iterator[Draft]:
         for p in conversation.preferences
     ] or [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
     for name, x, chosen, rejected in found:
-        view = {PLAIN: None}
-        yield Draft(f"{name}+", x, chosen, view, unit=name, side=PREFERRED)
-        yield Draft(f"{name}-", x, rejected, view, unit=name, side=REJECTED)
+        better = _draft(f"{name}+", x, chosen)
+        yield dataclasses.replace(better, unit=name, side=PREFERRED)
+        worse = dataclasses.replace(better, id=f"{name}-", y=rejected)
+        yield dataclasses.replace(worse, unit=name, side=REJECTED)
 
 
 def chosen(conversation: Conversation) -> Iterator[Draft]:

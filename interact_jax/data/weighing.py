@@ -1,0 +1,73 @@
+"""Weights of single interactions: from the data, and by a function of your own.
+
+    # weights.py
+    def weigh(conversation, draft):
+        if conversation.meta.get("language") != "English":
+            return 0                                           # left out
+        return 2 if len(draft.y.content) < 400 else 1
+
+    --config.data.weigh=weights.py:weigh
+
+`draft` is a `data.examples.Draft`: x, y, and what its views show. In the data, a message of the
+assistant may have a "weight" (OpenAI's fine-tuning files do). Both multiply. A loss is the mean
+by these weights; of a pair counts that of the preferred reply.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from interact_jax.data.examples import Draft
+from interact_jax.schema import Conversation, InputError
+from interact_jax.settings import Setting
+
+Weigh = Callable[[Conversation, Draft], float]
+
+SETTINGS = {
+    "data.weigh": Setting(
+        "", "FILE.py:FUNCTION that weighs every interaction, 0 leaves it out; empty = all alike"
+    ),
+}
+
+
+@functools.lru_cache(maxsize=8)
+def load(spec: str) -> Weigh:
+    """The function that a "FILE.py:FUNCTION" names. Raises InputError where there is none."""
+    name, colon, function = spec.rpartition(":")
+    file = Path(name)
+    if not colon or not file.is_file():
+        raise InputError(f"data.weigh={spec!r}: expected FILE.py:FUNCTION of a file that is there.")
+    module_spec = importlib.util.spec_from_file_location(f"weigh_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"data.weigh={spec!r}: {file} is not a Python file.")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        return getattr(module, function)
+    except Exception as error:  # the file is the user's program: anything can come out of it
+        raise InputError(f"data.weigh={spec!r}: {type(error).__name__}: {error}") from error
+
+
+def weight_of(spec: str, conversation: Conversation, draft: Draft) -> float:
+    """The weight of a draft's unit. Raises InputError for what is no weight."""
+    if not spec:
+        return draft.weight
+    try:
+        weight = float(load(spec)(conversation, draft))
+    except InputError:
+        raise
+    except Exception as error:  # so can it here
+        raise InputError(
+            f"{conversation.source}: data.weigh={spec!r} fails at interaction {draft.id}: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise InputError(
+            f"{conversation.source}: data.weigh={spec!r} gives {weight} for interaction "
+            f"{draft.id}: expected a number of at least 0."
+        )
+    return weight * draft.weight
