@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from interact_jax.generation.sampler import Completion
@@ -28,11 +29,15 @@ class _Talk:
 
 
 def converse(
-    speaker: Speaker, user: world.User, interactions: int, seed: int
+    speaker: Speaker,
+    user: world.User,
+    interactions: int,
+    seed: int,
+    turns: tuple[Sequence[int], Sequence[float]] = TURNS,
 ) -> list[Conversation]:
     """Conversations with at least so many interactions, about requests of the training side.
 
-    All talk at once: every round the model answers whoever waits, in one batch.
+    `turns` are the replies that a conversation may have, and how often. All talk at once: every round the model answers whoever waits, in one batch.
     """
     rng = random.Random(f"logs {seed}")
     talks: list[_Talk] = []
@@ -40,10 +45,10 @@ def converse(
     while planned < interactions:
         own = random.Random(rng.random())
         request = world.draw_request(own)
-        talk = _Talk(own, own.choices(*TURNS)[0], request, [Message("user", request.text)])
+        talk = _Talk(own, own.choices(*turns)[0], request, [Message("user", request.text)])
         planned += talk.turns
         talks.append(talk)
-    for turn in range(max(TURNS[0])):
+    for turn in range(max(turns[0])):
         waiting = [talk for talk in talks if talk.turns > turn]
         prompts = [speaker.chat.prompt(talk.messages) for talk in waiting]
         for talk, said in zip(waiting, _replies(speaker, prompts, seed + turn), strict=True):

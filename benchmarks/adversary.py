@@ -1,0 +1,109 @@
+"""One adversarial user among a hundred: what limits on influence are worth, on the pocket world.
+
+    python benchmarks/adversary.py --out runs/adversary
+    python benchmarks/adversary.py --out runs/adversary --attack flood --limits inf,4,2
+
+99 users want the styles of the shipped logs; one wants the opposite of each. Attacks:
+
+    flood   as many interactions as all the others together, each a conversation of its own
+    long    the same number in few, long conversations, whose turns all complain
+    loud    a tenth of that, answering every reply as if each style were wrong, two at a time
+
+The others' wanted styles are measured on held-out requests, after training without the adversary,
+and with it under each limit (`limits.user`, and twice as much for `limits.conversation`; inf = off).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from interact_jax import cli, config, evaluation, pocket, train
+from interact_jax.pocket import logs, measure, world
+from interact_jax.pocket.speaker import Speaker
+from interact_jax.schema import Conversation
+
+HONEST = 99  # users
+OPPOSITE = {style: not on for style, on in measure.LOGGED_PREFERENCE.items()}
+ATTACKS = {  # interactions of the adversary over those of all the others; how it talks
+    "flood": (1.0, ((1,), (1.0,)), world.User(OPPOSITE, silent=0.0)),
+    "long": (1.0, ((8,), (1.0,)), world.User(OPPOSITE, silent=0.0)),
+    "loud": (0.1, ((1,), (1.0,)), world.User(OPPOSITE, two_at_once=1.0, silent=0.0)),
+}
+
+
+def honest(speaker: Speaker, interactions: int, seed: int) -> list[Conversation]:
+    """Conversations of 99 users who want the same, in turn."""
+    talks = logs.converse(speaker, world.User(measure.LOGGED_PREFERENCE), interactions, seed)
+    return [dataclasses.replace(c, user=f"u{n % HONEST:02}") for n, c in enumerate(talks)]
+
+
+def adversary(speaker: Speaker, attack: str, interactions: int, seed: int) -> list[Conversation]:
+    """Conversations of one user."""
+    share, turns, user = ATTACKS[attack]
+    talks = logs.converse(speaker, user, int(share * interactions), seed + 1, turns=turns)
+    return [dataclasses.replace(c, id=f"m{n}", user="mallory") for n, c in enumerate(talks)]
+
+
+def run(data: Path, workdir: Path, limit: float, replies: int, seed: int) -> dict[str, float]:
+    """Train under this limit; the measure of the others' preference."""
+    cfg = config.load(str(ROOT / "configs/quickstart.py")).unlock()
+    cfg.data.path, cfg.seed = str(data), seed
+    cfg.limits.user, cfg.limits.conversation = limit, 2 * limit
+    cfg.evaluation.replies = replies
+    one = train.start(cfg.lock(), workdir)
+    train.loop(one)
+    one.checkpoints.close()
+    return dict(evaluation.measure_run(one, workdir / "report/after.json") or {})
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--attack", default=",".join(ATTACKS), help="comma-separated")
+    parser.add_argument("--limits", default="inf,4", help="comma-separated")
+    parser.add_argument("--interactions", type=int, default=2048, help="of the others together")
+    parser.add_argument("--replies", type=int, default=2048, help="measured")
+    parser.add_argument("--seeds", default="0", help="comma-separated")
+    args = parser.parse_args(argv)
+    cli.log_to_stderr(logging.ERROR)
+    cli.keep_memory()
+    cli.keep_compiled()
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = args.out / "results.jsonl"
+    done = (
+        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    )
+    speaker = Speaker.load(pocket.MODEL)
+    for seed in map(int, args.seeds.split(",")):
+        others = honest(speaker, args.interactions, seed)
+        for attack in ("none", *args.attack.split(",")):
+            more = [] if attack == "none" else adversary(speaker, attack, args.interactions, seed)
+            data = args.out / f"{attack}{seed}.jsonl.gz"
+            logs.write_logs([*others, *more], data)
+            for limit in map(float, args.limits.split(",")):
+                case = {"attack": attack, "limit": str(limit), "seed": seed}
+                if any(case.items() <= line.items() for line in done):
+                    continue
+                workdir = args.out / f"{attack}{seed}-{limit}"
+                line = {**case, **run(data, workdir, limit, args.replies, seed)}
+                with results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(
+                    f"{attack:6s} limit {limit:4g}  seed {seed}  wanted styles "
+                    f"{line['wanted_styles']:.1%}  correct {line['correct']:.1%}",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    cli.run(main)
