@@ -19,17 +19,14 @@ import argparse
 import dataclasses
 import json
 import logging
-import sys
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from interact_jax import cli, config, evaluation, pocket, train
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation
 
+QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
 HONEST = 99  # users
 OPPOSITE = {style: not on for style, on in measure.LOGGED_PREFERENCE.items()}
 ATTACKS = {  # interactions of the adversary over those of all the others; how it talks
@@ -54,7 +51,7 @@ def adversary(speaker: Speaker, attack: str, interactions: int, seed: int) -> li
 
 def run(data: Path, workdir: Path, limit: float, replies: int, seed: int) -> dict[str, float]:
     """Train under this limit; the measure of the others' preference."""
-    cfg = config.load(str(ROOT / "configs/quickstart.py")).unlock()
+    cfg = config.load(str(QUICKSTART)).unlock()
     cfg.data.path, cfg.seed = str(data), seed
     cfg.limits.user, cfg.limits.conversation = limit, 2 * limit
     cfg.evaluation.replies = replies
