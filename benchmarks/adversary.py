@@ -10,7 +10,7 @@
     loud    a tenth of that, answering every reply as if each style were wrong, two at a time
 
 The others' wanted styles are measured on held-out requests, after training without the adversary,
-and with it under each limit (`limits.user`, and twice as much for `limits.conversation`; inf = off).
+and with it under each limit (`limits.user`, twice as much for `limits.conversation`; inf = off).
 """
 
 from __future__ import annotations

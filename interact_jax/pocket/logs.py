@@ -37,7 +37,8 @@ def converse(
 ) -> list[Conversation]:
     """Conversations with at least so many interactions, about requests of the training side.
 
-    `turns` are the replies that a conversation may have, and how often. All talk at once: every round the model answers whoever waits, in one batch.
+    `turns` are the replies that a conversation may have, and how often. All talk at once: every
+    round the model answers whoever waits, in one batch.
     """
     rng = random.Random(f"logs {seed}")
     talks: list[_Talk] = []
