@@ -20,6 +20,7 @@ from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig, check_tokenizer
+from interact_jax.schema import InputError
 from interact_jax.settings import Setting
 
 DTYPES = ("float32", "bfloat16")
@@ -135,6 +136,8 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
     """The model of a run's settings; a run that is resumed brings config and tokenizer itself, in
     its directory `run`."""
     here = run is not None
+    if here:
+        _check_same(Path(cfg.model.path).expanduser(), run / "model")
     return open_model(
         run / "model" if here else cfg.model.path,
         mesh=mesh,
@@ -148,3 +151,21 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
         remat=cfg.remat,
         attention=cfg.attention,
     )
+
+
+def _check_same(given: Path, own: Path) -> None:
+    """Raise InputError where `model.path` is a model of another kind than the run's own."""
+    if not (given / "config.json").is_file():
+        return  # it is not asked for anything
+    (_, theirs), (_, ours) = hf.load_config(given), hf.load_config(own)
+    fields = (field.name for field in dataclasses.fields(ours))
+    different = [
+        f"{name} is {getattr(ours, name)!r} in the run, {getattr(theirs, name)!r} there"
+        for name in fields
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+    if different:
+        raise InputError(
+            f"model.path={given}: the run in {own.parent} is of another model ({different[0]}). "
+            "Give the model of then, or use another --workdir."
+        )

@@ -36,7 +36,7 @@ def test_overrides_take_the_type_of_the_default():
         (["batch.rows"], r"expected --config\.batch\.rows=VALUE"),
         (["steps=3"], "steps=3 and epochs=.*exactly one"),
         (["batch.conversations=3"], "exactly one"),
-        (["objective.name=dpo"], r"objective\.name='dpo': expected one of 'sdpo'"),
+        (["objective.name=ppo"], r"objective\.name='ppo': expected one of 'sppo'"),
         (["remat=all"], "remat='all': expected one of 'none', 'full', 'attention', 'dots'"),
         (["sharing=both"], "'tree', 'none'"),
         (["batch.rows=0"], r"batch\.rows=0: expected at least 1"),

@@ -167,7 +167,7 @@ def test_the_command_itself(small, tmp_path):
         ({"batch.rows": "two"}, "batch.rows=two: expected an int"),
         ({"epochs": 2}, "steps=1 and epochs=2.0: exactly one"),
         ({"steps": 0, "epochs": "inf"}, "epochs=inf: expected a number"),
-        ({"objective.name": "dpo"}, "expected one of 'sdpo'"),
+        ({"objective.name": "ppo"}, "expected one of 'sdpo'"),
         ({"optim.name": "lion"}, "expected one of 'adamw', 'sgd'"),
         ({"optim.schedule": "step"}, "expected one of 'constant'"),
         ({"remat": "all"}, "expected one of 'none'"),
@@ -269,11 +269,11 @@ def test_full_disk_costs_no_checkpoint(small, room, tmp_path, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     original = run.source.next
 
-    def next_batch(params, step):
-        if step == 3:
+    def next_batch(state):
+        if int(state.step) + 1 == 3:
             run.checkpoints.wait()
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-        return original(params, step)
+        return original(state)
 
     run.source.next = next_batch
     try:
