@@ -9,8 +9,8 @@
     long    the same number in few, long conversations, whose turns all complain
     loud    a tenth of that, answering every reply as if each style were wrong, two at a time
 
-The others' wanted styles are measured on held-out requests, after training without the adversary,
-and with it under each limit (`limits.user`, twice as much for `limits.conversation`; inf = off).
+The others' wanted styles are measured on held-out requests, after training without the adversary
+("none", and "twice": two epochs, which are as many steps as one with a flood), and with it under each limit (`limits.user`, twice as much for `limits.conversation`; inf = off).
 """
 
 from __future__ import annotations
@@ -49,10 +49,12 @@ def adversary(speaker: Speaker, attack: str, interactions: int, seed: int) -> li
     return [dataclasses.replace(c, id=f"m{n}", user="mallory") for n, c in enumerate(talks)]
 
 
-def run(data: Path, workdir: Path, limit: float, replies: int, seed: int) -> dict[str, float]:
+def run(
+    data: Path, workdir: Path, limit: float, replies: int, seed: int, epochs: float
+) -> dict[str, float]:
     """Train under this limit; the measure of the others' preference."""
     cfg = config.load(str(QUICKSTART)).unlock()
-    cfg.data.path, cfg.seed = str(data), seed
+    cfg.data.path, cfg.seed, cfg.epochs = str(data), seed, epochs
     cfg.limits.user, cfg.limits.conversation = limit, 2 * limit
     cfg.evaluation.replies = replies
     one = train.start(cfg.lock(), workdir)
@@ -83,8 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     speaker = Speaker.load(pocket.MODEL)
     for seed in map(int, args.seeds.split(",")):
         others = honest(speaker, args.interactions, seed)
-        for attack in ("none", *args.attack.split(",")):
-            more = [] if attack == "none" else adversary(speaker, attack, args.interactions, seed)
+        for attack in ("none", "twice", *args.attack.split(",")):
+            alone = attack not in ATTACKS
+            more = [] if alone else adversary(speaker, attack, args.interactions, seed)
             data = args.out / f"{attack}{seed}.jsonl.gz"
             logs.write_logs([*others, *more], data)
             for limit in map(float, args.limits.split(",")):
@@ -92,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
                 if any(case.items() <= line.items() for line in done):
                     continue
                 workdir = args.out / f"{attack}{seed}-{limit}"
-                line = {**case, **run(data, workdir, limit, args.replies, seed)}
+                epochs = 2.0 if attack == "twice" else 1.0
+                line = {**case, **run(data, workdir, limit, args.replies, seed, epochs)}
                 with results.open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 print(
