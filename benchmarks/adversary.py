@@ -10,7 +10,8 @@
     loud    a tenth of that, answering every reply as if each style were wrong, two at a time
 
 The others' wanted styles are measured on held-out requests, after training without the adversary
-("none", and "twice": two epochs, which are as many steps as one with a flood), and with it under each limit (`limits.user`, twice as much for `limits.conversation`; inf = off).
+("none", and "twice": two epochs, which are as many steps as one with a flood), and with it under
+each limit (`limits.user`, twice as much for `limits.conversation`; inf = off).
 """
 
 from __future__ import annotations
