@@ -1,0 +1,74 @@
+"""Whether a model uses hindsight: the shipped one does, a random one shows no sign of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from interact_jax import sharding
+from interact_jax.data.conversations import read_conversations
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.hindsight_check import FEWEST, HindsightCheck, check_hindsight
+from interact_jax.opening import open_model
+from interact_jax.pocket import LOGS
+from launch import train as launch_train
+from tests.runs import outcome, train_arguments
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    conversations, _ = read_conversations(str(LOGS))
+    return open_model("pocket", mesh=sharding.make_mesh()), conversations[:400]
+
+
+def check(model, params, conversations, **how):
+    settings = EncodeSettings(max_length=1024)
+    return check_hindsight(
+        model.decoder, params, conversations, model.chat, settings, model.mesh, **how
+    )
+
+
+def test_the_shipped_model_uses_hindsight_and_a_random_one_does_not(pocket):
+    model, conversations = pocket
+    found = check(model, model.load(), conversations, most=64)
+    assert found.pairs == 64 and found.usable
+    assert found.relevant > 3 > abs(found.shuffled)
+    random = check(model, model.fresh(0), conversations, most=64)
+    assert random.usable is False and abs(random.relevant) < 0.5
+    assert "NO SIGN" in random.lines()[1]
+
+
+def test_where_every_follow_up_is_the_same_chance_is_one_half(pocket):
+    model, conversations = pocket
+
+    def alike(conversation):
+        said = [
+            dataclasses.replace(m, content="Shorter.") if i and m.role == "user" else m
+            for i, m in enumerate(conversation.messages)
+        ]
+        return dataclasses.replace(conversation, messages=tuple(said))
+
+    found = check(model, model.load(), [alike(c) for c in conversations], most=32)
+    assert found.helped == pytest.approx(0.5, abs=0.05) and found.usable is False
+    assert found.relevant == pytest.approx(found.shuffled, abs=1e-3)
+
+
+def test_both_ways_of_sharing_find_the_same(pocket):
+    model, conversations = pocket
+    params = model.load()
+    tree, none = (check(model, params, conversations, most=20, sharing=s) for s in ("tree", "none"))
+    assert tree.relevant == pytest.approx(none.relevant, abs=1e-3)
+    assert tree.helped == none.helped
+
+
+def test_few_pairs_tell_nothing():
+    few = HindsightCheck(FEWEST - 1, 1.0, 0.0, 1.0, 0.1)
+    assert few.usable is None and "too few pairs" in few.lines()[1]
+
+
+def test_a_run_says_whether_its_model_uses_hindsight(tmp_path, capsys):
+    settings = {"steps": 1, "epochs": 0, "report.interactions": 0, "evaluation.name": "none"}
+    settings |= {"check_hindsight": 24, "model.init": "random"}
+    status, said = outcome(launch_train.main, train_arguments(tmp_path, settings), capsys)
+    assert status == 0 and "over 24 pairs" in said and "NO SIGN" in said
