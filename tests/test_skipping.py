@@ -118,7 +118,7 @@ def test_a_tree_whose_interactions_are_all_skipped_is_left_out(whole, half):
     _, _, _, _, before = whole
     of_tree = [[signals[r.target.id] for r in tree.replies] for tree in before.trees]
     dead = sum(max(some) < least for some in of_tree)
-    held = sum(len(set(m.trunk.segment_BxL[0]) - {0}) for m in batch.micro)
+    held = sum(m.trunk.segment_BxL.max(axis=1).sum() for m in batch.micro)
     assert dead > 0 and held == len(of_tree) - dead
 
 

@@ -1,11 +1,12 @@
 """Limits on influence: how much of a step one conversation, or one user, may be.
 
 What somebody says often is learned often. A step is a mean over interactions, so whoever writes
-half of them moves the model as much as all the others together. Within a step the weight of a
-conversation, and of a user, is therefore at most so many times that of the median one:
+half of them moves the model as much as all the others together. The weight of a conversation, and
+of a user, is therefore at most so many times that of the median one, in the whole log and, of what
+is left, in each step:
 
-    users of a step     a 1   b 1   c 2   d 1   mallory 20       interactions
-    limit 4             a 1   b 1   c 2   d 1   mallory 4        (median 1)
+    users            a 20   b 15   c 30   d 20   mallory 2000       interactions
+    limit 4          a 20   b 15   c 30   d 20   mallory 80         (median 20)
 
 A conversation without a user is a user of its own.
 """
@@ -22,10 +23,10 @@ from interact_jax.settings import Setting
 
 SETTINGS = {
     "limits.conversation": Setting(
-        8.0, "weight of one in a step, in multiples of the median conversation's", above=0
+        8.0, "most weight of one, in multiples of the median conversation's; inf = off", above=0
     ),
     "limits.user": Setting(
-        4.0, "weight of one in a step, in multiples of the median user's", above=0
+        4.0, "most weight of one, in multiples of the median user's; inf = off", above=0
     ),
 }
 
@@ -45,7 +46,7 @@ class Limits:
     def factors(self, members: Sequence[tuple[str, str, float]]) -> dict[str, float]:
         """What to multiply the weight of each conversation's examples with.
 
-        `members` are (conversation, user or "", weight) of what a step draws.
+        `members` are (conversation, user or "", weight) of a log, or of what a step draws.
         """
         weight: dict[str, float] = collections.defaultdict(float)
         user_of = {}

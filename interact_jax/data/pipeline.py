@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -291,6 +291,8 @@ class LogBatches:
     ):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self._digest = dataset.digest()
+        # Of conversations' weights, by the limits over the whole log.
+        self._of_log = self._factors(range(len(dataset.trees)), {})
         self._go_to(0)
 
     def steps_left(self) -> int:
@@ -344,7 +346,8 @@ class LogBatches:
         if not indices:  # read ahead, behind the end
             return [], None
         trees = self.dataset.trees_of(indices)
-        factors = self._factors(indices)
+        of_step = self._factors(indices, self._of_log)
+        factors = {name: self._of_log[name] * factor for name, factor in of_step.items()}
 
         def factor(target: Target) -> float:
             return factors.get(target.conversation, 1.0)
@@ -358,15 +361,14 @@ class LogBatches:
     def _name(self, index: int) -> str:
         return self.dataset.trees[index][0].replies[0].target.conversation
 
-    def _factors(self, indices: list[int]) -> dict[str, float]:
-        """Of conversations' weights, by their ids."""
+    def _factors(self, indices: Iterable[int], before: Mapping[str, float]) -> dict[str, float]:
+        """Of conversations' weights, by their ids, on top of those of `before`."""
         if self.limits is None:
             return {}
+        names = [(i, self._name(i)) for i in indices]
+        users, units = self.dataset.conversations, self.dataset.interactions
         return self.limits.factors(
-            [
-                (self._name(i), self.dataset.conversations[i].user, self.dataset.interactions[i])
-                for i in indices
-            ]
+            [(name, users[i].user, units[i] * before.get(name, 1.0)) for i, name in names]
         )
 
 
