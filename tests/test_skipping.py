@@ -123,7 +123,7 @@ def test_a_tree_whose_interactions_are_all_skipped_is_left_out(whole, half):
 
 
 def test_if_all_are_skipped_nothing_moves(small, tmp_path):
-    _, gradients, metrics, counts, batch = sums(small, tmp_path, **{"skip.signal": 1e9})
+    _, gradients, metrics, _, batch = sums(small, tmp_path, **{"skip.signal": 1e9})
     assert batch.told["skipped"] == 1 and metrics["loss"].count == 12
     assert all((x == 0).all() for x in jax.tree.leaves(gradients))
 
