@@ -120,14 +120,15 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
+    checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
+    resumed = checkpoints.latest() is not None
     saved_settings = workdir / "config.json"
-    resumed = saved_settings.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
     if resumed:
         config.check_resume(cfg, saved_settings)
     saved_settings.write_text(json.dumps(config.to_json(cfg), indent=2) + "\n")
 
-    mesh = sharding.make_mesh(**cfg.mesh)
-    model, method = open_for(cfg, mesh, workdir if resumed else None), method_of(cfg)
+    model = open_for(cfg, mesh, workdir if resumed else None)
     log.info("%s; attention=%s", sharding.told(mesh), model.decoder.attention)
     if mesh.shape["sequence"] > 1:
         log.warning(
@@ -152,7 +153,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
-        checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
         state, position = first_state(cfg, model, optimiser, method, abstract, checkpoints)
         dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
         source = log_source(cfg, dataset, mesh)
