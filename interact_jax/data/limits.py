@@ -1,9 +1,9 @@
 """Limits on influence: how much of a step one conversation, or one user, may be.
 
 What somebody says often is learned often. A step is a mean over interactions, so whoever writes
-half of them moves the model as much as all the others together. The weight of a conversation, and
-of a user, is therefore at most so many times that of the median one, in the whole log and, of what
-is left, in each step:
+half of them moves the model as much as all the others together. The weight of a conversation
+in a step is therefore at most so many times that of the median one there, and that of a user at
+most so many times the median user's, in the whole log and, of what is left, in the step:
 
     users            a 20   b 15   c 30   d 20   mallory 2000       interactions
     limit 4          a 20   b 15   c 30   d 20   mallory 80         (median 20)
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,34 +32,42 @@ SETTINGS = {
 }
 
 
+Member = tuple[str, str, float]  # conversation, user or "", weight
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """Multiples of the median; infinity is off."""
 
-    conversation: float = float("inf")
-    user: float = float("inf")
+    conversation: float = math.inf
+    user: float = math.inf
 
     @classmethod
     def of(cls, cfg: Any) -> Limits:
         """Those of a run's settings."""
         return cls(cfg.limits.conversation, cfg.limits.user)
 
-    def factors(self, members: Sequence[tuple[str, str, float]]) -> dict[str, float]:
-        """What to multiply the weight of each conversation's examples with.
+    def of_log(self, members: Sequence[Member]) -> dict[str, float]:
+        """What to multiply the weight of each conversation's examples with in every step, by the
+        limit on users over the whole log."""
+        return dataclasses.replace(self, conversation=math.inf).of_step(members, {})
 
-        `members` are (conversation, user or "", weight) of a log, or of what a step draws.
-        """
+    def of_step(self, members: Sequence[Member], of_log: Mapping[str, float]) -> dict[str, float]:
+        """What to multiply it with in a step that draws these members."""
         weight: dict[str, float] = collections.defaultdict(float)
         user_of = {}
         for conversation, user, units in members:
             weight[conversation] += units
             user_of[conversation] = user or f"\0{conversation}"
-        first = _shrink(weight, self.conversation)
+        # By their plain weights: whoever has most of the conversations, each shrunk to next to
+        # nothing, would have the median there, and shrink those of the others.
+        of_one = _shrink(weight, self.conversation)
+        factors = {name: of_one[name] * of_log.get(name, 1.0) for name in weight}
         by_user: dict[str, float] = collections.defaultdict(float)
         for conversation, units in weight.items():
-            by_user[user_of[conversation]] += units * first[conversation]
-        second = _shrink(by_user, self.user)
-        return {name: first[name] * second[user_of[name]] for name in weight}
+            by_user[user_of[conversation]] += units * factors[conversation]
+        of_user = _shrink(by_user, self.user)
+        return {name: factors[name] * of_user[user_of[name]] for name in weight}
 
 
 def _shrink(weight: Mapping[str, float], most: float) -> dict[str, float]:

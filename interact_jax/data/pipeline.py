@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import Target
 from interact_jax.data.formats import FORMATS
-from interact_jax.data.limits import Limits
+from interact_jax.data.limits import Limits, Member
 from interact_jax.data.pack import Placed, pack, padding
 from interact_jax.data.recipes import RECIPES
 from interact_jax.data.shapes import full_row, plan_shapes, share_out
@@ -291,8 +291,8 @@ class LogBatches:
     ):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self._digest = dataset.digest()
-        # Of conversations' weights, by the limits over the whole log.
-        self._of_log = self._factors(range(len(dataset.trees)), {})
+        every = range(len(dataset.trees))
+        self._of_log = limits.of_log(self._members(every)) if limits else {}
         self._go_to(0)
 
     def steps_left(self) -> int:
@@ -346,8 +346,9 @@ class LogBatches:
         if not indices:  # read ahead, behind the end
             return [], None
         trees = self.dataset.trees_of(indices)
-        of_step = self._factors(indices, self._of_log)
-        factors = {name: self._of_log[name] * factor for name, factor in of_step.items()}
+        factors: dict[str, float] = {}  # of conversations' weights
+        if self.limits is not None:
+            factors = self.limits.of_step(self._members(indices), self._of_log)
 
         def factor(target: Target) -> float:
             return factors.get(target.conversation, 1.0)
@@ -361,15 +362,9 @@ class LogBatches:
     def _name(self, index: int) -> str:
         return self.dataset.trees[index][0].replies[0].target.conversation
 
-    def _factors(self, indices: Iterable[int], before: Mapping[str, float]) -> dict[str, float]:
-        """Of conversations' weights, by their ids, on top of those of `before`."""
-        if self.limits is None:
-            return {}
-        names = [(i, self._name(i)) for i in indices]
-        users, units = self.dataset.conversations, self.dataset.interactions
-        return self.limits.factors(
-            [(name, users[i].user, units[i] * before.get(name, 1.0)) for i, name in names]
-        )
+    def _members(self, indices: Iterable[int]) -> list[Member]:
+        talks, units = self.dataset.conversations, self.dataset.interactions
+        return [(self._name(i), talks[i].user, units[i]) for i in indices]
 
 
 def step_batch(
