@@ -59,17 +59,20 @@ class Limits:
         for conversation, user, units in members:
             weight[conversation] += units
             user_of[conversation] = user or f"\0{conversation}"
-        # By their plain weights: whoever has most of the conversations, each shrunk to next to
-        # nothing, would have the median there, and shrink those of the others.
-        of_one = _shrink(weight, self.conversation)
+        # Every user has one voice in what a usual conversation is: who brings most of them, short
+        # ones or such as hardly count by now, would have the median, and shrink those of the others.
+        talks: dict[str, list[float]] = collections.defaultdict(list)
+        for conversation, units in weight.items():
+            talks[user_of[conversation]].append(units)
+        usual = statistics.median(map(statistics.mean, talks.values()))
+        of_one = _shrink(weight, self.conversation * usual)
         factors = {name: of_one[name] * of_log.get(name, 1.0) for name in weight}
         by_user: dict[str, float] = collections.defaultdict(float)
         for conversation, units in weight.items():
             by_user[user_of[conversation]] += units * factors[conversation]
-        of_user = _shrink(by_user, self.user)
+        of_user = _shrink(by_user, self.user * statistics.median(by_user.values()))
         return {name: factors[name] * of_user[user_of[name]] for name in weight}
 
 
 def _shrink(weight: Mapping[str, float], most: float) -> dict[str, float]:
-    limit = most * statistics.median(weight.values())
-    return {name: min(1.0, limit / w) if w > 0 else 1.0 for name, w in weight.items()}
+    return {name: min(1.0, most / w) if w > 0 else 1.0 for name, w in weight.items()}

@@ -23,7 +23,7 @@ def test_a_conversation_without_a_user_is_a_user_of_its_own():
 
 
 def test_a_conversation_weighs_at_most_so_many_times_the_median_one():
-    step = [("a", "ann", 1), ("b", "bob", 1), ("c", "ann", 30)]
+    step = [("a", "ann", 1), ("b", "bob", 1), ("c", "cat", 30)]
     factors = Limits(conversation=8).of_step(step, {})
     assert factors == {"a": 1, "b": 1, "c": pytest.approx(8 / 30)}
 
