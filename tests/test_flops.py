@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from interact_jax import bench, config, flops
+from interact_jax.methods import method_of
 from interact_jax.models.attention import attend, blockwise, native
 from interact_jax.models.attention.sight import trunk_sight
 from interact_jax.models.decoder import Decoder
@@ -50,12 +51,15 @@ def test_a_loop_whose_length_is_not_known_counts_once():
     assert flops.count(looped, X, jax.ShapeDtypeStruct((), jnp.int32)) == ONE
 
 
-def counted(turns, sharing, remat="full", attention="xla", **dialogue):
+def counted(turns, sharing, remat="full", attention="xla", objective="sdpo", **dialogue):
     decoder = Decoder(shape("small"), remat=remat, attention=attention)
     cfg = config.default()
-    cfg.sharing = sharing
+    cfg.sharing, cfg.objective.name = sharing, objective
+    method = method_of(cfg)
+    dialogue["recipe"] = method.recipe
     dialogue = bench.Dialogue(turns, **dialogue)
-    row = bench.one_row(dialogue.trees(sharing, np.random.default_rng(0), 8_192))
+    trees = dialogue.trees(sharing, np.random.default_rng(0), 8_192)
+    row = bench.one_row(trees, known=method.known)
     return bench.gradient_flops(decoder, row, cfg), row
 
 
@@ -96,3 +100,14 @@ def test_attention_is_counted_by_the_keys_that_blocks_visit(backend, queries, ke
     assert (blockwise.BLOCK_Q, blockwise.BLOCK_K) == (256, 512)
     assert (native.BLOCK_Q, native.BLOCK_K) == (128, 96)
     assert flops.count(forward, q, k, trunk) == sum(keys) * queries * 2 * 2 * 4 * 16
+
+
+@pytest.mark.parametrize("objective", ["dpo", "sft"])
+def test_baselines_on_a_tree_cost_what_their_token_passes_say(objective):
+    """A pair costs less than 0.75 of two full sequences at 4 turns."""
+    (tree, row), (none, apart) = (counted(4, way, objective=objective) for way in ("tree", "none"))
+    bound = bench.token_passes(row, True) / bench.token_passes(apart, True)
+    assert bound < 0.75
+    # The head over the replies costs both the same, and sharing saves attention beyond its tokens.
+    assert tree / none < 0.75
+    assert tree / none == pytest.approx(bound, abs=0.08)

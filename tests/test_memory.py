@@ -4,9 +4,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from interact_jax import scoring, train
-from interact_jax.config import default
+from interact_jax.config import default, override
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
@@ -47,16 +48,37 @@ def row(T):
     )
 
 
-def temporary_bytes(vocabulary=SMALL, tokens=2_048):
+def temporary_bytes(vocabulary=SMALL, tokens=2_048, method=SDPO):
     config = shape("small", vocab_size=vocabulary)
     assert config.width == WIDTH and not config.tied
     decoder = Decoder(config, remat="full", attention="xla")
     params = jax.eval_shape(decoder.fresh_params, 0)
     step = functools.partial(
-        train.differentiate, decoder=decoder, forward=scoring.one_pass, method=SDPO
+        train.differentiate, decoder=decoder, forward=scoring.one_pass, method=method
     )
-    compiled = jax.jit(step).lower({"policy": params}, row(tokens)).compile()
+    models = dict.fromkeys(("policy", *method.rules), params)
+    compiled = jax.jit(step).lower(models, row(tokens)).compile()
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective.name": "reverse_kl"},
+        {"objective.name": "jsd"},
+        {"objective.name": "top_k"},
+        {"objective.name": "top_k", "objective.k_by": "teacher"},
+        {"objective.name": "jsd", "teacher.name": "trust_region", "objective.kl_initial": 0.1},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_no_objective_needs_much_more_than_sdpo(settings):
+    """With a vocabulary whose logits outweigh the rest; other models' parameters are arguments."""
+    config = default()
+    for name, value in settings.items():
+        override(config, f"{name}={value}")
+    found = temporary_bytes(LARGE, method=method_of(config))
+    assert found <= 1.15 * temporary_bytes(LARGE)
 
 
 def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():

@@ -59,8 +59,8 @@ class Limits:
         for conversation, user, units in members:
             weight[conversation] += units
             user_of[conversation] = user or f"\0{conversation}"
-        # Every user has one voice in what a usual conversation is: who brings most of them, short
-        # ones or such as hardly count by now, would have the median, and shrink those of the others.
+        # Every user has one voice in what a usual conversation is: who brings most of them, and
+        # short ones, would have the median, and shrink those of the others.
         talks: dict[str, list[float]] = collections.defaultdict(list)
         for conversation, units in weight.items():
             talks[user_of[conversation]].append(units)

@@ -1,5 +1,7 @@
 """Token trees: every sequence is in them exactly as it is alone, and shared tokens stand once."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,31 @@ def test_picture_counts_what_sharing_saves():
     apart = sum(len(ids) for _, _, ids in alone(window))
     assert f"{size.T + size.P + size.Q} tokens in place of {apart}" in text
     assert [line.split()[0] for line in text.splitlines()[:4]] == ["trunk"] + ["hindsight"] * 3
+
+
+def test_a_tree_keeps_four_bytes_a_token_and_no_copy_of_a_context():
+    """What it was grown from can be read off it, in the same units."""
+    window = random_window(np.random.default_rng(2), 12)
+    (tree,) = grow(window)
+    seen = set()
+
+    def held(thing):
+        if id(thing) in seen:
+            return 0
+        seen.add(id(thing))
+        if isinstance(thing, np.ndarray):
+            base = thing if thing.base is None else thing.base
+            return held(base) if base is not thing else thing.nbytes
+        if dataclasses.is_dataclass(thing):
+            return sum(held(getattr(thing, f.name)) for f in dataclasses.fields(thing))
+        if isinstance(thing, tuple | list):
+            return sum(map(held, thing))
+        return sum(map(held, thing.values())) if isinstance(thing, dict) else 0
+
+    size = tree.size
+    assert held(tree) == 4 * (size.T + size.P + size.Q + size.R)
+    for unit, grown in zip(tree.units(), window, strict=True):
+        for one, other in zip(unit, grown, strict=True):
+            assert one.target is other.target
+            for view, ids in other.contexts.items():
+                assert one.contexts[view].tolist() == ids.tolist()
