@@ -196,10 +196,14 @@ def _mean_over_example(per_token: jax.Array, replies: Replies) -> jax.Array:
     return over_example(per_token, replies, counted=True) / jnp.maximum(counted, 1)
 
 
+LARGEST = 20.0  # log of a ratio, so that its gradient is a number where samplers say -9999
+
+
 def _ratio(logp_BxR: jax.Array, old_BxR: jax.Array) -> jax.Array:
     """exp(logp - old); where the older one is not known (NaN) it is that of now."""
     now = jax.lax.stop_gradient(logp_BxR)
-    return jnp.exp(logp_BxR - jnp.where(jnp.isnan(old_BxR), now, old_BxR))
+    old_BxR = jnp.where(jnp.isnan(old_BxR), now, old_BxR)
+    return jnp.exp(jnp.minimum(logp_BxR - old_BxR, LARGEST))
 
 
 # ----------------------------------------------------------------------- over the whole vocabulary
