@@ -205,10 +205,14 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
     return (Term(tuple(roles), want, loss, (*SIGNAL, *extra), known),)
 
 
+LARGEST = 20.0  # log of a ratio, so that its gradient is a number where samplers say -9999
+
+
 def _ratio(logp_BxR: jax.Array, old_BxR: jax.Array) -> jax.Array:
     """exp(logp - old); where the older one is not known (NaN) it is that of now."""
     now = jax.lax.stop_gradient(logp_BxR)
-    return jnp.exp(logp_BxR - jnp.where(jnp.isnan(old_BxR), now, old_BxR))
+    old_BxR = jnp.where(jnp.isnan(old_BxR), now, old_BxR)
+    return jnp.exp(jnp.minimum(logp_BxR - old_BxR, LARGEST))
 
 
 # ----------------------------------------------------------------------- over the whole vocabulary

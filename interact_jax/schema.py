@@ -191,4 +191,5 @@ class Sum:
 
     def mean(self) -> jax.Array:
         """total / count, 0 where nothing was counted."""
-        return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1), 0.0)
+        there = self.count > 0
+        return jnp.where(there, self.total / jnp.where(there, self.count, 1), 0.0)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from interact_jax.data.encode import Unit
-from interact_jax.data.examples import Example, Target, as_ids
+from interact_jax.data.examples import PREFERRED, REJECTED, Example, Target, as_ids
+from interact_jax.data.pack import Placed, pack
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.data.shapes import fill, full_row
 from interact_jax.data.tree import GROW, Tree
+from interact_jax.schema import Batch
 
 FROZEN = {HINDSIGHT}
 
@@ -49,3 +55,45 @@ def random_window(
         kept = y[:-1] if history_is == "strip" else y
         history = [*history, 0, *user, 1, *kept, 2]
     return window
+
+
+def random_pairs(
+    rng: np.random.Generator,
+    turns: int,
+    vocab: int = 50,
+    name: str = "c",
+    weight: float = 1.0,
+) -> list[Unit]:
+    """The pairs of one conversation, two replies of unequal length to each history. It goes on now
+    with the preferred one and now with the other, and as it was generated."""
+
+    def some(low: int, high: int) -> list[int]:
+        return rng.integers(5, vocab, rng.integers(low, high)).tolist()
+
+    history: list[int] = []
+    window = []
+    for turn in range(turns):
+        x = [*history, 0, *some(2, 7), 1]
+        unit = f"{name}_{turn}"
+        replies = {PREFERRED: [*some(1, 8), 2], REJECTED: [*some(1, 8), 2]}
+        window.append(
+            [
+                Example(
+                    Target(f"{unit}{sign:+d}"[:-1], as_ids(y), name, unit, sign, weight),
+                    {PLAIN: as_ids(x)},
+                )
+                for sign, y in replies.items()
+            ]
+        )
+        history = [*x, *replies[(PREFERRED, REJECTED)[turn % 2]]]
+    return window
+
+
+def pack_windows(
+    windows: Sequence[list[Unit]], row_tokens: int = 64, **how: Any
+) -> tuple[Batch, list[Placed]]:
+    """Rows with the trees of these windows, and an empty one."""
+    trees = [tree for window in windows for tree in grow(window)]
+    capacity = full_row(trees, row_tokens)
+    rows = fill(trees, capacity)
+    return pack(rows, capacity, len(rows) + 1, **how)

@@ -6,6 +6,7 @@ for draft in RECIPES["hindsight"].drafts(conversation): ...
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 from interact_jax.data.conversations import INTERACTION, count_interactions
@@ -53,15 +54,24 @@ def revisions(conversation: Conversation) -> Iterator[Draft]:
 def pairs(conversation: Conversation) -> Iterator[Draft]:
     """Preferred against rejected: as the data says; where it says nothing, the revised reply
     against the one that was complained about."""
-    found = [
-        (f"{conversation.id}_{p.index}", conversation.messages[: p.index], p.chosen, p.rejected)
-        for p in conversation.preferences
-    ] or [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
+    found = _said(conversation) or [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
     for name, x, chosen, rejected in found:
         better = _draft(f"{name}+", x, chosen)
         yield dataclasses.replace(better, unit=name, side=PREFERRED)
         worse = dataclasses.replace(better, id=f"{name}-", y=rejected)
         yield dataclasses.replace(worse, unit=name, side=REJECTED)
+
+
+def _said(conversation: Conversation) -> list[tuple[str, tuple[Message, ...], Message, Message]]:
+    """What the data says of two replies: (name, x, chosen, rejected), in the order of the
+    dialogue; a second pair of one history is named "c_3.2"."""
+    ordered = sorted(conversation.preferences, key=lambda p: p.index)
+    found = []
+    for index, of_one in itertools.groupby(ordered, key=lambda p: p.index):
+        for number, p in enumerate(of_one, 1):
+            name = f"{conversation.id}_{index}" + (f".{number}" if number > 1 else "")
+            found.append((name, conversation.messages[:index], p.chosen, p.rejected))
+    return found
 
 
 def chosen(conversation: Conversation) -> Iterator[Draft]:
