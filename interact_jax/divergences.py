@@ -1,56 +1,148 @@
-"""Divergences between two distributions over the vocabulary, per token.
+"""Divergences of two distributions over the vocabulary, per token: functions of `Logits`, [...].
 
-Pure functions of log-probabilities s (the student's, differentiated) and t, each [..., V]; [...].
-t is a constant: callers hand it in under a stop-gradient.
+s and t are the log-probabilities of the student, which is differentiated, and of the teacher, which
+is a constant. Every gradient by the student's logits has the form
+
+    exp(s) (g - sum_v exp(s) g),     g the derivative by exp(s),
+
+and is written out, from the divergence itself: one pass over the logits, which lies where they lay.
+Left to the differentiation of sums and exponentials it takes twice the memory of a chunk.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from interact_jax.logits import Logits
 
-def reverse_kl(s: jax.Array, t: jax.Array) -> jax.Array:
+# (s, t, constant) -> the divergence [...]; and, with it and a factor [...], the gradient [..., V].
+Value = Callable[[jax.Array, jax.Array, Any], jax.Array]
+Gradient = Callable[[jax.Array, jax.Array, Any, jax.Array], jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _divergence(value: Value, gradient: Gradient, constant, student, lse_s, teacher, lse_t):
+    """`lse_s` belongs to `student`: the gradient by that has the part which goes through it."""
+    return value(student - lse_s[..., None], teacher - lse_t[..., None], constant)
+
+
+def _forward(value, gradient, constant, student, lse_s, teacher, lse_t):
+    found = _divergence(value, gradient, constant, student, lse_s, teacher, lse_t)
+    return found, (constant, student, lse_s, teacher, lse_t, found)
+
+
+def _backward(value, gradient, residuals, cotangent):
+    constant, student, lse_s, teacher, lse_t, found = residuals
+    # Behind a barrier: XLA would keep what value and gradient have in common, arrays of logits,
+    # from the one to the other, where to compute it twice costs next to nothing.
+    student, teacher = jax.lax.optimization_barrier((student, teacher))
+    s, t = student - lse_s[..., None], teacher - lse_t[..., None]
+    by_logits = cotangent[..., None] * gradient(s, t, constant, found)
+    return None, by_logits, jnp.zeros_like(lse_s), jnp.zeros_like(t), jnp.zeros_like(lse_t)
+
+
+_divergence.defvjp(_forward, _backward)
+
+
+def _between(
+    student: Logits, teacher: Logits, value: Value, gradient: Gradient, constant: Any = None
+) -> jax.Array:
+    return _divergence(
+        value,
+        gradient,
+        constant,
+        student.logits_BxCxV,
+        student.lse_BxC,
+        teacher.logits_BxCxV,
+        teacher.lse_BxC,
+    )
+
+
+def reverse_kl(student: Logits, teacher: Logits) -> jax.Array:
     """KL(s, t) = sum_v exp(s) (s - t)."""
+    return _between(student, teacher, _reverse, _reverse_gradient)
+
+
+def _reverse(s, t, _):
     return (jnp.exp(s) * (s - t)).sum(axis=-1)
 
 
-def forward_kl(s: jax.Array, t: jax.Array) -> jax.Array:
+def _reverse_gradient(s, t, _, kl):
+    return jnp.exp(s) * (s - t - kl[..., None])
+
+
+def forward_kl(student: Logits, teacher: Logits) -> jax.Array:
     """KL(t, s) = sum_v exp(t) (t - s)."""
-    return (jnp.exp(t) * (t - s)).sum(axis=-1)
+    return _between(
+        student,
+        teacher,
+        lambda s, t, _: (jnp.exp(t) * (t - s)).sum(axis=-1),
+        lambda s, t, _, kl: jnp.exp(s) - jnp.exp(t),
+    )
 
 
-def jsd(s: jax.Array, t: jax.Array, alpha: float) -> jax.Array:
+def jsd(student: Logits, teacher: Logits, alpha: float) -> jax.Array:
     """alpha KL(t, m) + (1 - alpha) KL(s, m), m = log((1 - alpha) exp(s) + alpha exp(t)).
 
     The ends are not its limits: alpha = 0 is the forward KL and alpha = 1 the reverse one, by the
     convention of GKD (arXiv 2306.13649).
     """
     if alpha == 0:
-        return forward_kl(s, t)
+        return forward_kl(student, teacher)
     if alpha == 1:
-        return reverse_kl(s, t)
-    m = jnp.logaddexp(s + jnp.log1p(-alpha), t + jnp.log(alpha))
-    per_token = alpha * jnp.exp(t) * (t - m) + (1 - alpha) * jnp.exp(s) * (s - m)
-    return per_token.sum(axis=-1)
+        return reverse_kl(student, teacher)
+
+    def middle(s: jax.Array, t: jax.Array) -> jax.Array:
+        return jnp.logaddexp(s + jnp.log1p(-alpha), t + jnp.log(alpha))
+
+    def value(s, t, _):
+        m = middle(s, t)
+        parts = alpha * jnp.exp(t) * (t - m) + (1 - alpha) * jnp.exp(s) * (s - m)
+        return parts.sum(axis=-1)
+
+    def gradient(s, t, _, found):
+        m = middle(s, t)
+        of_student = _reverse(s, m, None)
+        return (1 - alpha) * jnp.exp(s) * (s - m - of_student[..., None])
+
+    return _between(student, teacher, value, gradient)
 
 
-def top_k(s: jax.Array, t: jax.Array, k: int, by_teacher: bool = False) -> jax.Array:
+def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) -> jax.Array:
     """KL(s, t) over buckets: the k likeliest tokens of s (or of t), and one with all the rest.
 
     With k = V it is the reverse KL. Which tokens are chosen is not differentiated. The mass of the
     rest is a sum over its tokens and not 1 less that of the others: it is exact however small.
     """
-    V = s.shape[-1]
-    if k >= V:
-        return reverse_kl(s, t)
-    _, chosen = jax.lax.top_k(jax.lax.stop_gradient(t if by_teacher else s), k)
-    s_k, t_k = (jnp.take_along_axis(x, chosen, axis=-1) for x in (s, t))
-    s_rest, t_rest = (_rest(x, chosen) for x in (s, t))
-    return reverse_kl(s_k, t_k) + jnp.exp(s_rest) * (s_rest - t_rest)
+    if k >= student.logits_BxCxV.shape[-1]:
+        return reverse_kl(student, teacher)
+    of = teacher if by_teacher else student
+    least, index = (x[..., -1:] for x in jax.lax.top_k(jax.lax.stop_gradient(of.logp()), k))
 
+    def chosen(s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]):
+        """Where the chosen tokens are; of equals, top_k takes the first."""
+        least, index = least_and_index
+        x = t if by_teacher else s
+        at = jax.lax.broadcasted_iota(index.dtype, x.shape, x.ndim - 1)
+        return (x > least) | ((x == least) & (at <= index))
 
-def _rest(x: jax.Array, chosen: jax.Array) -> jax.Array:
-    """Log of the mass of all tokens but the chosen ones [..., k]."""
-    lead = [jax.lax.broadcasted_iota(jnp.int32, chosen.shape, axis) for axis in range(x.ndim - 1)]
-    return jax.nn.logsumexp(x.at[(*lead, chosen)].set(-jnp.inf), axis=-1)
+    def rest(x: jax.Array, taken: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(jnp.where(taken, -jnp.inf, x), axis=-1)
+
+    def value(s, t, constant):
+        taken = chosen(s, t, constant)
+        s_rest, t_rest = rest(s, taken), rest(t, taken)
+        of_chosen = jnp.where(taken, jnp.exp(s) * (s - t), 0.0).sum(axis=-1)
+        return of_chosen + jnp.exp(s_rest) * (s_rest - t_rest)
+
+    def gradient(s, t, constant, kl):
+        taken = chosen(s, t, constant)
+        of_rest = rest(s, taken) - rest(t, taken)
+        return jnp.exp(s) * (jnp.where(taken, s - t, of_rest[..., None]) - kl[..., None])
+
+    return _between(student, teacher, value, gradient, (least, index))

@@ -229,7 +229,7 @@ def _distil(divergence: Callable[..., jax.Array]) -> tuple[Term, ...]:
 
 
 def _between(divergence, a, b, roles, target_BxC) -> jax.Array:
-    return divergence(roles[a].logp(), roles[b].logp())
+    return divergence(roles[a], roles[b])
 
 
 def reverse_kl(settings: Any) -> tuple[Term, ...]:

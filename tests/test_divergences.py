@@ -95,7 +95,7 @@ def computed(divergence, student, teacher, dtype):
     with jax.enable_x64(dtype == np.float64):
 
         def total(student_BxCxV, teacher_BxCxV):
-            per_token = divergence(Logits(student_BxCxV).logp(), Logits(teacher_BxCxV).logp())
+            per_token = divergence(Logits(student_BxCxV), Logits(teacher_BxCxV))
             return per_token.sum(), per_token
 
         logits = jnp.asarray(student, dtype), jnp.asarray(teacher, dtype)

@@ -373,7 +373,8 @@ def test_distillation_is_the_mean_divergence_of_student_and_teacher(
     logits = logits_of(np.random.default_rng(8), replies, "student", "teacher")
     loss, shown, gradient = by_logits(settings_of(name, **changes), logits, replies)
     s, t = (jnp.asarray(log_softmax(logits[role]), jnp.float32) for role in ("student", "teacher"))
-    per_token = np.asarray(divergence(s, t))
+    roles = (Logits(jnp.asarray(logits[role])) for role in ("student", "teacher"))
+    per_token = np.asarray(divergence(*roles))
     means = [
         (SHARES[name[0]], per_token[place].mean())
         for name, place in counted(placed, replies).items()
