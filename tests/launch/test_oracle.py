@@ -155,3 +155,99 @@ def check_step_taken(workdir, oracle, out_dir, *flags):
     out = out_dir / "after.jsonl"
     score.main(score_arguments(oracle, workdir / "export", out, *flags))
     check_scores(out, oracle, 2e-4, logp_student="logp_student_after_sgd")
+
+
+# ------------------------------------------------------------------ further objectives and teachers
+
+LINES = (
+    "sdpo",
+    "sdpo, teacher ema 0.05",
+    "sdpo, teacher frozen",
+    "sdpo, teacher trust_region mix 0.5",
+    "sdpo, kl_initial 0.1 (full vocabulary)",
+    "reverse_kl",
+    "forward_kl",
+    "jsd alpha 0.5",
+    "jsd alpha 0.1",
+    "top_k k 20",
+    "top_k k 20, teacher ema 0.05",
+    "sft",
+    "sft_revised",
+    "dpo beta 0.1",
+)
+OF_TEACHER = {"ema": "rate", "trust_region": "mix"}  # the setting that its number is
+MORE_WAYS = {
+    "tree": {"sharing": "tree"},
+    "none": {"sharing": "none"},
+    "mesh": {"mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 1},
+}
+
+
+def settings_of(line, ignore_first):
+    """ "top_k k 20, teacher ema 0.05" -> the settings that it names."""
+    (name, *values), *more = (part.split() for part in line.split(", "))
+    found = {"objective.name": name}
+    found["objective.ignore_first"] = ignore_first.get(name, ignore_first["others"])
+    found |= {f"objective.{k}": v for k, v in zip(values[::2], values[1::2], strict=True)}
+    for kind, value, *rest in more:
+        if kind == "kl_initial":
+            found["objective.kl_initial"] = value
+        else:
+            assert kind == "teacher"
+            found["teacher.name"] = value
+            if rest:
+                found[f"teacher.{OF_TEACHER[value]}"] = rest[-1]
+    return found
+
+
+def exhaustive(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("qwen3", "tree"),
+        exhaustive(("qwen3", "none")),
+        exhaustive(("qwen3", "mesh")),
+        exhaustive(("llama", "tree")),
+        exhaustive(("llama", "none")),
+        exhaustive(("llama", "mesh")),
+    ],
+    ids="-".join,
+)
+def three_steps(request, shared, tmp_path_factory):
+    """Runs of three steps, one for each line of objectives.json: (golden results, directories)."""
+    model, way = request.param
+    oracle = shared / "oracle" / model
+    golden = json.loads((oracle / "objectives.json").read_text())
+    workdirs = {line: tmp_path_factory.mktemp("line") for line in LINES}
+    runs = [
+        golden_step(
+            oracle,
+            workdir,
+            **{"steps": 3, "evaluation.name": "none", "report.interactions": 0},
+            **MORE_WAYS[way],
+            **settings_of(line, golden["ignore_first"]),
+        )
+        for line, workdir in workdirs.items()
+    ]
+    flags = {} if way == "mesh" else {"XLA_FLAGS": ""}  # 8 devices are what tests have
+    ended = train_several(runs, **flags)
+    assert ended.returncode == 0, ended.stderr
+    return golden["results"], workdirs
+
+
+def test_every_golden_line_is_run(three_steps):
+    assert tuple(three_steps[0]) == LINES
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_golden_steps_of_every_objective(three_steps, line):
+    """Loss and gradient norm before each of three steps; rounding grows from step to step."""
+    golden, workdirs = three_steps
+    found = read_lines(workdirs[line] / "metrics.jsonl")
+    for step, expected, rel in zip(found, golden[line]["steps"], (1e-4, 1e-4, 1e-3), strict=True):
+        assert step["loss"] == pytest.approx(expected["loss"], rel=rel)
+        assert step["grad_norm"] == pytest.approx(expected["grad_norm"], rel=rel)
+        assert step["interactions"] == golden[line]["interactions"] == 21
