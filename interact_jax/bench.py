@@ -72,22 +72,19 @@ class Dialogue:
             x = as_ids([*history, *user, *opening, *block])
             xo = as_ids([*history, *user, *o, *opening, *block])
             target = Target(f"{name}_{2 * turn + 1}", as_ids(y), name, f"{name}_{2 * turn + 1}")
-            revised = dataclasses.replace(target, id=f"{target.id}+", y=as_ids(some(self.reply)))
             if self.recipe == "hindsight":
                 unit = [Example(target, {PLAIN: x, HINDSIGHT: xo})]
-            elif self.recipe == "pairs":
-                sides = {
-                    PREFERRED: revised,
-                    REJECTED: dataclasses.replace(target, id=f"{target.id}-"),
-                }
-                unit = [
-                    Example(dataclasses.replace(one, side=side), {PLAIN: x})
-                    for side, one in sides.items()
-                ]
             elif self.recipe == "replies":
                 unit = [Example(target, {PLAIN: x})]
-            else:  # revised replies alone; the history goes on without them
+            else:  # the history goes on without the revised reply
+                revised = dataclasses.replace(
+                    target, id=f"{target.id}+", y=as_ids(some(self.reply))
+                )
                 unit = [Example(revised, {PLAIN: x})]
+            if self.recipe == "pairs":
+                better = dataclasses.replace(revised, side=PREFERRED)
+                worse = dataclasses.replace(target, id=f"{target.id}-", side=REJECTED)
+                unit = [Example(better, {PLAIN: x}), Example(worse, {PLAIN: x})]
             window.append(unit)
             history = [*history, *user, *opening, *y]
         return window
