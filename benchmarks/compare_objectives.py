@@ -81,6 +81,7 @@ OBJECTIVES = DISTILLED | HELD | BASELINES
 START, NONE = "start", "none"  # the model as it is shipped; no teacher
 FIRST = [*((name, "self") for name in (*DISTILLED, *HELD)), *((name, NONE) for name in BASELINES)]
 OTHERS = [(name, t) for t in ("ema", "frozen", "trust_region") for name in DISTILLED]
+METHODS = [(START, NONE), *FIRST, *OTHERS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ def compare_cases() -> Iterator[Case]:
 
 
 def stability_cases() -> Iterator[Case]:
-    for method in [(START, NONE), *FIRST, *OTHERS]:
+    for method in METHODS:
         yield Case("stability", "shipped", SEEDS[0], *method)
 
 
@@ -366,13 +367,27 @@ SHARES = {
 }
 
 
+EXPLAINED = """# Objectives and teachers on the pocket world
+
+Written by `benchmarks/compare_objectives.py --stage table`: {done} cases are done, {left} are left.
+
+Settings are those of `configs/quickstart.py` but for objective, teacher and learning rate. The
+rate of an objective was tuned with the teacher *self*, on logs of other users. Shares are of
+sampled replies to held-out requests; an unreadable reply is wrong and has no wanted style. KL is
+that of the policy from the initial model over the whole vocabulary, the mean over the tokens that
+the policy says. A model has collapsed where less than 90 % of its replies are readable, or where
+correct answers are more than 10 points fewer than before. Seconds are those of training alone (the
+median step times their number), on two cores that others used too; baselines make fewer steps where
+fewer interactions have what they learn from. Means and standard deviations are over seeds."""
+
+
 def tables(results: Mapping[str, Record]) -> str:
     """All results as Markdown."""
     missing = left([case for stage in STAGES.values() for case in stage()], results)
-    parts = [f"{len(results)} cases are done, {len(missing)} are left."]
+    parts = [EXPLAINED.format(done=len(results), left=len(missing))]
     for preference in ("shipped", "loud"):
         if found := of_stage(results, "compare", preference):
-            parts += [f"## Users who want {wish(preference)}", compare_table(found)]
+            parts += [f"## Users who want {wish(preference)}", compare_table(found, results)]
     if found := of_stage(results, "stability"):
         parts += [f"## {MARKS[-1]} times the steps", stability_table(found, results)]
     if found := of_stage(results, "tune"):
@@ -394,46 +409,48 @@ def wish(preference: str) -> str:
     )
 
 
-def compare_table(records: Sequence[Record]) -> str:
+def compare_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
     """A row for each method: mean and standard deviation over seeds."""
     rows = []
-    for objective, teacher in [(START, NONE), *FIRST, *OTHERS]:
+    for objective, teacher in METHODS:
         some = [r for r in records if (r["objective"], r["teacher"]) == (objective, teacher)]
         if not some:
             continue
         marks = [record["marks"][-1] for record in some]
-        rates = sorted({rate(record["lr"]) for record in some if record["lr"]})
+        rates = sorted({record["lr"] for record in some if record["lr"]})
         seconds = [mark["seconds"] for mark in marks if "seconds" in mark]
-        rows.append(
-            [
-                objective,
-                "" if teacher == NONE else teacher,
-                ", ".join(rates),
-                *(spread([100 * mark[name] for mark in marks], 1) for name in SHARES),
-                spread([mark["kl"] for mark in marks], 3),
-                f"{statistics.median(seconds):.0f}" if seconds else "",
-                str(len(marks)),
-            ]
-        )
+        row = [objective, "" if teacher == NONE else teacher, ", ".join(map(rate, rates))]
+        row += [spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
+        row += [spread([mark["kl"] for mark in marks], 3)]
+        row += [f"{statistics.median(seconds):.0f}" if seconds else ""]
+        fallen = sum(fallen_by(record, results) is not None for record in some)
+        rows.append([*row, f"{fallen} of {len(some)}"])
     shares = [f"{name}, %" for name in SHARES.values()]
-    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "s", "seeds"], rows)
+    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "s", "collapsed"], rows)
 
 
 def stability_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
     """A row for each method: what stands after so many epochs, until it collapses."""
     rows = []
-    for record in records:
-        before = start_of(record, results)
-        if record["objective"] == START or before is None:
+    for record in sorted(records, key=lambda r: METHODS.index((r["objective"], r["teacher"]))):
+        if record["objective"] == START:
             continue
         marks = {mark["epochs"]: mark for mark in record["marks"]}
-        fallen = next((n for n, mark in marks.items() if collapsed(mark, before)), None)
+        fallen = fallen_by(record, results)
         cells = [quadruple(marks[n]) if n in marks else "" for n in MARKS]
         when = f"by {fallen}x" if fallen else "no"
-        rows.append([record["objective"], record["teacher"], rate(record["lr"]), *cells, when])
-    given = "Wanted styles / correct / readable, %, and KL, nats."
+        teacher = "" if record["teacher"] == NONE else record["teacher"]
+        rows.append([record["objective"], teacher, rate(record["lr"]), *cells, when])
+    given = "Wanted styles / correct / readable, %, and KL, nats, on the way of one long run."
     head = ["objective", "teacher", "rate", *(f"{n}x" for n in MARKS), "collapsed"]
     return f"{given}\n\n{markdown(head, rows)}"
+
+
+def fallen_by(record: Record, results: Mapping[str, Record]) -> int | None:
+    """The epochs after which a run was found collapsed, if it was."""
+    before = start_of(record, results)
+    marks = record["marks"] if before else []
+    return next((mark["epochs"] for mark in marks if collapsed(mark, before)), None)
 
 
 def quadruple(mark: Mapping[str, float]) -> str:
