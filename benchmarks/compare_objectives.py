@@ -80,6 +80,7 @@ BASELINES = {
 OBJECTIVES = DISTILLED | HELD | BASELINES
 START, NONE = "start", "none"  # the model as it is shipped; no teacher
 FIRST = [*((name, "self") for name in (*DISTILLED, *HELD)), *((name, NONE) for name in BASELINES)]
+GENTLE = ["jsd", "sft_revised", "dpo"]  # compared at the quickstart's rate too: theirs is higher
 OTHERS = [(name, t) for t in ("ema", "frozen", "trust_region") for name in DISTILLED]
 METHODS = [(START, NONE), *FIRST, *OTHERS]
 
@@ -110,8 +111,9 @@ def tune_cases() -> Iterator[Case]:
 
 def compare_cases() -> Iterator[Case]:
     """One seed of both preferences before the next, and what differs most first."""
+    gentle = [(*method, RATES[0]) for method in FIRST if method[0] in GENTLE]
     for seed in SEEDS:
-        for methods in ([(START, NONE), *FIRST], OTHERS):
+        for methods in ([(START, NONE), *FIRST, *gentle], OTHERS):
             for preference in ("shipped", "loud"):
                 yield from (Case("compare", preference, seed, *method) for method in methods)
 
@@ -161,7 +163,7 @@ def best_rate(objective: str, results: Mapping[str, Record]) -> float:
 
 def needless(case: Case, results: Mapping[str, Record]) -> bool:
     """Twice a rate that is too high already, or half of one that is not."""
-    if case.lr is None:
+    if case.stage != "tune" or case.lr is None:
         return False
     tried = {lr: kept for lr, (_, kept) in tuned(case.objective, results).items()}
     return any(
@@ -410,16 +412,16 @@ def wish(preference: str) -> str:
 
 
 def compare_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
-    """A row for each method: mean and standard deviation over seeds."""
+    """A row for each method and rate: mean and standard deviation over seeds."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        groups[METHODS.index((record["objective"], record["teacher"])), record["lr"]].append(record)
     rows = []
-    for objective, teacher in METHODS:
-        some = [r for r in records if (r["objective"], r["teacher"]) == (objective, teacher)]
-        if not some:
-            continue
+    for (method, lr), some in sorted(groups.items()):
+        objective, teacher = METHODS[method]
         marks = [record["marks"][-1] for record in some]
-        rates = sorted({record["lr"] for record in some if record["lr"]})
         seconds = [mark["seconds"] for mark in marks if "seconds" in mark]
-        row = [objective, "" if teacher == NONE else teacher, ", ".join(map(rate, rates))]
+        row = [objective, "" if teacher == NONE else teacher, rate(lr) if lr else ""]
         row += [spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
         row += [spread([mark["kl"] for mark in marks], 3)]
         row += [f"{statistics.median(seconds):.0f}" if seconds else ""]
