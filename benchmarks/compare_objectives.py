@@ -372,15 +372,18 @@ SHARES = {
 EXPLAINED = """# Objectives and teachers on the pocket world
 
 Written by `benchmarks/compare_objectives.py --stage table`: {done} cases are done, {left} are left.
+They are the lines of `docs/data/compare_objectives.jsonl`; copied to DIR/RESULTS.jsonl, the program
+goes on from there with `--out DIR`.
 
 Settings are those of `configs/quickstart.py` but for objective, teacher and learning rate. The
-rate of an objective was tuned with the teacher *self*, on logs of other users. Shares are of
-sampled replies to held-out requests; an unreadable reply is wrong and has no wanted style. KL is
-that of the policy from the initial model over the whole vocabulary, the mean over the tokens that
-the policy says. A model has collapsed where less than 90 % of its replies are readable, or where
-correct answers are more than 10 points fewer than before. Seconds are those of training alone (the
-median step times their number), on two cores that others used too; baselines make fewer steps where
-fewer interactions have what they learn from. Means and standard deviations are over seeds."""
+rate of an objective was tuned with the teacher *self* and for no other, on logs of other users.
+Shares are of sampled replies to held-out requests; an unreadable reply is wrong and has no wanted
+style. KL is that of the policy from the initial model over the whole vocabulary, the mean over the
+tokens that the policy says. A model has collapsed where less than 90 % of its replies are readable,
+or where correct answers are more than 10 points fewer than before. Seconds are those of training
+alone (the median step times their number), on two cores that others used too; baselines make fewer
+steps where fewer interactions have what they learn from. Means and standard deviations
+are over seeds."""
 
 
 def tables(results: Mapping[str, Record]) -> str:
