@@ -33,6 +33,12 @@ class Speaker:
         other.chat = chat
         return other
 
+    def with_params(self, params: Any) -> Speaker:
+        """The same model with other weights; nothing compiles anew."""
+        other = copy.copy(self)
+        other.params = params
+        return other
+
     def replies(
         self, prompts: Sequence[Sequence[int]], seed: int, temperature: float = 1.0
     ) -> list[Completion]:

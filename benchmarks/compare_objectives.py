@@ -1,0 +1,540 @@
+"""Every objective and teacher on the same logs of the pocket world, measured the same way.
+
+    python benchmarks/compare_objectives.py --out runs/compare                 all stages, in turn
+    python benchmarks/compare_objectives.py --out runs/compare --list          done, and left
+    python benchmarks/compare_objectives.py --out runs/compare --stage compare --only '/sdpo/' \\
+        --minutes 30
+    python benchmarks/compare_objectives.py --out runs/compare --stage table   Markdown
+
+    tune       learning rates, by logs of a preference and a seed that are not reported
+    compare    every method, at the rate of its objective: two preferences, three seeds
+    stability  ten times the steps, measured on the way; a run ends where it has collapsed
+
+Users of one preference talk to the shipped model once for each seed; all methods learn from these
+logs and answer the same held-out requests afterwards. A case is one line of DIR/RESULTS.jsonl,
+written when it is finished. Started again, the program goes on with the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import dataclasses
+import functools
+import json
+import logging
+import math
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from interact_jax import cli, config, divergences, pocket, train
+from interact_jax.generation.sampler import Completion
+from interact_jax.models.decoder import Decoder, head_DxV
+from interact_jax.models.layers import linear
+from interact_jax.pocket import logs, measure, world
+from interact_jax.pocket.speaker import Speaker
+from interact_jax.schema import InputError, Message, TokenStream
+
+QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
+
+# ------------------------------------------------------------------------------ what is compared
+
+PREFERENCES = {
+    "shipped": measure.LOGGED_PREFERENCE,
+    "loud": {"capitals": True, "exclamation": True, "question": True, "polite": False},
+    "tuning": {"capitals": True, "sentence": True, "emoji": True, "exclamation": False},
+}
+SEEDS = (0, 1, 2)  # of logs, of training, and of the held-out requests
+TUNING_SEED = 100
+RATES = (1.3e-4, 2.6e-4, 5.2e-4, 1.04e-3, 6.5e-5)  # the quickstart's, and by factors of two
+MAY_LOSE = 0.02  # of the correct answers, for a rate to be chosen
+MARKS = (1, 2, 5, 10)  # epochs after which the stage "stability" measures
+COLLAPSED = {"readable": 0.9, "correct lost": 0.1}
+KL_REPLIES = 512
+
+DISTILLED: dict[str, dict[str, Any]] = {
+    "sdpo": {},
+    "sdpo_centred": {"objective.centred": True},
+    "reverse_kl": {"objective.name": "reverse_kl"},
+    "forward_kl": {"objective.name": "forward_kl"},
+    "jsd": {"objective.name": "jsd", "objective.alpha": 0.5},
+    "top_k": {"objective.name": "top_k", "objective.k": 20, "objective.k_by": "student"},
+}
+HELD = {  # near the initial model; at the rate of the objective before the plus sign
+    f"{name}+kl": DISTILLED[name] | {"objective.kl_initial": 0.1} for name in ("sdpo", "reverse_kl")
+}
+BASELINES = {
+    "sft": {"objective.name": "sft"},
+    "sft_revised": {"objective.name": "sft_revised"},
+    "dpo": {"objective.name": "dpo", "objective.beta": 0.1},
+}
+OBJECTIVES = DISTILLED | HELD | BASELINES
+START, NONE = "start", "none"  # the model as it is shipped; no teacher
+FIRST = [*((name, "self") for name in (*DISTILLED, *HELD)), *((name, NONE) for name in BASELINES)]
+GENTLE = ["jsd", "sft_revised", "dpo"]  # compared at the quickstart's rate too: theirs is higher
+OTHERS = [(name, t) for t in ("ema", "frozen", "trust_region") for name in DISTILLED]
+METHODS = [(START, NONE), *FIRST, *OTHERS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One line of the results; without `lr`, the best that the stage "tune" has found."""
+
+    stage: str
+    preference: str
+    seed: int
+    objective: str
+    teacher: str
+    lr: float | None = None
+
+    @property
+    def name(self) -> str:
+        parts = (self.stage, self.preference, self.seed, self.objective, self.teacher)
+        return "/".join(map(str, parts)) + (f"/{self.lr:.1e}" if self.lr else "")
+
+
+def tune_cases() -> Iterator[Case]:
+    of = functools.partial(Case, "tune", "tuning", TUNING_SEED)
+    yield of(START, NONE)
+    for lr in RATES:
+        yield from (of(name, teacher, lr) for name, teacher in FIRST if name not in HELD)
+
+
+def compare_cases() -> Iterator[Case]:
+    """One seed of both preferences before the next, and what differs most first."""
+    gentle = [(*method, RATES[0]) for method in FIRST if method[0] in GENTLE]
+    for seed in SEEDS:
+        for methods in ([(START, NONE), *FIRST, *gentle], OTHERS):
+            for preference in ("shipped", "loud"):
+                yield from (Case("compare", preference, seed, *method) for method in methods)
+
+
+def stability_cases() -> Iterator[Case]:
+    for method in METHODS:
+        yield Case("stability", "shipped", SEEDS[0], *method)
+
+
+STAGES = {"tune": tune_cases, "compare": compare_cases, "stability": stability_cases}
+
+# ---------------------------------------------------------------------------------------- results
+
+Record = dict[str, Any]
+"""A case's fields and its `marks`: what was measured after so many epochs."""
+
+
+def read_results(file: Path) -> dict[str, Record]:
+    """By the names of the cases."""
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {record["case"]: record for record in map(json.loads, lines)}
+
+
+def start_of(case: Mapping[str, Any], results: Mapping[str, Record]) -> Record | None:
+    """The start's measurements that belong to a case, if they are there."""
+    name = Case(case["stage"], case["preference"], case["seed"], START, NONE).name
+    return results[name]["marks"][0] if name in results else None
+
+
+def tuned(objective: str, results: Mapping[str, Record]) -> dict[float, tuple[float, bool]]:
+    """Of every rate that was tried: the wanted styles, and whether the answers stayed correct."""
+    found = {}
+    for record in results.values():
+        if record["stage"] == "tune" and record["objective"] == objective.partition("+")[0]:
+            before, after = start_of(record, results), record["marks"][-1]
+            kept = before is None or after["correct"] >= before["correct"] - MAY_LOSE
+            found[record["lr"]] = (after["wanted_styles"], kept)
+    return found
+
+
+def best_rate(objective: str, results: Mapping[str, Record]) -> float:
+    """The one with most wanted styles that keeps the answers correct; the quickstart's where none
+    does, or none was tried."""
+    wanted = {lr: share for lr, (share, kept) in tuned(objective, results).items() if kept}
+    return max(wanted, key=wanted.__getitem__, default=RATES[0])
+
+
+def needless(case: Case, results: Mapping[str, Record]) -> bool:
+    """Twice a rate that is too high already, or half of one that is not."""
+    if case.stage != "tune" or case.lr is None:
+        return False
+    tried = {lr: kept for lr, (_, kept) in tuned(case.objective, results).items()}
+    return any(
+        (lr < case.lr and not kept) or (lr == 2 * case.lr and kept) for lr, kept in tried.items()
+    )
+
+
+def left(cases: Sequence[Case], results: Mapping[str, Record]) -> list[Case]:
+    """Those that are still to be run, in their order."""
+    return [c for c in cases if c.name not in results and not needless(c, results)]
+
+
+def collapsed(mark: Mapping[str, float], before: Mapping[str, float]) -> bool:
+    lost = before["correct"] - mark["correct"]
+    return mark["readable"] < COLLAPSED["readable"] or lost > COLLAPSED["correct lost"]
+
+
+# ---------------------------------------------------------------------------------------- measure
+
+
+def measure_params(speaker: Speaker, params: Any, case: Case, replies: int) -> dict[str, float]:
+    """What the weights say to held-out requests, and how far from the speaker's own that is."""
+    requests = world.held_out_requests(replies, case.seed)
+    prompts = [speaker.chat.prompt([Message("user", request.text)]) for request in requests]
+    said = speaker.with_params(params).replies(prompts, case.seed)
+    texts = [speaker.text(completion) for completion in said]
+    found = measure.measure(texts, requests, PREFERENCES[case.preference])
+    kl = kl_initial(speaker, params, prompts[:KL_REPLIES], said[:KL_REPLIES])
+    return {name: round(x, 5) for name, x in {**found, "kl": kl}.items() if name != "replies"}
+
+
+def kl_initial(
+    speaker: Speaker, params: Any, prompts: Sequence[Sequence[int]], said: Sequence[Completion]
+) -> float:
+    """Mean over the tokens that were said of KL(policy, initial) over the vocabulary, nats."""
+    B, most = min(128, len(prompts)), max(len(prompt) for prompt in prompts)
+    L = -(-(most + measure.MAX_NEW_TOKENS) // 16) * 16  # so that all seeds share a program
+    total = count = 0.0
+    for start in range(0, len(prompts), B):
+        id_BxL, length_B, count_B = np.zeros((B, L), np.int32), np.ones(B, int), np.zeros(B, int)
+        for row, prompt in enumerate(prompts[start : start + B]):
+            ids = [*prompt, *said[start + row].ids]
+            id_BxL[row, : len(ids)] = ids
+            length_B[row], count_B[row] = len(prompt), len(ids) - len(prompt)
+        total += float(_kl_sum(speaker.decoder, params, speaker.params, id_BxL, length_B, count_B))
+        count += count_B.sum()
+    return total / count
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _kl_sum(
+    decoder: Decoder,
+    params: Any,
+    initial: Any,
+    id_BxL: jax.Array,
+    length_B: jax.Array,
+    count_B: jax.Array,
+) -> jax.Array:
+    """Over the `count_B` tokens behind prompts of `length_B`."""
+    B, L = id_BxL.shape
+    position_BxL = jax.lax.broadcasted_iota(jnp.int32, (B, L), 1)
+    real_BxL = position_BxL < (length_B + count_B)[:, None]
+    stream = TokenStream(
+        id_BxL, position_BxL, real_BxL.astype(jnp.int32), jnp.zeros((B, L), jnp.int32)
+    )
+    number_BxN = jax.lax.broadcasted_iota(jnp.int32, (B, measure.MAX_NEW_TOKENS), 1)
+    predictor_BxN = length_B[:, None] - 1 + number_BxN
+
+    def logp_BxNxV(weights: Any) -> jax.Array:
+        hidden_BxLxD, _ = decoder.apply({"params": weights}, stream)
+        hidden_BxNxD = jnp.take_along_axis(hidden_BxLxD, predictor_BxN[:, :, None], axis=1)
+        return jax.nn.log_softmax(linear(hidden_BxNxD, head_DxV(weights), jnp.float32))
+
+    kl_BxN = divergences.reverse_kl(logp_BxNxV(params), logp_BxNxV(initial))
+    return jnp.where(number_BxN < count_B[:, None], kl_BxN, 0.0).sum()
+
+
+# ------------------------------------------------------------------------------------------- run
+
+
+@dataclasses.dataclass
+class Bench:
+    """What all cases have in common."""
+
+    out: Path
+    speaker: Speaker  # the shipped model
+    interactions: int
+    replies: int
+
+    @property
+    def file(self) -> Path:
+        return self.out / "RESULTS.jsonl"
+
+    def logs(self, case: Case) -> Path:
+        """Conversations of the case's users with the shipped model; made once."""
+        file = self.out / "logs" / f"{case.preference}_{case.seed}.jsonl.gz"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            user = world.User(world.check_preference(PREFERENCES[case.preference]))
+            conversations = logs.converse(self.speaker, user, self.interactions, case.seed)
+            temporary = file.with_suffix(".tmp")
+            logs.write_logs(conversations, temporary)
+            temporary.replace(file)
+        return file
+
+    def measure(self, params: Any, case: Case) -> dict[str, float]:
+        replies = self.replies // 2 if case.stage == "tune" else self.replies
+        return measure_params(self.speaker, params, case, replies)
+
+    def run(self, case: Case, results: Mapping[str, Record]) -> Record:
+        """Train and measure one case."""
+        began = time.perf_counter()
+        if case.objective == START:
+            fields = {"marks": [{"epochs": 0, **self.measure(self.speaker.params, case)}]}
+        else:
+            lr = case.lr or best_rate(case.objective, results)
+            marks = list(self.marks(case, lr, start_of(vars(case), results)))
+            fields = {"lr": lr, "marks": marks}
+        sizes = {"interactions": self.interactions, "replies": self.replies}
+        wall = round(time.perf_counter() - began, 1)
+        return {"case": case.name, **vars(case), **fields, **sizes, "wall_seconds": wall}
+
+    def marks(self, case: Case, lr: float, before: Record | None) -> Iterator[Record]:
+        """Train, and measure after some of the epochs. `seconds` leave compiling out: they are
+        those of so many steps of median length."""
+        epochs = MARKS if case.stage == "stability" else MARKS[:1]
+        cfg = settings(case, lr, self.logs(case), epochs[-1])
+        with tempfile.TemporaryDirectory() as workdir:
+            run = train.start(cfg, workdir)
+            steps = run.total_steps
+            for epoch in epochs:
+                run.total_steps = round(steps * epoch / epochs[-1])  # the schedule has its own
+                train.loop(run)
+                lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
+                step = statistics.median(json.loads(line)["seconds"] for line in lines)
+                found = self.measure(run.state.params, case)
+                seconds = round(step * len(lines), 2)
+                yield {"epochs": epoch, "steps": len(lines), **found, "seconds": seconds}
+                if before and collapsed(found, before):
+                    break
+            run.checkpoints.close()
+
+
+def settings(case: Case, lr: float, path: Path, epochs: int) -> Any:
+    """The quickstart's, but for what the case says."""
+    changed = {
+        "data.path": path,
+        "evaluation.name": "none",
+        "report.interactions": 0,
+        "checkpoint.every": 1_000_000,  # at the end alone
+        "epochs": epochs,
+        "optim.lr": lr,
+        "seed": case.seed,
+        **OBJECTIVES[case.objective],
+    }
+    if case.teacher != NONE:
+        changed["teacher.name"] = case.teacher
+    overrides = [f"{name}={value}" for name, value in changed.items()]
+    return config.load(str(QUICKSTART), overrides)
+
+
+def run_cases(bench: Bench, cases: Sequence[Case], minutes: float) -> None:
+    """All that are not done yet, as far as the time goes."""
+    end = time.monotonic() + 60 * minutes
+    results = read_results(bench.file)
+    for record in results.values():
+        if (record["interactions"], record["replies"]) != (bench.interactions, bench.replies):
+            raise InputError(
+                f"{bench.file}: {record['case']} was made with --interactions "
+                f"{record['interactions']} --replies {record['replies']}. Give the same, or "
+                "another --out."
+            )
+    took = collections.defaultdict(list)  # seconds of a stage's cases
+    for record in results.values():
+        took[record["stage"]].append(record["wall_seconds"])
+    while waiting := left(cases, results):
+        case = waiting[0]
+        if time.monotonic() + max(took[case.stage][-10:], default=0.0) > end:
+            print(f"{len(waiting)} cases are left; the next, {case.name}, would take too long")
+            return
+        record = bench.run(case, results)
+        with bench.file.open("a") as lines:
+            lines.write(json.dumps(record) + "\n")
+        results[case.name] = record
+        took[case.stage].append(record["wall_seconds"])
+        print(told(record), flush=True)
+
+
+def told(record: Record) -> str:
+    """A record as a line."""
+    mark = record["marks"][-1]
+    shares = "  ".join(f"{name} {mark[name]:.1%}" for name in SHARES)
+    return f"{record['case']}: {shares}  kl {mark['kl']:.3f}  {record['wall_seconds']:.0f} s"
+
+
+# ---------------------------------------------------------------------------------------- tables
+
+SHARES = {
+    "wanted_styles": "wanted styles",
+    "all_wanted": "all wanted",
+    "correct": "correct",
+    "readable": "readable",
+}
+
+
+EXPLAINED = """# Objectives and teachers on the pocket world
+
+Written by `benchmarks/compare_objectives.py --stage table`: {done} cases are done, {left} are left.
+They are the lines of `docs/data/compare_objectives.jsonl`; copied to DIR/RESULTS.jsonl, the program
+goes on from there with `--out DIR`.
+
+Settings are those of `configs/quickstart.py` but for objective, teacher and learning rate. The
+rate of an objective was tuned with the teacher *self* and for no other, on logs of other users.
+Shares are of sampled replies to held-out requests; an unreadable reply is wrong and has no wanted
+style. KL is that of the policy from the initial model over the whole vocabulary, the mean over the
+tokens that the policy says. A model has collapsed where less than 90 % of its replies are readable,
+or where correct answers are more than 10 points fewer than before. Seconds are those of training
+alone (the median step times their number), on two cores that others used too; baselines make fewer
+steps where fewer interactions have what they learn from. Means and standard deviations
+are over seeds."""
+
+
+def tables(results: Mapping[str, Record]) -> str:
+    """All results as Markdown."""
+    missing = left([case for stage in STAGES.values() for case in stage()], results)
+    parts = [EXPLAINED.format(done=len(results), left=len(missing))]
+    for preference in ("shipped", "loud"):
+        if found := of_stage(results, "compare", preference):
+            parts += [f"## Users who want {wish(preference)}", compare_table(found, results)]
+    if found := of_stage(results, "stability"):
+        parts += [f"## {MARKS[-1]} times the steps", stability_table(found, results)]
+    if found := of_stage(results, "tune"):
+        parts += ["## Learning rates", tune_table(found, results)]
+    return "\n\n".join(parts)
+
+
+def of_stage(results: Mapping[str, Record], stage: str, preference: str = "") -> list[Record]:
+    return [
+        record
+        for record in results.values()
+        if record["stage"] == stage and preference in ("", record["preference"])
+    ]
+
+
+def wish(preference: str) -> str:
+    return ", ".join(
+        style if on else f"no {style}" for style, on in PREFERENCES[preference].items()
+    )
+
+
+def compare_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
+    """A row for each method and rate: mean and standard deviation over seeds."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        groups[METHODS.index((record["objective"], record["teacher"])), record["lr"]].append(record)
+    rows = []
+    for (method, lr), some in sorted(groups.items()):
+        objective, teacher = METHODS[method]
+        marks = [record["marks"][-1] for record in some]
+        seconds = [mark["seconds"] for mark in marks if "seconds" in mark]
+        row = [objective, "" if teacher == NONE else teacher, rate(lr) if lr else ""]
+        row += [spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
+        row += [spread([mark["kl"] for mark in marks], 3)]
+        row += [f"{statistics.median(seconds):.0f}" if seconds else ""]
+        fallen = sum(fallen_by(record, results) is not None for record in some)
+        rows.append([*row, f"{fallen} of {len(some)}"])
+    shares = [f"{name}, %" for name in SHARES.values()]
+    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "s", "collapsed"], rows)
+
+
+def stability_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
+    """A row for each method: what stands after so many epochs, until it collapses."""
+    rows = []
+    for record in sorted(records, key=lambda r: METHODS.index((r["objective"], r["teacher"]))):
+        if record["objective"] == START:
+            continue
+        marks = {mark["epochs"]: mark for mark in record["marks"]}
+        fallen = fallen_by(record, results)
+        cells = [quadruple(marks[n]) if n in marks else "" for n in MARKS]
+        when = f"by {fallen}x" if fallen else "no"
+        teacher = "" if record["teacher"] == NONE else record["teacher"]
+        rows.append([record["objective"], teacher, rate(record["lr"]), *cells, when])
+    given = "Wanted styles / correct / readable, %, and KL, nats, on the way of one long run."
+    head = ["objective", "teacher", "rate", *(f"{n}x" for n in MARKS), "collapsed"]
+    return f"{given}\n\n{markdown(head, rows)}"
+
+
+def fallen_by(record: Record, results: Mapping[str, Record]) -> int | None:
+    """The epochs after which a run was found collapsed, if it was."""
+    before = start_of(record, results)
+    marks = record["marks"] if before else []
+    return next((mark["epochs"] for mark in marks if collapsed(mark, before)), None)
+
+
+def quadruple(mark: Mapping[str, float]) -> str:
+    shares = " / ".join(f"{100 * mark[n]:.1f}" for n in ("wanted_styles", "correct", "readable"))
+    return f"{shares}, {mark['kl']:.2f}"
+
+
+def tune_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
+    """Wanted styles and correct answers by objective and rate, the chosen ones bold."""
+    cells: dict[tuple[str, float | None], str] = {}
+    for record in records:
+        mark, name = record["marks"][-1], record["objective"]
+        text = f"{100 * mark['wanted_styles']:.1f} / {100 * mark['correct']:.1f}"
+        chosen = record["lr"] is not None and record["lr"] == best_rate(name, results)
+        cells[name, record["lr"]] = f"**{text}**" if chosen else text
+    names = [name for name, _ in FIRST if any(name == n for n, _ in cells)]
+    rates = sorted(RATES)
+    rows = [[name, *(cells.get((name, lr), "") for lr in rates)] for name in names]
+    before = f" Before: {cells[START, None]}." if (START, None) in cells else ""
+    given = f"Wanted styles / correct, %; users who want {wish('tuning')}.{before}"
+    return f"{given}\n\n{markdown(['objective', *map(rate, rates)], rows)}"
+
+
+def rate(lr: float) -> str:
+    return f"{lr:.1e}".replace("e-0", "e-")
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation of the single value."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# ------------------------------------------------------------------------------------------ main
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="logs and RESULTS.jsonl")
+    add("--stage", default="all", choices=["all", *STAGES, "table"])
+    add("--only", default="", metavar="REGEX", help="cases whose names have it")
+    add("--list", action="store_true", help="say what is done and what is left, and end")
+    add("--minutes", type=float, default=math.inf, help="start no case that would take longer")
+    add("--interactions", type=int, default=4096, help="of the logs of one preference and seed")
+    add("--replies", type=int, default=2048, help="measured; half as many where rates are tuned")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    file = args.out / "RESULTS.jsonl"
+    if args.stage == "table":
+        print(tables(read_results(file)))
+        return
+    stages = STAGES if args.stage == "all" else {args.stage: STAGES[args.stage]}
+    cases = [case for stage in stages.values() for case in stage()]
+    cases = [case for case in cases if re.search(args.only, case.name)]
+    if args.list:
+        results = read_results(file)
+        done, missing = ([c for c in cases if c.name in results], left(cases, results))
+        print("\n".join([told(results[case.name]) for case in done]))
+        print("\n".join(["", *(case.name for case in missing)]))
+        print(f"{len(done)} are done, {len(missing)} are left")
+        return
+    cli.log_to_stderr(logging.WARNING)
+    cli.keep_memory()
+    cli.keep_compiled()
+    args.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(args.out, Speaker.load(pocket.MODEL), args.interactions, args.replies)
+    run_cases(bench, cases, args.minutes)
+
+
+if __name__ == "__main__":
+    cli.run(main)
