@@ -38,6 +38,7 @@ import numpy as np
 
 from interact_jax import cli, config, divergences, pocket, train
 from interact_jax.generation.sampler import Completion
+from interact_jax.logits import Logits
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.layers import linear
 from interact_jax.pocket import logs, measure, world
@@ -232,12 +233,12 @@ def _kl_sum(
     number_BxN = jax.lax.broadcasted_iota(jnp.int32, (B, measure.MAX_NEW_TOKENS), 1)
     predictor_BxN = length_B[:, None] - 1 + number_BxN
 
-    def logp_BxNxV(weights: Any) -> jax.Array:
+    def logits(weights: Any) -> Logits:
         hidden_BxLxD, _ = decoder.apply({"params": weights}, stream)
         hidden_BxNxD = jnp.take_along_axis(hidden_BxLxD, predictor_BxN[:, :, None], axis=1)
-        return jax.nn.log_softmax(linear(hidden_BxNxD, head_DxV(weights), jnp.float32))
+        return Logits(linear(hidden_BxNxD, head_DxV(weights), jnp.float32))
 
-    kl_BxN = divergences.reverse_kl(logp_BxNxV(params), logp_BxNxV(initial))
+    kl_BxN = divergences.reverse_kl(logits(params), logits(initial))
     return jnp.where(number_BxN < count_B[:, None], kl_BxN, 0.0).sum()
 
 
