@@ -98,8 +98,12 @@ def one_row(trees: Sequence[Tree], height: int = 1, known: Set[str] = frozenset(
     """All trees in one row whose arrays are as long as they are together: no padding. With a
     `height`, so many rows, all the same: one for each device that has rows of its own."""
     whole = sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0))
-    batch, _ = pack([trees] * height, whole, height, known=known)
-    there = {name: np.zeros_like(logps) for name, logps in batch.replies.known.items()}
+    return with_known(pack([trees] * height, whole, height, known=known)[0])
+
+
+def with_known(batch: Batch) -> Batch:
+    """The batch with numbers for log-probabilities that have not been computed: zeros."""
+    there = {name: np.nan_to_num(logps) for name, logps in batch.replies.known.items()}
     return batch.replace(replies=batch.replies.replace(known=there))
 
 

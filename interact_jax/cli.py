@@ -51,8 +51,7 @@ def settings_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="settings, with their defaults (interact_jax/config.py says what they mean):\n"
-        + config.describe(),
+        epilog="settings, with their defaults:\n" + config.describe(),
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE.py", help="settings of the run")

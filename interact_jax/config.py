@@ -204,12 +204,19 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
 
     `free` settings may change. A schedule that ends with the run moves with `steps` and `epochs`.
     """
+    if not saved_file.is_file():
+        raise InputError(
+            f"{saved_file}: not there, though the run has checkpoints: nobody knows its settings. "
+            "Put it back, or use another --workdir (with --config.start_from to continue from its "
+            "parameters)."
+        )
     saved, known = json.loads(saved_file.read_text()), settings()
-    changed = [
-        f"{name}: {saved[name]!r} then, {value!r} now"
-        for name, value in to_json(config).items()
-        if name in saved and saved[name] != value and not known[name].free
-    ]
+    changed = []
+    for name, value in to_json(config).items():
+        # What the run did not know of yet was off then.
+        then = saved.get(name, known[name].before if known[name].before is not None else value)
+        if then != value and not known[name].free:
+            changed.append(f"{name}: {then!r} then, {value!r} now")
     if changed:
         raise InputError(
             f"{saved_file.parent} holds a run with other settings ({'; '.join(changed)}). "

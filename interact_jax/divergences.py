@@ -5,8 +5,8 @@ is a constant. Every gradient by the student's logits has the form
 
     exp(s) (g - sum_v exp(s) g),     g the derivative by exp(s),
 
-and is written out, from the divergence itself: one pass over the logits, which lies where they lay.
-Left to the differentiation of sums and exponentials it takes twice the memory of a chunk.
+and is written out, from the divergence itself: one pass over the logits. Left to the differentiation of
+sums and exponentials it would keep more arrays of them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from interact_jax.logits import Logits
+from interact_jax.logits import SAVED, Logits
 
 # (s, t, constant) -> the divergence [...]; and, with it and a factor [...], the gradient [..., V].
 Value = Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -122,7 +123,8 @@ def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) ->
     if k >= student.logits_BxCxV.shape[-1]:
         return reverse_kl(student, teacher)
     of = teacher if by_teacher else student
-    least, index = (x[..., -1:] for x in jax.lax.top_k(jax.lax.stop_gradient(of.logp()), k))
+    found = jax.lax.top_k(jax.lax.stop_gradient(of.logp()), k)
+    least, index = (checkpoint_name(x[..., -1:], SAVED) for x in found)  # chosen once
 
     def chosen(s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]):
         """Where the chosen tokens are; of equals, top_k takes the first."""

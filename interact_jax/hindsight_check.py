@@ -73,6 +73,8 @@ class HindsightCheck:
             False: "NO SIGN that the model uses hindsight: training on it may teach noise",
             None: f"too few pairs to tell (at least {FEWEST})",
         }[self.usable]
+        if not self.pairs:
+            return ["hindsight: no reply after a follow-up is there to check by"]
         return [
             f"hindsight: over {self.pairs} pairs of a reply and the one after the follow-up, the "
             f"follow-up raises the latter by {self.relevant:+.2f} nats, a shuffled one by "
@@ -99,6 +101,8 @@ def check_hindsight(
     conversations drawn."""
     drafts = _drafts(conversations, most, seed)
     trees = list(_trees(conversations, drafts, chat, settings, sharing))
+    if not trees:
+        return HindsightCheck(0, 0.0, 0.0, 0.0, 0.5)
     targets = [reply.target for tree in trees for reply in tree.replies]
     logps = logps_of(decoder, params, trees, mesh, VIEWS, sharing=sharing, row_tokens=row_tokens)
     margin: dict[str, dict[str, float]] = collections.defaultdict(lambda: dict.fromkeys(VIEWS, 0.0))
@@ -108,8 +112,6 @@ def check_hindsight(
     gains = np.array([[m[view] - m[PLAIN] for view in VIEWS] for m in margin.values()])
     gains = gains.reshape(-1, len(VIEWS))
     pairs = len(gains)
-    if not pairs:
-        return HindsightCheck(0, 0.0, 0.0, 0.0, 0.5)
     _, relevant, shuffled = gains.mean(axis=0)
     # Equal gains, which identical follow-ups give, are half a success.
     helped = float(((gains[:, 1] > gains[:, 2]) + 0.5 * (gains[:, 1] == gains[:, 2])).mean())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,9 @@ def complete(
         return dataset
     file = workdir / "known" / f"{INITIAL}.npz"
     trees = dataset.trees_of(range(len(dataset.trees)))
+    digest = dataset.digest_of_replies()
     if resumed:
-        found = _read(file)
-        lengths = [len(reply.target.y) for tree in trees for reply in tree.replies]
-        if [len(logps) for logps in found] != lengths:
-            return dataset  # other data than then: its position will be refused
+        found = _read(file, digest)
     else:
         log.info("computing the log-probabilities of the initial model")
         logps = logps_of(
@@ -66,7 +65,7 @@ def complete(
             rows=cfg.batch.rows,
         )
         found = [one[PLAIN] for one in logps]
-        _write(file, found)
+        _write(file, found, digest)
     return _with(dataset, found)
 
 
@@ -102,20 +101,22 @@ def _with(dataset: Dataset, logps: list[np.ndarray]) -> Dataset:
     return dataclasses.replace(dataset, trees=trees)
 
 
-def _write(file: Path, logps: list[np.ndarray]) -> None:
+def _write(file: Path, logps: list[np.ndarray], digest: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".tmp.npz")
     lengths = np.array([len(x) for x in logps])
-    np.savez(temporary, lengths=lengths, logps=np.concatenate(logps))
+    np.savez(temporary, lengths=lengths, logps=np.concatenate(logps), digest=digest)
     temporary.replace(file)
 
 
-def _read(file: Path) -> list[np.ndarray]:
+def _read(file: Path, digest: int) -> list[np.ndarray]:
     try:
         with np.load(file) as saved:
+            if int(saved["digest"]) != digest:
+                raise ValueError("it is of other replies than the data has now")
             ends = np.cumsum(saved["lengths"])[:-1]
             return np.split(saved["logps"], ends)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{file}: cannot be read ({error}). The run keeps there what its initial model said of "
             "every reply, and cannot be resumed without it. Use another --workdir (with "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-SAVED = "lse"  # what the backward pass keeps of a chunk's logits: their log-sum-exp
+SAVED = "lse"  # what the backward pass keeps of a chunk: log-sum-exps, and the like
 
 
 class Logits:
@@ -16,7 +16,8 @@ class Logits:
 
     def __init__(self, logits_BxCxV: jax.Array):
         self.logits_BxCxV = logits_BxCxV
-        self.lse_BxC = logsumexp(logits_BxCxV)
+        # The name for those too that are not differentiated, such as the teacher's.
+        self.lse_BxC = checkpoint_name(logsumexp(logits_BxCxV), SAVED)
 
     def logp(self) -> jax.Array:
         """Log-probabilities of the whole vocabulary [B, C, V]."""
@@ -34,7 +35,7 @@ def logsumexp(logits_BxCxV: jax.Array) -> jax.Array:
 
 
 def _logsumexp_forward(logits):
-    lse = checkpoint_name(logsumexp(logits), SAVED)
+    lse = checkpoint_name(logsumexp(logits), SAVED)  # what the backward pass reads
     return lse, (logits, lse)
 
 

@@ -102,7 +102,7 @@ class Journal:
         finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
         self._lines.write(json.dumps(finite) + "\n")
         self._lines.flush()
-        for name, value in values.items():
+        for name, value in {**values, **batch.told}.items():
             self._events.add_scalar(name, value, step)
         text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown)
         self._bar.update(self._task, completed=step, shown=text)

@@ -8,6 +8,7 @@ model.export(params, "runs/mine/export")
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig, check_tokenizer
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
+
+log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16")
 SETTINGS = {
@@ -155,8 +158,9 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
 
 def _check_same(given: Path, own: Path) -> None:
     """Raise InputError where `model.path` is a model of another kind than the run's own."""
-    if not (given / "config.json").is_file():
-        return  # it is not asked for anything
+    if not (given / "config.json").is_file():  # a hub id, or gone
+        log.info("the model is the run's own, %s", own)
+        return
     (_, theirs), (_, ours) = hf.load_config(given), hf.load_config(own)
     fields = (field.name for field in dataclasses.fields(ours))
     different = [

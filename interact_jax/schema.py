@@ -85,7 +85,7 @@ class Conversation:
 
     `owned` names the assistant messages (by index) whose interactions belong to this conversation;
     None = all. Paths of one message tree share turns, and a shared interaction counts once.
-    `preferences` are what somebody said of two replies, where the data says it.
+    `preferences` are what somebody said of two replies; None where the data says nothing of them.
     """
 
     id: str
@@ -94,7 +94,7 @@ class Conversation:
     source: str = ""
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     owned: frozenset[int] | None = None
-    preferences: tuple[Preference, ...] = ()
+    preferences: tuple[Preference, ...] | None = None
 
     def interactions(self) -> Iterator[Interaction]:
         """Every assistant message that a user message follows and precedes, in order."""
@@ -152,7 +152,6 @@ class Replies:
     """
 
     example_BxR: jax.Array  # which example of the row, -1 = padding
-    offset_BxR: jax.Array  # index in y
     target_BxR: jax.Array
     weight_BxR: jax.Array
     predictor: Mapping[str, jax.Array]  # by view, [B, R]

@@ -29,6 +29,7 @@ class Setting:
     most: float | None = None
     above: float | None = None
     free: bool = False
+    before: Any = None  # what it was for runs that were begun before it came, as JSON has it
 
     def check(self, name: str, value: Any) -> None:
         """Raise InputError for a value that cannot be meant."""

@@ -15,6 +15,7 @@ temporaries, FLOPs and bound of models that this machine has no room for.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -191,7 +192,9 @@ def _epoch(
         draws = Draws(dataset.interactions, batch, seed=0, epochs=1)
         packing = Packing.for_run(dataset, draws, args.row_tokens, height, ignore_first=2)
         steps = [dataset.trees_of(step) for step in draws.steps()]
-        found[way] = [batch for trees in steps for batch, _ in packing.batches(trees)]
+        packing = dataclasses.replace(packing, known=packing.known | method_of(cfg).known)
+        batches = (batch for trees in steps for batch, _ in packing.batches(trees))
+        found[way] = [bench.with_known(batch) for batch in batches]
     return found
 
 

@@ -36,7 +36,7 @@ def row(T):
         frozen=stream(Q),
         branches=Branches(*[integers(T // 256 + 1)] * 3),
         replies=Replies(
-            *[integers(R)] * 3,
+            *[integers(R)] * 2,
             weight_BxR=weight,
             predictor={view: integers(R) for view in (PLAIN, HINDSIGHT)},
             known={},

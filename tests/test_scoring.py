@@ -125,7 +125,6 @@ def replies_of(lengths, ignore_first=0):
     there = np.arange(R)[None] < len(lengths)
     return Replies(
         example_BxR=row["example"],
-        offset_BxR=row["offset"],
         target_BxR=zero,
         weight_BxR=row["weight"],
         predictor={},

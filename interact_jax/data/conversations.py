@@ -131,6 +131,8 @@ def _reject(
         reason, detail = "only repeats", "every interaction of this path is in an earlier one"
     elif usable is count_interactions:
         reason, detail = "no follow-up", "no reply that stands between two user messages"
+        if conversation.preferences:
+            detail += "; but a pair of replies, of which objective.name=dpo learns"
     else:
         reason, detail = "nothing to learn from", f"expected {expected}"
     detail = f"conversation {conversation.id!r}: {detail}"

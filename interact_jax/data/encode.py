@@ -128,7 +128,7 @@ def _beyond_vocabulary(conversation: Conversation, chat: ChatFormat) -> int | No
 
 def _messages(conversation: Conversation) -> Iterator[Message]:
     yield from conversation.messages
-    for preference in conversation.preferences:
+    for preference in conversation.preferences or ():
         yield from (preference.chosen, preference.rejected)
 
 

@@ -179,7 +179,7 @@ def conversation_of(
     messages: tuple[Message, ...],
     identity: str,
     user: str = "",
-    preferences: tuple[Preference, ...] = (),
+    preferences: tuple[Preference, ...] | None = None,
     told: Collection[str] = (),
 ) -> Conversation:
     """The dialogue of a record, under the record's own name where it brings no id.

@@ -44,7 +44,7 @@ def pack(
     views = {view for trees in rows for tree in trees for r in tree.replies for view in r.places}
     frozen_views = {view for trees in rows for tree in trees for view in tree.frozen_views & views}
     example, unit = np.full((2, height, R), -1, np.int32)
-    offset, target, side = np.zeros((3, height, R), np.int32)
+    target, side = np.zeros((2, height, R), np.int32)
     weight, share = np.zeros((2, height, R), np.float32)
     predictor = {view: np.zeros((height, R), np.int32) for view in sorted(views)}
     logps = {name: np.full((height, R), np.nan, np.float32) for name in sorted(known)}
@@ -78,7 +78,7 @@ def pack(
                 if _unit_of(reply) != last:
                     last, units = _unit_of(reply), units + 1
                 part = factor(reply.target) * reply.target.weight / members[last]
-                example[b, to], offset[b, to], target[b, to] = examples, t, y
+                example[b, to], target[b, to] = examples, y
                 weight[b, to] = part * (t >= ignore_first) / max(1, n - ignore_first)
                 for name in known & reply.target.known.keys():
                     logps[name][b, to] = reply.target.known[name]
@@ -93,7 +93,7 @@ def pack(
         live=limbs[0].tokens(),
         frozen=limbs[1].tokens(),
         branches=Branches(segment_BxJ, parent_BxJ, fork_BxJ),
-        replies=Replies(example, offset, target, weight, predictor, logps, unit, side, share),
+        replies=Replies(example, target, weight, predictor, logps, unit, side, share),
         frozen_views=tuple(sorted(frozen_views)),
     )
     return batch, placed

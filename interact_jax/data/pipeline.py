@@ -69,10 +69,16 @@ class Dataset:
 
     def digest(self) -> int:
         """A number that tells data apart: of the ids of all trunks, in their order."""
-        found = 0
-        for tree in self.trees_of(range(len(self.trees))):
-            found = zlib.crc32(np.ascontiguousarray(tree.trunk, np.int64), found)
-        return found
+        trees = self.trees_of(range(len(self.trees)))
+        return _crc(tree.trunk.astype(np.int64) for tree in trees)
+
+    def digest_of_replies(self) -> int:
+        """The same of what a digest of trunks does not see: limbs, replies, sides and weights."""
+        trees = self.trees_of(range(len(self.trees)))
+        limbs = (limb.ids for tree in trees for limb in (*tree.live, *tree.frozen))
+        targets = [reply.target for tree in trees for reply in tree.replies]
+        numbers = [np.array([(t.side, t.weight, len(t.y)) for t in targets], np.float64)]
+        return _crc([*limbs, *(t.y for t in targets), *numbers])
 
     def lines(self) -> list[str]:
         """What came through and what was lost, for people."""
@@ -82,6 +88,13 @@ class Dataset:
             f"train on, {sum(len(t) for t in self.trees):,} token trees",
         ]
         return lines + [f"  {count:,} {reason}" for reason, count in sorted(self.counts.items())]
+
+
+def _crc(arrays: Iterable[np.ndarray]) -> int:
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(array), found)
+    return found
 
 
 def load_dataset(
@@ -290,8 +303,9 @@ class LogBatches:
         self, dataset: Dataset, draws: Draws, packing: Packing, limits: Limits | None = None
     ):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
-        self._digest = dataset.digest()
+        self._digests = {"digest": dataset.digest(), "replies": dataset.digest_of_replies()}
         every = range(len(dataset.trees))
+        self._weights = [_weight(trees) for trees in dataset.trees]  # of each conversation
         self._of_log = limits.of_log(self._members(every)) if limits else {}
         self._go_to(0)
 
@@ -318,15 +332,17 @@ class LogBatches:
     def position(self) -> dict[str, int]:
         """What a checkpoint keeps to go on from here."""
         conversations = len(self.dataset.trees)
-        return {"drawn": self.drawn, "conversations": conversations, "digest": self._digest}
+        return {"drawn": self.drawn, "conversations": conversations, **self._digests}
 
     def seek(self, position: dict[str, int]) -> None:
         """Go to a position that `position()` gave; InputError where that was in other data."""
         then, now = position["conversations"], len(self.dataset.trees)
         if then != now:
             found = f"had {then:,} conversations, now there are {now:,}"
-        elif position.get("digest", self._digest) != self._digest:
+        elif position.get("digest", self._digests["digest"]) != self._digests["digest"]:
             found = f"had other conversations, or the same {now:,} in another order"
+        elif position.get("replies", self._digests["replies"]) != self._digests["replies"]:
+            found = f"had other replies, or other weights, in the same {now:,} conversations"
         else:
             self._go_to(position["drawn"])
             return
@@ -353,18 +369,24 @@ class LogBatches:
         def factor(target: Target) -> float:
             return factors.get(target.conversation, 1.0)
 
-        units = [self.dataset.interactions[i] for i in indices]
-        batch = step_batch(self.packing, trees, sum(units), factor)
-        kept = (n * factors.get(self._name(i), 1.0) for i, n in zip(indices, units, strict=True))
-        limited = 1 - sum(kept) / sum(units)
-        return indices, dataclasses.replace(batch, told={"limited": limited} if limited else {})
-
-    def _name(self, index: int) -> str:
-        return self.dataset.trees[index][0].replies[0].target.conversation
+        interactions = sum(self.dataset.interactions[i] for i in indices)
+        batch = step_batch(self.packing, trees, interactions, factor)
+        if factors:
+            members = self._members(indices)
+            kept = sum(weight * factors[name] for name, _, weight in members)
+            limited = 1 - kept / sum(weight for *_, weight in members)
+            batch = dataclasses.replace(batch, told={"limited": limited} if limited else {})
+        return indices, batch
 
     def _members(self, indices: Iterable[int]) -> list[Member]:
-        talks, units = self.dataset.conversations, self.dataset.interactions
-        return [(self._name(i), talks[i].user, units[i]) for i in indices]
+        talks = self.dataset.conversations
+        return [(talks[i].id, talks[i].user, self._weights[i]) for i in indices]
+
+
+def _weight(trees: Sequence[Tree]) -> float:
+    """Of all units of a conversation."""
+    targets = (reply.target for tree in trees for reply in tree.replies)
+    return sum({target.unit: target.weight for target in targets}.values())
 
 
 def step_batch(

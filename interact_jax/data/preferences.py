@@ -162,18 +162,20 @@ def _words(messages: Iterable[Message]) -> list[tuple[str, str]]:
 
 def native_preferences(
     record: Record, messages: tuple[Message, ...]
-) -> tuple[tuple[Preference, ...], list[Loss]]:
-    """The pairs of a native record, at any of its turns; and those that say the same twice.
+) -> tuple[tuple[Preference, ...] | None, list[Loss]]:
+    """The pairs of a native record, at any of its turns, None where it does not speak of any; and
+    those that say the same twice.
 
     "preferences": [{"index": 3, "chosen": "A", "rejected": {"content": "B", "token_ids": [7]}}]
 
     `index` is the number of messages before the replies, the last of which is the user's.
     """
+    if record.value.get("preferences") is None:
+        return None, []
     found = []
-    if record.value.get("preferences") is not None:
-        for number, pair in enumerate(need(record.value, "preferences", list)):
-            with within(f"preferences[{number}]"):
-                found.append(_native_pair(record, messages, an_object(pair)))
+    for number, pair in enumerate(need(record.value, "preferences", list)):
+        with within(f"preferences[{number}]"):
+            found.append(_native_pair(record, messages, an_object(pair)))
     losses = [pair for pair in found if isinstance(pair, Loss)]
     return tuple(pair for pair in found if isinstance(pair, Preference)), losses
 
@@ -217,8 +219,9 @@ def hh_rlhf(record: Record) -> Iterator[Conversation | Loss]:
     where `rejected` cannot be read. Some copies have what both begin with under `prompt`.
     """
     messages = _transcript(record.value, "chosen")
-    preferences: tuple[Preference, ...] = ()
+    preferences: tuple[Preference, ...] | None = None
     if record.value.get("rejected") is not None:
+        preferences = ()
         found = _last_replies(record, messages)
         if isinstance(found, Loss):
             yield found

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from interact_jax.data.conversations import INTERACTION, count_interactions
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
-from interact_jax.schema import Conversation, Interaction, Message
+from interact_jax.schema import Conversation, Interaction, Message, Preference
 
 PLAIN, HINDSIGHT = "plain", "hindsight"
 ALONE: Mapping[str, str | None] = {PLAIN: None}
@@ -54,7 +54,10 @@ def revisions(conversation: Conversation) -> Iterator[Draft]:
 def pairs(conversation: Conversation) -> Iterator[Draft]:
     """Preferred against rejected: as the data says; where it says nothing, the revised reply
     against the one that was complained about."""
-    found = _said(conversation) or [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
+    if conversation.preferences is None:
+        found = [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
+    else:
+        found = _said(conversation.preferences, conversation)
     for name, x, chosen, rejected in found:
         better = _draft(f"{name}+", x, chosen)
         yield dataclasses.replace(better, unit=name, side=PREFERRED)
@@ -62,10 +65,12 @@ def pairs(conversation: Conversation) -> Iterator[Draft]:
         yield dataclasses.replace(worse, unit=name, side=REJECTED)
 
 
-def _said(conversation: Conversation) -> list[tuple[str, tuple[Message, ...], Message, Message]]:
+def _said(
+    preferences: Sequence[Preference], conversation: Conversation
+) -> list[tuple[str, tuple[Message, ...], Message, Message]]:
     """What the data says of two replies: (name, x, chosen, rejected), in the order of the
     dialogue; a second pair of one history is named "c_3.2"."""
-    ordered = sorted(conversation.preferences, key=lambda p: p.index)
+    ordered = sorted(preferences, key=lambda p: p.index)
     found = []
     for index, of_one in itertools.groupby(ordered, key=lambda p: p.index):
         for number, p in enumerate(of_one, 1):

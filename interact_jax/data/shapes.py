@@ -157,7 +157,7 @@ def _even_rows(
 ) -> collections.Counter[Size]:
     """Micro-batches of even rows for these trees, as few as do; {shape: how many}.
 
-    Student branches, where few trees have one, all go into a few micro-batches if that is cheaper.
+    Live branches, where few trees have one, all go into a few micro-batches if that is cheaper.
     """
     total, most = sizes_Nx5.sum(axis=0), np.array(full.counts())
     few = -(-int(total[1]) // max(1, int(most[1]) * height))  # 0 where there is none
@@ -181,7 +181,7 @@ def _least_count(total: np.ndarray, most: np.ndarray, height: int) -> int:
 def _needs(
     sizes_Nx5: np.ndarray, most: np.ndarray, count: int, branched: int, row_tokens: int, height: int
 ) -> collections.Counter[Size] | None:
-    """What `count` micro-batches of even rows need, the first `branched` of them student branches
+    """What `count` micro-batches of even rows need, the first `branched` of them live branches
     too; None where the trees do not fit into rows of `most`."""
     rows = count * height
     even_Bx5 = np.repeat([sizes_Nx5.sum(axis=0) / rows], rows, axis=0)

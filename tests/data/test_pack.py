@@ -33,7 +33,6 @@ def test_predictors_stand_before_their_targets_on_their_path(history_is):
     for p in placed:
         at = (p.row, slice(p.start, p.start + p.length))
         np.testing.assert_array_equal(batch.replies.target_BxR[at], y[p.id])
-        np.testing.assert_array_equal(batch.replies.offset_BxR[at], np.arange(p.length))
         for kind, ids, position, index in (
             (PLAIN, live, depth, batch.replies.predictor[PLAIN][at]),
             (
