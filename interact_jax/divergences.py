@@ -5,8 +5,8 @@ is a constant. Every gradient by the student's logits has the form
 
     exp(s) (g - sum_v exp(s) g),     g the derivative by exp(s),
 
-and is written out, from the divergence itself: one pass over the logits. Left to the differentiation of
-sums and exponentials it would keep more arrays of them.
+and is written out, from the divergence itself: one pass over the logits. Left to the
+differentiation of sums and exponentials it would keep more arrays of them.
 """
 
 from __future__ import annotations

@@ -37,11 +37,11 @@ class Setting:
             listed = ", ".join(repr(choice) for choice in self.choices)
             raise InputError(f"{name}={value!r}: expected one of {listed}.")
         if self.least is not None and not value >= self.least:
-            raise InputError(f"{name}={value!r}: expected at least {self.least}.")
+            raise InputError(f"{name}={value!r}: expected at least {self.least} ({self.meaning}).")
         if self.most is not None and not value <= self.most:
-            raise InputError(f"{name}={value!r}: expected at most {self.most}.")
+            raise InputError(f"{name}={value!r}: expected at most {self.most} ({self.meaning}).")
         if self.above is not None and not value > self.above:
-            raise InputError(f"{name}={value!r}: expected more than {self.above}.")
+            raise InputError(f"{name}={value!r}: expected more than {self.above} ({self.meaning}).")
 
     def describe(self, name: str) -> str:
         """For `--help`: name and default, then what it means."""

@@ -92,8 +92,14 @@ def random_pairs(
 def pack_windows(
     windows: Sequence[list[Unit]], row_tokens: int = 64, **how: Any
 ) -> tuple[Batch, list[Placed]]:
-    """Rows with the trees of these windows, and an empty one."""
+    """Rows with the trees of these windows, and an empty one. `factors` are those of conversations'
+    weights, 1 where there is none."""
+    factors = how.pop("factors", {})
     trees = [tree for window in windows for tree in grow(window)]
     capacity = full_row(trees, row_tokens)
     rows = fill(trees, capacity)
-    return pack(rows, capacity, len(rows) + 1, **how)
+
+    def factor(target: Target) -> float:
+        return factors.get(target.conversation, 1.0)
+
+    return pack(rows, capacity, len(rows) + 1, factor=factor, **how)

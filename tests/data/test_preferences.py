@@ -16,7 +16,7 @@ EXPECTED = "two replies to one history"
 
 
 def count(conversation: Conversation) -> int:
-    return len(conversation.preferences)
+    return len(conversation.preferences or ())
 
 
 def read(path: str, format: str = "auto", on_error: str = "stop"):
@@ -420,7 +420,7 @@ def test_a_pair_at_every_turn(tmp_path):
     assert [m.content for m in conversation.messages] == ["Q", "A", "P", "B", "Thanks"]
     assert [i.id for i in conversation.interactions()] == ["c_1", "c_3"]
     assert report.interactions == 3 and report.lost == {"chosen equals rejected": 1}
-    assert plain.preferences == ()
+    assert plain.preferences is None
 
 
 @pytest.mark.parametrize(

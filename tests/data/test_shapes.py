@@ -14,6 +14,7 @@ from configs import quickstart
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import Draws, LogBatches, Packing, load_dataset
+from interact_jax.data.recipes import HINDSIGHT
 from interact_jax.data.shapes import PLANNED, fill, full_row, plan_shapes, share_out, spread
 from interact_jax.data.tree import Size
 from interact_jax.pocket import MODEL
@@ -80,8 +81,13 @@ def test_a_tree_with_too_many_branches_is_split():
     """A row has room for 1.5 times the branches that a full trunk carries on average."""
     (plain,) = steps_of(3, 1, conversations=30, most_turns=2)
     window = random_window(np.random.default_rng(0), 8, name="much")
-    longer = [dataclasses.replace(e, xo=[*e.xo[:-1], *[9] * 40, e.xo[-1]]) for e in window]
-    (tree,) = grow(longer)
+
+    def longer(e):
+        *xo, last = e.contexts[HINDSIGHT].tolist()
+        contexts = {**e.contexts, HINDSIGHT: np.asarray([*xo, *[9] * 40, last], np.int32)}
+        return dataclasses.replace(e, contexts=contexts)
+
+    (tree,) = grow([[longer(e)] for (e,) in window])
     trees = [*plain, tree]
     packing = Packing.for_trees(trees, 16, 1)
     assert not tree.size.fits(packing.full)
@@ -96,7 +102,10 @@ def test_the_plan_and_its_use_depend_on_the_trees_alone():
         shapes = plan_shapes(steps, full, 96, 2)
         found = [share_out(step, shapes, full, 2) for step in steps]
         return shapes, [
-            [(shape, [[t.replies[0].id for t in row] for row in rows]) for shape, rows in micro]
+            [
+                (shape, [[t.replies[0].target.id for t in row] for row in rows])
+                for shape, rows in micro
+            ]
             for micro in found
         ]
 
@@ -162,7 +171,7 @@ def epoch_of(dataset, row_tokens, height=1, seed=0, conversations=0, interaction
     for _ in range(source.steps_left()):
         step = source.next()
         tokens.append(1 - step.tokens / step.slots)
-        held = [batch.replies.interaction_BxR >= 0 for batch in step.micro]
+        held = [batch.replies.example_BxR >= 0 for batch in step.micro]
         replies.append(1 - sum(h.sum() for h in held) / sum(h.size for h in held))
         shapes |= {shape_of(batch) for batch in step.micro}
     print(f"padding {np.mean(tokens):.3f}, of replies {np.mean(replies):.3f}, {sorted(shapes)}")

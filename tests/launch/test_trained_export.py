@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interact_jax import config, signal, train
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from tests.runs import (
     FLOAT32,
     ONE_ROW_SHARD,
@@ -57,18 +58,18 @@ def test_pytorch_computes_the_same_with_the_trained_model(family, tied, tmp_path
     trees = [tree for trees in run.dataset.trees for tree in trees]
     monkeypatch.setattr(signal, "PORTION", 4)  # of trees, so that there are several
     assert len(trees) > 4
-    ours = {s.id: s for s in signal.score_trees(run.decoder, run.state.params, trees, run.mesh)}
+    model, params = run.model, run.state.params
+    ours = {s.id: s for s in signal.score_trees(model.decoder, params, trees, model.mesh)}
     model = AutoModelForCausalLM.from_pretrained(export).eval()
     assert model.dtype == torch.float32
-    for encoded in (e for tree in trees for e in tree.members):
-        for context, found in (
-            (encoded.x, ours[encoded.id].logp_student),
-            (encoded.xo, ours[encoded.id].logp_teacher),
-        ):
-            ids = torch.tensor([context + encoded.y])
+    for example in (e for tree in trees for unit in tree.units() for e in unit):
+        y, scored = example.target.y.tolist(), ours[example.target.id]
+        for view, found in ((PLAIN, scored.logp_student), (HINDSIGHT, scored.logp_teacher)):
+            context = example.contexts[view].tolist()
+            ids = torch.tensor([context + y])
             with torch.no_grad():
                 logp = model(ids).logits[0, len(context) - 1 : -1].log_softmax(-1)
-            theirs = logp.gather(1, torch.tensor(encoded.y)[:, None])[:, 0]
+            theirs = logp.gather(1, torch.tensor(y)[:, None])[:, 0]
             np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-4)
 
     chat = [{"role": "user", "content": "What is the capital of France?"}]
