@@ -12,6 +12,8 @@ What differs from the paper's run:
 - Parameters are stored in float32 and computed with in bfloat16; theirs are bfloat16 throughout.
 - History is the whole conversation in a hopping window, so that its turns share one token tree.
   --config.data.history=reference is theirs: the last 5 messages, x and (x, o) cut on the left.
+- Influence is limited (limits.user, limits.conversation): without users in the file, a conversation
+  of more than 4 times the median length counts as one of 4 times. Theirs knows no limits: inf.
 - Their filters (length of conversations and messages) are not applied: long replies are cut at
   data.max_reply, longer conversations hop.
 """

@@ -194,7 +194,7 @@ def _path_to(saved: Mapping[str, Any], model: str) -> tuple[str, ...]:
     """Where the parameters of a model stand in a saved state, whichever version wrote it."""
     models = saved.get("models", {"policy": None})
     if model not in models:
-        raise InputError(f"the checkpoint has no model {model!r}. There is: {', '.join(models)}.")
+        raise InputError(f"a checkpoint has no model {model!r}. There is: {', '.join(models)}.")
     return ("models", model, "params") if "models" in saved else ("params",)
 
 

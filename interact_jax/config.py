@@ -44,7 +44,7 @@ SETTINGS = {
     ),
     "evaluation.replies": Setting(2048, "how many are sampled", least=1, free=True),
     "report.interactions": Setting(
-        32, "replies shown token by token in report/; 0 = no report", least=0, free=True
+        32, "replies shown token by token in report/; 0 = none", least=0, free=True
     ),
     "compile_cache": Setting(
         "auto", "directory of compiled programs; auto = the user's cache, empty = none", free=True

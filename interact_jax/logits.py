@@ -66,6 +66,13 @@ Quantity = Callable[[Mapping[str, Logits], jax.Array], jax.Array]
 """What can be computed of a chunk: a pure function of {role: Logits} and target [B, C]; [B, C]."""
 
 
+class Roles(dict[str, "Logits"]):
+    """The roles that a term asked for, by name."""
+
+    def __missing__(self, role: str) -> Logits:
+        raise KeyError(f"role {role!r} is not among the roles of the term: {', '.join(self)}")
+
+
 def logp(role: str) -> Quantity:
     """The log-probability of the target under a role."""
     return lambda roles, target_BxC: roles[role].logp_of(target_BxC)

@@ -80,7 +80,7 @@ def method_of(cfg: Any) -> Method:
     if recipe not in objective.recipes:
         raise InputError(
             f"data.recipe={recipe!r}: objective.name={cfg.objective.name!r} learns from "
-            f"{' or '.join(objective.recipes)}. Set one of these, or auto."
+            f"{', '.join(objective.recipes)}. Set one of these, or auto."
         )
     wanted = {role for term in terms for role in term.roles}
     roles = {name: mixture for name, mixture in roles_of(cfg).items() if name in wanted}

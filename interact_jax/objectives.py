@@ -321,7 +321,10 @@ OBJECTIVES = {
     "dpo": Objective(dpo, ("pairs",), "margin"),
 }
 """By the name of the setting `objective.name`."""
-SETTINGS |= {"objective.name": Setting("sdpo", "what is made small", tuple(OBJECTIVES))}
+SETTINGS = {
+    "objective.name": Setting("sdpo", "what is made small", tuple(OBJECTIVES)),
+    **SETTINGS,
+}
 
 
 def terms_of(settings: Any) -> tuple[Term, ...]:
@@ -337,5 +340,9 @@ def total_of(
     total, shown = jnp.float32(0), {}
     for term in terms:
         one, more = term.loss(quantities, replies)
+        if set(more) != set(term.shown):
+            raise ValueError(
+                f"a term says that it shows {sorted(term.shown)}, and its loss gives {sorted(more)}"
+            )
         total, shown = total + one, shown | more
     return Sum(total, examples(replies)), shown

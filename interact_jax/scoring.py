@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from interact_jax.logits import SAVED, Logits, Quantity
+from interact_jax.logits import SAVED, Logits, Quantity, Roles
 from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
 from interact_jax.schema import Batch, TokenStream
@@ -166,7 +166,7 @@ def score(
             x = _laid_out(x_BxCxD, "data", None, None)
             x = linear(x, heads[source], jnp.float32)
             logits[source] = _laid_out(x, "data", None, VOCABULARY)
-        found = {role: Logits(_mixed(mixture, logits)) for role, mixture in roles.items()}
+        found = Roles({role: Logits(_mixed(mix, logits)) for role, mix in roles.items()})
         return {name: quantity(found, target_BxC) for name, quantity in want.items()}
 
     # Without recompute the scan would keep every chunk's logits for the backward pass.

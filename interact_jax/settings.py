@@ -11,6 +11,7 @@ meaning says so.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import Any
 
 from interact_jax.schema import InputError
@@ -44,6 +45,10 @@ class Setting:
             raise InputError(f"{name}={value!r}: expected more than {self.above} ({self.meaning}).")
 
     def describe(self, name: str) -> str:
-        """For `--help`: name and default, then what it means."""
+        """For `--help`: name and default, then what it means, 80 columns wide."""
         choices = f" ({', '.join(map(str, self.choices))})" if self.choices else ""
-        return f"  --config.{name}={self.default!r}\n      {self.meaning}{choices}"
+        indent = " " * 6
+        told = textwrap.fill(
+            self.meaning + choices, 79, initial_indent=indent, subsequent_indent=indent
+        )
+        return f"  --config.{name}={self.default!r}\n{told}"

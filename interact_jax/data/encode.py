@@ -30,7 +30,8 @@ REFERENCE_CONTEXT = 2048  # tokens of x, and of (x, o)
 
 @dataclasses.dataclass(frozen=True)
 class EncodeSettings:
-    """How conversations become ids; the fields are the settings `data.*` of the same names."""
+    """How conversations become ids; the fields are the settings `data.*` of the same names, and
+    `objective.ignore_first`."""
 
     history: str = "conversation"
     max_length: int = 4096  # tokens of the longest sequence, reply included

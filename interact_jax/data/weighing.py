@@ -8,7 +8,8 @@
 
     --config.data.weigh=weights.py:weigh
 
-`draft` is a `data.examples.Draft`: x, y, and what its views show. In the data, a message of the
+`draft` is a `data.examples.Draft`: x, y, and what its views show: the follow-up o, where the recipe
+shows it, is draft.views["hindsight"]. In the data, a message of the
 assistant may have a "weight" (OpenAI's fine-tuning files do). Both multiply. A loss is the mean
 by these weights; of a pair counts that of the preferred reply.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +42,10 @@ def load(spec: str) -> Weigh:
     name, colon, function = spec.rpartition(":")
     file = Path(name)
     if not colon or not file.is_file():
-        raise InputError(f"data.weigh={spec!r}: expected FILE.py:FUNCTION of a file that is there.")
+        raise InputError(
+            f"data.weigh={spec!r}: expected FILE.py:FUNCTION of a file that is there; "
+            f"looked from {Path.cwd()}."
+        )
     module_spec = importlib.util.spec_from_file_location(f"weigh_{file.stem}", file)
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"data.weigh={spec!r}: {file} is not a Python file.")
@@ -61,9 +66,11 @@ def weight_of(spec: str, conversation: Conversation, draft: Draft) -> float:
     except InputError:
         raise
     except Exception as error:  # so can it here
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
         raise InputError(
-            f"{conversation.source}: data.weigh={spec!r} fails at interaction {draft.id}: "
-            f"{type(error).__name__}: {error}."
+            f"{conversation.source}: data.weigh={spec!r} fails at interaction {draft.id}, in line "
+            f"{line}: {type(error).__name__}: {error}. It has to return a number of at least 0; 0 "
+            "leaves the interaction out."
         ) from error
     if not (weight >= 0 and math.isfinite(weight)):
         raise InputError(

@@ -1,7 +1,7 @@
 """The decoder: one linen model for every family, over a trunk and its branches in one pass.
 
-    branches = (BranchStream(student), BranchStream(teacher, differentiated=False))
-    trunk, (student, teacher) = Decoder(config).apply({"params": params}, trunk, branches, table)
+    branches = (BranchStream(live), BranchStream(frozen, differentiated=False))
+    trunk, (live, frozen) = Decoder(config).apply({"params": params}, trunk, branches, table)
 
 A branch reads its trunk's keys and values in the same layer. One that is not differentiated reads
 them under a stop-gradient, and nothing of it enters the backward pass. That is the whole sharing:
