@@ -67,6 +67,13 @@ def test_few_pairs_tell_nothing():
     assert few.usable is None and "too few pairs" in few.lines()[1]
 
 
+def test_logs_without_a_revised_reply_tell_nothing(pocket):
+    model, conversations = pocket
+    short = [dataclasses.replace(c, messages=c.messages[:3]) for c in conversations[:5]]
+    found = check(model, model.load(), short)
+    assert (found.pairs, found.usable) == (0, None) and len(found.lines()) == 1
+
+
 def test_a_run_says_whether_its_model_uses_hindsight(tmp_path, capsys):
     settings = {"steps": 1, "epochs": 0, "report.interactions": 0, "evaluation.name": "none"}
     settings |= {"check_hindsight": 24}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import flax.struct
@@ -137,6 +138,47 @@ def test_the_average_can_be_exported(small, tmp_path):
     assert all((policy[name] != teacher[name]).any() for name in policy)
     with pytest.raises(InputError, match=r"no model 'critic'. There is: policy, teacher"):
         launch_export.main([*arguments, str(tmp_path / "no"), "--weights", "critic"])
+
+
+def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_path):
+    """A rejected reply stands on a branch: the trunks are those of before."""
+    settings = {**small, **WAYS["dpo"]}
+    x = [{"role": "user", "content": "Say y"}]
+    pairs = [{"prompt": x, "chosen": "y, because you asked", "rejected": r} for r in ("no", "why")]
+    settings["data.path"] = write_lines(tmp_path / "pairs.jsonl", pairs)
+    launch_train.main(train_arguments(tmp_path / "run", settings))
+    pairs[1]["rejected"] = "who"
+    write_lines(tmp_path / "pairs.jsonl", pairs)
+    with pytest.raises(InputError, match=r"initial\.npz: cannot be read \(it is of other replies"):
+        begin(tmp_path / "run", {**settings, "steps": 6})
+
+
+def test_other_weights_are_other_data(small, tmp_path):
+    rows = records()
+    settings = {**small, "data.path": write_lines(tmp_path / "talks.jsonl", rows)}
+    launch_train.main(train_arguments(tmp_path / "run", settings))
+    rows[0]["messages"][1]["weight"] = 2
+    write_lines(tmp_path / "talks.jsonl", rows)
+    with pytest.raises(InputError, match="had other replies, or other weights, in the same 6"):
+        begin(tmp_path / "run", {**settings, "steps": 6})
+
+
+def test_a_run_begun_before_there_were_limits_goes_on_without(small, old, tmp_path):
+    workdir = shutil.copytree(old, tmp_path / "run")
+    saved = workdir / "config.json"
+    known = json.loads(saved.read_text())
+    for name in ("limits.user", "limits.conversation"):
+        del known[name]
+    saved.write_text(json.dumps(known))
+    with pytest.raises(InputError, match=r"limits\.conversation: 'inf' then, 8\.0 now"):
+        begin(workdir, small)
+    off = {"limits.user": "inf", "limits.conversation": "inf"}
+    begin(workdir, {**small, **off}).checkpoints.close()
+    saved.unlink()
+    with pytest.raises(
+        InputError, match=r"config\.json: not there, though the run has checkpoints"
+    ):
+        begin(workdir, small)
 
 
 def test_a_run_that_lost_what_its_initial_model_said_is_refused(small, tmp_path):

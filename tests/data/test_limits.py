@@ -1,10 +1,17 @@
 """How much of a step one conversation or one user may be."""
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
+from interact_jax.data.pipeline import Draws, LogBatches, Packing, load_dataset
+from tests.logs import chat, write
+from tests.tiny import tiny_tokenizer
 
 
 def test_a_user_weighs_at_most_so_many_times_the_median_user():
@@ -48,6 +55,23 @@ def test_a_flood_over_the_whole_log_does_not_shrink_the_others_in_a_step():
     factors = limits.of_step(step, of_log)
     assert [factors[name] for name, *_ in step[:10]] == [1] * 10
     assert [factors[name] for name, *_ in step[10:]] == pytest.approx([80 / 2000] * 30)
+
+
+def test_a_step_is_limited_by_the_weights_of_its_interactions(tmp_path):
+    """Few interactions of a large weight are as much as many."""
+    rows = [chat(f"c{n}", "Hi", "Hello there", "No") | {"user": f"u{n}"} for n in range(5)]
+    rows[4]["messages"][1]["weight"] = 50
+    format = ChatFormat.load(tiny_tokenizer(tmp_path / "chatml"))
+    dataset = load_dataset(
+        write(tmp_path, "a.jsonl", rows), "auto", format, EncodeSettings(), "tree"
+    )
+    batch = SimpleNamespace(conversations=5, interactions=0)
+    draws = Draws(dataset.interactions, batch, 0, 1)
+    packing = Packing.for_run(dataset, draws, 64, 1, 0)
+    step = LogBatches(dataset, draws, packing, Limits(user=4)).next()
+    shares = sorted(np.concatenate([m.replies.share_BxI.ravel() for m in step.micro]))[-5:]
+    assert shares == pytest.approx([1, 1, 1, 1, 4])
+    assert step.told["limited"] == pytest.approx(46 / 54)
 
 
 def test_infinity_is_off():

@@ -18,6 +18,8 @@ from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
 from tests.trees import grow, random_pairs, random_window
 
+SHIPPED = ("hindsight", "replies", "revisions", "pairs", "chosen")
+
 
 def dialogue(*texts, name="c", system=False, **more):
     """User and assistant in turn; `system` says something first."""
@@ -116,15 +118,15 @@ def test_several_pairs_of_one_history_are_units_of_their_own_in_the_order_of_his
         (dialogue("q1"), {}),
         (dialogue("q1", "y1"), {}),
         (dialogue("q1", "y1", "o1"), {"hindsight": 1, "replies": 1}),
-        (dialogue("q1", "y1", "o1", "y2"), dict.fromkeys(RECIPES, 1)),
-        (dialogue("s", "q1", "y1", "o1", "y2", system=True), dict.fromkeys(RECIPES, 1)),
+        (dialogue("q1", "y1", "o1", "y2"), dict.fromkeys(SHIPPED, 1)),
+        (dialogue("s", "q1", "y1", "o1", "y2", system=True), dict.fromkeys(SHIPPED, 1)),
         (TALK, {"hindsight": 3, "replies": 3, "revisions": 2, "pairs": 2, "chosen": 2}),
         (dialogue("q1", preferences=(preference(1, "a", "b"),)), {"pairs": 1, "chosen": 1}),
     ],
     ids=["question", "reply", "follow-up", "revised", "system", "three", "preference"],
 )
 def test_what_there_is_to_learn_from_is_counted_in_units(talk, expected):
-    assert {name: r.units(talk) for name, r in RECIPES.items() if r.units(talk)} == expected
+    assert {name: n for name in SHIPPED if (n := RECIPES[name].units(talk))} == expected
     for recipe, count in expected.items():
         units = {unit or id for id, _, _, unit, _ in made(recipe, talk)}
         assert len(units) == count
@@ -142,7 +144,7 @@ def test_interactions_of_a_message_tree_count_on_the_path_that_owns_them():
         ("t.1_3+", "o1", "z3", "t.1_3", PREFERRED),
         ("t.1_3-", "o1", "z2", "t.1_3", REJECTED),
     ]
-    for recipe in RECIPES.values():
+    for recipe in (RECIPES[name] for name in SHIPPED):
         assert (recipe.units(first), recipe.units(second)) == (2, 1)
 
 
@@ -279,3 +281,11 @@ def test_trees_of_one_name_are_units_apart():
     packing = Packing((), sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0)), 1)
     ((batch, _),) = packing.batches(trees)
     assert units_of(batch) == batch.replies.share_BxI.sum() == 2
+
+
+def test_no_pair_is_made_up_where_the_data_speaks_of_pairs():
+    """Its pairs may all have been unusable; then there is none."""
+    talk = dialogue("q1", "y1", "o1", "y2", "o2")
+    assert len(list(RECIPES["pairs"].drafts(talk))) == 2
+    spoken = dialogue("q1", "y1", "o1", "y2", "o2", preferences=())
+    assert not list(RECIPES["pairs"].drafts(spoken)) and not list(RECIPES["chosen"].drafts(spoken))
