@@ -66,11 +66,13 @@ def weight_of(spec: str, conversation: Conversation, draft: Draft) -> float:
     except InputError:
         raise
     except Exception as error:  # so can it here
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        name = Path(spec.rpartition(":")[0]).name
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [f":{f.lineno}" for f in frames if Path(f.filename).name == name]
         raise InputError(
-            f"{conversation.source}: data.weigh={spec!r} fails at interaction {draft.id}, in line "
-            f"{line}: {type(error).__name__}: {error}. It has to return a number of at least 0; 0 "
-            "leaves the interaction out."
+            f"{conversation.source}: data.weigh={spec!r} fails at interaction {draft.id} "
+            f"({name}{''.join(theirs[-1:])}): {type(error).__name__}: {error}. It has to return a "
+            "number of at least 0; 0 leaves the interaction out."
         ) from error
     if not (weight >= 0 and math.isfinite(weight)):
         raise InputError(

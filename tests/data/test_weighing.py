@@ -82,8 +82,11 @@ def test_a_function_weighs_interactions(chat, tmp_path):
     "body, message",
     [
         ("-1", r"a\.jsonl:1: .*gives -1\.0 for interaction bad_1: expected a number of at least 0"),
-        ("draft.z", r"a\.jsonl:1: .*fails at interaction bad_1: AttributeError: .*'z'"),
-        ("'much'", r"fails at interaction bad_1: ValueError"),
+        (
+            "draft.z",
+            r"a\.jsonl:1: .*fails at interaction bad_1 \(mine\.py:2\): AttributeError: .*'z'",
+        ),
+        ("'much'", r"fails at interaction bad_1 \(mine\.py\): ValueError"),
     ],
 )
 def test_a_function_that_fails_is_named_with_the_place(body, message, chat, tmp_path):
