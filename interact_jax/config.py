@@ -217,9 +217,15 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
         then = saved.get(name, known[name].before if known[name].before is not None else value)
         if then != value and not known[name].free:
             changed.append(f"{name}: {then!r} then, {value!r} now")
+    newer = [
+        f"--config.{name}={known[name].before}"
+        for name in known
+        if known[name].before is not None and name not in saved
+    ]
     if changed:
+        hint = f"To go on as it was begun: {' '.join(newer)}. " if newer else ""
         raise InputError(
-            f"{saved_file.parent} holds a run with other settings ({'; '.join(changed)}). "
+            f"{saved_file.parent} holds a run with other settings ({'; '.join(changed)}). {hint}"
             "Use another --workdir (with --config.start_from to continue from its parameters)."
         )
 

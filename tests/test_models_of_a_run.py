@@ -170,7 +170,8 @@ def test_a_run_begun_before_there_were_limits_goes_on_without(small, old, tmp_pa
     for name in ("limits.user", "limits.conversation"):
         del known[name]
     saved.write_text(json.dumps(known))
-    with pytest.raises(InputError, match=r"limits\.conversation: 'inf' then, 8\.0 now"):
+    message = r"limits\.conversation: 'inf' then, 8\.0 now.*To go on.*--config\.limits\.user=inf"
+    with pytest.raises(InputError, match=message):
         begin(workdir, small)
     off = {"limits.user": "inf", "limits.conversation": "inf"}
     begin(workdir, {**small, **off}).checkpoints.close()
