@@ -545,7 +545,8 @@ def test_the_words_where_nobody_says_otherwise(tmp_path):
     )
     assert reason == (
         f"  1 x no follow-up, such as {path}:1: conversation 'a.1': "
-        "no reply that stands between two user messages"
+        "no reply that stands between two user messages; but a pair of replies, of which "
+        "objective.name=dpo learns"
     )
 
 
