@@ -1,8 +1,8 @@
 """A method: what a run learns from, what it makes small, whose weights it asks.
 
     method = method_of(cfg)
-    method.models    {"policy", "initial"}: what the state holds, each with its rule
-    seen             the reply tokens as those models see them (`scoring.look`)
+    method.sources   whose weights are asked, in which views; `method.rules` has how models move
+    seen             the reply tokens as those sources see them (`scoring.look`)
     method.loss(method.quantities(seen, replies), replies)
 
 The pieces are entries of `data.recipes`, `objectives` and `teachers`; nothing here knows one.

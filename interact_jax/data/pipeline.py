@@ -371,11 +371,11 @@ class LogBatches:
 
         interactions = sum(self.dataset.interactions[i] for i in indices)
         batch = step_batch(self.packing, trees, interactions, factor)
-        if factors:
+        if any(factor < 1 for factor in factors.values()):
             members = self._members(indices)
             kept = sum(weight * factors[name] for name, _, weight in members)
             limited = 1 - kept / sum(weight for *_, weight in members)
-            batch = dataclasses.replace(batch, told={"limited": limited} if limited else {})
+            batch = dataclasses.replace(batch, told={"limited": limited})
         return indices, batch
 
     def _members(self, indices: Iterable[int]) -> list[Member]:
