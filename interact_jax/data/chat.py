@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from transformers import AutoTokenizer
 
+from interact_jax.data.templates import ChatTemplate
 from interact_jax.schema import InputError, Message
 from interact_jax.settings import Setting
 
@@ -49,6 +49,7 @@ class ChatFormat:
     """
 
     tokenizer: Any
+    template: ChatTemplate
     hindsight: str = HINDSIGHT["offline"]
     reply_tokens: str = "in_place"
 
@@ -86,13 +87,13 @@ class ChatFormat:
             raise InputError(
                 f"data.reply_tokens={reply_tokens!r}: expected one of {', '.join(REPLY_TOKENS)}."
             )
-        template = HINDSIGHT.get(hindsight, hindsight)
-        if "{o}" not in template:
+        shows = HINDSIGHT.get(hindsight, hindsight)
+        if "{o}" not in shows:
             raise InputError(
                 f"hindsight={hindsight!r}: expected {', '.join(HINDSIGHT)}, or a text that holds "
                 "{o} where the follow-up goes."
             )
-        return cls(tokenizer, template, reply_tokens)
+        return cls(tokenizer, _template_of(tokenizer, Path(directory)), shows, reply_tokens)
 
     @property
     def eos_id(self) -> int:
@@ -105,12 +106,7 @@ class ChatFormat:
         if hindsight is not None:
             # replace() and not format(): braces elsewhere in the text mean nothing.
             rows[-1]["content"] += self.hindsight.replace("{o}", hindsight.strip())
-        try:
-            return self.tokenizer.apply_chat_template(
-                rows, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-        except jinja2.TemplateError as error:
-            raise InputError(f"the chat template refuses these messages: {error}") from error
+        return self.template.render(rows)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of rendered text. The template has written BOS already where there is one."""
@@ -150,6 +146,19 @@ class ChatFormat:
         """The first special token that `text` would be parsed into, or None."""
         found = _special_pattern(self.tokenizer).search(text)
         return found and found.group()
+
+
+def _template_of(tokenizer: Any, directory: Path) -> ChatTemplate:
+    """The chat template that transformers takes where no other is asked for."""
+    own = directory / "chat_template.jinja"
+    file = own if own.is_file() else directory / "tokenizer_config.json"
+    try:
+        source = tokenizer.get_chat_template()
+    except ValueError as error:  # several, and none is named default
+        raise InputError(f"{file}: no chat template for everyday use ({error}).") from None
+    if not isinstance(source, str):
+        raise InputError(f"{file}: chat_template is no text but a {type(source).__name__}.")
+    return ChatTemplate.load(source, tokenizer.special_tokens_map, file)
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ import pytest
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.data.templates import ChatTemplate
 from interact_jax.schema import Conversation, InputError, Message
 from tests.tiny import tiny_tokenizer
 
@@ -123,10 +124,8 @@ def test_special_tokens_in_text_drop_stop_or_stay(chat):
 
 
 def test_messages_that_the_template_refuses_stop_or_are_skipped(chat):
-    refusing = dataclasses.replace(
-        chat, tokenizer=ChatFormat.load(chat.tokenizer.name_or_path).tokenizer
-    )
-    refusing.tokenizer.chat_template = "{{ raise_exception('no such roles here') }}"
+    source = "{{ raise_exception('no such roles here') }}"
+    refusing = dataclasses.replace(chat, template=ChatTemplate(source, {}, "chat_template.jinja"))
     with pytest.raises(InputError, match=r"logs\.jsonl:3.*no such roles here.*on_error=skip"):
         run(dialogue(1), refusing)
     windows, counts = run(dialogue(1), refusing, on_error="skip")
