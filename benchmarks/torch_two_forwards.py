@@ -69,7 +69,10 @@ def torch_step(args: argparse.Namespace, turns: int) -> Any:
     settings = AutoConfig.for_model(raw.pop("model_type"), **raw)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        settings, attn_implementation=args.torch_attention, dtype=torch.float32
+        settings,
+        attn_implementation=args.torch_attention,
+        dtype=torch.float32,
+        trust_remote_code=False,
     ).to(args.device)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ import flax.struct
 import jax
 import orbax.checkpoint as ocp
 
+from interact_jax.models import hf
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
 
@@ -28,8 +30,6 @@ SETTINGS = {
     "checkpoint.every": Setting(100, "steps from one to the next", least=1, free=True),
     "checkpoint.keep": Setting(2, "how many", least=1, free=True),
 }
-MODEL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
-
 
 VERSION = 2  # of what lies in a checkpoint; 1 had one model only, and no version
 
@@ -264,18 +264,13 @@ def restore_params(path: str, abstract_params: Any, model: str = "policy") -> An
     return found
 
 
-def keep_model_files(source: Path, tokenizer: Path, run: Path) -> Path:
-    """Copy config and tokenizer (no weights) into the run's `model/`; its path."""
+def keep_model_files(source: Path, raw: Mapping[str, Any], tokenizer: Path, run: Path) -> Path:
+    """Put config (`raw`, as it was read) and tokenizer into the run's `model/`; its path."""
     target = run / "model"
     target.mkdir(parents=True, exist_ok=True)
-    for folder in (tokenizer, source):  # the model's own config.json has the last word
-        for pattern in MODEL_FILES:
-            for file in folder.glob(pattern):
-                if folder is source and tokenizer != source and file.name not in OF_THE_MODEL:
-                    continue
-                if not file.name.endswith("safetensors.index.json"):
-                    shutil.copyfile(file, target / file.name)
+    hf.copy_tokenizer(tokenizer, target)
+    text = json.dumps(raw, indent=2, ensure_ascii=False)
+    (target / "config.json").write_text(text + "\n", encoding="utf-8")
+    if (source / "generation_config.json").is_file():
+        shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
     return target
-
-
-OF_THE_MODEL = ("config.json", "generation_config.json")

@@ -51,7 +51,7 @@ class OpenedModel:
 
     files: Path
     tokenizer_files: Path
-    raw: dict[str, Any]  # config.json as it stands
+    raw: dict[str, Any]  # config.json, with what the weights say of the head
     decoder: Decoder
     chat: ChatFormat
     mesh: jax.sharding.Mesh
@@ -121,10 +121,11 @@ def open_model(
     jax.config.update("jax_default_matmul_precision", precision_of(dtype))
     mesh = sharding.make_mesh() if mesh is None else mesh
     files = hf.resolve(str(path), weights=weights)
-    raw, config = hf.load_config(files)
+    raw, config = hf.load_config(files, weights)
     tokenizer_files = hf.resolve(tokenizer, weights=False) if tokenizer else files
     chat = ChatFormat.load(tokenizer_files, hindsight, reply_tokens)
-    check_tokenizer(len(chat.tokenizer), max_length, config)
+    hf.eos_token_ids(files)  # what is wrong there is said now
+    check_tokenizer(chat.vocabulary, max_length, config)
     decoder = Decoder(
         config,
         dtype=jnp.dtype(dtype),
@@ -162,10 +163,12 @@ def _check_same(given: Path, own: Path) -> None:
         log.info("the model is the run's own, %s", own)
         return
     (_, theirs), (_, ours) = hf.load_config(given), hf.load_config(own)
-    fields = (field.name for field in dataclasses.fields(ours))
+    fields = {field.name for field in dataclasses.fields(ours)}
+    if theirs.tied and not ours.tied:  # its weights, which said so, need not be there any more
+        fields -= {"tied"}
     different = [
         f"{name} is {getattr(ours, name)!r} in the run, {getattr(theirs, name)!r} there"
-        for name in fields
+        for name in sorted(fields)
         if getattr(ours, name) != getattr(theirs, name)
     ]
     if different:

@@ -135,7 +135,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
             "mesh.sequence: nothing is shared out over it yet, its devices compute the same"
         )
     if not resumed:
-        checkpoint.keep_model_files(model.files, model.tokenizer_files, workdir)
+        checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
 
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(

@@ -142,7 +142,7 @@ def _model(args: argparse.Namespace) -> Any:
     vocabulary = {"vocab_size": args.vocabulary} if args.vocabulary else {}
     if not args.model:
         return shape(args.model_shape, **vocabulary)
-    raw, _ = hf.load_config(hf.resolve(args.model, weights=False))
+    raw, _ = hf.load_config(hf.resolve(args.model, weights=False), weights=False)
     return read_config(raw | vocabulary, args.model)
 
 

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from interact_jax.data.templates import ChatTemplate
+from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.schema import InputError, Message
 from interact_jax.settings import Setting
 
@@ -61,15 +60,7 @@ class ChatFormat:
 
         Raises InputError where the tokenizer lacks what chats need: a chat template, an EOS token.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(directory))
-        except Exception as error:  # the library raises anything from OSError to KeyError here
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise InputError(
-                f"{directory}: no usable tokenizer ({reason}). Expected "
-                "tokenizer.json and tokenizer_config.json; set model.tokenizer to a directory that "
-                "has them."
-            ) from error
+        tokenizer = load_tokenizer(Path(directory))
         tokenizer.model_max_length = 1 << 30  # lengths are checked against the model, not here
         if not tokenizer.chat_template:
             raise InputError(
@@ -99,6 +90,11 @@ class ChatFormat:
     def eos_id(self) -> int:
         """The token that ends a reply: the tokenizer's EOS."""
         return self.tokenizer.eos_token_id
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids are below this number; they may have gaps."""
+        return max(len(self.tokenizer), 1 + max(self.tokenizer.get_vocab().values(), default=-1))
 
     def render(self, messages: Sequence[Message], hindsight: str | None = None) -> str:
         """The prompt as text, up to where the model's reply begins; `hindsight` is o or None."""

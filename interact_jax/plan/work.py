@@ -64,7 +64,7 @@ def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
 def work_of(cfg: ConfigDict) -> Work:
     """The model and, where it is here and small, the data of a config; else synthetic dialogues."""
     directory = hf.resolve(cfg.model.path, weights=False)
-    _, model = hf.load_config(directory)
+    _, model = hf.load_config(directory, weights=cfg.model.init == "pretrained")
     file = Path(cfg.data.path)
     small = file.is_file() and file.stat().st_size <= SMALL_DATA
     if cfg.data.path != "pocket" and not small:

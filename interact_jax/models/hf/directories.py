@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ from typing import Any
 import huggingface_hub
 
 import interact_jax
+from interact_jax.json_files import read_json, short
 from interact_jax.models.families import DecoderConfig, read_config
-from interact_jax.models.hf.tensor_files import some
+from interact_jax.models.hf.tensor_files import TensorFiles, some
+from interact_jax.models.hf.tokenizer_files import TEMPLATE_DIRECTORIES
 from interact_jax.schema import InputError
+
+log = logging.getLogger(__name__)
+MOST_ID = 2**31 - 1
 
 POCKET = Path(interact_jax.__file__).parent / "pocket" / "model"
 
@@ -22,7 +28,8 @@ def resolve(path: str, weights: bool = True) -> Path:
 
     `weights=False` downloads no weights, for a tokenizer or a random start.
 
-    Raises InputError where it is neither here nor to be had, naming what was tried.
+    Raises InputError where it is neither here nor to be had, naming what was tried, and where a
+    file of it is a link to somewhere else.
     """
     if path == "pocket":
         if not (POCKET / "config.json").is_file():
@@ -30,6 +37,7 @@ def resolve(path: str, weights: bool = True) -> Path:
         return POCKET
     local = Path(path).expanduser()
     if local.is_dir():
+        _check_links(local)
         return local
     if local.exists():
         raise InputError(f"{path}: a file; expected the directory of a Hugging Face model.")
@@ -40,9 +48,10 @@ def resolve(path: str, weights: bool = True) -> Path:
             "package."
         )
     # Some repositories hold the weights twice, for other programs under other names.
-    wanted = ["*.json", "*.jinja", "*.model", "*.txt", *(["model*.safetensors"] * weights)]
+    wanted = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+    wanted += ["model*.safetensors"] * weights
     try:
-        return Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
+        found = Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # the hub's errors are OSErrors, those of names not
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
@@ -52,10 +61,58 @@ def resolve(path: str, weights: bool = True) -> Path:
             "network give the directory of a copy. `pocket` is the model that comes with this "
             "package."
         ) from error
+    _check_links(found)
+    return found
 
 
-def load_config(directory: Path | str) -> tuple[dict[str, Any], DecoderConfig]:
-    """`config.json` as it stands, and what we read from it. Raises InputError."""
+def _check_links(directory: Path) -> None:
+    """Raise InputError where a file of a model is none, or a link that ends elsewhere: what is read
+    here is copied on and published, and somebody's link may lead to anything.
+
+    A snapshot in the hub's cache is made of links to files of its repository there, which is fine.
+    """
+    home = directory.resolve()
+    homes = [home, *_blobs_of(home)]
+    templates = [path for name in TEMPLATE_DIRECTORIES for path in (home / name).glob("*")]
+    for path in sorted([*home.iterdir(), *templates]):
+        try:
+            target = path.resolve()
+            inside = any(map(target.is_relative_to, homes))
+            if path.is_dir() and (inside or path.name not in TEMPLATE_DIRECTORIES):
+                continue  # nothing else in a directory is read
+            odd = path.exists() and not (path.is_file() or path.is_dir())
+        except (OSError, RuntimeError) as error:  # links in a circle, or to what is not ours
+            raise InputError(f"{path}: a link that cannot be followed ({error}).") from None
+        if not inside:
+            raise InputError(
+                f"{path}: a link to {target}, outside of the model's directory. Put a copy of the "
+                "file in place of the link, or delete it."
+            )
+        if odd:
+            raise InputError(f"{path}: neither a file nor a directory. Delete it.")
+
+
+def _blobs_of(home: Path) -> list[Path]:
+    """Where links of a snapshot in the hub's cache may end: CACHE/models--OWNER--NAME/blobs, and
+    what repositories share, CACHE/blobs; [] for other directories."""
+    for snapshots in home.parents:
+        repository = snapshots.parent
+        if snapshots.name == "snapshots" and repository.name.startswith("models--"):
+            shared = repository.parent / "blobs"
+            known = (shared / ".huggingface-shared-blobs").is_file()
+            return [repository / "blobs", *([shared] * known)]
+    return []
+
+
+def load_config(
+    directory: Path | str, weights: bool = True
+) -> tuple[dict[str, Any], DecoderConfig]:
+    """`config.json`, and what we read from it. Raises InputError.
+
+    Where there are weights with a head of their own, though config.json says that the embedding is
+    the head, both say the contrary, and that head is loaded, as by transformers 5. `weights=False`
+    does not look at them, where they are not to be loaded.
+    """
     path = Path(directory) / "config.json"
     if not path.is_file():
         there = sorted(file.name for file in Path(directory).glob("*"))
@@ -64,7 +121,25 @@ def load_config(directory: Path | str) -> tuple[dict[str, Any], DecoderConfig]:
             f"{some(there) or 'nothing'}."
         )
     raw = read_json(path)
-    return raw, read_config(raw, str(path))
+    config = read_config(raw, str(path))
+    if "auto_map" in raw:
+        log.warning(
+            "%s names code of its own (auto_map), which is never run: the model is computed as any "
+            "%s model",
+            path,
+            config.model_type,
+        )
+    if weights and config.tied and TensorFiles.there(Path(directory)):
+        files = TensorFiles(Path(directory))
+        if files.differ("lm_head.weight", "model.embed_tokens.weight"):
+            log.warning(
+                "%s says tie_word_embeddings, but the weights hold a head that differs from the "
+                "embedding: it is loaded, and an export says tie_word_embeddings: false",
+                path,
+            )
+            raw = {**raw, "tie_word_embeddings": False}
+            config = dataclasses.replace(config, tied=False)
+    return raw, config
 
 
 def eos_token_ids(directory: Path | str) -> list[int]:
@@ -79,23 +154,8 @@ def eos_token_ids(directory: Path | str) -> list[int]:
 def id_list(value: Any, path: Path) -> list[int]:
     """`eos_token_id`, which is an id, a list of ids or null, as a list; `path` is for errors."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise InputError(f"{path}: eos_token_id={value!r}; expected a token id or a list of them.")
-    return ids
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises InputError with file, line and column."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    if not all(type(i) is int and 0 <= i <= MOST_ID for i in ids):
         raise InputError(
-            f"{path}:{error.lineno}:{error.colno}: broken JSON: {error.msg}."
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}).") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}.")
-    return value
+            f"{path}: eos_token_id={short(value)}; expected a token id or a list of them."
+        )
+    return ids

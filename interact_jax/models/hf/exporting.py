@@ -16,30 +16,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
+from interact_jax.json_files import read_json
 from interact_jax.models.families import FAMILIES, DecoderConfig
-from interact_jax.models.hf.directories import id_list, read_json
+from interact_jax.models.hf.directories import id_list
 from interact_jax.models.hf.rules import RULES, letter_sizes, rules_of, tensors
 from interact_jax.models.hf.tensor_files import INDEX, parse_size, some, write_tensors
+from interact_jax.models.hf.tokenizer_files import copy_tokenizer, is_of_tokenizer
 from interact_jax.schema import InputError
 
 EXPORT_DTYPES = ("float32", "bfloat16")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates",  # a directory
-)
-"""What a tokenizer and its chat templates may consist of; export copies those that exist."""
-NEW_CLASS = "TokenizersBackend"
-"""How transformers 5 names PreTrainedTokenizerFast, a name that both versions load."""
 
 
 def export(
@@ -73,7 +58,7 @@ def export(
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
             partial.mkdir(parents=True)
             _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
-            _copy_tokenizer(tokenizer, partial)
+            copy_tokenizer(tokenizer, partial)
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
         if first:
             _replace(out, partial)
@@ -97,11 +82,13 @@ def _check_replaceable(out: Path, sources: Iterable[Path]) -> None:
         return
     if not out.is_dir():
         raise InputError(f"{out}: a file; expected a directory to export to.")
-    ours = {"config.json", "generation_config.json", INDEX, *TOKENIZER_FILES}
+    ours = {"config.json", "generation_config.json", INDEX}
     foreign = sorted(
         path.name
         for path in out.iterdir()
-        if path.name not in ours and not re.fullmatch(r"model.*\.safetensors", path.name)
+        if path.name not in ours
+        and not is_of_tokenizer(path.name)
+        and not re.fullmatch(r"model.*\.safetensors", path.name)
     )
     if foreign:
         raise InputError(
@@ -191,6 +178,7 @@ def _write_configs(
         "torch_dtype": dtype,
         "dtype": dtype,
     }
+    written.pop("auto_map", None)  # names code that does not go with it, and was never run
     path = source / "generation_config.json"
     if path.is_file():
         generation = read_json(path)
@@ -205,20 +193,3 @@ def _write_configs(
     for name, settings in (("config.json", written), ("generation_config.json", generation)):
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / name).write_text(text + "\n", encoding="utf-8")
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    """Byte for byte; only a class that transformers 4 does not know is named as it knows it."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name)
-        elif (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    path = target / "tokenizer_config.json"
-    if path.is_file() and (settings := read_json(path)).get("tokenizer_class") == NEW_CLASS:
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-        if isinstance(extra := settings.pop("extra_special_tokens", None), list):
-            settings["additional_special_tokens"] = extra
-        elif extra is not None:
-            settings["extra_special_tokens"] = extra
-        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interact_jax.json_files import FILE_NAME, read_json, short
 from interact_jax.schema import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+COMPARED = 1 << 24  # numbers of a tensor that are compared with another's at a time
 READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # what weights are stored as -> bytes a number
 
 
@@ -35,6 +38,11 @@ class TensorFiles:
             self._add_indexed(directory / INDEX)
         else:
             raise InputError(_no_weights(directory))
+
+    @staticmethod
+    def there(directory: Path) -> bool:
+        """Whether a directory has weights of this form at all."""
+        return any((directory / name).is_file() for name in (SINGLE, INDEX))
 
     def names(self) -> set[str]:
         return set(self._file_of)
@@ -63,6 +71,23 @@ class TensorFiles:
         except SafetensorError as error:
             raise InputError(_damaged(self.file(name), error)) from error
 
+    def differ(self, one: str, other: str) -> bool:
+        """Whether there are both of two tensors, and they are not the same."""
+        if not {one, other} <= self.names():
+            return False
+        if self.shape(one) != self.shape(other) or not self.shape(one):
+            return True
+        for name in (one, other):
+            self.check_readable(name)
+        rows = self.shape(one)[0]
+        step = max(1, COMPARED // max(1, math.prod(self.shape(one)[1:])))
+        for start in range(0, rows, step):
+            part = (slice(start, min(start + step, rows)),)
+            a, b = (self.read(name, part).astype(np.float32) for name in (one, other))
+            if not np.array_equal(a, b, equal_nan=True):
+                return True
+        return False
+
     def _slice(self, name: str) -> Any:
         return self._open[self._file_of[name]].get_slice(name)
 
@@ -73,18 +98,28 @@ class TensorFiles:
             raise InputError(_damaged(path, error)) from error
         self._open[path] = handle
         names = set(handle.keys())
+        if twice := sorted(names & self._file_of.keys()):
+            raise InputError(
+                f"{path}: holds tensors that {self._file_of[twice[0]].name} holds, too: "
+                f"{some(twice)}. Files of different downloads are mixed; get them again."
+            )
         self._file_of |= dict.fromkeys(names, path)
         return names
 
     def _add_indexed(self, index: Path) -> None:
-        try:
-            weight_map: Mapping[str, str] = json.loads(index.read_text())["weight_map"]
-            shards = sorted(set(weight_map.values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
             raise InputError(
-                f"{index}: not an index of safetensors files ({type(error).__name__}: {error}). "
-                'Expected JSON with "weight_map": {tensor: file}; download it again.'
-            ) from error
+                f"{index}: not an index of safetensors files: weight_map={short(weight_map)}. "
+                'Expected "weight_map": {tensor: file}; download it again.'
+            )
+        for name, shard in weight_map.items():
+            if not FILE_NAME.fits(shard):
+                raise InputError(
+                    f"{index}: weight_map: {short(name)}: {short(shard)}; expected "
+                    f"{FILE_NAME.told}."
+                )
+        shards = sorted(set(weight_map.values()))
         absent = [shard for shard in shards if not (self.directory / shard).is_file()]
         if absent:
             raise InputError(

@@ -1,0 +1,197 @@
+"""JSON files from strangers: read strictly, and checked key by key.
+
+    raw = read_json(directory / "config.json")
+    check(raw, {"hidden_size": whole(1, 1 << 17), "tie_word_embeddings": FLAG}, "config.json")
+
+Whatever is wrong is an InputError that names the file and, where there is one, the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from interact_jax.schema import InputError
+
+LARGEST = 128 << 20  # bytes; the largest tokenizer.json of a well-known model has 33 MB
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file: UTF-8, no key twice, every number finite.
+
+    Raises InputError with file, and line and column or key.
+    """
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise InputError(f"{path}: has {size:,} bytes; up to {LARGEST:,} are read.")
+        text = path.read_text(encoding="utf-8")
+        odd: list[float] = []
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_float=lambda digits: _finite(float(digits), odd),
+            parse_constant=lambda name: _finite(float(name), odd),
+        )
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}:{error.lineno}:{error.colno}: broken JSON: {error.msg}."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error}).") from None
+    except RecursionError:
+        raise InputError(f"{path}: lists or objects nested too deeply.") from None
+    except _Twice as twice:
+        raise InputError(f"{path}: key {short(twice.key)} stands twice in one object.") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"{path}: broken JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}.")
+    if (odd or "\\ud" in text.lower()) and (place := _unusable(value)) is not None:
+        raise InputError(
+            f"{path}: {short('.'.join(place))}: expected finite numbers, and text without lone "
+            "surrogates, the halves of characters."
+        )
+    return value
+
+
+def _finite(value: float, odd: list[float]) -> float:
+    if not math.isfinite(value):
+        odd.append(value)
+    return value
+
+
+class _Twice(Exception):
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        raise _Twice(next(key for key, _ in pairs if key in seen or seen.add(key)))
+    return found
+
+
+def _unusable(value: Any) -> list[str] | None:
+    """Where in a value there is a NaN or infinite number, or text that UTF-8 cannot hold: the keys
+    that lead there. JSON that was read is at most some hundred levels deep."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else []
+    if isinstance(value, str):
+        return None if value.isascii() or _encodes(value) else []
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
+        if isinstance(key, str) and _unusable(key) is not None:
+            return [ascii(key)]
+        if (place := _unusable(inner)) is not None:
+            return [str(key), *place]
+    return None
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# -------------------------------------------------------------------------------------- checking
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a value may be, and the words for it: "expected ..."."""
+
+    told: str
+    fits: Callable[[Any], bool]
+
+    def or_null(self) -> Kind:
+        return Kind(f"{self.told}, or null", lambda value: value is None or self.fits(value))
+
+
+def whole(least: int, most: int) -> Kind:
+    """A whole number; true and false, and 4.0, are none."""
+    start = "a positive whole number" if least == 1 else f"a whole number from {least}"
+    return Kind(
+        f"{start} up to {most:,}",
+        lambda value: type(value) is int and least <= value <= most,
+    )
+
+
+def number(above: float = -math.inf, *, least: float = -math.inf, most: float = math.inf) -> Kind:
+    """A finite number, whole or not."""
+    bounds = [f"above {above:g}"] * (above > -math.inf) + [f"from {least:g}"] * (least > -math.inf)
+    bounds += [f"up to {most:g}"] * (most < math.inf)
+
+    def fits(value: Any) -> bool:
+        if type(value) not in (int, float) or not -1e300 < value < 1e300:
+            return False
+        return above < value and least <= value <= most
+
+    return Kind(" ".join(["a number", *bounds]), fits)
+
+
+def one_of(*choices: str) -> Kind:
+    return Kind(f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def listed(kind: Kind) -> Kind:
+    """A list of values of a kind."""
+    return Kind(
+        f"a list of {kind.told}",
+        lambda value: isinstance(value, list) and all(map(kind.fits, value)),
+    )
+
+
+def either(*kinds: Kind) -> Kind:
+    return Kind(
+        " or ".join(kind.told for kind in kinds),
+        lambda value: any(kind.fits(value) for kind in kinds),
+    )
+
+
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+TEXT = Kind("text", lambda value: isinstance(value, str))
+OBJECT = Kind("an object", lambda value: isinstance(value, dict))
+FILE_NAME = Kind(
+    "the name of a file beside it, without a path",
+    lambda value: (
+        isinstance(value, str)
+        and value not in ("", ".", "..")
+        and not set(value) & {"/", "\\", "\0"}
+    ),
+)
+
+
+def check(values: Mapping[str, Any], kinds: Mapping[str, Kind], source: str | Path) -> None:
+    """Raise InputError for the first key that is there and not of its kind."""
+    for key, kind in kinds.items():
+        if key in values and not kind.fits(values[key]):
+            raise InputError(f"{source}: {key}={short(values[key])}; expected {kind.told}.")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlong = 40
+
+
+def short(value: Any) -> str:
+    """A value for a message, cut where it would fill the screen."""
+    return _SHORT.repr(value)

@@ -1,0 +1,52 @@
+"""The files that a tokenizer consists of, and how they go with a model."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+from pathlib import Path
+
+from interact_jax.json_files import read_json
+
+TEMPLATE_DIRECTORIES = ("additional_chat_templates", "chat_templates")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.*.json", "tokenizer_config.json", "added_tokens.json"),
+    *("special_tokens_map.json", "chat_template.jinja", "chat_template.json"),
+    *("vocab.*", "merges.txt", "normalizer.json", "tekken.json", "*.tiktoken"),
+    *("tokenizer.model*", "spiece.model", "sentencepiece*.model", "spm*.model"),
+    *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
+)
+"""Patterns of what a tokenizer may consist of, besides TEMPLATE_DIRECTORIES; those that exist go
+with a run and with an export."""
+NEW_CLASS = "TokenizersBackend"
+"""How transformers 5 names PreTrainedTokenizerFast, a name that both versions load."""
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a file or directory of this name is a part of a tokenizer."""
+    patterns = (*TOKENIZER_FILES, *TEMPLATE_DIRECTORIES)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Byte for byte; only a class that transformers 4 does not know is named as it knows it, and
+    code of the tokenizer's own, which does not go with it, is not named any more."""
+    for path in source.iterdir():
+        if path.is_file() and is_of_tokenizer(path.name):
+            shutil.copyfile(path, target / path.name)
+    for name in TEMPLATE_DIRECTORIES:
+        for path in (source / name).glob("*.jinja"):
+            (target / name).mkdir(exist_ok=True)
+            shutil.copyfile(path, target / name / path.name)
+    path = target / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    new = settings.get("tokenizer_class") == NEW_CLASS
+    if new:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if isinstance(extra := settings.pop("extra_special_tokens", None), list):
+            settings["additional_special_tokens"] = extra
+        elif extra is not None:
+            settings["extra_special_tokens"] = extra
+    if settings.pop("auto_map", None) is not None or new:
+        path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
