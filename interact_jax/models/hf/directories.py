@@ -122,6 +122,7 @@ def load_config(
         )
     raw = read_json(path)
     config = read_config(raw, str(path))
+    id_list(raw.get("eos_token_id"), path)
     if "auto_map" in raw:
         log.warning(
             "%s names code of its own (auto_map), which is never run: the model is computed as any "

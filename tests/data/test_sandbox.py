@@ -1,0 +1,215 @@
+"""The sandbox of chat templates: what is meant well is rendered as transformers does, and nothing
+else goes on for long, whatever the messages are."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from transformers import AutoTokenizer
+
+from interact_jax.data import sandbox
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.sandbox.bounds import Declined, TooMuch
+from interact_jax.data.templates import ChatTemplate
+from interact_jax.schema import InputError, Message
+from tests import hostile
+from tests.tiny import TEMPLATES, tiny_tokenizer
+
+SYSTEM = Message("system", "Be <brief> & kind.")
+USER = Message("user", "  What is it,\n\nGrüße 🙂?\t")
+REPLY = Message("assistant", "<think>\nhm\n</think>\n\nParis.")
+TALKS = [[USER], [USER, REPLY, USER], [SYSTEM, USER, REPLY, USER]]
+SHOWN = "{{ add_generation_prompt }}{{ enable_thinking }}{{ tools }}{{ eos_token }}{{ nothing }}"
+# A part of the language each; m is a message.
+PARTS = {
+    "sums": (
+        "{{ '<' + m.role + '>' + m['content'] + '\\n' + m.role + m.role + m.role + m.role + '.' }}"
+    ),
+    "numbers": (
+        "{{ loop.index0 % 2 }} {{ 7 * 3 - 2 ** 3 }} {{ 7 // 2 }} {{ 1 / 3 }} {{ -loop.index }}"
+    ),
+    "lists": (
+        "{{ [1, 'a'] + [m.role] }} {{ [0] * 3 }} {{ (1, 2)[0] }} {{ [1, 2, 3][1:] }} {{ {'a': 1} }}"
+    ),
+    "text": (
+        "{{ m.content[:3] }}{{ m.content[-1] }}{{ m.content[::-1] }}{{ m.role ~ 1 ~ none ~ m }}"
+    ),
+    "methods": (
+        "{{ m.content.strip().split('\\n') }} {{ m.content.replace('i', 'II') }} "
+        "{{ m.role.upper() }}{{ m.content.startswith(' ') }} {{ '-'.join(['a', 'b']) }} "
+        "{{ m.content.rsplit('</think>') }}{{ m.get('name', 'no') }} "
+        "{% for k, v in m.items() %}{{ k }}={{ v }};{% endfor %}"
+        "{{ '{} {:>5}'.format(m.role, 1) }} {{ '%s is %05.1f' % (m.role, 2) }} "
+        "{{ m.content.find('a') }}"
+    ),
+    "filters": (
+        "{{ m.content | trim }} {{ m | tojson }} {{ m | tojson(indent=2) }} "
+        "{{ m.content | length }}{{ m.role | upper }} {{ m.role | capitalize }} "
+        "{{ m.content | replace('a', 'b') }}{{ [3, 1, 2] | sort | join(', ') }} "
+        "{{ [1, 1] | unique | list }} {{ m | dictsort }}"
+        "{{ messages | map(attribute='role') | list }} "
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }} "
+        "{{ m.content | indent(2) }} {{ [1, 2] | sum }} {{ 1.25 | round(1) }}"
+        "{{ nothing | default('d') }} {{ m.content | escape }} {{ m.content | safe }} "
+        "{{ '5' | int }}{{ [1, 2, 3] | batch(2) | list }} {{ [1, 2] | first }} "
+        "{{ [1, 2] | last }} {{ m.items() | list }}{{ messages | groupby('role') }} "
+        "{{ m.content | title }} {{ 'x' | center(5) }} {{ [1, 2] | max }}"
+        "{{ m.role | string }} {{ '%s!' | format(m.role) }} {{ [1, 2] | reverse | list }} "
+        "{{ m.content | e }}{% filter upper %}{{ m.role }}{% endfilter %} "
+        "{{ m.content | trim('?\\t ') }}"
+    ),
+    "tests": (
+        "{{ m.content is string }}{{ m is mapping }}{{ nothing is defined }}"
+        "{{ none is none }}{{ 3 is odd }}{{ m.role is eq('user') }}"
+        "{{ m.role in ['user', 'system'] }}{{ 'a' in m.content }}{{ 1 in [1] }}"
+        "{{ m.role not in m }}{{ 'role' in m }}{{ m == messages[0] }}{{ 1 < 2 < 3 }}"
+        "{{ m.role is in(['user']) }}{{ m.content is sequence }}{{ m is iterable }}"
+        "{{ true is true }}{{ 4 is divisibleby(2) }}"
+        "{{ messages | map(attribute='role') is iterable }}"
+        "{{ 'yes' if messages | select else 'no' }}"
+    ),
+    "loops": (
+        "{{ loop.first }}{{ loop.last }}{{ loop.length }}{{ loop.revindex }}"
+        "{{ loop.cycle('a', 'b') }}{% if loop.previtem %}{{ loop.previtem.role }}{% endif %}"
+        "{% for i in range(5) if i is odd %}{{ i }}{% else %}none{% endfor %}"
+        "{% for i in range(9) %}{% if i == 3 %}{% continue %}{% elif i == 6 %}{% break %}"
+        "{% endif %}{{ i }}{% endfor %}{% for i in [[1, [2]]] recursive %}{{ loop.depth }}"
+        "{% if i is iterable %}{{ loop(i) }}{% endif %}{% endfor %}"
+    ),
+    "macros": (
+        "{% macro f(x, y=[]) %}{{ x }}{{ y }}{% endmacro %}{{ f(m.role) }}"
+        "{{ f(m.role, y=1) }}{% macro g() %}<{{ caller(1) }}>{% endmacro %}{% call(x) g() %}"
+        "{{ x }}{{ m.role }}{% endcall %}"
+    ),
+    "sets": (
+        "{% set ns = namespace(a=1) %}{% set ns.a = ns.a + 1 %}{{ ns.a }}{% set t %}"
+        "{{ m.role }}{% endset %}{{ t }}{% set a, b = 1, 2 %}{{ a }}{{ b }}{% with c = 3 %}"
+        "{{ c }}{% endwith %}{{ dict(a=1) }}"
+    ),
+    "generation": (
+        "{% generation %}{{ m.content }}{% set inner = 1 %}{% endgeneration %}{{ inner }}"
+    ),
+    "white space": (
+        "  {%- if m.role == 'user' %}\n    user\n  {% endif -%}  \n {# no #}\n"
+        "{% raw %}{{ }}{% endraw %}"
+    ),
+}
+
+
+def loop(part: str) -> str:
+    return "{% for m in messages %}" + part + "\n{% endfor %}" + SHOWN
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tiny_tokenizer(tmp_path_factory.mktemp("sandbox"))
+
+
+@pytest.mark.parametrize("talk", TALKS, ids=len)
+@pytest.mark.parametrize("name", [*PARTS, *TEMPLATES])
+def test_templates_are_rendered_as_transformers_renders_them(directory, name, talk):
+    source = loop(PARTS[name]) if name in PARTS else TEMPLATES[name][0]
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.bos_token = "<s>"
+    template = ChatTemplate(source, tokenizer.special_tokens_map, "chat_template.jinja")
+    messages = [{"role": m.role, "content": m.content} for m in talk]
+    assert template.render(messages) == tokenizer.apply_chat_template(
+        messages,
+        chat_template=source,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+
+
+def only_later(source: str) -> str:
+    """The same for a message that no trial has."""
+    macros = "{% block" in source or "{% macro" in source
+    return source if macros else "{% if messages[0].content == 'now' %}" + source + "{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in hostile.SHORT else pytest.mark.slow)
+        for name, source in hostile.TEMPLATES.items()
+    ],
+)
+def test_what_waits_for_a_message_is_refused_without_another_process(name):
+    """A trial sees only its own messages, so this has to hold here."""
+    messages = [{"role": "user", "content": "now"}]
+    with pytest.raises(InputError, match=r"the chat template (refuses|cannot).*|chat_template"):
+        try:
+            template = ChatTemplate(only_later(hostile.TEMPLATES[name]), {}, "chat_template.jinja")
+        except Exception as error:  # it does not even compile
+            raise InputError(f"chat_template: {sandbox.told(error, None)}") from error
+        template.render(messages)
+
+
+def test_the_line_is_named_where_it_is_refused(directory):
+    source = "{% for m in messages %}\n{% if m.content == 'x' %}\n{{ m.content * 10**9 }}"
+    source += "{% endif %}{% endfor %}"
+    (directory / "chat_template.jinja").write_text(source)
+    chat = ChatFormat.load(directory)
+    chat.render([USER])
+    with pytest.raises(InputError, match=r"refuses these messages: line 3: it makes a text"):
+        chat.render([Message("user", "x")])
+
+
+def test_a_template_can_go_on_after_it_was_refused():
+    template = sandbox.Template(only_later(hostile.SHORT["loops in loops"]))
+    now = {"messages": [{"role": "user", "content": "now"}]}
+    later = {"messages": [{"role": "user", "content": "later"}]}
+    for _ in range(2):
+        with pytest.raises(TooMuch):
+            template.render(now)
+        assert template.render(later) == ""
+
+
+def test_long_conversations_are_rendered(directory):
+    """What is allowed grows with the messages: 2,000 of them, one a million characters long."""
+    for source, _, _ in TEMPLATES.values():
+        template = ChatTemplate(source, {"bos_token": "<s>"}, "chat_template.jinja")
+        messages = [
+            {"role": ("user", "assistant")[i % 2], "content": "x" * 99} for i in range(2001)
+        ]
+        messages[7]["content"] = "word " * 200_000
+        text = template.render(messages)
+        assert all(message["content"].strip() in text for message in messages)
+
+
+def test_a_template_that_declines_some_messages_is_used_for_others():
+    source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}ok"
+    template = ChatTemplate.load(source, {}, "chat_template.jinja")
+    assert template.render([{"role": "user", "content": "Hi"}]) == "ok"
+    with pytest.raises(InputError, match=r"line 1: no system \(chat_template.jinja\)") as caught:
+        template.render([{"role": "system", "content": "Hi"}])
+    assert isinstance(caught.value.__cause__, Declined)
+
+
+def test_a_template_that_declines_all_messages_is_refused():
+    with pytest.raises(InputError, match=r"cannot be used: line 1: never"):
+        ChatTemplate.load("{{ raise_exception('never') }}", {}, "chat_template.jinja")
+
+
+def test_a_trial_that_does_not_end_is_ended(monkeypatch):
+    """What the sandbox does not know of: here a trial that computes a power without it."""
+    monkeypatch.setattr(
+        "interact_jax.data.templates.START",
+        "import sys, resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 1)); 9**(9**9); ",
+    )
+    with pytest.raises(InputError, match="three short conversations for more than 3 seconds"):
+        ChatTemplate.load("{{ 'a trial that hangs' }}", {}, "chat_template.jinja")
+
+
+def test_a_trial_that_crashes_is_a_refusal(monkeypatch):
+    monkeypatch.setattr("interact_jax.data.templates.START", "import os; os.abort(); ")
+    with pytest.raises(InputError, match=r"the process that tried it ended: .*-6"):
+        ChatTemplate.load("{{ 'a trial that crashes' }}", {}, "chat_template.jinja")
+
+
+def test_a_template_goes_to_another_process(directory):
+    template = ChatTemplate(TEMPLATES["think"][0], {}, "chat_template.jinja")
+    messages = [{"role": "user", "content": "Hi"}]
+    assert pickle.loads(pickle.dumps(template)).render(messages) == template.render(messages)
