@@ -59,7 +59,7 @@ def test_the_line_of_a_template_is_named(spoilt):
 
 def test_a_template_in_the_configuration_is_named_with_its_file(spoilt):
     (spoilt / "chat_template.jinja").unlink()
-    hostile.put(spoilt / "tokenizer_config.json", {"chat_template": hostile.SHORT["a power"]})
+    hostile.put(spoilt / "tokenizer_config.json", {"chat_template": "{{ 1 / 0 }}"})
     refused(spoilt, "tokenizer_config.json: the chat template cannot be used: line 1: ")
 
 

@@ -154,7 +154,7 @@ def _template_of(tokenizer: Any, directory: Path) -> ChatTemplate:
         raise InputError(f"{file}: no chat template for everyday use ({error}).") from None
     if not isinstance(source, str):
         raise InputError(f"{file}: chat_template is no text but a {type(source).__name__}.")
-    return ChatTemplate.load(source, tokenizer.special_tokens_map, file)
+    return ChatTemplate(source, tokenizer.special_tokens_map, file)
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,5 +1,4 @@
-"""The sandbox of chat templates: what is meant well is rendered as transformers does, and nothing
-else goes on for long, whatever the messages are."""
+"""Chat templates are rendered as transformers does, and none hangs or fills the memory."""
 
 from __future__ import annotations
 
@@ -8,12 +7,9 @@ import pickle
 import pytest
 from transformers import AutoTokenizer
 
-from interact_jax.data import sandbox
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.sandbox.bounds import Declined, TooMuch
 from interact_jax.data.templates import ChatTemplate
 from interact_jax.schema import InputError, Message
-from tests import hostile
 from tests.tiny import TEMPLATES, tiny_tokenizer
 
 SYSTEM = Message("system", "Be <brief> & kind.")
@@ -103,7 +99,7 @@ def loop(part: str) -> str:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    return tiny_tokenizer(tmp_path_factory.mktemp("sandbox"))
+    return tiny_tokenizer(tmp_path_factory.mktemp("templates"))
 
 
 @pytest.mark.parametrize("talk", TALKS, ids=len)
@@ -123,48 +119,54 @@ def test_templates_are_rendered_as_transformers_renders_them(directory, name, ta
     )
 
 
-def only_later(source: str) -> str:
-    """The same for a message that no trial has."""
-    macros = "{% block" in source or "{% macro" in source
-    return source if macros else "{% if messages[0].content == 'now' %}" + source + "{% endif %}"
+LONG = "{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}"
+LATER = "{% if messages[0].content == 'now' %}" + LONG + "{% endif %}ok"
+
+
+def test_what_waits_for_a_message_is_ended_then():
+    """A trial sees only its own messages. What comes after is rendered as before."""
+    template = ChatTemplate(LATER, {}, "chat_template.jinja")
+    with pytest.raises(InputError, match="refuses these messages: it takes more than 2 seconds"):
+        template.render([{"role": "user", "content": "now"}])
+    assert template.render([{"role": "user", "content": "later"}]) == "ok"
+
+
+def test_a_process_that_has_died_is_started_anew():
+    template = ChatTemplate("{{ messages[0].content }}", {}, "chat_template.jinja")
+    template._process._running.kill()
+    template._process._running.wait()
+    assert template.render([{"role": "user", "content": "Hi\n"}]) == "Hi\n"
 
 
 @pytest.mark.parametrize(
-    "name",
+    "source",
     [
-        pytest.param(name, marks=() if name in hostile.SHORT else pytest.mark.slow)
-        for name, source in hostile.TEMPLATES.items()
+        "{{ ''.__class__.__mro__ }}",
+        "{{ namespace(__init__=1) }}",
+        "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
+        "{{ dict.__init__.__globals__ }}",
+        "{{ messages.append(1) }}",
     ],
 )
-def test_what_waits_for_a_message_is_refused_without_another_process(name):
-    """A trial sees only its own messages, so this has to hold here."""
-    messages = [{"role": "user", "content": "now"}]
-    with pytest.raises(InputError, match=r"the chat template (refuses|cannot).*|chat_template"):
-        try:
-            template = ChatTemplate(only_later(hostile.TEMPLATES[name]), {}, "chat_template.jinja")
-        except Exception as error:  # it does not even compile
-            raise InputError(f"chat_template: {sandbox.told(error, None)}") from error
-        template.render(messages)
+def test_python_itself_is_out_of_reach(source):
+    with pytest.raises(InputError, match="cannot be used: line 1"):
+        ChatTemplate(source, {}, "chat_template.jinja")
 
 
-def test_the_line_is_named_where_it_is_refused(directory):
-    source = "{% for m in messages %}\n{% if m.content == 'x' %}\n{{ m.content * 10**9 }}"
-    source += "{% endif %}{% endfor %}"
+@pytest.mark.parametrize(
+    "size, why", [(10**10, "line 2: MemoryError"), (10**8, "it makes 100,000,000 characters")]
+)
+def test_a_text_that_is_far_too_long_is_refused(directory, size, why):
+    source = (
+        "{% for m in messages %}\n{{ 'x' * ("
+        + str(size)
+        + " if m.content == 'now' else 1) }}{% endfor %}"
+    )
     (directory / "chat_template.jinja").write_text(source)
     chat = ChatFormat.load(directory)
     chat.render([USER])
-    with pytest.raises(InputError, match=r"refuses these messages: line 3: it makes a text"):
-        chat.render([Message("user", "x")])
-
-
-def test_a_template_can_go_on_after_it_was_refused():
-    template = sandbox.Template(only_later(hostile.SHORT["loops in loops"]))
-    now = {"messages": [{"role": "user", "content": "now"}]}
-    later = {"messages": [{"role": "user", "content": "later"}]}
-    for _ in range(2):
-        with pytest.raises(TooMuch):
-            template.render(now)
-        assert template.render(later) == ""
+    with pytest.raises(InputError, match=f"refuses these messages: {why}"):
+        chat.render([Message("user", "now")])
 
 
 def test_long_conversations_are_rendered(directory):
@@ -181,32 +183,15 @@ def test_long_conversations_are_rendered(directory):
 
 def test_a_template_that_declines_some_messages_is_used_for_others():
     source = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}ok"
-    template = ChatTemplate.load(source, {}, "chat_template.jinja")
+    template = ChatTemplate(source, {}, "chat_template.jinja")
     assert template.render([{"role": "user", "content": "Hi"}]) == "ok"
-    with pytest.raises(InputError, match=r"line 1: no system \(chat_template.jinja\)") as caught:
+    with pytest.raises(InputError, match=r"line 1: no system \(chat_template.jinja\)"):
         template.render([{"role": "system", "content": "Hi"}])
-    assert isinstance(caught.value.__cause__, Declined)
 
 
 def test_a_template_that_declines_all_messages_is_refused():
     with pytest.raises(InputError, match=r"cannot be used: line 1: never"):
-        ChatTemplate.load("{{ raise_exception('never') }}", {}, "chat_template.jinja")
-
-
-def test_a_trial_that_does_not_end_is_ended(monkeypatch):
-    """What the sandbox does not know of: here a trial that computes a power without it."""
-    monkeypatch.setattr(
-        "interact_jax.data.templates.START",
-        "import sys, resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 1)); 9**(9**9); ",
-    )
-    with pytest.raises(InputError, match="three short conversations for more than 3 seconds"):
-        ChatTemplate.load("{{ 'a trial that hangs' }}", {}, "chat_template.jinja")
-
-
-def test_a_trial_that_crashes_is_a_refusal(monkeypatch):
-    monkeypatch.setattr("interact_jax.data.templates.START", "import os; os.abort(); ")
-    with pytest.raises(InputError, match=r"the process that tried it ended: .*-6"):
-        ChatTemplate.load("{{ 'a trial that crashes' }}", {}, "chat_template.jinja")
+        ChatTemplate("{{ raise_exception('never') }}", {}, "chat_template.jinja")
 
 
 def test_a_template_goes_to_another_process(directory):

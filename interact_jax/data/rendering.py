@@ -1,0 +1,150 @@
+"""The process that renders chat templates: `python -c "...; rendering.main()"`.
+
+A template is a program from whoever made the model. Here it can loop, multiply and recurse as it
+likes: the kernel ends the process when a rendering has taken SECONDS of a processor, or keeps it
+from more than MEMORY, and the program that asked goes on (`templates.py`). Lines of JSON come in
+and go out: first the template and its variables, then messages again and again.
+
+The environment is that of transformers' `apply_chat_template`. Nothing here imports more than
+Jinja, so that the process starts at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+import jinja2
+from jinja2 import nodes, utils
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+SECONDS = 2  # of a processor, for one rendering
+MEMORY = 1 << 30  # bytes
+LONGEST = 64  # times as many characters as the messages have, plus 1,000,000
+
+
+class Generation(Extension):
+    """`{% generation %}` marks what a model has said; the text is the same without."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body).set_lineno(line)
+
+
+class Namespace(utils.Namespace):
+    """Jinja's, without attributes by which a template could reach Python itself."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # any name may be an attribute's
+        self, *rest = args
+        utils.Namespace.__init__(self)
+        for name, value in dict(*rest, **kwargs).items():
+            self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if str(name).startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a namespace takes no {name!r}")
+        super().__setitem__(name, value)
+
+
+class Dict:
+    """What `dict` is in a template: the type itself has more attributes."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+def raise_exception(message: Any) -> None:
+    raise jinja2.TemplateError(str(message))
+
+
+def tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON with Unicode as it is, and no escapes for HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def compiled(source: str) -> jinja2.Template:
+    """The template, ready to be rendered. Raises jinja2.TemplateError."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals |= {"dict": Dict(), "namespace": Namespace}
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment.from_string(source)
+
+
+def told(error: BaseException) -> str:
+    """An exception for people: the line of the template, and what there is to say."""
+    line, step = getattr(error, "lineno", None), error.__traceback__
+    while step is not None:  # Jinja has put the template's frames in the place of its own
+        if step.tb_frame.f_code.co_filename == "<template>":
+            line = step.tb_lineno
+        step = step.tb_next
+    said = str(error).partition("\n")[0][:300]
+    kind = "" if isinstance(error, jinja2.TemplateError) else type(error).__name__
+    where = "" if line is None else f"line {line}"
+    return ": ".join(part for part in (where, kind, said) if part)
+
+
+def rendered(template: jinja2.Template, variables: dict[str, Any], messages: Any) -> dict[str, str]:
+    """{"text": what was rendered} or {"why": what is wrong}."""
+    most = 1_000_000 + LONGEST * sum(len(str(message["content"])) for message in messages)
+    try:
+        text = template.render(**variables, messages=messages)
+    except Exception as error:
+        return {"why": told(error)}
+    if len(text) > most:
+        return {"why": f"it makes {len(text):,} characters of these messages"}
+    return {"text": text}
+
+
+def bounded() -> None:
+    """From now on SECONDS more of a processor, then the kernel ends this process."""
+    soft = int(time.process_time()) + 1 + SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def main() -> None:
+    """Answer until nobody asks any more."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    given, answers = json.loads(sys.stdin.readline()), sys.stdout
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing else may speak there
+    bounded()
+    try:
+        template = compiled(given["source"])
+    except Exception as error:  # a compiler may raise anything: RecursionError, MemoryError, ...
+        answer: dict[str, str] = {"why": told(error)}
+    else:
+        answer = {}
+    print(json.dumps(answer), file=answers, flush=True)
+    for line in sys.stdin:
+        bounded()
+        answer = rendered(template, given["variables"], json.loads(line))
+        print(json.dumps(answer), file=answers, flush=True)
