@@ -41,7 +41,7 @@ setup(
         "grain>=0.2.12",
         "transformers>=4.53",
         "tokenizers>=0.21",
-        "jinja2>=3.1",  # chat templates; transformers does not ask for it
+        "jinja2>=3.1.6",  # chat templates; transformers does not ask for it
         "huggingface_hub>=0.30",
         "safetensors>=0.5",
         "ml-collections>=1.0",
