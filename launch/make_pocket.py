@@ -18,8 +18,9 @@ import math
 from pathlib import Path
 
 from interact_jax import cli
-from interact_jax.pocket import gates, logs, measure, training, world
+from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
+from pocket_model import gates, training
 
 
 def main(argv: list[str] | None = None) -> None:

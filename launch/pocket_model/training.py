@@ -24,8 +24,8 @@ from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
-from interact_jax.pocket import lessons, tokenizer
 from interact_jax.schema import InputError, TokenStream
+from pocket_model import lessons, tokenizer
 
 CONFIG = {
     "architectures": ["Qwen3ForCausalLM"],
