@@ -126,6 +126,19 @@ def _drop_lines_after(file: Path, step: int) -> None:
     temporary.replace(file)
 
 
+TOLD = {
+    "limited": "limits.user, limits.conversation: took {:.1%} of the weight of a step",
+    "skipped": "skip.signal: left {:.1%} of the interactions out of the backward pass",
+}
+
+
+def told_lines(file: Path) -> list[str]:
+    """For the summary of a run: what the average step says of its limits and of what it skips."""
+    steps = [json.loads(line) for line in file.read_text().splitlines()]
+    found = {name: [step[name] for step in steps if name in step] for name in TOLD}
+    return [TOLD[name].format(sum(some) / len(some)) for name, some in found.items() if any(some)]
+
+
 class StopSignal:
     """Turns the first SIGINT or SIGTERM into a request (`asked`) to stop after the step at hand."""
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from interact_jax import cli, config, evaluation, hindsight_check, report, signal, train
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
+from interact_jax.metrics import told_lines
 
 log = logging.getLogger("interact_jax.launch.train")
 
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         after=after,
     )
     write_summary(run, before, after)
+    summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
 
