@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from interact_jax.logits import SAVED, Logits
+from interact_jax.logits import SAVED, Logits, top
 
 # (s, t, constant) -> the divergence [...]; and, with it and a factor [...], the gradient [..., V].
 Value = Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -123,7 +123,7 @@ def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) ->
     if k >= student.logits_BxCxV.shape[-1]:
         return reverse_kl(student, teacher)
     of = teacher if by_teacher else student
-    found = jax.lax.top_k(jax.lax.stop_gradient(of.logp()), k)
+    found = top(jax.lax.stop_gradient(of.logp()), k)
     least, index = (checkpoint_name(x[..., -1:], SAVED) for x in found)  # chosen once
 
     def chosen(s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]):

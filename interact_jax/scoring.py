@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from interact_jax.logits import SAVED, Logits, Quantity, Roles
+from interact_jax.logits import SAVED, VOCABULARY, Logits, Quantity, Roles
 from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
 from interact_jax.schema import Batch, TokenStream
@@ -26,7 +26,6 @@ from interact_jax.schema import Batch, TokenStream
 CHUNK = 512  # C: reply tokens of a row whose logits exist at a time, at most, of two sources; of
 # more sources fewer. Much fewer would leave an accelerator waiting for the head: v6e makes 560
 # FLOPs in the time it reads a byte.
-VOCABULARY = ("fsdp", "tensor")  # the mesh axes that V is shared out over, in here
 
 
 class Source(NamedTuple):
