@@ -1,11 +1,11 @@
 """Train a model on conversations.
 
     python launch/train.py --config configs/quickstart.py --workdir runs/quickstart
-    python launch/train.py --config configs/offline_wildfeedback.py --workdir runs/wild \\
-        --config.model.path=Qwen/Qwen3-0.6B --config.optim.lr=1e-6
+    python launch/train.py --config configs/offline_wildfeedback.py \\
+        --workdir runs/wild --config.model.path=Qwen/Qwen3-0.6B
 
-Any setting of the config file can be set by --config.KEY=VALUE. Started again with the same
-workdir, a run goes on where its last checkpoint is.
+Any setting of the config file can be set by --config.KEY=VALUE. Started again
+with the same workdir, a run goes on where its last checkpoint is.
 """
 
 from __future__ import annotations
