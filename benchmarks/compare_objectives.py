@@ -381,10 +381,9 @@ rate of an objective was tuned with the teacher *self* and for no other, on logs
 Shares are of sampled replies to held-out requests; an unreadable reply is wrong and has no wanted
 style. KL is that of the policy from the initial model over the whole vocabulary, the mean over the
 tokens that the policy says. A model has collapsed where less than 90 % of its replies are readable,
-or where correct answers are more than 10 points fewer than before. Seconds are those of training
-alone (the median step times their number), on two cores that others used too; baselines make fewer
-steps where fewer interactions have what they learn from. Means and standard deviations
-are over seeds."""
+or where correct answers are more than 10 points fewer than before. Means and standard deviations
+are over seeds. What a method costs in time and memory is in `docs/performance.md`: the machine that
+made these tables had other work to do."""
 
 
 def tables(results: Mapping[str, Record]) -> str:
@@ -424,15 +423,13 @@ def compare_table(records: Sequence[Record], results: Mapping[str, Record]) -> s
     for (method, lr), some in sorted(groups.items()):
         objective, teacher = METHODS[method]
         marks = [record["marks"][-1] for record in some]
-        seconds = [mark["seconds"] for mark in marks if "seconds" in mark]
         row = [objective, "" if teacher == NONE else teacher, rate(lr) if lr else ""]
         row += [spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
         row += [spread([mark["kl"] for mark in marks], 3)]
-        row += [f"{statistics.median(seconds):.0f}" if seconds else ""]
         fallen = sum(fallen_by(record, results) is not None for record in some)
         rows.append([*row, f"{fallen} of {len(some)}"])
     shares = [f"{name}, %" for name in SHARES.values()]
-    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "s", "collapsed"], rows)
+    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "collapsed"], rows)
 
 
 def stability_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
