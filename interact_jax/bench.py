@@ -82,10 +82,10 @@ class Dialogue:
                     target, id=f"{target.id}+", y=as_ids(some(self.reply))
                 )
                 unit = [Example(revised, {PLAIN: x})]
-            if self.recipe == "pairs":
-                better = dataclasses.replace(revised, side=PREFERRED)
-                worse = dataclasses.replace(target, id=f"{target.id}-", side=REJECTED)
-                unit = [Example(better, {PLAIN: x}), Example(worse, {PLAIN: x})]
+                if self.recipe == "pairs":
+                    better = dataclasses.replace(revised, side=PREFERRED)
+                    worse = dataclasses.replace(target, id=f"{target.id}-", side=REJECTED)
+                    unit = [Example(better, {PLAIN: x}), Example(worse, {PLAIN: x})]
             window.append(unit)
             history = [*history, *user, *opening, *y]
         return window
@@ -105,7 +105,7 @@ def one_row(trees: Sequence[Tree], height: int = 1, known: Set[str] = frozenset(
 def with_known(batch: Batch) -> Batch:
     """The batch with numbers for log-probabilities that have not been computed: zeros."""
     there = {name: np.nan_to_num(logps) for name, logps in batch.replies.known.items()}
-    return batch.replace(replies=batch.replies.replace(known=there))
+    return dataclasses.replace(batch, replies=dataclasses.replace(batch.replies, known=there))
 
 
 # ------------------------------------------------------------------------------------ one step
@@ -117,7 +117,7 @@ class Step:
 
     sharing: str
     micro: list[Batch]
-    run: Callable[[], None] | None  # None: only compiled
+    run: Callable[[], None]  # fails where the step is only compiled
     compiled_bytes: int  # temporaries of the compiled gradient, by the compiler's own figure
     flops: int  # of the gradients, counted in the jaxpr, loops by how often they run
     useful_flops: int
@@ -187,6 +187,7 @@ def make_step(
 
     def run() -> None:
         nonlocal state
+        assert state is not None, "this step is only compiled"
         with sharding.on(mesh):
             sums = None
             for batch in rows:
@@ -198,8 +199,8 @@ def make_step(
     return Step(
         sharing,
         list(micro),
-        run if runs else None,
-        max(one.memory_analysis().temp_size_in_bytes for one in compiled),
+        run,
+        max(m.temp_size_in_bytes for one in compiled if (m := one.memory_analysis())),
         sum(gradient_flops(decoder, batch, cfg) for batch in micro),
         sum(useful_flops(decoder.config, batch, *asked) for batch in micro),
         sum(token_passes(batch, decoder.remat != "none", *asked) for batch in micro),

@@ -46,6 +46,10 @@ ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")  # in /dev:
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it stands, and the default of every argument."""
+
+
 def settings_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that knows --config and lists all settings in its help."""
     parser = argparse.ArgumentParser(
@@ -107,7 +111,7 @@ def keep_compiled(directory: str = "auto") -> None:
     "auto" is the user's cache directory, "" keeps nothing. A directory that jax was given already
     (JAX_COMPILATION_CACHE_DIR) stays.
     """
-    if not directory or jax.config.jax_compilation_cache_dir:
+    if not directory or jax.config.values["jax_compilation_cache_dir"]:
         return
     if directory == "auto":
         try:

@@ -152,5 +152,6 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: Any) -> None:
-        self.asked = signal.Signals(number).name
-        signal.signal(number, self._before[number])  # a second one acts at once
+        received = signal.Signals(number)
+        self.asked = received.name
+        signal.signal(received, self._before[received])  # a second one acts at once

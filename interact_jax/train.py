@@ -23,6 +23,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from interact_jax import checkpoint, config, known, scoring, sharding, skipping
@@ -332,7 +333,7 @@ def jit_step(
     optimiser: optax.GradientTransformation,
     abstract: TrainState,
     lr: Callable[[jax.Array], jax.Array],
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Wrapped, Wrapped, Wrapped]:
     """(differentiate, add, update), jitted: the sums of a micro-batch, of two, and a step by them.
 
     Micro-batches per step vary freely; only another shape of rows compiles anew.
@@ -400,7 +401,8 @@ def loop(run: Run) -> None:
 
 def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
     """The sums of a step, micro-batch by micro-batch, and the batch as it was differentiated."""
-    models, sums, of_all = run.state.all_params(), None, None
+    models, of_all = run.state.all_params(), None
+    sums: Any = None
     if run.skim is not None:
         batch, of_all = run.skim(models, batch)
     for micro in batch.micro:

@@ -50,9 +50,8 @@ COLUMNS = (
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.formatter_class = type(
-        "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=cli.Help, allow_abbrev=False
     )
     add = parser.add_argument
     add("--model-shape", default="small", choices=list(SHAPES), help="sizes, random parameters")
@@ -104,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         attention=attention,
     )
     chip = chips.chip_of(jax.devices()[0].device_kind)
-    peak = chip and chip.flops * jax.device_count()
+    peak = chip.flops * jax.device_count() if chip else None
     console = Console(width=max(110, Console().width))
     console.print(
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, "

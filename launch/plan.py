@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         change, better = plan.first_that_fits(cfg, work, args.topology)
         found["change"] = change
         found["changed"] = better and plan.to_json(better)
-        if better is None:
+        if change is None or better is None:
             print("\nNo change of remat, mesh, rows or slice that was tried makes it fit.")
         else:
             print("\nIt fits with " + plan.told(change) + "\n")

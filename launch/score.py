@@ -33,10 +33,8 @@ CHECKED = 512  # pairs that --check-hindsight looks at, at most
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
+        formatter_class=cli.Help,
         allow_abbrev=False,
-    )
-    parser.formatter_class = type(
-        "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
     )
     add = parser.add_argument
     add("--model", required=True, help="Hugging Face directory, hub id, or pocket")

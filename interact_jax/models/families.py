@@ -70,9 +70,10 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
         )
 
     def need(key: str) -> int:
-        if raw.get(key) is None:
+        value = size(key)
+        if value is None:
             raise InputError(f"{source}: key {key!r} is missing, which {model_type} models need.")
-        return size(key)
+        return value
 
     def size(key: str) -> int | None:
         value = raw.get(key)
