@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from interact_jax import config, ends, foreign
+from interact_jax import checkpoint, config, ends, foreign
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
@@ -83,6 +83,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     An InputError is what the user can mend: one message on stderr, no traceback. argparse's own
     exits (2 for bad arguments, 0 for --help) pass through.
     """
+    checkpoint.say_errors_once()
     try:
         with ends.catching():
             main()
