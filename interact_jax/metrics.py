@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -137,21 +136,3 @@ def told_lines(file: Path) -> list[str]:
     steps = [json.loads(line) for line in file.read_text().splitlines()]
     found = {name: [step[name] for step in steps if name in step] for name in TOLD}
     return [TOLD[name].format(sum(some) / len(some)) for name, some in found.items() if any(some)]
-
-
-class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request (`asked`) to stop after the step at hand."""
-
-    def __enter__(self) -> StopSignal:
-        self.asked = ""
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: Any) -> None:
-        received = signal.Signals(number)
-        self.asked = received.name
-        signal.signal(received, self._before[received])  # a second one acts at once

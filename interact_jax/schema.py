@@ -39,8 +39,12 @@ class InputError(ValueError):
 class RunStopped(RuntimeError):
     """A run ended before its end for a reason that is no bug; the message says it and what to do.
 
-    Programs print it without a traceback and exit with status 1.
+    Programs print it without a traceback and exit with `status`.
     """
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
 
 
 # ----------------------------------------------------------------------------- on the host

@@ -14,6 +14,11 @@ temporaries, FLOPs and bound of models that this machine has no room for.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import dataclasses
 import json

@@ -11,6 +11,11 @@ fit, it looks for the first change that does. Any setting can be set by --config
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import json
 import logging

@@ -8,6 +8,11 @@ Writes a line per interaction: id, completion_ids (y and EOS), logp_student, log
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import logging
 from pathlib import Path

@@ -10,6 +10,11 @@ with the same workdir, a run goes on where its last checkpoint is.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import json
 import logging
