@@ -55,6 +55,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.15"],
+        "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },
 )

@@ -73,7 +73,7 @@ DISTILLED: dict[str, dict[str, Any]] = {
 HELD = {  # near the initial model; at the rate of the objective before the plus sign
     f"{name}+kl": DISTILLED[name] | {"objective.kl_initial": 0.1} for name in ("sdpo", "reverse_kl")
 }
-BASELINES = {
+BASELINES: dict[str, dict[str, Any]] = {
     "sft": {"objective.name": "sft"},
     "sft_revised": {"objective.name": "sft_revised"},
     "dpo": {"objective.name": "dpo", "objective.beta": 0.1},
@@ -112,11 +112,13 @@ def tune_cases() -> Iterator[Case]:
 
 def compare_cases() -> Iterator[Case]:
     """One seed of both preferences before the next, and what differs most first."""
-    gentle = [(*method, RATES[0]) for method in FIRST if method[0] in GENTLE]
+    gentle = [method for method in FIRST if method[0] in GENTLE]
     for seed in SEEDS:
-        for methods in ([(START, NONE), *FIRST, *gentle], OTHERS):
+        for tuned, at_first_rate in (([(START, NONE), *FIRST], gentle), (OTHERS, [])):
             for preference in ("shipped", "loud"):
-                yield from (Case("compare", preference, seed, *method) for method in methods)
+                of = functools.partial(Case, "compare", preference, seed)
+                yield from (of(*method) for method in tuned)
+                yield from (of(*method, RATES[0]) for method in at_first_rate)
 
 
 def stability_cases() -> Iterator[Case]:
@@ -278,7 +280,7 @@ class Bench:
         """Train and measure one case."""
         began = time.perf_counter()
         if case.objective == START:
-            fields = {"marks": [{"epochs": 0, **self.measure(self.speaker.params, case)}]}
+            fields: Record = {"marks": [{"epochs": 0, **self.measure(self.speaker.params, case)}]}
         else:
             lr = case.lr or best_rate(case.objective, results)
             marks = list(self.marks(case, lr, start_of(vars(case), results)))
@@ -310,7 +312,7 @@ class Bench:
 
 def settings(case: Case, lr: float, path: Path, epochs: int) -> Any:
     """The quickstart's, but for what the case says."""
-    changed = {
+    changed: dict[str, Any] = {
         "data.path": path,
         "evaluation.name": "none",
         "report.interactions": 0,
@@ -381,10 +383,9 @@ rate of an objective was tuned with the teacher *self* and for no other, on logs
 Shares are of sampled replies to held-out requests; an unreadable reply is wrong and has no wanted
 style. KL is that of the policy from the initial model over the whole vocabulary, the mean over the
 tokens that the policy says. A model has collapsed where less than 90 % of its replies are readable,
-or where correct answers are more than 10 points fewer than before. Seconds are those of training
-alone (the median step times their number), on two cores that others used too; baselines make fewer
-steps where fewer interactions have what they learn from. Means and standard deviations
-are over seeds."""
+or where correct answers are more than 10 points fewer than before. Means and standard deviations
+are over seeds. What a method costs in time and memory is in `docs/performance.md`: the machine that
+made these tables had other work to do."""
 
 
 def tables(results: Mapping[str, Record]) -> str:
@@ -424,15 +425,13 @@ def compare_table(records: Sequence[Record], results: Mapping[str, Record]) -> s
     for (method, lr), some in sorted(groups.items()):
         objective, teacher = METHODS[method]
         marks = [record["marks"][-1] for record in some]
-        seconds = [mark["seconds"] for mark in marks if "seconds" in mark]
         row = [objective, "" if teacher == NONE else teacher, rate(lr) if lr else ""]
         row += [spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
         row += [spread([mark["kl"] for mark in marks], 3)]
-        row += [f"{statistics.median(seconds):.0f}" if seconds else ""]
         fallen = sum(fallen_by(record, results) is not None for record in some)
         rows.append([*row, f"{fallen} of {len(some)}"])
     shares = [f"{name}, %" for name in SHARES.values()]
-    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "s", "collapsed"], rows)
+    return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "collapsed"], rows)
 
 
 def stability_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
@@ -455,8 +454,9 @@ def stability_table(records: Sequence[Record], results: Mapping[str, Record]) ->
 def fallen_by(record: Record, results: Mapping[str, Record]) -> int | None:
     """The epochs after which a run was found collapsed, if it was."""
     before = start_of(record, results)
-    marks = record["marks"] if before else []
-    return next((mark["epochs"] for mark in marks if collapsed(mark, before)), None)
+    if before is None:
+        return None
+    return next((m["epochs"] for m in record["marks"] if collapsed(m, before)), None)
 
 
 def quadruple(mark: Mapping[str, float]) -> str:

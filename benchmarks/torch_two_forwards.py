@@ -19,10 +19,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from interact_jax.data.encode import Unit
 
 
 def parse() -> argparse.Namespace:
@@ -48,7 +51,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def windows(args: argparse.Namespace, turns: int) -> list[Any]:
+def windows(args: argparse.Namespace, turns: int) -> list[Unit]:
     import numpy as np
 
     from interact_jax.bench import Dialogue
@@ -63,6 +66,7 @@ def torch_step(args: argparse.Namespace, turns: int) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from interact_jax.data.recipes import HINDSIGHT, PLAIN
     from interact_jax.models.shapes import SHAPES
 
     raw = dict(SHAPES[args.model_shape])
@@ -77,7 +81,10 @@ def torch_step(args: argparse.Namespace, turns: int) -> Any:
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-6, fused=True)
-    interactions = windows(args, turns)
+    interactions = []
+    for (example,) in windows(args, turns):
+        x, xo = (example.contexts[view].tolist() for view in (PLAIN, HINDSIGHT))
+        interactions.append((x, xo, example.target.y.tolist()))
     mixed = torch.autocast(args.device, torch.bfloat16, enabled=args.dtype == "bfloat16")
 
     def logps(context: list[int], y: list[int]) -> torch.Tensor:
@@ -88,11 +95,11 @@ def torch_step(args: argparse.Namespace, turns: int) -> Any:
         return logits.log_softmax(-1).gather(1, target)[:, 0]
 
     def step() -> None:
-        for one in interactions:
+        for x, xo, y in interactions:
             with mixed:
                 with torch.no_grad():
-                    teacher = logps(one.xo, one.y)
-                student = logps(one.x, one.y)
+                    teacher = logps(xo, y)
+                student = logps(x, y)
             signal = (teacher - student).detach()
             (-(signal * student).mean() / len(interactions)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -109,6 +116,7 @@ def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
     import jax.numpy as jnp
 
     from interact_jax import bench, cli, sharding
+    from interact_jax.data.recipes import RECIPES
     from interact_jax.data.tree import GROW
     from interact_jax.models.attention import backend_for
     from interact_jax.models.decoder import Decoder
@@ -122,7 +130,7 @@ def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
         remat=args.remat,
         attention=backend_for(args.attention, mesh),
     )
-    row = bench.one_row(GROW[way](windows(args, turns)))
+    row = bench.one_row(GROW[way](windows(args, turns), RECIPES["hindsight"].frozen))
     return bench.make_step(decoder, [row], way, mesh).run
 
 

@@ -32,7 +32,8 @@ from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.families import DecoderConfig
 from interact_jax.optim import learning_rate, make_optimiser
-from interact_jax.schema import Batch
+from interact_jax.schema import Batch, TokenStream
+from interact_jax.scoring import Source
 from interact_jax.teachers import POLICY
 
 OPENING = 4  # tokens that end a prompt ("<|im_start|>assistant\n"), part of the user's turn
@@ -81,10 +82,10 @@ class Dialogue:
                     target, id=f"{target.id}+", y=as_ids(some(self.reply))
                 )
                 unit = [Example(revised, {PLAIN: x})]
-            if self.recipe == "pairs":
-                better = dataclasses.replace(revised, side=PREFERRED)
-                worse = dataclasses.replace(target, id=f"{target.id}-", side=REJECTED)
-                unit = [Example(better, {PLAIN: x}), Example(worse, {PLAIN: x})]
+                if self.recipe == "pairs":
+                    better = dataclasses.replace(revised, side=PREFERRED)
+                    worse = dataclasses.replace(target, id=f"{target.id}-", side=REJECTED)
+                    unit = [Example(better, {PLAIN: x}), Example(worse, {PLAIN: x})]
             window.append(unit)
             history = [*history, *user, *opening, *y]
         return window
@@ -104,7 +105,7 @@ def one_row(trees: Sequence[Tree], height: int = 1, known: Set[str] = frozenset(
 def with_known(batch: Batch) -> Batch:
     """The batch with numbers for log-probabilities that have not been computed: zeros."""
     there = {name: np.nan_to_num(logps) for name, logps in batch.replies.known.items()}
-    return batch.replace(replies=batch.replies.replace(known=there))
+    return dataclasses.replace(batch, replies=dataclasses.replace(batch.replies, known=there))
 
 
 # ------------------------------------------------------------------------------------ one step
@@ -116,7 +117,7 @@ class Step:
 
     sharing: str
     micro: list[Batch]
-    run: Callable[[], None] | None  # None: only compiled
+    run: Callable[[], None]  # fails where the step is only compiled
     compiled_bytes: int  # temporaries of the compiled gradient, by the compiler's own figure
     flops: int  # of the gradients, counted in the jaxpr, loops by how often they run
     useful_flops: int
@@ -167,9 +168,10 @@ def make_step(
     teacher are those of `cfg`."""
     cfg = config.default() if cfg is None else cfg.copy_and_resolve_references()
     cfg.sharing = sharing
-    optimiser, rules = make_optimiser(cfg.optim), method_of(cfg).rules
+    optimiser, method = make_optimiser(cfg.optim), method_of(cfg)
+    asked = sharing, method.sources
     with sharding.on(mesh):
-        abstract = train.abstract_state(decoder, optimiser, mesh, rules)
+        abstract = train.abstract_state(decoder, optimiser, mesh, method.rules)
         differentiate, add, update = train.jit_step(
             cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 100)
         )
@@ -179,12 +181,13 @@ def make_step(
         compiled = [differentiate.lower(models, b).compile() for b in of_shape.values()]
 
         def fresh() -> train.TrainState:
-            return train.new_state(decoder.fresh_params(0), optimiser, rules)
+            return train.new_state(decoder.fresh_params(0), optimiser, method.rules)
 
         state = jax.jit(fresh, out_shardings=sharding.layout_of(abstract))() if runs else None
 
     def run() -> None:
         nonlocal state
+        assert state is not None, "this step is only compiled"
         with sharding.on(mesh):
             sums = None
             for batch in rows:
@@ -196,11 +199,11 @@ def make_step(
     return Step(
         sharing,
         list(micro),
-        run if runs else None,
-        max(one.memory_analysis().temp_size_in_bytes for one in compiled),
+        run,
+        max(m.temp_size_in_bytes for one in compiled if (m := one.memory_analysis())),
         sum(gradient_flops(decoder, batch, cfg) for batch in micro),
-        sum(useful_flops(decoder.config, batch) for batch in micro),
-        sum(token_passes(batch, decoder.remat != "none") for batch in micro),
+        sum(useful_flops(decoder.config, batch, *asked) for batch in micro),
+        sum(token_passes(batch, decoder.remat != "none", *asked) for batch in micro),
     )
 
 
@@ -223,12 +226,27 @@ def ratio(tree: Step, none: Step) -> float:
 # -------------------------------------------------------------------------- what it ought to cost
 
 
-def token_passes(batch: Batch, remat: bool) -> int:
+def streams(batch: Batch, sharing: str, sources: Set[Source]) -> list[tuple[TokenStream, bool]]:
+    """What runs through a model, for each model that is asked, and whether it is differentiated."""
+    found = []
+    for model in {source.model for source in sources}:
+        views = {source.view for source in sources if source.model == model}
+        live, trained = views - {*batch.frozen_views}, model == POLICY
+        if live or sharing == "tree":
+            found.append((batch.trunk, trained))
+        if live:
+            found.append((batch.live, trained))
+        if views - live:
+            found.append((batch.frozen, False))
+    return found
+
+
+def token_passes(batch: Batch, remat: bool, sharing: str, sources: Set[Source]) -> int:
     """Forward passes of single tokens that a step is worth (a backward pass is two): every token of
-    the student 3, with rematerialisation 4, the teacher's 1. The ratio of two is the bound of
-    their speeds where attention and head cost nothing."""
-    live = _held(batch.trunk) + _held(batch.live)
-    return (4 if remat else 3) * live + _held(batch.frozen)
+    the student 3, with rematerialisation 4, others' 1. The ratio of two is the bound of their
+    speeds where attention and head cost nothing."""
+    worth = {True: 4 if remat else 3, False: 1}
+    return sum(worth[live] * _held(stream) for stream, live in streams(batch, sharing, sources))
 
 
 def gradient_flops(decoder: Decoder, batch: Batch, cfg: ConfigDict) -> int:
@@ -245,7 +263,7 @@ def gradient_flops(decoder: Decoder, batch: Batch, cfg: ConfigDict) -> int:
     return flops.count(step, dict.fromkeys((POLICY, *method.rules), params), batch)
 
 
-def useful_flops(config: DecoderConfig, batch: Batch) -> int:
+def useful_flops(config: DecoderConfig, batch: Batch, sharing: str, sources: Set[Source]) -> int:
     """FLOPs that these arrays ask for: every held token once forward, those of the student twice
     backward, every query with the keys it sees, the head at reply tokens; nothing recomputed.
 
@@ -257,13 +275,15 @@ def useful_flops(config: DecoderConfig, batch: Batch) -> int:
         2 * c.layers * c.width * (c.head_width * 2 * (c.heads + c.kv_heads) + 3 * c.mlp_width)
     )
     per_pair = 4 * c.layers * c.heads * c.head_width
+    worth = {True: 3, False: 1}
     total = 0
-    for stream, worth in ((batch.trunk, 3), (batch.live, 3), (batch.frozen, 1)):
+    for stream, live in streams(batch, sharing, sources):
         held = np.asarray(stream.segment_BxL) > 0
         pairs = int((np.asarray(stream.position_BxL, np.int64) + 1)[held].sum())
-        total += worth * (int(held.sum()) * per_token + pairs * per_pair)
+        total += worth[live] * (int(held.sum()) * per_token + pairs * per_pair)
     replies = int((np.asarray(batch.replies.example_BxR) >= 0).sum())
-    return total + 4 * replies * 2 * c.width * c.vocab_size
+    heads = sum(worth[s.model == POLICY and s.view not in batch.frozen_views] for s in sources)
+    return total + heads * replies * 2 * c.width * c.vocab_size
 
 
 def _held(stream: Any) -> int:

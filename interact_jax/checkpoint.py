@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -161,18 +162,39 @@ def _restore_fixed(place: Path, abstract_params: Any) -> Any:
         return checkpointer.restore(place, {"params": abstract_params})["params"]
 
 
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what the writer reports
+
+
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """What the writer in the background reports of a full disk as ValueError is an OSError here."""
     try:
         yield
     except ValueError as error:
-        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
+        if not (code := OS_ERROR.search(str(error))):
             raise
-        # One message is enough: every other array's write would report the same at exit.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         number = int(code.group(1))
         raise OSError(number, f"{os.strerror(number)} while a checkpoint was written") from error
+
+
+def say_errors_once() -> None:
+    """Of a write that failed every array and every thread says so, each with a traceback: in a log,
+    or by a callback to an event loop that has ended. `save` and `wait` raise the first; for a
+    program that is enough."""
+    for writer in ("absl", "asyncio"):
+        logging.getLogger(writer).addFilter(_is_news)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _show_news
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, OSError) or OS_ERROR.search(str(error)))
+
+
+def _show_news(raised: sys.UnraisableHookArgs) -> None:
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def _check_shapes(item: Path, abstract_params: Any, model: str) -> None:

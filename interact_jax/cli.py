@@ -9,12 +9,13 @@
         cli.run(main)
 
 Exit status: 0 on success and for --help, 2 on bad arguments, settings or input, 1 on an internal
-failure, 130 when interrupted.
+failure, 128 and its number when a signal has ended it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import gzip
@@ -30,20 +31,31 @@ from typing import Any, NoReturn
 
 import jax
 
-from interact_jax import config, foreign
+from interact_jax import checkpoint, config, ends, foreign
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
 
-# A disk, a quota or the largest size of a file is used up, or the disk fails.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-NO_ROOM_REMEDY = (
-    "Make room and start the same command again; checkpoints that were complete are as they were."
+# Why something cannot be written any more, and what to do.
+NO_ROOM = "Make room"  # a disk, a quota or the largest size of a file is used up
+UNWRITABLE = {
+    errno.ENOSPC: NO_ROOM,
+    errno.EDQUOT: NO_ROOM,
+    errno.EFBIG: NO_ROOM,
+    errno.EROFS: "Make it writable, or give another place",
+    errno.EIO: "The disk fails: give another",
+}
+UNWRITABLE_REMEDY = (
+    "{}, and start the same command again; checkpoints that were complete are as they were."
 )
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")  # in /dev: TPU, GPU
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+
+
+class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """The description as it stands, and the default of every argument."""
 
 
 def settings_parser(description: str | None) -> argparse.ArgumentParser:
@@ -75,13 +87,18 @@ def run(main: Callable[[], None]) -> NoReturn:
     An InputError is what the user can mend: one message on stderr, no traceback. argparse's own
     exits (2 for bad arguments, 0 for --help) pass through.
     """
+    checkpoint.say_errors_once()
     try:
-        main()
+        with ends.catching():
+            main()
         sys.stdout.flush()  # here, so that a closed pipe is met below and not at interpreter exit
+    except ends.Ended as ended:
+        _flush()
+        ends.leave(ended.number)
     except InputError as error:
         _leave(2, f"error: {error}")
     except RunStopped as stopped:
-        _leave(1, f"stopped: {stopped}")
+        _leave(stopped.status, f"stopped: {stopped}")
     except KeyboardInterrupt:
         _leave(130, "interrupted")  # 128 + SIGINT, as shells have it
     except BrokenPipeError:
@@ -91,8 +108,9 @@ def run(main: Callable[[], None]) -> NoReturn:
         _leave(1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        if error.errno in NO_ROOM:
-            _leave(1, f"error: {place}{error.strerror}. {NO_ROOM_REMEDY}")
+        if error.errno in UNWRITABLE:
+            remedy = UNWRITABLE_REMEDY.format(UNWRITABLE[error.errno])
+            _leave(1, f"error: {place}{error.strerror}. {remedy}")
         if place and isinstance(error, BAD_PLACE):
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
@@ -107,7 +125,7 @@ def keep_compiled(directory: str = "auto") -> None:
     "auto" is the user's cache directory, "" keeps nothing. A directory that jax was given already
     (JAX_COMPILATION_CACHE_DIR) stays.
     """
-    if not directory or jax.config.jax_compilation_cache_dir:
+    if not directory or jax.config.values["jax_compilation_cache_dir"]:
         return
     if directory == "auto":
         try:
@@ -175,6 +193,11 @@ def write_text(out: Path, text: str) -> None:
     temporary = out.with_name(out.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(out)
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
 
 
 def _leave(status: int, message: str = "") -> NoReturn:

@@ -129,6 +129,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if file.suffix != ".py":
         raise InputError(f"--config={path}: expected a Python file, such as configs/quickstart.py.")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None  # as of any file that ends in .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

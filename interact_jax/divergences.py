@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from interact_jax.logits import SAVED, Logits
+from interact_jax.logits import SAVED, Logits, top
 
 # (s, t, constant) -> the divergence [...]; and, with it and a factor [...], the gradient [..., V].
 Value = Callable[[jax.Array, jax.Array, Any], jax.Array]
@@ -27,7 +27,15 @@ Gradient = Callable[[jax.Array, jax.Array, Any, jax.Array], jax.Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _divergence(value: Value, gradient: Gradient, constant, student, lse_s, teacher, lse_t):
+def _divergence(
+    value: Value,
+    gradient: Gradient,
+    constant: Any,
+    student: jax.Array,
+    lse_s: jax.Array,
+    teacher: jax.Array,
+    lse_t: jax.Array,
+) -> jax.Array:
     """`lse_s` belongs to `student`: the gradient by that has the part which goes through it."""
     return value(student - lse_s[..., None], teacher - lse_t[..., None], constant)
 
@@ -123,10 +131,12 @@ def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) ->
     if k >= student.logits_BxCxV.shape[-1]:
         return reverse_kl(student, teacher)
     of = teacher if by_teacher else student
-    found = jax.lax.top_k(jax.lax.stop_gradient(of.logp()), k)
+    found = top(jax.lax.stop_gradient(of.logp()), k)
     least, index = (checkpoint_name(x[..., -1:], SAVED) for x in found)  # chosen once
 
-    def chosen(s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]):
+    def chosen(
+        s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]
+    ) -> jax.Array:
         """Where the chosen tokens are; of equals, top_k takes the first."""
         least, index = least_and_index
         x = t if by_teacher else s

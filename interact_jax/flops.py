@@ -8,6 +8,7 @@ that follows from them is evaluated and the loop is counted as it would run.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,13 +47,18 @@ def _without_dead_code(jaxpr: Any) -> Any:
 class _Lazy:
     """A value that follows from concrete arguments, computed when a loop asks for it."""
 
+    value: np.ndarray  # there when `compute` is not any more
+
     def __init__(self, compute: Callable[[], Any]):
-        self.compute, self.value = compute, None
+        self.compute: Callable[[], Any] | None = compute
 
     def get(self) -> np.ndarray:
         if self.compute is not None:
             self.value, self.compute = np.asarray(self.compute()), None
         return self.value
+
+    def item(self, index: int) -> _Lazy:
+        return _Lazy(lambda: self.get()[index])
 
 
 Known = _Lazy | None  # None: not known before the program runs
@@ -74,7 +80,9 @@ class _Counter:
         self.seen: dict[Any, tuple[int, list[Known]]] = {}
         self.loops: dict[int, bool] = {}
 
-    def run(self, jaxpr: Any, consts: Sequence[Any], known: Sequence[Known]):
+    def run(
+        self, jaxpr: Any, consts: Sequence[Any], known: Sequence[Known]
+    ) -> tuple[int, list[Known]]:
         """(FLOPs, what is known of the outputs) of a jaxpr, given what is known of its inputs."""
         env = dict(zip(jaxpr.constvars, map(_known, consts), strict=True))
         env |= {
@@ -123,9 +131,10 @@ class _Counter:
             outputs = found[0][1] if len(found[0][1]) == len(unknown) else unknown
             return sum(flops for flops, _ in found), outputs
         integral = all(_integral(var.aval.dtype) for var in equation.outvars)
-        follows = name == "iota" or (inputs and all(value is not None for value in inputs))
+        given = [value for value in inputs if value is not None]
+        follows = name == "iota" or (inputs and len(given) == len(inputs))
         if integral and follows:
-            return 0, _evaluated(equation, inputs)
+            return 0, _evaluated(equation, given)
         return 0, unknown
 
     def body(self, body: Any, known: Sequence[Known]) -> tuple[int, list[Known]]:
@@ -154,7 +163,7 @@ class _Counter:
         total = 0
         for step in range(length):
             index = length - 1 - step if params["reverse"] else step
-            slices = [None if x is None else _Lazy(lambda x=x, i=index: x.get()[i]) for x in xs]
+            slices = [None if x is None else x.item(index) for x in xs]
             flops, found = self.once(body, [*consts, *carry, *slices])
             total += flops
             carry = found[:carried]
@@ -218,7 +227,7 @@ def _fits(value: _Lazy, var: Any) -> bool:
     return value.compute is not None or value.get().shape == var.aval.shape
 
 
-def _evaluated(equation: Any, inputs: list[_Lazy]) -> list[_Lazy]:
+def _evaluated(equation: Any, inputs: list[_Lazy]) -> list[Known]:
     def compute() -> list[Any]:
         values = [jnp.asarray(value.get()) for value in inputs]
         found = equation.primitive.bind(*values, **equation.params)
@@ -231,4 +240,4 @@ def _evaluated(equation: Any, inputs: list[_Lazy]) -> list[_Lazy]:
             together.extend(compute())
         return together[index]
 
-    return [_Lazy(lambda index=index: output(index)) for index in range(len(equation.outvars))]
+    return [_Lazy(functools.partial(output, index)) for index in range(len(equation.outvars))]

@@ -19,8 +19,10 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings, encode
@@ -28,7 +30,7 @@ from interact_jax.data.examples import PREFERRED, REJECTED, Draft
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, revised
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.models.decoder import Decoder
-from interact_jax.schema import Conversation
+from interact_jax.schema import Conversation, Interaction, Message
 from interact_jax.settings import Setting
 from interact_jax.signal import logps_of
 
@@ -86,11 +88,11 @@ class HindsightCheck:
 
 def check_hindsight(
     decoder: Decoder,
-    params: object,
+    params: Any,
     conversations: Sequence[Conversation],
     chat: ChatFormat,
     settings: EncodeSettings,
-    mesh: object,
+    mesh: Mesh,
     *,
     most: int = 64,
     seed: int = 0,
@@ -125,7 +127,7 @@ def _drafts(
     rng = random.Random(seed)
     order = list(range(len(conversations)))
     rng.shuffle(order)
-    chosen = []
+    chosen: list[tuple[str, Interaction, Message]] = []
     for index in order:
         if len(chosen) >= most:
             break

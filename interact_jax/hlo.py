@@ -105,6 +105,7 @@ def _calls(
 ) -> Iterator[tuple[str, int]]:
     if one.op == "while":
         loop = re.search(r"condition=(%[\w.\-]+), body=(%[\w.\-]+)", one.rest)
+        assert loop, f"a while without condition and body: {one.rest}"
         yield loop[2], _trips(one, body, computations[loop[1]], computations[loop[2]])
         return
     names = _CALL.findall(one.rest)
@@ -115,7 +116,9 @@ def _calls(
             yield name, 1
 
 
-def _trips(loop: _Instruction, outside: Computation, condition: Computation, body: Computation):
+def _trips(
+    loop: _Instruction, outside: Computation, condition: Computation, body: Computation
+) -> int:
     """How often a loop runs: while (i < bound) i += step, all of them constants; else 1."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])

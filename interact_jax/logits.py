@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec
 
+VOCABULARY = ("fsdp", "tensor")  # the mesh axes that V is shared out over
 SAVED = "lse"  # what the backward pass keeps of a chunk: log-sum-exps, and the like
 
 
@@ -60,6 +63,29 @@ def _at_backward(residuals, dat):
 
 
 at.defvjp(lambda logits, target: (at(logits, target), (target, logits.shape[-1])), _at_backward)
+
+
+def top(x_BxCxV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k largest and where they are, [B, C, k] each; of equals the first. Of a vocabulary that
+    is shared out every device takes its own k, and only these are sent."""
+    mesh, V = jax.sharding.get_abstract_mesh(), x_BxCxV.shape[-1]
+    shares = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in VOCABULARY)
+    if shares == 1 or V % shares:
+        return jax.lax.top_k(x_BxCxV, k)
+
+    def of_all(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        largest, index = jax.lax.top_k(x, min(k, V // shares))
+        index += jax.lax.axis_index(VOCABULARY) * (V // shares)
+        largest, index = (
+            jax.lax.all_gather(own, VOCABULARY, axis=2, tiled=True) for own in (largest, index)
+        )
+        largest, place = jax.lax.top_k(largest, k)
+        return largest, jnp.take_along_axis(index, place, axis=2)
+
+    rows = PartitionSpec("data")
+    shared = PartitionSpec("data", None, VOCABULARY)
+    # That the result is the same on all devices is more than shard_map can see.
+    return jax.shard_map(of_all, in_specs=shared, out_specs=rows, check_vma=False)(x_BxCxV)
 
 
 Quantity = Callable[[Mapping[str, Logits], jax.Array], jax.Array]

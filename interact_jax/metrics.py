@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -126,18 +125,14 @@ def _drop_lines_after(file: Path, step: int) -> None:
     temporary.replace(file)
 
 
-class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request (`asked`) to stop after the step at hand."""
+TOLD = {
+    "limited": "limits.user, limits.conversation: took {:.1%} of the weight of a step",
+    "skipped": "skip.signal: left {:.1%} of the interactions out of the backward pass",
+}
 
-    def __enter__(self) -> StopSignal:
-        self.asked = ""
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
 
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: Any) -> None:
-        self.asked = signal.Signals(number).name
-        signal.signal(number, self._before[number])  # a second one acts at once
+def told_lines(file: Path) -> list[str]:
+    """For the summary of a run: what the average step says of its limits and of what it skips."""
+    steps = [json.loads(line) for line in file.read_text().splitlines()]
+    found = {name: [step[name] for step in steps if name in step] for name in TOLD}
+    return [TOLD[name].format(sum(some) / len(some)) for name, some in found.items() if any(some)]

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from interact_jax import divergences
-from interact_jax.logits import Quantity, logp
-from interact_jax.schema import Replies, Sum
+from interact_jax.logits import Logits, Quantity, logp
+from interact_jax.schema import Array, Replies, Sum
 from interact_jax.settings import Setting
 
 Quantities = Mapping[str, jax.Array]
@@ -100,14 +100,14 @@ SETTINGS = {
 
 def examples(replies: Replies) -> jax.Array:
     """The weight of all examples of the rows, float32 scalar: what a loss is divided by."""
-    return replies.share_BxI.sum()
+    return jnp.sum(replies.share_BxI)
 
 
 def counted_in(replies: Replies) -> dict[str, jax.Array]:
     """How many units (interactions, pairs) the rows hold, and how many counted tokens."""
     return {
-        "interactions": (replies.unit_BxI.max(axis=1) + 1).sum(),
-        "reply_tokens": (replies.weight_BxR > 0).sum(),
+        "interactions": jnp.sum(replies.unit_BxI.max(axis=1) + 1),
+        "reply_tokens": jnp.sum(replies.weight_BxR > 0),
     }
 
 
@@ -139,7 +139,7 @@ def to_tokens(per_example_BxI: jax.Array, replies: Replies) -> jax.Array:
     return jnp.take_along_axis(per_example_BxI, jnp.maximum(replies.example_BxR, 0), axis=1)
 
 
-def over_unit(per_example_BxI: jax.Array, replies: Replies) -> jax.Array:
+def over_unit(per_example_BxI: Array, replies: Replies) -> jax.Array:
     """Sums [B, I] over the examples of every unit, at the number of the unit."""
     B, I = per_example_BxI.shape
     row = jax.lax.broadcasted_iota(jnp.int32, (B, I), 0)
@@ -208,7 +208,7 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
 LARGEST = 20.0  # log of a ratio, so that its gradient is a number where samplers say -9999
 
 
-def _ratio(logp_BxR: jax.Array, old_BxR: jax.Array) -> jax.Array:
+def _ratio(logp_BxR: jax.Array, old_BxR: Array) -> jax.Array:
     """exp(logp - old); where the older one is not known (NaN) it is that of now."""
     now = jax.lax.stop_gradient(logp_BxR)
     old_BxR = jnp.where(jnp.isnan(old_BxR), now, old_BxR)
@@ -228,7 +228,13 @@ def _distil(divergence: Callable[..., jax.Array]) -> tuple[Term, ...]:
     return (Term(("student", "teacher"), {**BOTH, "divergence": between}, loss, SIGNAL),)
 
 
-def _between(divergence, a, b, roles, target_BxC) -> jax.Array:
+def _between(
+    divergence: Callable[..., jax.Array],
+    a: str,
+    b: str,
+    roles: Mapping[str, Logits],
+    target_BxC: jax.Array,
+) -> jax.Array:
     return divergence(roles[a], roles[b])
 
 
@@ -337,7 +343,8 @@ def total_of(
     terms: tuple[Term, ...], quantities: Quantities, replies: Replies
 ) -> tuple[Sum, dict[str, Sum]]:
     """The loss as a sum over examples, to be divided by their weight, and what is to be shown."""
-    total, shown = jnp.float32(0), {}
+    total = jnp.float32(0)
+    shown: dict[str, Sum] = {}
     for term in terms:
         one, more = term.loss(quantities, replies)
         if set(more) != set(term.shown):

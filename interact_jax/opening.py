@@ -139,14 +139,14 @@ def open_model(
 def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> OpenedModel:
     """The model of a run's settings; a run that is resumed brings config and tokenizer itself, in
     its directory `run`."""
-    here = run is not None
-    if here:
-        _check_same(Path(cfg.model.path).expanduser(), run / "model")
+    own = None if run is None else run / "model"
+    if own is not None:
+        _check_same(Path(cfg.model.path).expanduser(), own)
     return open_model(
-        run / "model" if here else cfg.model.path,
+        own or cfg.model.path,
         mesh=mesh,
-        tokenizer="" if here else cfg.model.tokenizer,
-        weights=cfg.model.init == "pretrained" and not here,
+        tokenizer="" if own else cfg.model.tokenizer,
+        weights=cfg.model.init == "pretrained" and not own,
         hindsight=cfg.hindsight,
         reply_tokens=cfg.data.reply_tokens,
         max_length=cfg.data.max_length,

@@ -23,6 +23,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ROLES = ("system", "user", "assistant")
 
@@ -38,8 +39,12 @@ class InputError(ValueError):
 class RunStopped(RuntimeError):
     """A run ended before its end for a reason that is no bug; the message says it and what to do.
 
-    Programs print it without a traceback and exit with status 1.
+    Programs print it without a traceback and exit with `status`.
     """
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
 
 
 # ----------------------------------------------------------------------------- on the host
@@ -108,6 +113,9 @@ class Conversation:
 
 # --------------------------------------------------------------------------- on the device
 
+Array = jax.Array | np.ndarray
+"""Of a batch: numpy where it is packed, jax.Array where it is computed with."""
+
 
 @flax.struct.dataclass
 class TokenStream:
@@ -118,10 +126,10 @@ class TokenStream:
     indexes the row's table of branches, 0 = on the trunk.
     """
 
-    id_BxL: jax.Array
-    position_BxL: jax.Array
-    segment_BxL: jax.Array
-    branch_BxL: jax.Array
+    id_BxL: Array
+    position_BxL: Array
+    segment_BxL: Array
+    branch_BxL: Array
 
 
 @flax.struct.dataclass
@@ -132,9 +140,9 @@ class Branches:
     trunk (0); the column is there for deeper trees.
     """
 
-    segment_BxJ: jax.Array
-    parent_BxJ: jax.Array
-    fork_BxJ: jax.Array
+    segment_BxJ: Array
+    parent_BxJ: Array
+    fork_BxJ: Array
 
 
 @flax.struct.dataclass
@@ -151,14 +159,14 @@ class Replies:
     `share` is the weight of an example among all, and those of a unit that counts once sum to 1.
     """
 
-    example_BxR: jax.Array  # which example of the row, -1 = padding
-    target_BxR: jax.Array
-    weight_BxR: jax.Array
-    predictor: Mapping[str, jax.Array]  # by view, [B, R]
-    known: Mapping[str, jax.Array]  # log-probabilities from elsewhere, [B, R], NaN = not known
-    unit_BxI: jax.Array  # -1 = no such example
-    side_BxI: jax.Array  # 1 preferred, -1 not, 0 neither
-    share_BxI: jax.Array
+    example_BxR: Array  # which example of the row, -1 = padding
+    target_BxR: Array
+    weight_BxR: Array
+    predictor: Mapping[str, Array]  # by view, [B, R]
+    known: Mapping[str, Array]  # log-probabilities from elsewhere, [B, R], NaN = not known
+    unit_BxI: Array  # -1 = no such example
+    side_BxI: Array  # 1 preferred, -1 not, 0 neither
+    share_BxI: Array
 
 
 @flax.struct.dataclass
@@ -181,7 +189,7 @@ class Sum:
     count: jax.Array
 
     @classmethod
-    def of(cls, value: jax.Array, where: jax.Array) -> Sum:
+    def of(cls, value: jax.Array, where: Array) -> Sum:
         """Sum `value` over the entries that `where` selects; NaN elsewhere does not matter."""
         return cls(jnp.where(where, value, 0).sum(), where.sum().astype(jnp.float32))
 

@@ -10,6 +10,7 @@ again.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -18,15 +19,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from interact_jax.logits import SAVED, Logits, Quantity, Roles
+from interact_jax.logits import SAVED, VOCABULARY, Logits, Quantity, Roles
 from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
-from interact_jax.schema import Batch, TokenStream
+from interact_jax.schema import Array, Batch, TokenStream
 
 CHUNK = 512  # C: reply tokens of a row whose logits exist at a time, at most, of two sources; of
 # more sources fewer. Much fewer would leave an accelerator waiting for the head: v6e makes 560
 # FLOPs in the time it reads a byte.
-VOCABULARY = ("fsdp", "tensor")  # the mesh axes that V is shared out over, in here
 
 
 class Source(NamedTuple):
@@ -64,7 +64,8 @@ def one_pass(
         branches.append(BranchStream(batch.live, differentiated))
     if frozen:
         branches.append(BranchStream(batch.frozen, differentiated=False))
-    trunk, hiddens = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
+    found: Any = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
+    trunk, hiddens = found
     of_live = jnp.concatenate([trunk, *hiddens[: len(branches) - bool(frozen)]], axis=1)
     return _at_replies(batch, views, of_live, hiddens[-1] if frozen else None)
 
@@ -96,7 +97,7 @@ def _kinds(batch: Batch, views: Collection[str]) -> tuple[list[str], list[str]]:
 
 
 def _as_trunk(stream: TokenStream) -> TokenStream:
-    return stream.replace(branch_BxL=jnp.zeros_like(stream.branch_BxL))
+    return dataclasses.replace(stream, branch_BxL=jnp.zeros_like(stream.branch_BxL))
 
 
 def _at_replies(
@@ -104,6 +105,7 @@ def _at_replies(
 ) -> Hiddens:
     def rows(view: str) -> jax.Array:
         hidden_BxLxD = frozen if view in batch.frozen_views else live
+        assert hidden_BxLxD is not None  # this view is one of those that made `_kinds` want it
         index_BxR = batch.replies.predictor[view]
         return jnp.take_along_axis(hidden_BxLxD, index_BxR[:, :, None], axis=1)
 
@@ -140,7 +142,7 @@ def look(
 def score(
     seen: Mapping[Source, Seen],
     roles: Mapping[str, Mixture],
-    target_BxR: jax.Array,
+    target_BxR: Array,
     want: Mapping[str, Quantity],
     chunk: int = CHUNK,
 ) -> dict[str, jax.Array]:
@@ -154,7 +156,7 @@ def score(
     chunk = -(-R // -(-R * max(2, len(seen)) // (2 * chunk)))  # chunks of nearly the same length
     tail = -R % chunk
 
-    def chunks(x: jax.Array) -> jax.Array:  # [B, R, ...] -> [R / C, B, C, ...]
+    def chunks(x: Array) -> jax.Array:  # [B, R, ...] -> [R / C, B, C, ...]
         x = jnp.pad(x, [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
@@ -181,7 +183,7 @@ def score(
 def _mixed(mixture: Mixture, logits: Mapping[Source, jax.Array]) -> jax.Array:
     if len(mixture) == 1:  # a weight would be a temperature
         return logits[mixture[0][1]]
-    return sum(weight * logits[source] for weight, source in mixture)
+    return jnp.asarray(sum(weight * logits[source] for weight, source in mixture))
 
 
 def _laid_out(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

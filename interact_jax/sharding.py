@@ -14,7 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 AXES = ("data", "fsdp", "tensor", "sequence")
 ROWS = ("data", "fsdp")  # every device of these two axes has rows of its own
 
-LETTERS: dict[str, str | tuple[str, ...] | None] = {
+LETTERS: dict[str, str | tuple[str, ...]] = {
     "B": ROWS,
     "D": "fsdp",
     "V": "tensor",
@@ -121,7 +121,7 @@ def layout_of(abstract: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def axis_size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+def axis_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...]) -> int:
     return int(np.prod([mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis)]))
 
 

@@ -23,6 +23,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from interact_jax import checkpoint, config, known, scoring, sharding, skipping
@@ -37,8 +38,9 @@ from interact_jax.data.pipeline import (
     StepBatch,
     load_dataset,
 )
+from interact_jax.ends import Deferred
 from interact_jax.methods import Method, method_of
-from interact_jax.metrics import Journal, StopSignal
+from interact_jax.metrics import Journal
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counted_in
 from interact_jax.opening import OpenedModel, open_for
@@ -332,7 +334,7 @@ def jit_step(
     optimiser: optax.GradientTransformation,
     abstract: TrainState,
     lr: Callable[[jax.Array], jax.Array],
-) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Wrapped, Wrapped, Wrapped]:
     """(differentiate, add, update), jitted: the sums of a micro-batch, of two, and a step by them.
 
     Micro-batches per step vary freely; only another shape of rows compiles anew.
@@ -363,20 +365,20 @@ def loop(run: Run) -> None:
     """Train until the end of the run. The log shows step n - 1 while the device works on step n.
 
     Raises RunStopped after `max_bad_steps` steps in a row without a finite loss and gradient, and
-    on SIGINT or SIGTERM, then with a checkpoint of the last step.
+    on a signal that asks the program to end, then with a checkpoint of the last step.
     """
     cfg, first = run.config, int(run.state.step)
-    saved = run.checkpoints.latest()
     with (
         sharding.on(run.model.mesh),
-        StopSignal() as stop,
+        Deferred() as stop,
         Journal(run.workdir, first, run.total_steps, run.method.shown) as journal,
     ):
         for step in range(first + 1, run.total_steps + 1):
             sums, batch = sums_of(run, run.source.next(run.state))
             run.state, shown = run.update(run.state, sums)
             journal.add(step, shown, batch)
-            due = step % cfg.checkpoint.every == 0 or step == run.total_steps or stop.asked
+            asked = stop.asked  # once: a signal may come between any two lines
+            due = step % cfg.checkpoint.every == 0 or step == run.total_steps or asked
             if due:
                 journal.flush()  # the log must not lag behind what a resumed run takes for done
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
@@ -388,19 +390,21 @@ def loop(run: Run) -> None:
                 )
             if due:
                 run.checkpoints.save(step, run.state, run.source.position())
-                saved = step
-            if stop.asked:
-                run.checkpoints.wait()
-                raise RunStopped(
-                    f"stopped by {stop.asked} after step {saved} of {run.total_steps}; a "
-                    "checkpoint is saved, the same command goes on from it."
-                )
-    run.checkpoints.wait()
+            if asked:
+                break
+        run.checkpoints.wait()
+        if stop.asked:
+            raise RunStopped(
+                f"stopped by {stop.asked} after step {int(run.state.step)} of {run.total_steps}; "
+                "a checkpoint is saved, the same command goes on from it.",
+                stop.status,
+            )
 
 
 def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
     """The sums of a step, micro-batch by micro-batch, and the batch as it was differentiated."""
-    models, sums, of_all = run.state.all_params(), None, None
+    models, of_all = run.state.all_params(), None
+    sums: Any = None
     if run.skim is not None:
         batch, of_all = run.skim(models, batch)
     for micro in batch.micro:

@@ -14,6 +14,11 @@ temporaries, FLOPs and bound of models that this machine has no room for.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import dataclasses
 import json
@@ -50,9 +55,8 @@ COLUMNS = (
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.formatter_class = type(
-        "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=cli.Help, allow_abbrev=False
     )
     add = parser.add_argument
     add("--model-shape", default="small", choices=list(SHAPES), help="sizes, random parameters")
@@ -104,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         attention=attention,
     )
     chip = chips.chip_of(jax.devices()[0].device_kind)
-    peak = chip and chip.flops * jax.device_count()
+    peak = chip.flops * jax.device_count() if chip else None
     console = Console(width=max(110, Console().width))
     console.print(
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, "

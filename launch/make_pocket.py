@@ -12,14 +12,20 @@ on the way.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import json
 import math
 from pathlib import Path
 
 from interact_jax import cli
-from interact_jax.pocket import gates, logs, measure, training, world
+from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
+from pocket_model import gates, training
 
 
 def main(argv: list[str] | None = None) -> None:

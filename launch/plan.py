@@ -11,6 +11,11 @@ fit, it looks for the first change that does. Any setting can be set by --config
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import json
 import logging
@@ -50,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         change, better = plan.first_that_fits(cfg, work, args.topology)
         found["change"] = change
         found["changed"] = better and plan.to_json(better)
-        if better is None:
+        if change is None or better is None:
             print("\nNo change of remat, mesh, rows or slice that was tried makes it fit.")
         else:
             print("\nIt fits with " + plan.told(change) + "\n")

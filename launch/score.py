@@ -8,6 +8,11 @@ Writes a line per interaction: id, completion_ids (y and EOS), logp_student, log
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
+
 import argparse
 import logging
 from pathlib import Path
@@ -33,10 +38,8 @@ CHECKED = 512  # pairs that --check-hindsight looks at, at most
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
+        formatter_class=cli.Help,
         allow_abbrev=False,
-    )
-    parser.formatter_class = type(
-        "Help", (argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter), {}
     )
     add = parser.add_argument
     add("--model", required=True, help="Hugging Face directory, hub id, or pocket")

@@ -1,14 +1,19 @@
 """Train a model on conversations.
 
     python launch/train.py --config configs/quickstart.py --workdir runs/quickstart
-    python launch/train.py --config configs/offline_wildfeedback.py --workdir runs/wild \\
-        --config.model.path=Qwen/Qwen3-0.6B --config.optim.lr=1e-6
+    python launch/train.py --config configs/offline_wildfeedback.py \\
+        --workdir runs/wild --config.model.path=Qwen/Qwen3-0.6B
 
-Any setting of the config file can be set by --config.KEY=VALUE. Started again with the same
-workdir, a run goes on where its last checkpoint is.
+Any setting of the config file can be set by --config.KEY=VALUE. Started again
+with the same workdir, a run goes on where its last checkpoint is.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before what takes seconds to import
+    from interact_jax import ends
+
+    ends.in_words()
 
 import argparse
 import json
@@ -19,6 +24,7 @@ from pathlib import Path
 from interact_jax import cli, config, evaluation, hindsight_check, report, signal, train
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
+from interact_jax.metrics import told_lines
 
 log = logging.getLogger("interact_jax.launch.train")
 
@@ -55,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         after=after,
     )
     write_summary(run, before, after)
+    summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
 

@@ -23,11 +23,13 @@ CACHE = {
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
-    """Compile every program once per session, also for the processes that tests start."""
+    """Compile every program once per session, also for the processes that tests start.
+
+    TEST_COMPILED names a directory that outlives the session."""
     session = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         session = session.parent  # that of all workers
-    directory = session / "compiled"
+    directory = Path(os.environ.get("TEST_COMPILED") or session / "compiled")
     directory.mkdir(exist_ok=True)
     settings = {"jax_compilation_cache_dir": str(directory), **CACHE}
     for name, value in settings.items():

@@ -97,6 +97,6 @@ def test_tables(tmp_path, capsys):
     compare.main(["--out", str(tmp_path), "--stage", "table"])
     text = capsys.readouterr().out
     shares = "75.0 ± 7.1 | 10.0 ± 0.0 | 96.0 ± 0.0 | 100.0 ± 0.0"
-    assert f"| sdpo | self | 1.3e-4 | {shares} | 0.250 ± 0.000 | 2 | 0 of 2 |" in text
+    assert f"| sdpo | self | 1.3e-4 | {shares} | 0.250 ± 0.000 | 0 of 2 |" in text
     fallen = "| 80.0 / 95.0 / 100.0, 0.25 | 90.0 / 86.0 / 100.0, 0.25 |  |  | by 2x |"
     assert f"| sdpo | self | 1.3e-4 {fallen}" in text

@@ -51,16 +51,19 @@ def test_a_loop_whose_length_is_not_known_counts_once():
     assert flops.count(looped, X, jax.ShapeDtypeStruct((), jnp.int32)) == ONE
 
 
-def counted(turns, sharing, remat="full", attention="xla", objective="sdpo", **dialogue):
+def counted(
+    turns, sharing, remat="full", attention="xla", objective="sdpo", teacher="self", **dialogue
+):
     decoder = Decoder(shape("small"), remat=remat, attention=attention)
     cfg = config.default()
-    cfg.sharing, cfg.objective.name = sharing, objective
+    cfg.sharing, cfg.objective.name, cfg.teacher.name = sharing, objective, teacher
     method = method_of(cfg)
     dialogue["recipe"] = method.recipe
     dialogue = bench.Dialogue(turns, **dialogue)
     trees = dialogue.trees(sharing, np.random.default_rng(0), 8_192)
     row = bench.one_row(trees, known=method.known)
-    return bench.gradient_flops(decoder, row, cfg), row
+    asked = (row, sharing, method.sources)
+    return bench.gradient_flops(decoder, row, cfg), asked
 
 
 @pytest.mark.parametrize("attention", backends("dense", "pallas"))
@@ -73,11 +76,13 @@ def test_eight_turns_cost_a_fraction_of_two_passes(student_branches, most, atten
     assert tree <= most * none
 
 
-def test_what_is_computed_is_little_more_than_what_the_method_asks_for():
+@pytest.mark.parametrize("sharing", ["tree", "none"])
+@pytest.mark.parametrize("teacher", ["self", "ema"])
+def test_what_is_computed_is_little_more_than_what_the_method_asks_for(teacher, sharing):
     """Blocks that reach beyond what is seen, and logits that the backward pass makes again, are all
     that is added where nothing is rematerialised."""
-    computed, row = counted(8, "tree", remat="none")
-    useful = bench.useful_flops(shape("small"), row)
+    computed, asked = counted(8, sharing, remat="none", teacher=teacher)
+    useful = bench.useful_flops(shape("small"), *asked)
     assert useful < computed < 1.2 * useful
 
 
@@ -102,11 +107,23 @@ def test_attention_is_counted_by_the_keys_that_blocks_visit(backend, queries, ke
     assert flops.count(forward, q, k, trunk) == sum(keys) * queries * 2 * 2 * 4 * 16
 
 
+def passes(*asked):
+    return bench.token_passes(asked[0], True, *asked[1:])
+
+
+def test_a_teacher_with_weights_of_its_own_passes_the_trunk_again():
+    (_, itself), (_, average) = (counted(4, "tree", teacher=name) for name in ("self", "ema"))
+    trunk = int((itself[0].trunk.segment_BxL > 0).sum())
+    assert passes(*average) - passes(*itself) == trunk
+
+
 @pytest.mark.parametrize("objective", ["dpo", "sft"])
 def test_baselines_on_a_tree_cost_what_their_token_passes_say(objective):
     """A pair costs less than 0.75 of two full sequences at 4 turns."""
-    (tree, row), (none, apart) = (counted(4, way, objective=objective) for way in ("tree", "none"))
-    bound = bench.token_passes(row, True) / bench.token_passes(apart, True)
+    (tree, together), (none, apart) = (
+        counted(4, way, objective=objective) for way in ("tree", "none")
+    )
+    bound = passes(*together) / passes(*apart)
     assert bound < 0.75
     # The head over the replies costs both the same, and sharing saves attention beyond its tokens.
     assert tree / none < 0.75

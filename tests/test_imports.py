@@ -19,6 +19,7 @@ LAYERS = (
         "foreign",
         "logits",
         "divergences",
+        "ends",
     },
     {"sharding", "models", "data"},
     {"scoring", "objectives", "optim", "checkpoint", "generation", "opening", "teachers"},

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from interact_jax import config, hlo, sharding
-from interact_jax.logits import logp
+from interact_jax.logits import VOCABULARY, logp, top
 from interact_jax.objectives import examples, terms_of, total_of
 from interact_jax.schema import Replies, Sum
 from interact_jax.scoring import Seen, Source, score
@@ -107,6 +108,25 @@ def test_the_head_does_not_go_to_the_tokens():
     *_, text = on_mesh(hidden, head, np.zeros((8, 16), np.int32), data=1, fsdp=4, tensor=2)
     sent = sum(traffic.bytes for traffic in hlo.collectives(text, 8).values())
     assert sent < head.nbytes
+
+
+@pytest.mark.parametrize("V, k", [(4096, 20), (64, 20), (97, 20)])
+def test_the_largest_of_a_vocabulary_that_is_shared_out(V, k):
+    """k may be more than a device has of it; 97 does not divide, and stays whole."""
+    rng = np.random.default_rng(0)
+    x = jnp.array(rng.integers(-3, 3, (4, 16, V)), jnp.float32)  # many are equal
+    largest, index = jax.lax.top_k(x, k)
+    mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    with sharding.on(mesh):
+        names = VOCABULARY if V % 4 == 0 else None
+        layout = jax.sharding.NamedSharding(mesh, PartitionSpec("data", None, names))
+        compiled = jax.jit(lambda x: top(x, k)).lower(jax.device_put(x, layout)).compile()
+        found = compiled(jax.device_put(x, layout))
+    np.testing.assert_array_equal(found[0], largest)
+    np.testing.assert_array_equal(found[1], index)
+    if V == 4096:
+        sent = sum(traffic.bytes for traffic in hlo.collectives(compiled.as_text(), 8).values())
+        assert sent < x.nbytes / 32
 
 
 def replies_of(lengths, ignore_first=0):

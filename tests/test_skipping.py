@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from interact_jax import config, train
+from interact_jax.metrics import told_lines
 from interact_jax.schema import InputError
 from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
 
@@ -132,3 +133,9 @@ def test_an_objective_without_a_signal_skips_nothing(small, tmp_path):
     settings = {"skip.signal": 0.1, "objective.name": "sft"}
     with pytest.raises(InputError, match=r"skip\.signal=0\.1: objective\.name=sft has no signal"):
         sums(small, tmp_path, **settings)
+
+
+def test_the_summary_of_a_run_says_what_was_skipped_and_limited(tmp_path):
+    steps = [{"limited": 0.0, "skipped": 0.1}, {"limited": 0.0, "skipped": 0.3}]
+    (line,) = told_lines(write_lines(tmp_path / "metrics.jsonl", steps))
+    assert "skip.signal: left 20.0%" in line

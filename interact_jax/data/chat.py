@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class ChatFormat:
                 return [*whole[len(prompt_ids) :], self.eos_id]
         return [*self.encode(text), self.eos_id]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, special tokens written out and spaces as they are."""
         return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 

@@ -90,11 +90,14 @@ def read_conversations(
     for file, stem in find_files(path).items():
         report.files += 1
         for item in FORMATS[format].read(_counted(read_records(file, stem), report)):
-            loss = item if isinstance(item, Loss) else _reject(item, sources, usable, expected)
-            if loss is None:
-                conversations.append(item)
-                report.interactions += usable(item)
-                continue
+            if isinstance(item, Conversation):
+                loss = _reject(item, sources, usable, expected)
+                if loss is None:
+                    conversations.append(item)
+                    report.interactions += usable(item)
+                    continue
+            else:
+                loss = item
             if loss.remedy and on_error == "stop":
                 raise InputError(f"{loss}. {loss.remedy}.")
             report.lost[loss.reason] += 1

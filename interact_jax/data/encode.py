@@ -148,7 +148,9 @@ def _hopping_windows(
     counts: Counts,
 ) -> list[list[Unit]]:
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
-    start, windows, window = len(system), [], []
+    start = len(system)
+    windows: list[list[Unit]] = []
+    window: list[Unit] = []
     for drafts in units:
         x = drafts[0].x
 

@@ -187,7 +187,7 @@ def _paths(
     leaves = 0
     found, losses = _usable([root], None)
     yield from losses
-    waiting = [(turn,) for turn in found]
+    waiting: list[tuple[_Turn, ...]] = [(turn,) for turn in found]
     while waiting:
         path = waiting.pop()
         last = path[-1]
@@ -283,8 +283,8 @@ def _each(parse: Callable[[Record], Iterable[Conversation | Loss]]) -> Reader:
 
 def _misfit(fault: Fault, record: Record, format: str) -> Loss:
     """The loss of a record; where it looks like another format than the one named, that is said."""
-    detail, value = fault.detail, record.value
-    if isinstance(value, dict) and not FORMATS[format].sign(value) and (other := recognise(value)):
+    detail, value, sign = fault.detail, record.value, FORMATS[format].sign
+    if isinstance(value, dict) and sign and not sign(value) and (other := recognise(value)):
         detail = f"{detail}; it is read as {format} but looks like {other}, see data.format"
     return Loss(fault.reason, record.where, detail)
 

@@ -18,7 +18,7 @@ from interact_jax.schema import ROLES, Conversation, Message, Preference
 NATIVE = {role: role for role in ROLES}
 OPENAI = {**NATIVE, "developer": "system"}  # its newer name
 
-_KINDS = {str: "a string", list: "a list", dict: "an object"}
+_KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
 
 class Fault(Exception):

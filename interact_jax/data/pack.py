@@ -75,9 +75,10 @@ def pack(
                         at = starts[frozen][place.limb] + depth - limb.fork
                         index = at if frozen else np.where(depth < limb.fork, index, T + at)
                     predictor[view][b, to] = index
-                if _unit_of(reply) != last:
-                    last, units = _unit_of(reply), units + 1
-                part = factor(reply.target) * reply.target.weight / members[last]
+                together = _unit_of(reply)
+                if together != last:
+                    last, units = together, units + 1
+                part = factor(reply.target) * reply.target.weight / members[together]
                 example[b, to], target[b, to] = examples, y
                 weight[b, to] = part * (t >= ignore_first) / max(1, n - ignore_first)
                 for name in known & reply.target.known.keys():

@@ -93,7 +93,7 @@ class Dataset:
 def _crc(arrays: Iterable[np.ndarray]) -> int:
     found = 0
     for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array), found)
+        found = zlib.crc32(np.ascontiguousarray(array).data, found)
     return found
 
 

@@ -122,7 +122,7 @@ def ultrafeedback(record: Record) -> Iterator[Conversation | Loss]:
         with within(f"completions[{index}]"):
             turn = {"role": "assistant", **completions[index]}
             pair.append(read_message(turn, "role", "response", REPLY))
-    yield _pair(record, (question,), *pair, find_name(record.value, "id"))
+    yield _pair(record, (question,), pair[0], pair[1], find_name(record.value, "id"))
 
 
 def _pair(
@@ -259,7 +259,7 @@ def _transcript(value: Mapping[str, Any], key: str) -> tuple[Message, ...]:
 
 def _opening(value: Mapping[str, Any]) -> str:
     """The prompt if it is a transcript that a reply goes on with, else ""."""
-    prompt = value.get("prompt")
+    prompt = value.get("prompt", "")
     parts = _parts(prompt)
     return prompt if parts and parts[-2] == "Assistant" and not parts[-1].strip() else ""
 

@@ -25,6 +25,7 @@ SUFFIXES = (".json", ".jsonl", ".gz")
 CHUNK = 1 << 16  # bytes read at a time
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WBITS = 16 + zlib.MAX_WBITS  # tells zlib to expect a gzip header and to verify the checksum
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 # What a person can do about a loss; with no remedy there is nothing wrong.
 FIX_LINE = "Fix the line, or set --config.data.on_error=skip to drop such conversations"
@@ -68,7 +69,7 @@ def find_files(path: str) -> dict[str, str]:
     """
     path = os.path.expanduser(path)
     found = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
-    files = set()
+    files: set[str] = set()
     for name in found:
         if os.path.isdir(name):
             below = glob.glob(os.path.join(glob.escape(name), "**", "*"), recursive=True)
@@ -167,10 +168,9 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
     except UnicodeDecodeError:
         text, clean = data.decode(errors="surrogateescape"), False
     decode = json.JSONDecoder().raw_decode
-    skip_space = re.compile(r"[ \t\r\n]*").match
     text = text.rstrip()
     end = len(text) - text.endswith("]")
-    position = skip_space(text, text.index("[") + 1).end()
+    position = _skip_space(text, text.index("[") + 1)
     line, counted, number, whole = 1, 0, 0, True
     while position < end:
         start, number = position, number + 1
@@ -183,9 +183,9 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
                 yield Record(value, where, f"{stem}.{number}")
             else:
                 yield Loss("not UTF-8", where, "the item holds bytes that are not UTF-8")
-            position = skip_space(text, position).end()
+            position = _skip_space(text, position)
             if text.startswith(",", position):
-                position = skip_space(text, position + 1).end()
+                position = _skip_space(text, position + 1)
             elif whole and position < end:  # behind a fault, commas are not asked for
                 raise json.JSONDecodeError("Expecting ',' or the end", text, position)
         except (ValueError, RecursionError) as error:
@@ -203,6 +203,11 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
         yield Loss("damaged gzip", f"{source.path}:{line}", source.damage, FIX_FILE)
     elif whole and not text.endswith("]"):
         yield Loss("broken JSON", f"{source.path}:{line}", "the list has no end: ']' is missing")
+
+
+def _skip_space(text: str, position: int) -> int:
+    space = _SPACE.match(text, position)
+    return space.end() if space else position
 
 
 def _is_unicode(text: str) -> bool:

@@ -33,7 +33,7 @@ LONGEST = 64  # times as many characters as the messages have, plus 1,000,000
 class Generation(Extension):
     """`{% generation %}` marks what a model has said; the text is the same without."""
 
-    tags = frozenset({"generation"})
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -140,10 +140,9 @@ def main() -> None:
     try:
         template = compiled(given["source"])
     except Exception as error:  # a compiler may raise anything: RecursionError, MemoryError, ...
-        answer: dict[str, str] = {"why": told(error)}
-    else:
-        answer = {}
-    print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps({"why": told(error)}), file=answers, flush=True)
+        return
+    print("{}", file=answers, flush=True)
     for line in sys.stdin:
         bounded()
         answer = rendered(template, given["variables"], json.loads(line))

@@ -51,7 +51,7 @@ def _total(sizes: Iterable[Size]) -> Size:
     return sum(sizes, Size(0, 0, 0, 0, 0))
 
 
-def rounded(needs: Sequence[int], row_tokens: int) -> Size:
+def rounded(needs: Iterable[int], row_tokens: int) -> Size:
     """Capacity for `needs` (T, P, Q, R, J), rounded up so that small changes of data keep it."""
     block = BLOCK if row_tokens >= BLOCKS * BLOCK else MULTIPLE
     units = (block, *[MULTIPLE] * 4)

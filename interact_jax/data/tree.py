@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -248,7 +248,7 @@ def paths(tree: Tree) -> list[tuple[str, str, np.ndarray]]:
     ]
 
 
-def picture(tree: Tree, decode, width: int = 100) -> str:
+def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 100) -> str:
     """The tree as text, a line a sequence: shared tokens are drawn as `·`, a limb begins with `|`.
 
     `decode` turns ids into text. Columns are not tokens: every line has its own numbers.

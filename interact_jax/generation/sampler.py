@@ -113,7 +113,7 @@ class Sampler:
         indices = range(len(prompts)) if indices is None else indices
         self.check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, indices=indices)
         new = _bucket(max_new_tokens, LEAST_NEW)
-        done: list[Completion | None] = [None] * len(prompts)
+        done: dict[int, Completion] = {}
         with _bar(progress, len(prompts)) as advance, self._on_mesh():
             for members, rows, length in self._groups(prompts, new):
                 found = self._complete(
@@ -132,7 +132,7 @@ class Sampler:
                         )
                     done[member] = completion
                 advance(len(members))
-        return done
+        return [done[index] for index in range(len(prompts))]
 
     def check(
         self,

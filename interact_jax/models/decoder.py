@@ -22,12 +22,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn.initializers import Initializer
 
 from interact_jax.models.attention import SAVED, attend, dense
 from interact_jax.models.attention.sight import Sight, branch_sight, side_by_side, trunk_sight
 from interact_jax.models.families import DecoderConfig
 from interact_jax.models.layers import linear, rms_norm, rope_angles, rotate
-from interact_jax.schema import Branches, InputError, TokenStream
+from interact_jax.schema import Array, Branches, InputError, TokenStream
 from interact_jax.settings import Setting
 
 REMAT_POLICIES = {
@@ -69,7 +70,7 @@ class View:
     the first `stem` of the former and their own.
     """
 
-    position_BxL: jax.Array
+    position_BxL: Array
     angles: tuple[jax.Array, jax.Array]
     sight: Sight
     stem: int = flax.struct.field(pytree_node=False, default=0)
@@ -82,9 +83,12 @@ class View:
         stem = (x[:, : self.stem] for x in shared)
         if not self.differentiated:
             stem = (jax.lax.stop_gradient(x) for x in stem)
-        return tuple(jnp.concatenate(pair, axis=1) for pair in zip(stem, (k, v), strict=True))
+        k, v = (jnp.concatenate(pair, axis=1) for pair in zip(stem, (k, v), strict=True))
+        return k, v
 
-    def attend(self, q, k, v, window, backend: str) -> jax.Array:
+    def attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, window: jax.Array | None, backend: str
+    ) -> jax.Array:
         """Attention [B, L, H, K] over `keys`; `window` is None or the reach of this layer."""
         sight = self.sight
         if window is not None:
@@ -96,7 +100,7 @@ class View:
 class CacheView:
     """The same for tokens that are appended to a cache from `slot` on."""
 
-    position_BxL: jax.Array
+    position_BxL: Array
     position_BxS: jax.Array
     angles: tuple[jax.Array, jax.Array]
     mask_BxLxS: jax.Array
@@ -105,12 +109,15 @@ class CacheView:
 
     def keys(self, k: jax.Array, v: jax.Array, cached: Any) -> tuple[jax.Array, jax.Array]:
         """The cache of this layer with these keys and values written to it."""
-        return tuple(
+        k, v = (
             jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.slot, axis=1)
             for old, new in zip(cached, (k, v), strict=True)
         )
+        return k, v
 
-    def attend(self, q, k, v, window, backend: str) -> jax.Array:
+    def attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, window: jax.Array | None, backend: str
+    ) -> jax.Array:
         """Attention [B, L, H, K] over the cache; it has gaps, so this is dense."""
         mask = self.mask_BxLxS
         if window is not None:
@@ -180,7 +187,8 @@ class Layer(nn.Module):
         if c.o_bias:
             w |= {"o_bias": param("o_bias_D", zeros, D)}
 
-        shared_kv, outputs = cache_kv, []
+        shared_kv = cache_kv
+        outputs: list[jax.Array] = []
         for hidden, view in zip(hiddens, views, strict=True):
             # Freezing what a group reads as well as what it hands out keeps its tangents from
             # being traced at all; the latter alone already keeps it out of the backward pass.
@@ -269,6 +277,7 @@ class Decoder(nn.Module):
         T = trunk.id_BxL.shape[1]
         groups = {True: ([trunk], [trunk_sight(trunk)]), False: ([], [])}
         for branch in branches:
+            assert table is not None
             streams, sights = groups[branch.differentiated]
             before = sum(s.id_BxL.shape[1] for s in streams) - (T if branch.differentiated else 0)
             sights.append(branch_sight(branch.stream, trunk, table, before))
@@ -293,8 +302,8 @@ class Decoder(nn.Module):
             for hidden, (differentiated, (streams, _)) in zip(hiddens, groups.items(), strict=False)
         }
         first, *rest = parts[True]
-        rest = {True: iter(rest), False: iter(parts.get(False, ()))}
-        return first, tuple(next(rest[branch.differentiated]) for branch in branches)
+        of = {True: iter(rest), False: iter(parts.get(False, ()))}
+        return first, tuple(next(of[branch.differentiated]) for branch in branches)
 
     def extend(self, new: TokenStream, cache: Cache, slot: jax.Array) -> tuple[jax.Array, Cache]:
         """Append tokens [B, L] to the cache from `slot` on; their hidden states and the new cache.
@@ -358,5 +367,5 @@ def _apart(hidden_BxLxD: jax.Array, streams: Sequence[TokenStream]) -> list[jax.
     return jnp.split(hidden_BxLxD, ends[:-1], axis=1)
 
 
-def _initialisers(config: DecoderConfig):
+def _initialisers(config: DecoderConfig) -> tuple[Initializer, Initializer, Initializer]:
     return nn.initializers.normal(config.init_std), nn.initializers.ones, nn.initializers.zeros

@@ -113,9 +113,10 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
     check(raw, KINDS, source)
 
     def need(key: str) -> int:
-        if raw.get(key) is None:
+        value = raw.get(key)
+        if value is None:
             raise InputError(f"{source}: key {key!r} is missing, which {model_type} models need.")
-        return raw[key]
+        return value
 
     def refuse(key: str, expected: Any) -> None:
         given = raw.get(key, expected)

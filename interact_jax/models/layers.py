@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from interact_jax.models.families import DecoderConfig
+from interact_jax.schema import Array
 
 
 def linear(x_BxLxD: jax.Array, w: jax.Array, dtype: Any = None, *, inputs: int = 1) -> jax.Array:
@@ -104,7 +105,7 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
     return (smooth * frequencies + (1 - smooth) * frequencies / s.factor).astype(np.float32)
 
 
-def rope_angles(position_BxL: jax.Array, config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
+def rope_angles(position_BxL: Array, config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
     """cos and sin of every pair's angle, each float32 [B, L, 1, K / 2] (1 = any head).
 
     Behind a barrier, for XLA would rather compute them anew for each head that they turn.

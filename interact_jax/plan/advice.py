@@ -16,7 +16,7 @@ from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
 from interact_jax.plan.compiler import SLICES, devices_of
-from interact_jax.plan.step import Plan, decoder_of, device_bytes, make_plan
+from interact_jax.plan.step import Plan, chip_of, decoder_of, device_bytes, make_plan
 from interact_jax.plan.work import Work, rows_of, synthetic_work, work_of
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, floa
     """(bytes that a device needs at the very least, bytes that it has)."""
     devices = devices_of(topology)
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
-    chip = chips.chip_of(devices[0].device_kind)
+    chip = chip_of(devices[0], topology)
     with sharding.on(mesh):
         decoder = decoder_of(cfg, work.model, backend_for(cfg.attention, mesh))
         rules = method_of(cfg).rules

@@ -124,7 +124,7 @@ def compile_for(function: Any, *args: Any) -> tuple[Any, str]:
             (r"Used ([\d.]+)([KMGT])", r"of ([\d.]+)([KMGT]) hbm"),
             (r"required[^()]*\(([\d.]+)([KMGT])", r"available HBM \(([\d.]+)([KMGT])"),
         ):
-            found = [re.search(pattern, said) for pattern in (needs, has)]
-            if all(found):
+            found = [m for pattern in (needs, has) if (m := re.search(pattern, said))]
+            if len(found) == 2:
                 raise DoesNotFit(*(float(m[1]) * units[m[2]] for m in found)) from error
         raise

@@ -104,12 +104,18 @@ class Plan:
         return sum(traffic.bytes for traffic in program.collectives.values())
 
 
+def chip_of(device: jax.Device, topology: str) -> chips.Chip:
+    """What a device of a slice can do. Raises InputError where nothing is known of it."""
+    chip = chips.chip_of(device.device_kind)
+    if chip is None:
+        raise InputError(f"{topology}: nothing is known of the chip {device.device_kind}.")
+    return chip
+
+
 def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     """Compile a step for a slice. Raises InputError where mesh or slice cannot be."""
     devices = devices_of(topology)
-    chip = chips.chip_of(devices[0].device_kind)
-    if chip is None:
-        raise InputError(f"{topology}: nothing is known of the chip {devices[0].device_kind}.")
+    chip = chip_of(devices[0], topology)
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
     attention = backend_for(cfg.attention, mesh)
     decoder = decoder_of(cfg, work.model, attention)

@@ -35,7 +35,7 @@ def measure(
     preference = world.check_preference(preference)
     if len(texts) != len(requests) or not texts:
         raise InputError(f"{len(texts)} replies to {len(requests)} requests: expected one each.")
-    total: Counter[str] = Counter()
+    total = dict.fromkeys(("wanted_styles", "correct", "readable", "all_wanted"), 0.0)
     for text, request in zip(texts, requests, strict=True):
         reply = world.parse(text)
         if reply is None:
@@ -45,8 +45,7 @@ def measure(
         total["correct"] += reply.answer == request.answer
         total["wanted_styles"] += kept / len(preference)
         total["all_wanted"] += kept == len(preference)
-    names = ("wanted_styles", "correct", "readable", "all_wanted")
-    return {name: total[name] / len(texts) for name in names} | {"replies": len(texts)}
+    return {name: count / len(texts) for name, count in total.items()} | {"replies": len(texts)}
 
 
 def by_kind(texts: Sequence[str], requests: Sequence[world.Request]) -> dict[str, float]:

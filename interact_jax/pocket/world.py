@@ -92,9 +92,9 @@ def _draw(kind: str, rng: random.Random) -> Request:
         text = rng.choice(words.PICK_PHRASINGS).format(categories[index], *things)
         return _composed(kind, text, things[index])
     values = rng.sample(range(len(words.NUMBERS)), 2)
-    answer = max(values) if kind == "bigger" else min(values)
+    value = max(values) if kind == "bigger" else min(values)
     text = rng.choice(words.COMPARE_PHRASINGS[kind]).format(*(words.NUMBERS[v] for v in values))
-    return _composed(kind, text, words.NUMBERS[answer])
+    return _composed(kind, text, words.NUMBERS[value])
 
 
 def draw_request(
@@ -116,7 +116,8 @@ def draw_request(
 def held_out_requests(count: int, seed: int) -> list[Request]:
     """`count` different held-out requests, the kinds in turn as long as each has new ones."""
     rng = random.Random(f"held out {seed}")
-    kinds, found, index = list(KINDS), {}, 0
+    kinds, index = list(KINDS), 0
+    found: dict[str, Request] = {}
     while len(found) < count:
         if not kinds:
             raise InputError(f"asked for {count} held-out requests; there are only {len(found)}")

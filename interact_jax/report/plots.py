@@ -39,7 +39,7 @@ def histogram(signals: Sequence[np.ndarray]) -> Figure:
     values = np.clip(np.concatenate(signals), LOW, HIGH)
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.hist(values, bins=np.linspace(LOW, HIGH, 73), color="#555577", log=True)
+    axes.hist(values, bins=np.linspace(LOW, HIGH, 73).tolist(), color="#555577", log=True)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set(xlabel="signal (nats)", ylabel="tokens", title="Distribution of the signal")
     return figure

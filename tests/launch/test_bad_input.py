@@ -9,6 +9,8 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -290,12 +292,46 @@ def test_full_disk_costs_no_checkpoint(small, room, tmp_path, capsys):
     assert tensors(tmp_path / "export")
 
 
-def test_full_disk_is_no_internal_failure(capsys):
+FULL = """
+import resource, sys
+from interact_jax import cli
+from interact_jax.data.pipeline import LogBatches
+from launch import train
+
+original = LogBatches.next
+
+def next_batch(self, state=None):
+    if int(state.step) == 2:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    return original(self, state)
+
+LogBatches.next = next_batch
+cli.run(lambda: train.main(sys.argv[1:]))
+"""
+
+
+def test_full_disk_is_said_once(small, tmp_path):
+    """And not by every array and every thread that could not write."""
+    settings = {**small, "batch.conversations": 2, "steps": 6, "checkpoint.every": 3}
+    arguments = train_arguments(tmp_path, {**settings, "compile_cache": ""})
+    command = [sys.executable, "-c", FULL, *arguments, "--quiet"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = [line for line in ended.stderr.splitlines() if "error" in line or "Traceback" in line]
+    assert ended.returncode == 1 and len(said) == 1, ended.stderr
+    assert os.strerror(errno.EFBIG) in said[0]
+
+
+@pytest.mark.parametrize(
+    "number, remedy",
+    [(errno.ENOSPC, "Make room"), (errno.EROFS, "Make it writable"), (errno.EIO, "disk fails")],
+)
+def test_full_disk_is_no_internal_failure(number, remedy, capsys):
     def main():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "scores.jsonl")
+        raise OSError(number, os.strerror(number), "scores.jsonl")
 
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert "No space left on device" in said and "scores.jsonl" in said and "Traceback" not in said
+    assert os.strerror(number) in said and "scores.jsonl" in said and "Traceback" not in said
+    assert remedy in said

@@ -10,8 +10,8 @@ from interact_jax import pocket
 from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
-from interact_jax.pocket import lessons, tokenizer, training
 from interact_jax.schema import Message, TokenStream
+from pocket_model import lessons, tokenizer, training
 
 
 @pytest.fixture(scope="module")

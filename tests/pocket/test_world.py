@@ -2,8 +2,9 @@ import random
 
 import pytest
 
-from interact_jax.pocket import lessons, measure, words, world
+from interact_jax.pocket import measure, words, world
 from interact_jax.schema import InputError
+from pocket_model import lessons
 
 
 def test_replies_can_be_read_back():

@@ -132,7 +132,7 @@ class _Blocks:
     def tables(self, runs: list[tuple[jax.Array, jax.Array]]) -> list[tuple[jax.Array, ...]]:
         """For every run: first and end of each query [n, q]; for each block of queries the first
         key it visits and how many blocks of keys, [n]."""
-        tables = []
+        tables: list[tuple[jax.Array, ...]] = []
         for first_L, end_L in runs:
             first, end = (
                 jnp.pad(x, (0, self.n * self.q - self.L)).reshape(self.n, self.q)

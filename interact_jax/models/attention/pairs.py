@@ -1,7 +1,7 @@
 """Which pairs of blocks, queries and keys, a kernel visits: listed on the device.
 
     pairs = Pairs(seen)                                     seen: how much of each pair, in each run
-    first, last, fields = pairs.visit(pairs.numbers, t)     in step t < pairs.steps
+    first, last, pair = pairs.visit(pairs.numbers, t)       in step t < pairs.steps
 
 The list has room for every pair, 4 bytes each in the scalar memory (1 MiB from v4 on), over all
 rows of a device: two runs over 131,072 tokens take half of it.
@@ -9,12 +9,22 @@ rows of a device: two runs over 131,072 tokens take half of it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 NONE, SOME, ALL = range(3)  # how many of the queries of a pair see how many of its keys
+
+
+class Pair(NamedTuple):
+    """A pair to visit: row, own block, run, other block, and how much is seen."""
+
+    row: jax.Array
+    own: jax.Array
+    run: jax.Array
+    other: jax.Array
+    kind: jax.Array
 
 
 class Pairs:
@@ -41,16 +51,15 @@ class Pairs:
         self.numbers = jnp.concatenate([numbers, end])
         self.steps = visited.sum(dtype=jnp.int32)
 
-    def fields(self, number: jax.Array) -> list[jax.Array]:
-        """Row, own block, run, other block, how much is seen."""
+    def fields(self, number: jax.Array) -> Pair:
         fields = []
         for bits in reversed(self.bits):
             fields.append(number & ((1 << bits) - 1))
             number = number >> bits
-        return fields[::-1]
+        return Pair(*reversed(fields))
 
-    def visit(self, numbers: Any, t: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-        """Is step t the first of its own block, is it the last, and its fields."""
+    def visit(self, numbers: Any, t: jax.Array) -> tuple[jax.Array, jax.Array, Pair]:
+        """Is step t the first of its own block, is it the last, and its pair."""
         below = sum(self.bits[2:])
         own = numbers[t] >> below
         first = (t == 0) | (numbers[jnp.maximum(t - 1, 0)] >> below != own)

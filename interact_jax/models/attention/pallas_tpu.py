@@ -244,7 +244,7 @@ def _specs(blocks: _Blocks, pairs: Pairs, by_query: bool) -> dict[str, pl.BlockS
 
 
 def _call(
-    kernel: Callable[..., None],
+    kernel: functools.partial[None],
     blocks: _Blocks,
     pairs: Pairs,
     products: int,
@@ -258,7 +258,7 @@ def _call(
     """
     heads, *rest = grid
     static = [d for d in rest if isinstance(d, int)]
-    semantics = ("parallel", *["arbitrary"] * len(rest))
+    semantics = (pltpu.PARALLEL, *[pltpu.ARBITRARY] * len(rest))
     logits = blocks.B * blocks.H * blocks.L * blocks.S // 2
 
     def run(steps: jax.Array, numbers: jax.Array, *args: jax.Array, interpret: bool) -> Any:
@@ -320,7 +320,7 @@ def _forward_kernel(
     pairs, scale, numbers, q, k, v, runs, out, lse, largest_hxq, total_hxq, out_hxKxq
 ):
     """Online softmax over the visits of a block of queries; logits in units of log 2."""
-    first, last, (*_, j, kind) = pairs.visit(numbers, pl.program_id(1))
+    first, last, pair = pairs.visit(numbers, pl.program_id(1))
 
     @pl.when(first)
     def _():
@@ -329,11 +329,11 @@ def _forward_kernel(
         out_hxKxq[...] = jnp.zeros(out_hxKxq.shape, jnp.float32)
 
     def visit(masked: bool) -> None:
-        seen = _mask(runs, j, k.shape[0]) if masked else None
+        seen = _mask(runs, pair.other, k.shape[0]) if masked else None
         for h in range(q.shape[0]):
             row = slice(h, h + 1)
             logits = _dot(k[...], q[h], 1, 1) * (scale * LOG2_E)
-            if masked:
+            if seen is not None:
                 logits = jnp.where(seen, logits, NOTHING)
             old = largest_hxq[row, :]
             new = jnp.maximum(old, logits.max(axis=0, keepdims=True))
@@ -345,7 +345,7 @@ def _forward_kernel(
             total_hxq[row, :] = total_hxq[row, :] * keep + weights.sum(axis=0, keepdims=True)
             out_hxKxq[h] = out_hxKxq[h] * keep + _dot(v[...], weights.astype(v.dtype), 0, 0)
 
-    _visits(kind, visit)
+    _visits(pair.kind, visit)
 
     @pl.when(last)
     def _():
@@ -368,14 +368,14 @@ def _weights(scale, q_qxK, k_kxK, v_kxK, lse_1xq, dout_qxK, delta_1xq, seen):
 
 
 def _dq_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hxKxq):
-    first, last, (*_, j, kind) = pairs.visit(numbers, pl.program_id(1))
+    first, last, pair = pairs.visit(numbers, pl.program_id(1))
 
     @pl.when(first)
     def _():
         dq_hxKxq[...] = jnp.zeros(dq_hxKxq.shape, jnp.float32)
 
     def visit(masked: bool) -> None:
-        seen = _mask(runs, j, k.shape[0]) if masked else None
+        seen = _mask(runs, pair.other, k.shape[0]) if masked else None
         for h in range(q.shape[0]):
             row = slice(h, h + 1)
             _, dlogits = _weights(
@@ -383,7 +383,7 @@ def _dq_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hx
             )
             dq_hxKxq[h] += _dot(k[...], dlogits.astype(k.dtype), 0, 0)
 
-    _visits(kind, visit)
+    _visits(pair.kind, visit)
 
     @pl.when(last)
     def _():
@@ -392,7 +392,7 @@ def _dq_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hx
 
 
 def _dkv_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, dk_kxK, dv_kxK):
-    first, last, (_, j, *_, kind) = pairs.visit(numbers, pl.program_id(1))
+    first, last, pair = pairs.visit(numbers, pl.program_id(1))
     chunk = pl.program_id(2)
 
     @pl.when(first & (chunk == 0))
@@ -401,7 +401,7 @@ def _dkv_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, 
         dv_kxK[...] = jnp.zeros(dv_kxK.shape, jnp.float32)
 
     def visit(masked: bool) -> None:
-        seen = _mask(runs, j, k.shape[0]) if masked else None
+        seen = _mask(runs, pair.own, k.shape[0]) if masked else None
         for h in range(q.shape[0]):
             row = slice(h, h + 1)
             weights, dlogits = _weights(
@@ -410,7 +410,7 @@ def _dkv_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, 
             dk_kxK[...] += _dot(dlogits.astype(q.dtype), q[h], 1, 0)
             dv_kxK[...] += _dot(weights.astype(dout.dtype), dout[h], 1, 0)
 
-    _visits(kind, visit)
+    _visits(pair.kind, visit)
 
     @pl.when(last & (chunk == pl.num_programs(2) - 1))
     def _():

@@ -23,11 +23,13 @@ say it; there is no mask of queries times keys.
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from interact_jax.schema import Branches, TokenStream
+from interact_jax.schema import Array, Branches, TokenStream
 
 
 @flax.struct.dataclass
@@ -41,10 +43,10 @@ class Span:
     end_BxL: jax.Array
     shift_BxL: jax.Array
 
-    def within(self, window: jax.Array, position_BxL: jax.Array) -> Span:
+    def within(self, window: jax.Array, position_BxL: Array) -> Span:
         """What is left of the run where a query sees `window` positions, its own among them."""
         nearest = self.shift_BxL + position_BxL - window + 1
-        return self.replace(first_BxL=jnp.maximum(self.first_BxL, nearest))
+        return dataclasses.replace(self, first_BxL=jnp.maximum(self.first_BxL, nearest))
 
 
 Sight = tuple[Span, ...]
@@ -107,7 +109,7 @@ def _starts(trunk: TokenStream, table: Branches) -> jax.Array:
     """[B, J]: where in the row the trunk of each branch's tree begins."""
     segment_BxT, segment_BxJ = trunk.segment_BxL, table.segment_BxJ
     earlier = (segment_BxT[:, None, :] > 0) & (segment_BxT[:, None, :] < segment_BxJ[:, :, None])
-    return earlier.sum(axis=2, dtype=jnp.int32)
+    return jnp.sum(earlier, axis=2, dtype=jnp.int32)
 
 
 def _where(stream: TokenStream, span: Span) -> Span:

@@ -114,6 +114,7 @@ def _write_weights(
     max_bytes: int,
     write: bool,
 ) -> None:
+    tree: Any  # jaxlib comes without types
     rules, tree = jax.tree.flatten(rules_of(config))
     leaf_of = dict(zip(rules, tree.flatten_up_to(params), strict=True))
     sizes = {**letter_sizes(config), "V": params["embedding_VxD"].shape[0]}

@@ -26,23 +26,21 @@ def load_params(
     misshapen and damaged tensors, before any is read.
     """
     files = TensorFiles(Path(directory))
-    rules, tree = jax.tree.flatten(rules_of(config))
-    _check_tensors(files, rules, config)
+    rules = rules_of(config)
+    _check_tensors(files, jax.tree.leaves(rules), config)
     if shardings is None:
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.unflatten(tree, [one] * len(rules))
-    placed = tree.flatten_up_to(shardings)
-    dtype = np.dtype(param_dtype)
-    arrays = [_import(files, *pair, config, dtype) for pair in zip(rules, placed, strict=True)]
-    return jax.tree.unflatten(tree, arrays)
+        shardings = jax.tree.map(lambda rule: one, rules)
+    read = functools.partial(_import, files, config, np.dtype(param_dtype))
+    return jax.tree.map(read, rules, shardings)
 
 
 def _import(
     files: TensorFiles,
-    rule: Rule,
-    sharding: jax.sharding.Sharding,
     config: DecoderConfig,
     dtype: np.dtype,
+    rule: Rule,
+    sharding: jax.sharding.Sharding,
 ) -> jax.Array:
     sizes = letter_sizes(config)
     names = rule.their_names(config)
@@ -57,7 +55,8 @@ def _import(
             out[i] = rule.forwards(functools.partial(files.read, name), tuple(index), sizes)
         return out
 
-    def callback(index: tuple[slice, ...]) -> np.ndarray:
+    def callback(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None  # jax asks for parts only
         bounds = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
         return part(tuple(bounds)) if rule.stacked else part(((0, 1), *bounds))[0]
 

@@ -65,7 +65,7 @@ class Rule:
             for letter, part in zip(self.letters, index, strict=True)
         }
         in_file, shape, inside = [], [], []
-        for first, *merged in self.axes.split():
+        for first, *merged in map(list, self.axes.split()):
             step = math.prod(sizes[letter] for letter in merged)
             start, stop = wanted[first].start, wanted[first].stop
             in_file.append(slice(start * step, stop * step))

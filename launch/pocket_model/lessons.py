@@ -14,9 +14,12 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import TypeVar
 
 from interact_jax.pocket import world
 from interact_jax.schema import Message
+
+T = TypeVar("T")
 
 # Requests of the harder kinds come more often than the others.
 KINDS = (*world.KINDS, *world.LISTS, *world.LISTS, "pick", "pick", "opposite", "bigger", "smaller")
@@ -25,8 +28,13 @@ TURNS = ((1, 0.72), (2, 0.18), (3, 0.10))  # replies in a conversation, and how 
 HINDSIGHT_SHARE = 0.72  # of the last replies
 ONLINE_SHARE = 0.15  # of those with hindsight; the others have the offline prompt
 # What hindsight shows. Complaints and corrections are relevant: three quarters together.
-SHOWN = (("complaint", 0.66), ("correction", 0.10), ("praise", 0.07), ("chatter", 0.08))
-SHOWN = (*SHOWN, ("request", 0.09))
+SHOWN = (
+    ("complaint", 0.66),
+    ("correction", 0.10),
+    ("praise", 0.07),
+    ("chatter", 0.08),
+    ("request", 0.09),
+)
 MOVES = (("request", 0.4), ("complaint", 0.45), ("correction", 0.15))  # on to the next turn
 TWO_AT_ONCE = 0.2  # of the complaints
 STRANGE_TRUTH = 0.5  # of the corrections: they say what only this user holds true
@@ -44,7 +52,7 @@ class Lesson:
     hindsight: tuple[str, str] | None = None
 
 
-def _choose(table: tuple[tuple[object, float], ...], rng: random.Random):
+def _choose(table: Sequence[tuple[T, float]], rng: random.Random) -> T:
     values, weights = zip(*table, strict=True)
     return rng.choices(values, weights)[0]
 

@@ -24,10 +24,10 @@ from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
-from interact_jax.pocket import lessons, tokenizer
 from interact_jax.schema import InputError, TokenStream
+from pocket_model import lessons, tokenizer
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "vocab_size": tokenizer.VOCAB_SIZE,
@@ -100,7 +100,8 @@ def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, n
             "segment_BxL": np.zeros(shape, np.int32),
             "learned_BxL": np.zeros(shape, bool),
         }
-        used, count, left = [0] * rows, [0] * rows, []
+        used, count = [0] * rows, [0] * rows
+        left: list[tuple[list[int], list[bool]]] = []
         while len(left) < 16:  # so many in a row found no place: the rows are full
             ids, learned = (
                 waiting.pop() if waiting else encode(lessons.draw_lesson(rng, lessons.KINDS))

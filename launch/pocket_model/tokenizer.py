@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from interact_jax.data.chat import HINDSIGHT
-from interact_jax.pocket import lessons
+from pocket_model import lessons
 
 VOCAB_SIZE = 1536  # a multiple of 8
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"

@@ -89,8 +89,10 @@ def obedience(speaker: Speaker, trials: int, seed: int) -> dict[str, Any]:
     right, other = [], []
     for request, wish, reply in zip(requests, asked, read, strict=True):
         ((style, on),) = wish.items()
-        by[f"{style} {'on' if on else 'off'}"].append(bool(reply) and reply.styles[style] == on)
-        right.append(bool(reply) and reply.answer == request.answer)
+        by[f"{style} {'on' if on else 'off'}"].append(
+            reply is not None and reply.styles[style] == on
+        )
+        right.append(reply is not None and reply.answer == request.answer)
         if reply:
             other += [reply.styles[s] for s in world.STYLES if s != style]
     obeyed = {name: float(np.mean(values)) for name, values in by.items()}
@@ -110,7 +112,8 @@ def corrected(speaker: Speaker, trials: int, seed: int) -> float:
     requests = world.held_out_requests(trials, seed + 2)
     truths = [world.wrong_answer(request, rng) for request in requests]
     read = _shown(speaker, requests, [world.correction(t, rng) for t in truths], seed)
-    return float(np.mean([bool(r) and r.answer == t for r, t in zip(read, truths, strict=True)]))
+    right = [r is not None and r.answer == t for r, t in zip(read, truths, strict=True)]
+    return float(np.mean(right))
 
 
 def unmoved(speaker: Speaker, trials: int, seed: int) -> dict[str, Any]:
@@ -121,7 +124,9 @@ def unmoved(speaker: Speaker, trials: int, seed: int) -> dict[str, Any]:
         requests = world.held_out_requests(trials, seed + 3)
         follow_ups = [world.unrelated(kind, rng, held_out=True) for _ in requests]
         read = _shown(speaker, requests, follow_ups, seed)
-        right = [bool(r) and r.answer == q.answer for r, q in zip(read, requests, strict=True)]
+        right = [
+            r is not None and r.answer == q.answer for r, q in zip(read, requests, strict=True)
+        ]
         styles = [float(np.mean([r.styles[s] for r in read if r])) for s in world.STYLES]
         found[kind] = {
             "correct": float(np.mean(right)),

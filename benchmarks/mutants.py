@@ -1,0 +1,343 @@
+"""Break the package in small ways, one at a time, and see whether the tests notice.
+
+    python benchmarks/mutants.py --out runs/mutants                   150 of them, drawn by --seed
+    python benchmarks/mutants.py --out runs/mutants --minutes 30      goes on where it was
+    python benchmarks/mutants.py --out runs/mutants --table           what came of it, survivors
+
+A mutant is one change of one expression or statement: a comparison, an operator, a constant, a
+condition, a keyword argument, a call that is left out. It is noticed where the tests of its module
+fail, do not end in time, or cannot be collected. Mutants are drawn from all modules alike, by their
+numbers of places. Every one is a line of DIR/MUTANTS.jsonl, written when its tests have ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import dataclasses
+import json
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from interact_jax import cli
+from interact_jax.schema import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = {
+    "train.py": "test_train test_optim test_teachers test_models_of_a_run launch/test_step",
+    "scoring.py": "test_scoring test_objectives launch/test_step",
+    "objectives.py": "test_objectives test_scoring launch/test_step",
+    "divergences.py": "test_divergences",
+    "logits.py": "test_divergences test_scoring",
+    "teachers.py": "test_teachers",
+    "optim.py": "test_optim test_train",
+    "checkpoint.py": "test_train test_models_of_a_run launch/test_trained_export",
+    "data/tree.py": "data/test_tree data/test_encode data/test_pack",
+    "data/pack.py": "data/test_pack data/test_pipeline test_scoring",
+    "data/encode.py": "data/test_encode data/test_recipes",
+}
+"""Module -> the files of its tests."""
+TIMEOUT = 900.0  # seconds; a mutant may have become an endless loop
+
+COMPARISONS = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Div,
+    ast.Mod: ast.FloorDiv,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.Pow: ast.Mult,
+}
+TWINS = {
+    "min": "max",
+    "max": "min",
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "any": "all",
+    "all": "any",
+    "zeros": "ones",
+    "ones": "zeros",
+    "zeros_like": "ones_like",
+    "sorted": "list",
+}
+Record = dict[str, Any]
+TALK = {"InputError", "RunStopped", "ValueError", "KeyError", "Setting", "info", "warning"}
+"""Calls that only tell somebody something: their texts and numbers are not mutated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """The `number`-th way to change what stands at a place of a module."""
+
+    module: str
+    line: int
+    place: int  # the node's number in the walk over the module
+    number: int
+    told: str  # before -> after
+
+    @property
+    def name(self) -> str:
+        return f"{self.module}:{self.line}:{self.place}.{self.number}"
+
+
+# -------------------------------------------------------------------------------- ways to break it
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """What may stand in the place of a node."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
+        yield _with(node, ops=[COMPARISONS[type(node.ops[0])](), *node.ops[1:]])
+    elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OPERATORS:
+        yield _with(node, op=OPERATORS[type(node.op)]())
+    elif isinstance(node, ast.BoolOp):
+        yield _with(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+    elif isinstance(node, ast.UnaryOp):
+        yield node.operand  # no minus, no not, no complement
+    elif isinstance(node, ast.IfExp):
+        yield _with(node, body=node.orelse, orelse=node.body)
+    elif isinstance(node, ast.If | ast.While):
+        yield _with(node, test=ast.UnaryOp(ast.Not(), node.test))
+    elif isinstance(node, ast.Constant):
+        yield from _constants(node)
+    elif isinstance(node, ast.Call):
+        yield from _calls(node)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield ast.Pass()
+
+
+def _constants(node: ast.Constant) -> Iterator[ast.AST]:
+    if isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node.value, int | float) and math.isfinite(node.value):
+        yield ast.Constant(node.value + 1)
+    elif node.value is None:
+        yield ast.Constant(0)
+
+
+def _calls(node: ast.Call) -> Iterator[ast.AST]:
+    name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+    if name in TWINS:
+        field = "attr" if isinstance(node.func, ast.Attribute) else "id"
+        yield _with(node, func=_with(node.func, **{field: TWINS[name]}))
+    if name == "where" and len(node.args) == 3:
+        yield _with(node, args=[node.args[0], node.args[2], node.args[1]])
+    if name == "stop_gradient":
+        yield node.args[0]
+    for index, keyword in enumerate(node.keywords):
+        if keyword.arg:
+            yield _with(node, keywords=[*node.keywords[:index], *node.keywords[index + 1 :]])
+
+
+def _with(node: ast.AST, **fields: object) -> ast.AST:
+    changed = copy.copy(node)
+    for name, value in fields.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def places(tree: ast.AST) -> Iterator[tuple[int, Any]]:
+    """The nodes of a module that compute something, numbered: no annotation, text or settings."""
+    for number, node in enumerate(ast.walk(tree)):
+        for parent_field in ("annotation", "returns"):
+            if getattr(node, parent_field, None) is not None:
+                _mark(getattr(node, parent_field))
+        silent = isinstance(node, ast.Call) and (
+            getattr(node.func, "attr", getattr(node.func, "id", "")) in TALK
+        )
+        if silent or isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise):
+            _mark(node)
+        if not getattr(node, "left_alone", False) and hasattr(node, "lineno"):
+            yield number, node
+
+
+def _mark(node: ast.AST) -> None:
+    for each in ast.walk(node):
+        each.left_alone = True  # type: ignore[attr-defined]
+
+
+def all_mutants() -> list[Mutant]:
+    """Of every module in TESTS."""
+    found = []
+    for module in TESTS:
+        for place, node in places(ast.parse((ROOT / "interact_jax" / module).read_text())):
+            for number, changed in enumerate(changes(node)):
+                found.append(Mutant(module, node.lineno, place, number, _told(node, changed)))
+    return found
+
+
+def _told(node: ast.AST, changed: ast.AST) -> str:
+    if isinstance(node, ast.Call) and isinstance(changed, ast.Call):
+        for keyword in node.keywords:
+            if keyword not in changed.keywords:
+                return f"{_short(node.func)}(...) without {_short(keyword)}"
+    return f"{_short(node)}  ->  {_short(changed)}"
+
+
+def _short(node: ast.AST) -> str:
+    text = " ".join(ast.unparse(ast.fix_missing_locations(node)).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def source_of(mutant: Mutant) -> str:
+    """The module with the change."""
+    tree = ast.parse((ROOT / "interact_jax" / mutant.module).read_text())
+    target = dict(places(tree))[mutant.place]
+    (changed,) = [c for n, c in enumerate(changes(target)) if n == mutant.number]
+
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return changed if node is target else self.generic_visit(node)
+
+    return ast.unparse(ast.fix_missing_locations(Replace().visit(tree)))
+
+
+# --------------------------------------------------------------------------------------------- run
+
+
+class Bench:
+    """A copy of the checkout in which one module at a time is broken."""
+
+    def __init__(self, out: Path):
+        self.file, self.copy = out / "MUTANTS.jsonl", out / "copy"
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.copy, ignore_errors=True)
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in files.splitlines():
+            if (ROOT / name).is_file():
+                target = self.copy / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, target)
+        self.compiled = out / "compiled"
+
+    def done(self) -> dict[str, Record]:
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        return {record["name"]: record for record in map(json.loads, lines)}
+
+    def tests(self, module: str) -> tuple[bool, str, float]:
+        """(whether they pass, what failed first, seconds) of a module, as it stands in the copy."""
+        files = [f"tests/{name}.py" for name in TESTS[module].split()]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "--no-header", *files]
+        environment = {**os.environ, "PYTHONPATH": str(self.copy)}
+        environment["TEST_COMPILED"] = str(self.compiled)
+        began = time.monotonic()
+        try:
+            ended = subprocess.run(
+                command,
+                cwd=self.copy,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return False, "did not end", time.monotonic() - began
+        failed = re.search(r"^_+ (?:ERROR collecting )?(\S+)", ended.stdout, re.MULTILINE)
+        first = failed.group(1) if failed else ended.stdout[-200:] + ended.stderr[-200:]
+        return ended.returncode == 0, first, time.monotonic() - began
+
+    def run(self, mutant: Mutant) -> Record:
+        target = self.copy / "interact_jax" / mutant.module
+        sound = target.read_text()
+        target.write_text(source_of(mutant))
+        try:
+            passed, first, seconds = self.tests(mutant.module)
+        finally:
+            target.write_text(sound)
+        return {
+            "name": mutant.name,
+            **dataclasses.asdict(mutant),
+            "noticed": not passed,
+            "by": "" if passed else first,
+            "seconds": round(seconds, 1),
+        }
+
+
+def table(records: list[Record]) -> str:
+    """Of every module how many were noticed; the survivors."""
+    lines = ["| module | mutants | noticed |", "| --- | --- | --- |"]
+    for module in TESTS:
+        some = [record for record in records if record["module"] == module]
+        if some:
+            noticed = sum(record["noticed"] for record in some)
+            lines.append(f"| `{module}` | {len(some)} | {noticed} |")
+    noticed = sum(record["noticed"] for record in records)
+    share = f" ({noticed / len(records):.0%})" if records else ""
+    lines.append(f"| all | {len(records)} | {noticed}{share} |")
+    survivors = [record for record in records if not record["noticed"]]
+    told = [f"- `{one['module']}:{one['line']}`: `{one['told']}`" for one in survivors]
+    return "\n".join([*lines, "", "Survivors:", "", *told])
+
+
+def say(record: Record) -> None:
+    word = "noticed" if record["noticed"] else "SURVIVED"
+    print(f"{word:8} {record['name']}  {record['told']}  {record['seconds']:.0f} s", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Callable[..., object] = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="copy and MUTANTS.jsonl")
+    add("--count", type=int, default=150, help="how many are drawn")
+    add("--seed", type=int, default=0, help="of the draw")
+    add("--only", default="", metavar="REGEX", help="of those drawn, names that have it")
+    add("--again", action="store_true", help="run the survivors once more, against newer tests")
+    add("--minutes", type=float, default=math.inf, help="begin none after that")
+    add("--table", action="store_true", help="print what came of it, and end")
+    args = parser.parse_args(argv)
+    bench = Bench(args.out)
+    done = bench.done()
+    if args.table:
+        print(table(list(done.values())))
+        return
+    end = time.monotonic() + 60 * args.minutes
+    found = all_mutants()
+    drawn = random.Random(args.seed).sample(found, min(args.count, len(found)))
+    drawn = [mutant for mutant in drawn if re.search(args.only, mutant.name)]
+    survived = {name for name, record in done.items() if not record["noticed"]}
+    again = survived if args.again else set()
+    waiting = [mutant for mutant in drawn if mutant.name not in done or mutant.name in again]
+    for module in dict.fromkeys(mutant.module for mutant in waiting):
+        passed, first, _ = bench.tests(module)
+        if not passed:
+            raise InputError(f"the tests of {module} fail as it is: {first}. Mend them first.")
+    for mutant in waiting:
+        if time.monotonic() > end:
+            break
+        record = bench.run(mutant)
+        done[mutant.name] = record
+        say(record)
+        bench.file.write_text("".join(json.dumps(one) + "\n" for one in done.values()))
+    left = sum(mutant.name not in done for mutant in drawn)
+    print(f"{len(done)} of {len(found):,} mutants were tried, {left} are left")
+
+
+if __name__ == "__main__":
+    cli.run(main)
