@@ -8,6 +8,7 @@ Whatever is wrong is an InputError that names the file and, where there is one, 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
@@ -79,8 +80,8 @@ class _Twice(Exception):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+        times = collections.Counter(key for key, _ in pairs)
+        raise _Twice(times.most_common(1)[0][0])
     return found
 
 
