@@ -51,7 +51,10 @@ log = logging.getLogger(__name__)
 
 @flax.struct.dataclass
 class Counters:
-    """What a run has counted so far; part of the state, so a resumed run goes on counting."""
+    """What a run has counted so far; part of the state, so a resumed run goes on counting.
+
+    Interactions and tokens wrap at 32 bits: `counted` knows how often they have.
+    """
 
     interactions: jax.Array
     reply_tokens: jax.Array
@@ -419,11 +422,21 @@ def finish(run: Run) -> list[str]:
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
     run.checkpoints.close()
-    counters = run.state.counters
+    found, bad = counted(run), int(run.state.counters.bad_steps)
     lines = [
-        f"{int(run.state.step):,} steps, {int(counters.interactions):,} interactions, "
-        f"{int(counters.reply_tokens):,} counted reply tokens"
+        f"{int(run.state.step):,} steps, {found['interactions']:,} interactions, "
+        f"{found['reply_tokens']:,} counted reply tokens"
     ]
-    if int(counters.bad_steps):
-        lines.append(f"{int(counters.bad_steps):,} steps skipped: loss or gradient not finite")
+    if bad:
+        lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
     return [*lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]
+
+
+def counted(run: Run) -> dict[str, int]:
+    """Interactions and counted reply tokens of the run so far, however many they are: the state has
+    their last 32 bits, and what the source has handed out says which numbers end in these."""
+    counters = run.state.counters
+    return {
+        name: near + (int(getattr(counters, name)) - near + 2**31) % 2**32 - 2**31
+        for name, near in run.source.counted().items()
+    }

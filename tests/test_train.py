@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -213,6 +214,33 @@ def test_run_stops_after_bad_steps_in_a_row(small, steps, tmp_path, capsys):
     assert "Traceback" not in message
     assert not (run / "export").exists()
     assert all(line["loss"] is None for line in read_lines(run / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize("epochs", [2**28, 2**36])
+def test_a_run_of_any_length_knows_how_much_it_has_counted(small, epochs, tmp_path):
+    """As a run would be that has gone over the data so often, and a step further."""
+    run = begin(tmp_path / "run", {**small, **BATCHES, "epochs": 0, "steps": 3})
+    of_epoch = {"interactions": 12, "reply_tokens": counted_tokens(run)}
+    position = run.source.position()
+    run.source.seek({**position, "drawn": position["conversations"] * epochs})
+    last_bits = {n: np.array(x * epochs, np.int64).astype(np.int32) for n, x in of_epoch.items()}
+    run.state = run.state.replace(counters=run.state.counters.replace(**last_bits))
+    train.loop(run)
+    # Steps of two conversations: the three of them are one more epoch.
+    expected = {name: x * (epochs + 1) for name, x in of_epoch.items()}
+    assert train.counted(run) == expected
+    text = "{interactions:,} interactions, {reply_tokens:,} counted reply tokens"
+    assert text.format(**expected) in train.finish(run)[0]
+    launch_train.write_summary(run, None, None)
+    summary = json.loads((run.workdir / "summary.json").read_text())
+    assert summary["interactions"] == expected["interactions"]
+
+
+def counted_tokens(run):
+    """Of all replies, less the first ones of each, which do not count."""
+    trees = run.dataset.trees_of(range(len(run.dataset.trees)))
+    lengths = [len(reply.target.y) for tree in trees for reply in tree.replies]
+    return sum(max(0, n - run.config.objective.ignore_first) for n in lengths)
 
 
 # ---------------------------------------------------------------------- stopped, killed, resumed

@@ -181,6 +181,13 @@ class Draws:
             yield indices
             drawn += len(indices)
 
+    def times(self, drawn: int) -> np.ndarray:
+        """How often each conversation is among the first `drawn`: an epoch has every one once."""
+        count = len(self.interactions)
+        epochs, rest = divmod(drawn, count)
+        last = [int(self.order[at]) for at in range(drawn - rest, drawn)]
+        return epochs + np.bincount(np.array(last, np.int64), minlength=count)
+
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
@@ -271,6 +278,9 @@ class BatchSource(Protocol):
     def steps_left(self) -> int:
         """How many batches are left to the end, where there is one."""
 
+    def counted(self) -> dict[str, int]:
+        """How many interactions, and counted reply tokens, the batches up to here had in all."""
+
     def summary(self) -> list[str]:
         """What came through and what was lost, for people."""
 
@@ -312,6 +322,17 @@ class LogBatches:
     def steps_left(self) -> int:
         """How many batches are left of the epochs; the last one may be small."""
         return sum(1 for _ in self.draws.steps(self.drawn))
+
+    def counted(self) -> dict[str, int]:
+        """How many interactions, and counted reply tokens, the batches up to here had in all."""
+        ignored = self.packing.ignore_first
+        tokens = [
+            sum(max(0, len(reply.target.y) - ignored) for tree in trees for reply in tree.replies)
+            for trees in self.dataset.trees
+        ]
+        times = self.draws.times(self.drawn)
+        of_all = {"interactions": self.dataset.interactions, "reply_tokens": tokens}
+        return {name: int(times @ np.array(each, np.int64)) for name, each in of_all.items()}
 
     def summary(self) -> list[str]:
         """What was lost or mended between the files and here."""
