@@ -169,7 +169,7 @@ def _hopping_windows(
             windows.append(window)
             start, window = hop, []
         if start > len(system):
-            counts["interactions that see the last part of their history alone: their window hopped"] += 1
+            counts["interactions that see only part of their history: windows hopped"] += 1
         window.append([_cut(e, settings, counts) for e in unit])
     return [*windows, window]
 
