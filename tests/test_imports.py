@@ -9,7 +9,7 @@ PACKAGE = Path(interact_jax.__file__).parent
 # Each layer may import those above it, and modules of one layer one another, where no name of the
 # layer is in APART.
 LAYERS = (
-    {"schema", "settings", "flops", "chips", "hlo", "foreign", "logits", "divergences"},
+    {"schema", "settings", "places", "flops", "chips", "hlo", "foreign", "logits", "divergences"},
     {"sharding", "models", "data"},
     {"scoring", "objectives", "optim", "checkpoint", "generation", "opening", "teachers"},
     {"methods", "metrics", "signal", "known", "skipping", "hindsight_check"},
