@@ -39,6 +39,7 @@ from interact_jax.data.pipeline import (
 )
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal, StopSignal
+from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counted_in
 from interact_jax.opening import OpenedModel, open_for
@@ -123,6 +124,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    hf.check_place(workdir / "export")
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
     checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
     resumed = checkpoints.latest() is not None
