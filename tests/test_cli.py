@@ -112,3 +112,25 @@ def test_what_a_program_could_not_write_it_refuses_at_once(name, tmp_path, capsy
     status, said = outcome(main, [*given, str(tmp_path / "file/out")], capsys)
     assert status == 2 and "Not a directory. Give another path" in said
     assert f"{given[-1]} {tmp_path}" in said
+
+
+@pytest.mark.parametrize(
+    "main, given",
+    [
+        (bench.main, ["--turns", "0"]),
+        (bench.main, ["--turns", "4,many"]),
+        (bench.main, ["--user-tokens", "4"]),
+        (bench.main, ["--reply-tokens", "0"]),
+        (bench.main, ["--seconds", "nan"]),
+        (bench.main, ["--repeats", "-1"]),
+        (score.main, ["--row-tokens", "0"]),
+        (score.main, ["--max-reply", "0"]),
+        (score.main, ["--show", "-1"]),
+        (make_pocket.main, ["gate", "--replies", "0"]),
+        (make_pocket.main, ["logs", "--seed", str(2**32)]),
+    ],
+    ids=lambda given: "-".join(given) if isinstance(given, list) else "",
+)
+def test_numbers_that_cannot_be_meant_are_refused_with_their_argument(main, given, capsys):
+    status, said = outcome(main, given, capsys)
+    assert status == 2 and f"error: argument {given[-2]}: " in said

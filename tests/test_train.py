@@ -18,6 +18,7 @@ from interact_jax.data.pipeline import LogBatches
 from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
+from interact_jax.opening import open_model
 from interact_jax.schema import InputError, RunStopped
 from launch import export as launch_export
 from launch import train as launch_train
@@ -214,6 +215,12 @@ def test_run_stops_after_bad_steps_in_a_row(small, steps, tmp_path, capsys):
     assert "Traceback" not in message
     assert not (run / "export").exists()
     assert all(line["loss"] is None for line in read_lines(run / "metrics.jsonl"))
+
+
+def test_seeds_have_32_bits(small):
+    model = open_model(small["model.path"])
+    made = [jax.tree.leaves(model.fresh(seed))[0] for seed in (0, 2**31, 2**32 - 1)]
+    assert len({np.asarray(x).tobytes() for x in made}) == 3
 
 
 @pytest.mark.parametrize("epochs", [2**28, 2**36])
