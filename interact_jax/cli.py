@@ -21,17 +21,18 @@ import errno
 import gzip
 import json
 import logging
+import math
 import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import jax
 
-from interact_jax import checkpoint, config, ends, foreign
+from interact_jax import checkpoint, config, ends, foreign, places
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,35 @@ def parse_settings(
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     return args, rest
+
+
+def like(name: str) -> Callable[[str], Any]:
+    """The type of an argument that means what a setting of a run does: within the same bounds."""
+    setting = config.settings()[name]
+
+    def read(text: str) -> Any:
+        value = type(setting.default)(text)
+        try:
+            setting.check(name, value)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    read.__name__ = type(setting.default).__name__  # for argparse's message
+    return read
+
+
+def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
+    """The type of an argument that is a finite number, no smaller than `least`."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        if not (math.isfinite(value) and value >= least):
+            raise argparse.ArgumentTypeError(f"{text}: expected a number, at least {least}")
+        return value
+
+    read.__name__ = kind.__name__
+    return read
 
 
 def run(main: Callable[[], None]) -> NoReturn:
@@ -164,35 +194,39 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logger.setLevel(level)
 
 
-def check_out(out: Path, *given: Path) -> None:
+def check_out(out: str | Path, *read: str | Path, option: str = "--out") -> None:
     """Refuse, before anything is computed, what could not be written afterwards: `out`, which must
-    not be one of the files `given`. Raises InputError."""
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no directory {out.parent}.")
-    if not os.access(out.parent, os.W_OK):
-        raise InputError(f"--out {out}: no permission to write into {out.parent}.")
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a directory; expected the file to write.")
-    if out.exists() and any(file.exists() and out.samefile(file) for file in given):
-        raise InputError(f"--out {out}: is the file that is read; name another.")
+    not be one of the files that are `read`. Raises InputError."""
+    places.check_output(f"{option} {out}", out, read)
 
 
-def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON object a line, compressed where the name ends in .gz. The whole file or nothing: it
-    appears under its name when it is complete."""
-    temporary = out.with_name(out.name + ".tmp")
-    opened = gzip.open if out.suffix == ".gz" else open
-    with opened(temporary, "wt", encoding="utf-8", newline="\n") as file:
+@contextlib.contextmanager
+def alone_in(out: str | Path) -> Iterator[None]:
+    """Where `out` is standard output, what is printed meanwhile goes to standard error."""
+    if places.descriptor(out) == 1:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    else:
+        yield
+
+
+def write_lines(out: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """A JSON object a line, compressed where the name ends in .gz; see `places.writing`."""
+    with places.writing(out) as file, _packed(out, file) as packed:
         for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    temporary.replace(out)
+            packed.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def write_text(out: Path, text: str) -> None:
-    """The whole file or nothing, as `write_lines`."""
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(out)
+def _packed(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
+    if Path(out).suffix == ".gz":
+        return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
+    return contextlib.nullcontext(file)
+
+
+def write_text(out: str | Path, text: str) -> None:
+    """The same with a text."""
+    with places.writing(out) as file:
+        file.write(text.encode())
 
 
 def _flush() -> None:

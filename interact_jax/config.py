@@ -30,12 +30,13 @@ from interact_jax import (
 )
 from interact_jax.data import chat, encode, limits, pipeline, tree, weighing
 from interact_jax.models import attention, decoder
+from interact_jax.places import STANDARD
 from interact_jax.schema import InputError
-from interact_jax.settings import Setting
+from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting
 
 SETTINGS = {
-    "steps": Setting(0, "length of the run; 0 = by epochs", least=0, free=True),
-    "epochs": Setting(2.0, "or passes over the data; 0 = by steps", least=0, free=True),
+    "steps": Setting(0, "length of the run; 0 = by epochs", least=0, most=MOST_COUNTED, free=True),
+    "epochs": Setting(2.0, "or passes over the data; 0 = by steps", least=0, most=1e6, free=True),
     "evaluation.name": Setting(
         "auto",
         "measured before and after; auto = by the model",
@@ -52,7 +53,7 @@ SETTINGS = {
     "max_bad_steps": Setting(
         5, "steps in a row without a finite loss before the run stops", least=1, free=True
     ),
-    "seed": Setting(0, "everything random follows from it", least=0),
+    "seed": Setting(0, "everything random follows from it", least=0, most=MOST_SEED),
 }
 """Those of the run as a whole; every other one stands in the module that it changes."""
 
@@ -185,18 +186,26 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"settings that are missing or too many: {wrong}. Start from default().")
     for name, setting in settings().items():
         setting.check(name, flat[name])
-    if not math.isfinite(flat["epochs"]):
-        raise InputError(
-            f"epochs={flat['epochs']}: expected a number of passes over the data (or 0, and steps)."
-        )
     for one, other in (("batch.conversations", "batch.interactions"), ("steps", "epochs")):
         if bool(flat[one]) == bool(flat[other]):
             raise InputError(
                 f"{one}={flat[one]} and {other}={flat[other]}: exactly one must not be 0."
             )
+    if not flat["model.path"]:
+        raise InputError("model.path is not set: give a directory, a hub id, or pocket.")
+    if flat["data.max_reply"] <= flat["objective.ignore_first"]:
+        raise InputError(
+            f"data.max_reply={flat['data.max_reply']}: expected more than objective.ignore_first="
+            f"{flat['objective.ignore_first']}, or no token of any reply would count."
+        )
     if not flat["data.path"]:
         raise InputError(
             "data.path is not set: give a file of conversations, --config.data.path=FILE."
+        )
+    if flat["data.path"] == STANDARD:
+        raise InputError(
+            "data.path=-: a run that is resumed reads its data again, and standard input is over "
+            "by then. Write it to a file and give that."
         )
 
 

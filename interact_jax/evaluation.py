@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from interact_jax import sharding
+from interact_jax import places, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
 from interact_jax.models.decoder import Decoder
@@ -69,5 +69,6 @@ def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
     with sharding.on(model.mesh):
         found = measure(model.decoder, run.state.params, model.chat, replies, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=2) + "\n")
+    with places.writing(file) as whole:
+        whole.write(json.dumps(found, indent=2).encode() + b"\n")
     return found

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from interact_jax import places
 from interact_jax.data.pipeline import Dataset
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
@@ -103,10 +104,9 @@ def _with(dataset: Dataset, logps: list[np.ndarray]) -> Dataset:
 
 def _write(file: Path, logps: list[np.ndarray], digest: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp.npz")
     lengths = np.array([len(x) for x in logps])
-    np.savez(temporary, lengths=lengths, logps=np.concatenate(logps), digest=digest)
-    temporary.replace(file)
+    with places.writing(file) as whole:
+        np.savez(whole, lengths=lengths, logps=np.concatenate(logps), digest=digest)
 
 
 def _read(file: Path, digest: int) -> list[np.ndarray]:

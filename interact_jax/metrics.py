@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from interact_jax import places
 from interact_jax.data.pipeline import StepBatch
 
 LINES = 20  # where there is no terminal to draw a bar on: so many lines over the whole run
@@ -120,9 +121,8 @@ def _drop_lines_after(file: Path, step: int) -> None:
         except (json.JSONDecodeError, KeyError):  # the line that a crash cut off
             break
         kept.append(text + "\n")
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(file)
+    with places.writing(file) as whole:
+        whole.write("".join(kept).encode())
 
 
 TOLD = {

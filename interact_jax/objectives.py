@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from interact_jax import divergences
 from interact_jax.logits import Logits, Quantity, logp
 from interact_jax.schema import Array, Replies, Sum
-from interact_jax.settings import Setting
+from interact_jax.settings import LARGEST, MOST_COUNTED, Setting
 
 Quantities = Mapping[str, jax.Array]
 Loss = Callable[[Quantities, Replies], tuple[jax.Array, dict[str, Sum]]]
@@ -69,10 +69,13 @@ SETTINGS = {
         "student", "top_k: by whose mass they are chosen", ("student", "teacher")
     ),
     "objective.beta": Setting(
-        0.1, "dpo: how much a log-ratio to the initial model counts", above=0
+        0.1, "dpo: how much a log-ratio to the initial model counts", above=0, most=LARGEST
     ),
     "objective.kl_initial": Setting(
-        0.0, "coefficient of the full-vocabulary KL to the initial model, any objective", least=0
+        0.0,
+        "coefficient of the full-vocabulary KL to the initial model, any objective",
+        least=0,
+        most=LARGEST,
     ),
     "objective.centred": Setting(False, "sdpo: the signal less its mean over the reply"),
     "objective.signal_clip": Setting(
@@ -87,7 +90,10 @@ SETTINGS = {
     ),
     "objective.ratio_clip": Setting(0.2, "sdpo: how far from 1 a ratio still counts", above=0),
     "objective.old_every": Setting(
-        8, "sdpo, ratio=trainer: steps after which the policy is copied to compare with", least=1
+        8,
+        "sdpo, ratio=trainer: steps after which the policy is copied to compare with",
+        least=1,
+        most=MOST_COUNTED,
     ),
     "objective.importance": Setting(
         0.0, "sdpo: most weight of a token by student over sampler; 0 = off", least=0

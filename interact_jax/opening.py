@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from interact_jax import sharding
 from interact_jax.data.chat import ChatFormat
@@ -78,7 +79,8 @@ class OpenedModel:
     def fresh(self, seed: int) -> Any:
         """Random parameters."""
         layout = sharding.layout_of(self.abstract())
-        return jax.jit(self.decoder.fresh_params, out_shardings=layout)(seed)
+        fresh = jax.jit(self.decoder.fresh_params, out_shardings=layout)
+        return fresh(np.uint32(seed))  # an int would be int32
 
     def export(
         self, params: Any, directory: Path | str, dtype: str, max_shard_size: str | int = "5GB"

@@ -4,7 +4,6 @@ state, so that a skipped step does not shift it and the log shows what was used.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from interact_jax.schema import InputError
-from interact_jax.settings import Setting
+from interact_jax.settings import LARGEST, Setting
 
 Schedule = Callable[[jax.Array], jax.Array]  # share of the run after warm-up, 0 to 1 -> factor
 
@@ -68,8 +67,8 @@ OPTIMISERS = {"adamw": adamw, "sgd": sgd}
 
 SETTINGS = {
     "optim.name": Setting("adamw", "the optimiser", tuple(OPTIMISERS)),
-    "optim.lr": Setting(2e-6, "learning rate at its peak", least=0, most=sys.float_info.max),
-    "optim.weight_decay": Setting(0.0, "decoupled, of matrices only", least=0),
+    "optim.lr": Setting(2e-6, "learning rate at its peak", least=0, most=LARGEST),
+    "optim.weight_decay": Setting(0.0, "decoupled, of matrices only", least=0, most=LARGEST),
     "optim.schedule": Setting("cosine", "of the learning rate after warm-up", tuple(SCHEDULES)),
     "optim.warmup_fraction": Setting(0.05, "share of the run", least=0, most=1),
     "optim.clip_norm": Setting(10.0, "of the whole gradient; inf = off", above=0),

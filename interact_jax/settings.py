@@ -11,10 +11,15 @@ meaning says so.
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from typing import Any
 
 from interact_jax.schema import InputError
+
+MOST_COUNTED = 2**31 - 1  # steps, and what is compared with them, are int32 on the device
+MOST_SEED = 2**32 - 1  # numpy, grain and jax take seeds of 32 bits
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # what float32 holds in full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Setting:
 
     def check(self, name: str, value: Any) -> None:
         """Raise InputError for a value that cannot be meant."""
+        kind = type(self.default)
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+            raise InputError(
+                f"{name}={value!r}: expected {'an' if kind is int else 'a'} {kind.__name__}, "
+                f"such as {self.default!r}."
+            )
         if self.choices and value not in self.choices:
             listed = ", ".join(repr(choice) for choice in self.choices)
             raise InputError(f"{name}={value!r}: expected one of {listed}.")
@@ -43,6 +54,12 @@ class Setting:
             raise InputError(f"{name}={value!r}: expected at most {self.most} ({self.meaning}).")
         if self.above is not None and not value > self.above:
             raise InputError(f"{name}={value!r}: expected more than {self.above} ({self.meaning}).")
+        finite = kind is float and math.isfinite(value)
+        if finite and value and not SMALLEST <= abs(value) <= LARGEST:  # it would be 0 or infinity
+            raise InputError(
+                f"{name}={value!r}: expected a number that float32 holds, from {SMALLEST:.2g} to "
+                f"{LARGEST:.2g} ({self.meaning})."
+            )
 
     def describe(self, name: str) -> str:
         """For `--help`: name and default, then what it means, 80 columns wide."""

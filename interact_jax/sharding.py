@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -58,12 +59,12 @@ def make_mesh(
     given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
     devices = jax.devices() if devices is None else devices
     free = [axis for axis, size in sizes.items() if size == -1]
-    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise InputError(f"{given}: expected positive sizes, and -1 for at most one of them.")
     if free:
         sizes[free[0]] = len(devices) // fixed
-    if int(np.prod(list(sizes.values()))) != len(devices):
+    if math.prod(sizes.values()) != len(devices):
         raise InputError(
             f"{given}: the sizes must multiply to the number of devices, {len(devices)}. "
             "Set one of them to -1 to take what is left."

@@ -28,11 +28,14 @@ from interact_jax.methods import Method
 from interact_jax.models.decoder import Decoder
 from interact_jax.objectives import counted_in, mean_over_example
 from interact_jax.schema import Batch, InputError
-from interact_jax.settings import Setting
+from interact_jax.settings import LARGEST, Setting
 
 SETTINGS = {
     "skip.signal": Setting(
-        0.0, "interactions of a smaller mean |signal| (nats a token) are skipped; 0 = none", least=0
+        0.0,
+        "interactions of a smaller mean |signal| (nats a token) are skipped; 0 = none",
+        least=0,
+        most=LARGEST,
     ),
 }
 

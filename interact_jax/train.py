@@ -41,6 +41,7 @@ from interact_jax.data.pipeline import (
 from interact_jax.ends import Deferred
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
+from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counted_in
 from interact_jax.opening import OpenedModel, open_for
@@ -53,7 +54,10 @@ log = logging.getLogger(__name__)
 
 @flax.struct.dataclass
 class Counters:
-    """What a run has counted so far; part of the state, so a resumed run goes on counting."""
+    """What a run has counted so far; part of the state, so a resumed run goes on counting.
+
+    Interactions and tokens wrap at 32 bits: `counted` knows how often they have.
+    """
 
     interactions: jax.Array
     reply_tokens: jax.Array
@@ -122,6 +126,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
+    hf.check_place(workdir / "export")
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
     checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
     resumed = checkpoints.latest() is not None
@@ -423,11 +428,21 @@ def finish(run: Run) -> list[str]:
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
     run.checkpoints.close()
-    counters = run.state.counters
+    found, bad = counted(run), int(run.state.counters.bad_steps)
     lines = [
-        f"{int(run.state.step):,} steps, {int(counters.interactions):,} interactions, "
-        f"{int(counters.reply_tokens):,} counted reply tokens"
+        f"{int(run.state.step):,} steps, {found['interactions']:,} interactions, "
+        f"{found['reply_tokens']:,} counted reply tokens"
     ]
-    if int(counters.bad_steps):
-        lines.append(f"{int(counters.bad_steps):,} steps skipped: loss or gradient not finite")
+    if bad:
+        lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
     return [*lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]
+
+
+def counted(run: Run) -> dict[str, int]:
+    """Interactions and counted reply tokens of the run so far, however many they are: the state has
+    their last 32 bits, and what the source has handed out says which numbers end in these."""
+    counters = run.state.counters
+    return {
+        name: near + (int(getattr(counters, name)) - near + 2**31) % 2**32 - 2**31
+        for name, near in run.source.counted().items()
+    }

@@ -24,7 +24,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,30 +60,65 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model-shape", default="small", choices=list(SHAPES), help="sizes, random parameters")
     add("--model", default="", help="or the sizes of a Hugging Face directory, hub id, or pocket")
-    add("--vocabulary", type=int, default=0, help="another size of vocabulary; 0 = the model's")
-    add("--turns", default="1,2,4,8", help="interactions of a conversation, comma-separated")
-    add("--user-tokens", type=int, default=64, help="of a user's turn, with the prompt's end")
-    add("--reply-tokens", type=int, default=192, help="of a reply, EOS included")
-    add("--followup-tokens", type=int, default=32, help="that the hindsight prompt adds")
+    add(
+        "--vocabulary",
+        type=cli.at_least(0),
+        default=0,
+        help="another size of vocabulary; 0 = the model's",
+    )
+    add(
+        "--turns",
+        type=_turns,
+        default="1,2,4,8",
+        help="interactions of a conversation, comma-separated",
+    )
+    add(
+        "--user-tokens",
+        type=cli.at_least(bench.OPENING + 1),
+        default=64,
+        help="of a user's turn, with the prompt's end",
+    )
+    add("--reply-tokens", type=cli.at_least(1), default=192, help="of a reply, EOS included")
+    add(
+        "--followup-tokens", type=cli.at_least(0), default=32, help="that the hindsight prompt adds"
+    )
     add("--student-branches", action="store_true", help="replies look different in the history")
-    add("--data", default="", help="file of conversations to pack instead, or pocket")
+    add("--data", default="", help="file of conversations to pack instead, - or pocket")
     add("--format", default="auto", help="of the data")
     add("--tokenizer", default="", help="directory of a tokenizer for --data; empty = the model's")
-    add("--conversations", type=int, default=32, help="of --data that make a step")
-    add("--row-tokens", type=int, default=4096, help="trunk length of a row packed from --data")
-    add("--max-length", type=int, default=4096, help="of a conversation from --data")
+    add("--conversations", type=cli.at_least(1), default=32, help="of --data that make a step")
+    add(
+        "--row-tokens",
+        type=cli.like("batch.row_tokens"),
+        default=4096,
+        help="trunk length of a row packed from --data",
+    )
+    add(
+        "--max-length",
+        type=cli.like("data.max_length"),
+        default=4096,
+        help="of a conversation from --data",
+    )
     add("--sharing", default="tree,none", help="ways to compare, comma-separated")
     add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
     add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add(
-        "--repeats", type=int, default=5, help="timed steps of each way, at least; 0 = compile only"
+        "--repeats",
+        type=cli.at_least(0),
+        default=5,
+        help="timed steps of each way, at least; 0 = compile only",
     )
-    add("--seconds", type=float, default=15, help="that a case is timed for, at least")
+    add(
+        "--seconds",
+        type=cli.at_least(0, float),
+        default=15,
+        help="that a case is timed for, at least",
+    )
     add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
     add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is made small")
     add("--teacher", default="self", choices=list(TEACHERS), help="whose weights see the hindsight")
-    add("--json", default="", metavar="FILE", help="write all figures there")
+    add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
     return parser.parse_args(argv)
 
 
@@ -93,6 +127,13 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.WARNING)
     cli.keep_memory()
     cli.keep_compiled()
+    if args.json:
+        cli.check_out(args.json, option="--json")
+    with cli.alone_in(args.json):
+        time_steps(args)
+
+
+def time_steps(args: argparse.Namespace) -> None:
     ways = args.sharing.split(",")
     if unknown := set(ways) - set(bench.WAYS):
         raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")
@@ -138,8 +179,15 @@ def main(argv: list[str] | None = None) -> None:
         machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
         settings = {**vars(args), "attention": attention}
         found = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        cli.write_text(args.json, json.dumps(found, indent=2) + "\n")
         print(f"figures: {args.json}")
+
+
+def _turns(text: str) -> str:
+    """Numbers, comma-separated, as they stand."""
+    for one in text.split(","):
+        cli.at_least(1)(one)
+    return text
 
 
 def _model(args: argparse.Namespace) -> Any:

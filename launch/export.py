@@ -16,6 +16,8 @@ import argparse
 import logging
 
 from interact_jax import checkpoint, cli
+from interact_jax.models import hf
+from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
 
 
@@ -34,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
 
     run, step = checkpoint.find(args.checkpoint)
+    hf.check_place(args.out, (run / "model",))
+    parse_size(args.max_shard_size)
     model = open_model(run / "model", weights=False, attention="xla")
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)

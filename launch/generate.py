@@ -20,7 +20,6 @@ if __name__ == "__main__":  # before what takes seconds to import
 import argparse
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,11 +41,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", required=True, help="Hugging Face directory, hub id, or pocket")
-    add("--prompts", required=True, metavar="FILE", help="JSON Lines (also .gz)")
-    add("--out", required=True, metavar="FILE", help="JSON Lines to write (also .gz)")
+    add("--prompts", required=True, metavar="FILE", help="JSON Lines, .gz too; - = standard input")
+    add("--out", required=True, metavar="FILE", help="to write, the same; - = standard output")
     add("--max-new-tokens", type=int, default=256, metavar="N", help="of a reply (default 256)")
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
-    add("--seed", type=int, default=0, help="of what is drawn at other temperatures (default 0)")
+    add(
+        "--seed",
+        type=cli.like("seed"),
+        default=0,
+        help="of what is drawn at other temperatures (default 0)",
+    )
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--rows", type=int, default=64, help="prompts at a time at most (default 64)")
     return parser.parse_args(argv)
@@ -57,10 +61,13 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     cli.keep_memory()
     cli.keep_compiled()
-    prompts = read_prompts(args.prompts)
-    out = Path(args.out)
-    cli.check_out(out, Path(args.prompts))
+    cli.check_out(args.out, args.prompts)
+    with cli.alone_in(args.out):
+        generate(args)
 
+
+def generate(args: argparse.Namespace) -> None:
+    prompts = read_prompts(args.prompts)
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
     model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla")
     chat = model.chat
@@ -73,8 +80,9 @@ def main(argv: list[str] | None = None) -> None:
     started = time.perf_counter()
     completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)
     seconds = time.perf_counter() - started
-    cli.write_lines(out, (answered(*pair, chat) for pair in zip(prompts, completions, strict=True)))
-    print(summary(out, prompts, completions, chat, seconds))
+    pairs = zip(prompts, completions, strict=True)
+    cli.write_lines(args.out, (answered(*pair, chat) for pair in pairs))
+    print(summary(args.out, prompts, completions, chat, seconds))
 
 
 def encode(prompt: Prompt, chat: ChatFormat, context: int) -> list[int]:
@@ -98,7 +106,7 @@ def answered(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[s
 
 
 def summary(
-    out: Path,
+    out: str,
     prompts: list[Prompt],
     completions: list[Completion],
     chat: ChatFormat,

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before what takes seconds to import
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from interact_jax import cli
@@ -43,11 +44,13 @@ def main(argv: list[str] | None = None) -> None:
 
     one = stage("train", "tokenizer and weights, from nothing")
     one.add_argument("--out", type=Path, required=True, help="directory of the run")
-    one.add_argument("--steps", type=int, default=5000)
-    one.add_argument("--rows", type=int, default=32, help=f"a step has, of {training.ROW} tokens")
+    one.add_argument("--steps", type=cli.at_least(1), default=5000)
+    one.add_argument(
+        "--rows", type=cli.at_least(1), default=32, help=f"a step has, of {training.ROW} tokens"
+    )
     one.add_argument("--lr", type=float, default=3e-3, help="at its peak")
-    one.add_argument("--seed", type=int, default=0)
-    one.add_argument("--save-every", type=int, default=250, help="steps")
+    one.add_argument("--seed", type=cli.like("seed"), default=0)
+    one.add_argument("--save-every", type=cli.at_least(1), default=250, help="steps")
     one.add_argument("--minutes", type=float, default=math.inf, help="end by then")
     one.add_argument("--start-from", type=Path, help="directory of a run to go on from")
 
@@ -57,41 +60,62 @@ def main(argv: list[str] | None = None) -> None:
 
     one = stage("gate", "measure what a model can do")
     one.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
-    one.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    one.add_argument("--replies", type=int, default=2048, help="to plain requests")
-    one.add_argument("--trials", type=int, default=256, help="with hindsight, for each style")
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--out", required=True, help="JSON file to write; - = standard output")
+    one.add_argument("--replies", type=cli.at_least(1), default=2048, help="to plain requests")
+    one.add_argument(
+        "--trials", type=cli.at_least(1), default=256, help="with hindsight, for each style"
+    )
+    one.add_argument("--seed", type=cli.like("seed"), default=0)
 
     one = stage("logs", "conversations of simulated users with a model")
     one.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
-    one.add_argument("--out", type=Path, required=True, help=".jsonl.gz file to write")
-    one.add_argument("--interactions", type=int, default=4096, help="at least so many")
+    one.add_argument("--out", required=True, help=".jsonl.gz file to write; - = standard output")
+    one.add_argument("--interactions", type=cli.at_least(1), default=4096, help="at least so many")
     one.add_argument("--want", nargs="*", default=None, help="styles; default: shipped logs'")
     one.add_argument("--avoid", nargs="*", default=None, help="styles; default: shipped logs'")
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--seed", type=cli.like("seed"), default=0)
 
     args = parser.parse_args(argv)
-    if args.stage == "train":
-        settings = vars(args)
-        del settings["stage"]
-        training.train(settings.pop("out"), **settings)
-    elif args.stage == "export":
-        training.export(args.run, args.out)
-    elif args.stage == "gate":
-        speaker = Speaker.load(args.model)
-        found = gates.report(speaker, replies=args.replies, trials=args.trials, seed=args.seed)
-        args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        print(json.dumps(found, indent=2))
-    else:
-        preference = measure.LOGGED_PREFERENCE
-        if args.want is not None or args.avoid is not None:
-            preference = dict.fromkeys(args.want or (), True)
-            preference |= dict.fromkeys(args.avoid or (), False)
-        user = world.User(world.check_preference(preference))
-        conversations = logs.converse(Speaker.load(args.model), user, args.interactions, args.seed)
-        logs.write_logs(conversations, args.out)
-        count = sum(len(list(c.interactions())) for c in conversations)
-        print(f"{len(conversations):,} conversations, {count:,} interactions: {args.out}")
+    settings = vars(args)
+    make = STAGES[settings.pop("stage")]
+    if make in (gate, converse):
+        cli.check_out(args.out)
+    with cli.alone_in(args.out):
+        make(**settings)
+
+
+def gate(model: Path, out: str, replies: int, trials: int, seed: int) -> None:
+    speaker = Speaker.load(model)
+    found = gates.report(speaker, replies=replies, trials=trials, seed=seed)
+    text = json.dumps(found, indent=2)
+    cli.write_text(out, text + "\n")
+    print(text)
+
+
+def converse(
+    model: Path,
+    out: str,
+    interactions: int,
+    want: list[str] | None,
+    avoid: list[str] | None,
+    seed: int,
+) -> None:
+    preference = measure.LOGGED_PREFERENCE
+    if want is not None or avoid is not None:
+        preference = dict.fromkeys(want or (), True) | dict.fromkeys(avoid or (), False)
+    user = world.User(world.check_preference(preference))
+    conversations = logs.converse(Speaker.load(model), user, interactions, seed)
+    logs.write_logs(conversations, out)
+    count = sum(len(list(c.interactions())) for c in conversations)
+    print(f"{len(conversations):,} conversations, {count:,} interactions: {out}")
+
+
+STAGES: dict[str, Callable[..., None]] = {
+    "train": training.train,
+    "export": training.export,
+    "gate": gate,
+    "logs": converse,
+}
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ import argparse
 import json
 import logging
 import os
-from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; the compiler needs no device
+
+from ml_collections import ConfigDict
 
 from interact_jax import cli, config, plan
 from interact_jax.models.shapes import SHAPES, shape
@@ -35,7 +36,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--topology", required=True, metavar="NAME", help="TPU slice: v5e:4x4, v5p:2x2x2, ...")
     shapes = ", ".join(SHAPES)
     add("--model-shape", metavar="NAME", help=f"in place of model.path, no download: {shapes}")
-    add("--json", default="", metavar="FILE", help="write all figures there")
+    add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
     add("--no-search", action="store_true", help="do not look for a change that makes it fit")
     return cli.parse_settings(parser, argv)
 
@@ -44,6 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.INFO)
     cfg = config.load(args.config, overrides)
+    if args.json:
+        cli.check_out(args.json, option="--json")
+    with cli.alone_in(args.json):
+        make(args, cfg)
+
+
+def make(args: argparse.Namespace, cfg: ConfigDict) -> None:
     if args.model_shape:
         work = plan.synthetic_work(cfg, shape(args.model_shape), args.model_shape)
     else:
@@ -61,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\nIt fits with " + plan.told(change) + "\n")
             print("\n".join(plan.lines(better)))
     if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        cli.write_text(args.json, json.dumps(found, indent=2) + "\n")
         print(f"figures: {args.json}")
 
 

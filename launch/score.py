@@ -20,11 +20,12 @@ from typing import Any
 
 from rich.console import Console
 
-from interact_jax import cli, report, sharding
+from interact_jax import cli, places, report, sharding
 from interact_jax.data.chat import REPLY_TOKENS, ChatFormat
 from interact_jax.data.conversations import FORMATS
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
 from interact_jax.data.pipeline import Dataset, load_dataset
+from interact_jax.data.records import find_files
 from interact_jax.data.tree import GROW, picture
 from interact_jax.hindsight_check import check_hindsight
 from interact_jax.models.attention import BACKENDS
@@ -44,28 +45,55 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, help="Hugging Face directory, hub id, or pocket")
     add("--tokenizer", default="", help="another tokenizer's directory")
-    add("--data", required=True, help="file, glob or directory of conversations")
-    add("--out", required=True, help="JSON Lines file to write")
+    add("--data", required=True, help="conversations: file, glob, directory; - = standard input")
+    add("--out", required=True, help="JSON Lines file to write; - = standard output")
     add("--report", default="", metavar="DIR", help="write HTML and pictures there")
-    add("--show", type=int, default=0, metavar="N", help="print the N replies of strongest signal")
+    add(
+        "--show",
+        type=cli.at_least(0),
+        default=0,
+        metavar="N",
+        help="print the N replies of strongest signal",
+    )
     add(
         "--check-hindsight",
         action="store_true",
         help="does the model use hindsight? by the replies that came after a follow-up",
     )
-    add("--show-trees", type=int, default=0, metavar="N", help="print the first N token trees")
+    add(
+        "--show-trees",
+        type=cli.at_least(0),
+        default=0,
+        metavar="N",
+        help="print the first N token trees",
+    )
     add("--hindsight", default="offline", help="offline, online, or a text with {o}")
     add("--format", default="auto", choices=list(FORMATS), help="of the data")
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--sharing", default="tree", choices=list(GROW), help="one pass, or two full forwards")
     add("--reply-tokens", default="in_place", choices=REPLY_TOKENS, help="how y is tokenised")
     add("--history", default="conversation", choices=list(WINDOWS), help="what y sees of it")
-    add("--max-length", type=int, default=0, help="tokens before the window hops; 0 = as fit, 4096")
-    add("--max-reply", type=int, default=2048, help="tokens of a reply before it is cut")
+    add(
+        "--max-length",
+        type=cli.at_least(0),
+        default=0,
+        help="tokens before the window hops; 0 = as fit, 4096",
+    )
+    add(
+        "--max-reply",
+        type=cli.like("data.max_reply"),
+        default=2048,
+        help="tokens of a reply before it is cut",
+    )
     add("--special-tokens", default="drop", choices=SPECIAL_TOKENS, help="spelt in a message")
     add("--on-error", default="stop", choices=["stop", "skip"], help="at a bad record")
     add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
-    add("--row-tokens", type=int, default=1024, help="trunk length of a packed row")
+    add(
+        "--row-tokens",
+        type=cli.like("batch.row_tokens"),
+        default=1024,
+        help="trunk length of a packed row",
+    )
     add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
     add("--mesh-tensor", type=int, default=1, help="devices that share every matrix out")
     return parser.parse_args(argv)
@@ -76,9 +104,15 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     cli.keep_memory()
     cli.keep_compiled()
-    out = Path(args.out)
-    cli.check_out(out, Path(args.data))
+    read = [] if args.data == "pocket" else find_files(args.data)
+    cli.check_out(args.out, *read)
+    if args.report:
+        places.check_directory(f"--report {args.report}", args.report)
+    with cli.alone_in(args.out):
+        score(args)
 
+
+def score(args: argparse.Namespace) -> None:
     model = open_model(
         args.model,
         mesh=sharding.make_mesh(fsdp=args.mesh_fsdp, tensor=args.mesh_tensor),
@@ -111,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         sharing=args.sharing,
         row_tokens=args.row_tokens,
     )
-    cli.write_lines(out, map(line_of, scored))
+    cli.write_lines(args.out, map(line_of, scored))
     if args.check_hindsight:
         found = check_hindsight(
             model.decoder,
@@ -128,7 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     show(args, scored, dataset, chat)
     for line in dataset.lines():
         print(line)
-    print(f"{len(scored):,} interactions scored: {out}")
+    print(f"{len(scored):,} interactions scored: {args.out}")
 
 
 def line_of(one: Scored) -> dict[str, Any]:
@@ -148,8 +182,9 @@ def show(
     for one in strongest[: args.show]:
         Console().print(report.token_table(one, interactions[one.id], chat))
     if args.report:
+        title = f"{args.model} on {places.input_name(args.data)}"
         page = report.write_signal_report(
-            Path(args.report), scored, interactions, chat, title=f"{args.model} on {args.data}"
+            Path(args.report), scored, interactions, chat, title=title
         )
         print(f"report: {page}")
 

@@ -97,7 +97,7 @@ def write_summary(
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
-        "interactions": int(run.state.counters.interactions),
+        "interactions": train.counted(run)["interactions"],
         "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
     }
     cli.write_text(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")

@@ -1,7 +1,10 @@
 """Every test runs on 8 virtual CPU devices, and no array is broadcast to a higher rank unasked."""
 
+import io
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 # Before jax is imported: it reads both when it starts its backends.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -12,6 +15,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, 
 
 import jax
 import pytest
+
+from interact_jax import places
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -46,3 +51,15 @@ def shared() -> Path:
     if found is None:
         pytest.skip(f"neither {places[0]} nor {places[1]} is there")
     return found
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """A function that says what comes in there."""
+
+    def says(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+        places._standard_input.cache_clear()
+
+    yield says
+    places._standard_input.cache_clear()

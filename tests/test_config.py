@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,56 @@ def test_overrides_take_the_type_of_the_default():
         (["optim.lr=nan"], r"optim\.lr=nan: expected at least"),
         (["data.path="], r"data\.path is not set"),
         (["data.format=csv"], r"data\.format='csv'.*'sharegpt'"),
+        (["seed=4294967296"], r"seed=4294967296: expected at most 4294967295"),
+        (["seed=-1"], r"seed=-1: expected at least 0"),
+        (["steps=2147483648", "epochs=0"], r"steps=2147483648: expected at most 2147483647"),
+        (["epochs=inf"], r"epochs=inf: expected at most"),
+        (["data.workers=1000000"], r"data\.workers=1000000: expected at most"),
+        (["batch.rows=1000000"], r"batch\.rows=1000000: expected at most"),
+        (["batch.row_tokens=2147483648"], r"batch\.row_tokens=2147483648: expected at most"),
+        (["batch.interactions=2147483648"], r"batch\.interactions=2147483648: expected at most"),
+        (["objective.old_every=2147483648"], r"objective\.old_every=2147483648: expected at most"),
+        (["optim.lr=inf"], r"optim\.lr=inf: expected at most"),
+        (["optim.weight_decay=inf"], r"optim\.weight_decay=inf: expected at most"),
+        (["objective.kl_initial=inf"], r"objective\.kl_initial=inf: expected at most"),
+        (["objective.beta=inf"], r"objective\.beta=inf: expected at most"),
+        (["skip.signal=inf"], r"skip\.signal=inf: expected at most"),
+        (
+            ["data.max_reply=5", "objective.ignore_first=5"],
+            r"data\.max_reply=5: expected more than objective\.ignore_first=5",
+        ),
+        (["objective.ignore_first=-1"], r"objective\.ignore_first=-1: expected at least 0"),
+        (["model.path="], r"model\.path is not set"),
+        (["data.path=-"], r"data\.path=-: a run that is resumed reads its data again"),
     ],
 )
 def test_mistakes_get_one_message(overrides, message):
     with pytest.raises(InputError, match=message):
         load(*overrides)
+
+
+FLOATS = [name for name, one in config.settings().items() if isinstance(one.default, float)]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("value", ["1e-300", "1e39", "nan", "-inf"])
+def test_what_the_device_could_not_hold_is_refused(name, value):
+    """It would be 0 there, or infinity: a run that learns nothing, or NaN."""
+    with pytest.raises(InputError, match=re.escape(f"{name}={float(value)!r}: expected")):
+        load(f"{name}={value}")
+
+
+@pytest.mark.parametrize(
+    "name, value", [("steps", True), ("steps", None), ("optim.lr", None), ("model.path", None)]
+)
+def test_a_file_that_sets_another_type_is_refused(name, value, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from interact_jax import config\ndef get_config():\n    c = config.default()\n"
+        f"    c.data.path = 'pocket'\n    c.{name} = {value}\n    return c\n"
+    )
+    with pytest.raises(InputError, match=rf"{re.escape(name)}={value}: expected a"):
+        config.load(str(file))
 
 
 def test_a_missing_file_lists_those_that_are_there():

@@ -12,6 +12,7 @@ LAYERS = (
     {
         "schema",
         "settings",
+        "places",
         "json_files",
         "flops",
         "chips",

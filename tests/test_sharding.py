@@ -16,7 +16,13 @@ def test_one_size_is_what_the_others_leave():
     assert sharding.row_shards(mesh) == 4
 
 
-@pytest.mark.parametrize("sizes", [{"fsdp": 3}, {"data": 2}, {"data": -1, "fsdp": -1}, {"fsdp": 0}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *({"fsdp": 3}, {"data": 2}, {"data": -1, "fsdp": -1}, {"fsdp": 0}),
+        {"fsdp": 2**32, "tensor": 2**32},  # beyond what numpy multiplies
+    ],
+)
 def test_sizes_that_do_not_fit_are_named(sizes):
     with pytest.raises(InputError, match=r"mesh\.data=.*mesh\.fsdp="):
         sharding.make_mesh(**sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from interact_jax.data.pipeline import LogBatches
 from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
+from interact_jax.opening import open_model
 from interact_jax.schema import InputError, RunStopped
 from launch import export as launch_export
 from launch import train as launch_train
@@ -213,6 +215,39 @@ def test_run_stops_after_bad_steps_in_a_row(small, steps, tmp_path, capsys):
     assert "Traceback" not in message
     assert not (run / "export").exists()
     assert all(line["loss"] is None for line in read_lines(run / "metrics.jsonl"))
+
+
+def test_seeds_have_32_bits(small):
+    model = open_model(small["model.path"])
+    made = [jax.tree.leaves(model.fresh(seed))[0] for seed in (0, 2**31, 2**32 - 1)]
+    assert len({np.asarray(x).tobytes() for x in made}) == 3
+
+
+@pytest.mark.parametrize("epochs", [2**28, 2**36])
+def test_a_run_of_any_length_knows_how_much_it_has_counted(small, epochs, tmp_path):
+    """As a run would be that has gone over the data so often, and a step further."""
+    run = begin(tmp_path / "run", {**small, **BATCHES, "epochs": 0, "steps": 3})
+    of_epoch = {"interactions": 12, "reply_tokens": counted_tokens(run)}
+    position = run.source.position()
+    run.source.seek({**position, "drawn": position["conversations"] * epochs})
+    last_bits = {n: np.array(x * epochs, np.int64).astype(np.int32) for n, x in of_epoch.items()}
+    run.state = run.state.replace(counters=run.state.counters.replace(**last_bits))
+    train.loop(run)
+    # Steps of two conversations: the three of them are one more epoch.
+    expected = {name: x * (epochs + 1) for name, x in of_epoch.items()}
+    assert train.counted(run) == expected
+    text = "{interactions:,} interactions, {reply_tokens:,} counted reply tokens"
+    assert text.format(**expected) in train.finish(run)[0]
+    launch_train.write_summary(run, None, None)
+    summary = json.loads((run.workdir / "summary.json").read_text())
+    assert summary["interactions"] == expected["interactions"]
+
+
+def counted_tokens(run):
+    """Of all replies, less the first ones of each, which do not count."""
+    trees = run.dataset.trees_of(range(len(run.dataset.trees)))
+    lengths = [len(reply.target.y) for tree in trees for reply in tree.replies]
+    return sum(max(0, n - run.config.objective.ignore_first) for n in lengths)
 
 
 # ---------------------------------------------------------------------- stopped, killed, resumed

@@ -24,6 +24,7 @@ from interact_jax.data.records import (
     find_files,
     read_records,
 )
+from interact_jax.places import input_name
 from interact_jax.schema import Conversation, InputError
 
 ON_ERROR = ("stop", "skip")
@@ -74,7 +75,7 @@ def read_conversations(
     Who learns from something else gives `usable`, which counts it in a conversation, and says in
     `expected` what a conversation needs, to follow "Expected" in messages to people.
 
-    `path` is a file, a directory or a glob; plain or gzip; `format` a name in FORMATS. With
+    `path` is a file, a directory, a glob, or "-"; plain or gzip; `format` a name in FORMATS. With
     `on_error="stop"` the first thing that cannot be used raises InputError with file, line and
     remedy; with "skip" it is counted and left out. A conversation that nobody followed up, or a
     deleted message, is no error: it is counted either way.
@@ -105,7 +106,7 @@ def read_conversations(
     report.conversations = len(conversations)
     if not conversations:
         what = "no interaction" if usable is count_interactions else "nothing"
-        headline = f"{path}: {what} to learn from. Expected {expected}."
+        headline = f"{input_name(path)}: {what} to learn from. Expected {expected}."
         raise InputError("\n".join([headline, *report.lines()]))
     return conversations, report
 

@@ -158,19 +158,20 @@ def _hopping_windows(
             kept = (*system, *x[start:])
             return [_encode(draft, kept, conversation.id, chat, settings) for draft in drafts]
 
-        unit = seen_from(start)
+        unit, hop = seen_from(start), start
         if _length(unit, settings) > settings.max_length:
             for hop in (i for i in range(start + 1, len(x)) if x[i].role == "user"):
-                start = hop
                 unit = seen_from(hop)
                 if _length(unit, settings) <= settings.max_length // 2:
                     break
             if _length(unit, settings) > settings.max_length:
                 counts["interactions dropped: longer than data.max_length by themselves"] += 1
-                continue
+                continue  # and the window stays where it is: what comes next may fit into it
             counts["windows hopped: the oldest turns of a long conversation cut"] += 1
             windows.append(window)
-            window = []
+            start, window = hop, []
+        if start > len(system):
+            counts["interactions that see only part of their history: windows hopped"] += 1
         window.append([_cut(e, settings, counts) for e in unit])
     return [*windows, window]
 

@@ -27,6 +27,7 @@ from interact_jax.data.recipes import RECIPES
 from interact_jax.data.shapes import full_row, plan_shapes, share_out
 from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
 from interact_jax.data.tree import Size, Tree, split
+from interact_jax.places import input_name
 from interact_jax.schema import Batch, Conversation, InputError
 from interact_jax.settings import Setting
 
@@ -38,18 +39,22 @@ SETTINGS = {
     "data.format": Setting("auto", "of the files", tuple(FORMATS)),
     "data.on_error": Setting("stop", "at a bad record; or leave it out, counted", ON_ERROR),
     "data.workers": Setting(
-        0, "processes that tokenise; 0 = the main one. The result is the same", least=0, free=True
+        0,
+        "processes that tokenise; 0 = the main one. The result is the same",
+        least=0,
+        most=1024,
+        free=True,
     ),
     "batch.conversations": Setting(
-        0, "a step's batch: so many conversations; 0 = by interactions", least=0
+        0, "a step's batch: so many conversations; 0 = by interactions", least=0, most=2**24
     ),
     "batch.interactions": Setting(
-        32, "or whole conversations until at least so many; 0 = the other", least=0
+        32, "or whole conversations until at least so many; 0 = the other", least=0, most=2**24
     ),
     "batch.row_tokens": Setting(
-        4096, "trunk length of a packed row; longer trunks make rows longer", least=1
+        4096, "trunk length of a packed row; longer trunks make rows longer", least=1, most=2**24
     ),
-    "batch.rows": Setting(1, "rows per micro-step and data shard", least=1, free=True),
+    "batch.rows": Setting(1, "rows per micro-step and data shard", least=1, most=2**12, free=True),
 }
 
 
@@ -125,7 +130,7 @@ def load_dataset(
             dataset.interactions.append(tokenised.units)
     if not dataset.trees:
         raise InputError(
-            f"{path}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
+            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
         )
     return dataset
 
@@ -180,6 +185,13 @@ class Draws:
         while indices := self.step(drawn):
             yield indices
             drawn += len(indices)
+
+    def times(self, drawn: int) -> np.ndarray:
+        """How often each conversation is among the first `drawn`: an epoch has every one once."""
+        count = len(self.interactions)
+        epochs, rest = divmod(drawn, count)
+        last = [int(self.order[at]) for at in range(drawn - rest, drawn)]
+        return epochs + np.bincount(np.array(last, np.int64), minlength=count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +283,9 @@ class BatchSource(Protocol):
     def steps_left(self) -> int:
         """How many batches are left to the end, where there is one."""
 
+    def counted(self) -> dict[str, int]:
+        """How many interactions, and counted reply tokens, the batches up to here had in all."""
+
     def summary(self) -> list[str]:
         """What came through and what was lost, for people."""
 
@@ -312,6 +327,17 @@ class LogBatches:
     def steps_left(self) -> int:
         """How many batches are left of the epochs; the last one may be small."""
         return sum(1 for _ in self.draws.steps(self.drawn))
+
+    def counted(self) -> dict[str, int]:
+        """How many interactions, and counted reply tokens, the batches up to here had in all."""
+        ignored = self.packing.ignore_first
+        tokens = [
+            sum(max(0, len(reply.target.y) - ignored) for tree in trees for reply in tree.replies)
+            for trees in self.dataset.trees
+        ]
+        times = self.draws.times(self.drawn)
+        of_all = {"interactions": self.dataset.interactions, "reply_tokens": tokens}
+        return {name: int(times @ np.array(each, np.int64)) for name, each in of_all.items()}
 
     def summary(self) -> list[str]:
         """What was lost or mended between the files and here."""

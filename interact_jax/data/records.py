@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from interact_jax import places
 from interact_jax.schema import InputError
 
 SUFFIXES = (".json", ".jsonl", ".gz")
@@ -63,10 +64,12 @@ def find_files(path: str) -> dict[str, str]:
     """The files that `path` (a file, a directory or a glob) stands for, sorted: file -> stem.
 
     A directory stands for every .json, .jsonl and .gz file below it; hidden ones are left out, as
-    by any glob. Stems name the records: `logs/a/train.jsonl.gz` is "train" when read alone and
-    "a/train" when read together with `logs/b/train.jsonl.gz`.
+    by any glob. "-" is standard input. Stems name the records: `logs/a/train.jsonl.gz` is "train"
+    when read alone and "a/train" when read together with `logs/b/train.jsonl.gz`.
     Raises InputError where there is no such file.
     """
+    if path == places.STANDARD:
+        return {path: "stdin"}
     path = os.path.expanduser(path)
     found = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
     files: set[str] = set()
@@ -112,21 +115,21 @@ def read_records(path: str, stem: str) -> Iterator[Record | Loss]:
             yield item
     except OSError as error:
         empty = False
-        yield Loss("unreadable file", path, error.strerror or str(error), FIX_FILE)
+        yield Loss("unreadable file", source.name, error.strerror or str(error), FIX_FILE)
     if empty:
-        yield Loss("empty file", path, "there is no record in it", FIX_FILE)
+        yield Loss("empty file", source.name, "there is no record in it", FIX_FILE)
 
 
 def _lines(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     number = 0
     for number, line in enumerate(_split(chunks), 1):
         if line.strip():
-            item = _parse(line, f"{source.path}:{number}", f"{stem}.{number}")
+            item = _parse(line, f"{source.name}:{number}", f"{stem}.{number}")
             if isinstance(item, Loss) and source.damage:
                 break  # the line at which a damaged file ends: reported once, below
             yield item
     if source.damage:
-        yield Loss("damaged gzip", f"{source.path}:{number}", source.damage, FIX_FILE)
+        yield Loss("damaged gzip", f"{source.name}:{number}", source.damage, FIX_FILE)
 
 
 def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -176,7 +179,7 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
         start, number = position, number + 1
         line += text.count("\n", counted, start)
         counted = start
-        where = f"{source.path}:{line} (item {number})"
+        where = f"{source.name}:{line} (item {number})"
         try:
             value, position = decode(text, start)
             if clean or _is_unicode(text[start:position]):
@@ -193,16 +196,16 @@ def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Reco
             opening = re.compile(rf"\n[ \t]{{0,{column}}}(?={{)").search(text, start)
             if opening is None and source.damage:
                 break  # the item at which a damaged file ends: reported once, below
-            where = f"{source.path}:{getattr(error, 'lineno', line)} (item {number})"
+            where = f"{source.name}:{getattr(error, 'lineno', line)} (item {number})"
             detail = _explain(error)
             if opening is None:
                 detail = f"{detail}; the rest of the list cannot be read"
             yield Loss("broken JSON", where, detail)
             position, whole = opening.end() if opening else end, False
     if source.damage:
-        yield Loss("damaged gzip", f"{source.path}:{line}", source.damage, FIX_FILE)
+        yield Loss("damaged gzip", f"{source.name}:{line}", source.damage, FIX_FILE)
     elif whole and not text.endswith("]"):
-        yield Loss("broken JSON", f"{source.path}:{line}", "the list has no end: ']' is missing")
+        yield Loss("broken JSON", f"{source.name}:{line}", "the list has no end: ']' is missing")
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -226,11 +229,11 @@ class _Source:
     """
 
     def __init__(self, path: str):
-        self.path = path
+        self.path, self.name = path, places.input_name(path)
         self.damage = ""
 
     def __iter__(self) -> Iterator[bytes]:
-        with open(self.path, "rb") as file:
+        with places.reading(self.path) as file:
             is_gzip = file.peek(2)[:2] == GZIP_MAGIC or self.path.endswith(".gz")
             chunks = iter(functools.partial(file.read, CHUNK), b"")
             yield from self._unpack(chunks) if is_gzip else chunks

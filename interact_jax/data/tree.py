@@ -178,7 +178,10 @@ def split(tree: Tree, capacity: Size) -> list[Tree]:
 
 def apart(tree: Tree) -> list[Tree]:
     """Each unit of a tree as a tree of its own."""
-    return [_tree([unit], tree.frozen_views) for unit in tree.units()]
+    units = tree.units()
+    if len(units) == 1:  # as it stands: grown anew, a tree that shares nothing would share
+        return [tree]
+    return [_tree([unit], tree.frozen_views) for unit in units]
 
 
 def shared_prefix(a: np.ndarray, b: np.ndarray) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
+from interact_jax.data.records import GZIP_MAGIC
+from interact_jax.places import input_name, reading
 from interact_jax.schema import ROLES, InputError, Message
 
 EXPECTED = (
@@ -26,24 +29,27 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a JSON Lines file (also `.gz`); empty lines are skipped.
+    """Read a JSON Lines file, plain or gzip, or "-"; empty lines are skipped.
 
     Raises InputError, with file and line, for anything that is not a prompt.
     """
-    path = Path(path)
+    name = input_name(path)
     try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as JSON Lines in UTF-8 ({error}).") from error
+        with reading(path) as file:
+            raw = file.read()
+        if raw.startswith(GZIP_MAGIC) or name.endswith(".gz"):
+            raw = gzip.decompress(raw)
+        text = raw.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: cannot be read as JSON Lines in UTF-8 ({error}).") from error
     # Not splitlines(): that also breaks at characters which JSON allows inside a text.
     prompts = [
-        _read_line(line, f"{path}:{number}")
+        _read_line(line, f"{name}:{number}")
         for number, line in enumerate(text.split("\n"), start=1)
         if line.strip()
     ]
     if not prompts:
-        raise InputError(f"{path}: no prompts in it; {EXPECTED} on every line.")
+        raise InputError(f"{name}: no prompts in it; {EXPECTED} on every line.")
     return prompts
 
 

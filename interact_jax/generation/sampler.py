@@ -112,10 +112,9 @@ class Sampler:
         """
         indices = range(len(prompts)) if indices is None else indices
         self.check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, indices=indices)
-        new = _bucket(max_new_tokens, LEAST_NEW)
         done: dict[int, Completion] = {}
         with _bar(progress, len(prompts)) as advance, self._on_mesh():
-            for members, rows, length in self._groups(prompts, new):
+            for members, rows, length, new in self._groups(prompts, max_new_tokens):
                 found = self._complete(
                     params,
                     **self._rows(prompts, indices, members, rows, length, max_new_tokens),
@@ -164,22 +163,27 @@ class Sampler:
                 )
 
     def _groups(
-        self, prompts: Sequence[Sequence[int]], new: int
-    ) -> Iterator[tuple[list[int], int, int]]:
-        """(places in `prompts`, rows, prompt slots) of every group, the longest prompts first.
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int
+    ) -> Iterator[tuple[list[int], int, int, int]]:
+        """(places in `prompts`, rows, prompt slots, new slots) of every group, the longest prompts
+        first: what does not fit into memory fails at once, not after an hour.
 
-        Longest first: what does not fit into memory fails at once, not after an hour.
+        There are new slots for what is asked, but for no more than the context leaves behind the
+        shortest prompt that the bucket of prompt slots may hold.
         """
         buckets: dict[int, list[int]] = {}
         for place, prompt in enumerate(prompts):
             buckets.setdefault(_bucket(len(prompt), LEAST_PROMPT), []).append(place)
         multiple = sharding.row_shards(self.mesh) if self.mesh else 1
         for length, members in sorted(buckets.items(), reverse=True):
+            room = self.decoder.config.max_positions - _shortest(length, LEAST_PROMPT)
+            new = _bucket(min(max_new_tokens, room), LEAST_NEW)
             rows = max(1, min(self.rows, PREFILL_MASK // (length * (length + new))))
             rows = min(rows, 1 << (len(members) - 1).bit_length())
             for start in range(0, len(members), rows):
                 # The last group is padded rather than compiled for.
-                yield members[start : start + rows], -(-rows // multiple) * multiple, length
+                some = members[start : start + rows]
+                yield some, -(-rows // multiple) * multiple, length, new
 
     def _rows(
         self,
@@ -328,6 +332,13 @@ def _bucket(length: int, least: int) -> int:
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size
+
+
+def _shortest(bucket: int, least: int) -> int:
+    """The smallest length that `_bucket` puts there."""
+    if bucket == least:
+        return 1
+    return 1 + (bucket * 2 // 3 if bucket & (bucket - 1) else bucket * 3 // 4)
 
 
 def _unpack(drawn: _Drawn) -> Iterator[Completion]:

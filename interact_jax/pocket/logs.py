@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from interact_jax import places
 from interact_jax.generation.sampler import Completion
 from interact_jax.pocket import world
 from interact_jax.pocket.speaker import Speaker
@@ -76,7 +77,7 @@ def _replies(speaker: Speaker, prompts: list[list[int]], seed: int) -> list[Comp
     return said
 
 
-def write_logs(conversations: list[Conversation], path: Path) -> None:
+def write_logs(conversations: list[Conversation], path: str | Path) -> None:
     """Native format, gzip; the same conversations make the same bytes."""
     lines = []
     for conversation in conversations:
@@ -88,4 +89,5 @@ def write_logs(conversations: list[Conversation], path: Path) -> None:
             messages.append(row)
         record = {"id": conversation.id, "user": conversation.user, "messages": messages}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    with places.writing(path) as file:
+        file.write(gzip.compress("".join(lines).encode(), mtime=0))

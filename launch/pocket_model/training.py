@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from interact_jax import places
 from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, head_DxV
@@ -176,8 +177,8 @@ def train_step(
 def save(params: Any, out: Path) -> None:
     """Parameters as params.npz, the names joined by "/"."""
     flat = flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
-    np.savez(out / "params.tmp.npz", **flat)
-    (out / "params.tmp.npz").replace(out / "params.npz")
+    with places.writing(out / "params.npz") as file:
+        np.savez(file, **flat)
 
 
 def load(run: Path) -> Any:

@@ -12,6 +12,9 @@ from interact_jax.data.templates import ChatTemplate
 from interact_jax.schema import Conversation, InputError, Message
 from tests.tiny import tiny_tokenizer
 
+DROPPED = "interactions dropped: longer than data.max_length by themselves"
+HISTORY_CUT = "interactions that see only part of their history: windows hopped"
+
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory):
@@ -57,6 +60,8 @@ def test_a_long_conversation_hops(chat, system):
     assert [e.id for window in windows for e in window] == [e.id for e in whole]
     assert counts["windows hopped: the oldest turns of a long conversation cut"] == len(windows) - 1
     assert len(windows) > 1
+    cut = sum("question 0" not in chat.decode(e.x) for window in windows for e in window)
+    assert counts[HISTORY_CUT] == cut > len(windows) - 1
     start = chat.render(conversation.messages[:1])[:30] if system else "<|im_start|>user"
     for window in windows:
         for e in window:
@@ -71,7 +76,23 @@ def test_a_long_conversation_hops(chat, system):
 def test_an_interaction_longer_than_max_length_is_dropped_and_counted(chat):
     windows, counts = run(dialogue(1), chat, max_length=20)
     assert windows == []
-    assert counts == {"interactions dropped: longer than data.max_length by themselves": 1}
+    assert counts == {DROPPED: 1}
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.6])
+@pytest.mark.parametrize("place", [5, 9])
+def test_a_dropped_interaction_does_not_move_the_window(chat, place, limit):
+    """The same windows as if nobody had followed up on it, whether or not others hop."""
+    talk = dialogue(6)
+    longest = run(talk, chat)[0][0][-1]
+    limit = int(limit * (len(longest.xo) + len(longest.y)))
+    sampled = dataclasses.replace(talk.messages[place], token_ids=(7,) * limit)
+    messages = (*talk.messages[:place], sampled, *talk.messages[place + 1 :])
+    found, counts = run(dataclasses.replace(talk, messages=messages), chat, max_length=limit)
+    others = frozenset(range(1, 12, 2)) - {place}
+    expected, of_others = run(dataclasses.replace(talk, owned=others), chat, max_length=limit)
+    assert [[vars(e) for e in w] for w in found] == [[vars(e) for e in w] for w in expected]
+    assert counts == {**of_others, DROPPED: 1}
 
 
 def test_long_replies_are_cut_and_counted(chat):

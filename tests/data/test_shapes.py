@@ -13,8 +13,9 @@ import pytest
 from configs import quickstart
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.examples import as_ids
 from interact_jax.data.pipeline import Draws, LogBatches, Packing, load_dataset
-from interact_jax.data.recipes import HINDSIGHT
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.shapes import PLANNED, fill, full_row, plan_shapes, share_out, spread
 from interact_jax.data.tree import Size
 from interact_jax.pocket import MODEL
@@ -243,3 +244,22 @@ def test_a_branch_that_grows_when_its_tree_is_split_still_fits():
     packing = Packing.for_trees(trees, 64, 1)
     placed = [place.id for batch, at in packing.batches(trees) for place in at]
     assert sorted(placed) == sorted(ids_of(trees))
+
+
+@pytest.mark.parametrize("recipe", ["hindsight", "pairs"])
+def test_trees_that_share_nothing_are_measured_as_they_stand(recipe):
+    """A prompt and a follow-up that are long against the row, and nothing of them shared."""
+    rng = np.random.default_rng(0)
+
+    def some(n):
+        return rng.integers(10, 1000, n).tolist()
+
+    short = [[example(f"s{i}", x := some(12), [*x[:-1], 3, 4], [5] * 3)] for i in range(200)]
+    x, xo = (prompt := some(400)), [*prompt[:-1], *some(400), prompt[-1]]
+    long = [example("long", x, xo, some(20))]
+    if recipe == "pairs":
+        long.append(dataclasses.replace(long[0], contexts={PLAIN: as_ids(xo)}))
+    trees = grow([*short, long], sharing="none")
+    packing = Packing.for_trees(trees, 64, 1)
+    placed = [place.id for _, at in packing.batches(trees) for place in at]
+    assert collections.Counter(placed) == ids_of(trees)

@@ -143,6 +143,28 @@ def test_a_completion_ends_with_the_models_context(params, sampler):
     assert not found[0].finished
 
 
+def test_there_are_slots_for_what_the_context_leaves_and_not_for_what_is_asked(decoder, params):
+    sampler = Sampler(decoder, [0], rows=8)
+    prompts = some_prompts([31, 4, 35, 39, 2])
+    settings = {"temperature": 1.0, "seed": 3}
+    found = sampler.sample(params, prompts, max_new_tokens=40, **settings)
+    programs = sampler._complete._cache_size()
+    assert sampler.sample(params, prompts, max_new_tokens=2**63, **settings) == found
+    assert sampler._complete._cache_size() == programs
+    assert [len(completion.ids) for completion in found[:4]] == [9, 36, 5, 1]
+
+
+@pytest.mark.parametrize("asked", [16, 17, 10**6])
+def test_the_slots_of_a_group_follow_from_its_bucket_and_are_enough(decoder, asked):
+    """Whichever prompts of the bucket are there."""
+    sampler, new_of = Sampler(decoder, [0]), {}
+    for length in range(1, CONFIG.max_positions):
+        ((_, _, slots, new),) = sampler._groups([[1] * length], asked)
+        assert min(asked, CONFIG.max_positions - length) <= new
+        assert new_of.setdefault(slots, new) == new
+    assert len(new_of) == 2 and max(new_of.values()) < 2 * CONFIG.max_positions
+
+
 def test_frequencies_follow_the_softmax(decoder, params):
     """Of pairs of tokens: both draws must be right, and independent of each other."""
     V, n, prompt = 6, 4096, [1, 2, 3]

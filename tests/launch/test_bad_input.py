@@ -168,16 +168,18 @@ def test_the_command_itself(small, tmp_path):
         ({"optim.lrr": 1}, "Did you mean optim.lr"),
         ({"batch.rows": "two"}, "batch.rows=two: expected an int"),
         ({"epochs": 2}, "steps=1 and epochs=2.0: exactly one"),
-        ({"steps": 0, "epochs": "inf"}, "epochs=inf: expected a number"),
+        ({"steps": 0, "epochs": "inf"}, "epochs=inf: expected at most"),
         ({"objective.name": "ppo"}, "expected one of 'sdpo'"),
         ({"optim.name": "lion"}, "expected one of 'adamw', 'sgd'"),
         ({"optim.schedule": "step"}, "expected one of 'constant'"),
         ({"remat": "all"}, "expected one of 'none'"),
         ({"data.path": ""}, "data.path is not set"),
+        ({"data.path": "-"}, "resumed reads its data again"),
         ({"data.path": "none.jsonl"}, "none.jsonl: no such file"),
         ({"data.max_length": 513}, "Set data.max_length to 512 or less"),
         ({"hindsight": "what they said"}, "{o}"),
         ({"mesh.data": 3}, "multiply to the number of devices, 8"),
+        ({"mesh.fsdp": 2**32, "mesh.tensor": 2**32}, "multiply to the number of devices, 8"),
         ({"mesh.fsdp": 0}, "mesh.tensor=1, mesh.sequence=1: expected positive sizes"),
         ({"model.path": "nowhere/at-all"}, "nowhere/at-all"),
     ],
@@ -260,6 +262,23 @@ def test_workdir_that_is_a_file(small, tmp_path, capsys):
     file = tmp_path / "run"
     file.write_text("")
     check_refused(train_arguments(file, small), capsys, str(file))
+
+
+def test_an_export_that_could_not_be_written_is_refused_before_the_first_step(
+    small, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "export").write_text("mine")
+    check_refused(train_arguments(run, small), capsys, f"{run}/export", "a file; expected a dir")
+    assert (run / "export").read_text() == "mine" and not (run / "metrics.jsonl").exists()
+
+
+def test_files_of_others_in_the_export_are_none_of_its_business(small, tmp_path):
+    (card := tmp_path / "export/README.md").parent.mkdir()
+    card.write_text("a model card")
+    train.main(train_arguments(tmp_path, small))
+    assert tensors(tmp_path / "export") and card.read_text() == "a model card"
 
 
 @pytest.mark.parametrize("room", [64, 4096], ids=["log", "checkpoint"])

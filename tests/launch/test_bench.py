@@ -72,3 +72,10 @@ def test_an_epoch_of_real_conversations(tmp_path, capsys):
 def test_unknown_ways_are_refused(capsys):
     status, err = outcome(bench.main, [*SMALL, "--sharing", "tree,forest"], capsys)
     assert status == 2 and "forest" in err and "none" in err
+
+
+def test_figures_on_standard_output_are_alone_there(capfd):
+    bench.main([*SMALL, "--repeats", "0", "--turns", "1", "--sharing", "tree", "--json", "-"])
+    said = capfd.readouterr()
+    (result,) = json.loads(said.out)["results"]
+    assert result["sharing"] == "tree" and "1 turn" in said.err

@@ -87,6 +87,34 @@ def test_a_prompt_is_a_user_message(model, tmp_path):
     assert first["completion_ids"] == second["completion_ids"]
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_from_standard_input_to_standard_output(
+    model, prompts, tmp_path, standard_input, capfd, pack
+):
+    """Which then holds the answers and nothing else."""
+    assert run_on(model, prompts, tmp_path / "out.jsonl") == 0
+    standard_input(pack(prompts.read_bytes()))
+    capfd.readouterr()
+    assert run_on(model, "-", "-") == 0
+    said = capfd.readouterr()
+    assert said.out == (tmp_path / "out.jsonl").read_text()
+    assert "3 prompts answered" in said.err
+
+
+def test_what_is_wrong_with_standard_input_has_its_line(model, tmp_path, standard_input, capsys):
+    standard_input(b'{"prompt": "a"}\n{"prompt": 3}\n')
+    assert run_on(model, "-", tmp_path / "out.jsonl") == 2
+    assert "standard input:2: message 0: content is 3" in capsys.readouterr().err
+
+
+def test_damaged_gzip_exits_2(model, prompts, tmp_path, capsys):
+    packed = bytearray(gzip.compress(prompts.read_bytes()))
+    packed[20:40] = bytes(20)
+    prompts.write_bytes(packed)
+    assert run_on(model, prompts, tmp_path / "out.jsonl") == 2
+    assert f"{prompts}: cannot be read" in capsys.readouterr().err
+
+
 BAD_LINES = {
     "nothing": ("", "no prompts in it"),
     "json": ('{"prompt": ', "prompts.jsonl:2: not JSON"),
@@ -131,6 +159,9 @@ def test_bad_prompts_exit_2(case, model, tmp_path, capsys):
         ({"--max-new-tokens": "0"}, "max_new_tokens=0"),
         ({"--max-new-tokens": "many"}, "invalid int value"),
         ({"--temperature": "-1"}, "temperature=-1.0"),
+        ({"--seed": "-1"}, "argument --seed: seed=-1: expected at least 0"),
+        ({"--seed": "4294967296"}, "argument --seed: seed=4294967296: expected at most"),
+        ({"--seed": "x"}, "argument --seed: invalid int value: 'x'"),
         ({"--rows": "0"}, "rows=0"),
         ({"--dtype": "int8"}, "invalid choice"),
     ],

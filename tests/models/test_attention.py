@@ -2,6 +2,7 @@
 those that cut rows into blocks leave out what nothing sees."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,14 @@ import pytest
 from interact_jax import sharding
 from interact_jax.data.pack import pack
 from interact_jax.data.shapes import fill, full_row
-from interact_jax.models.attention import BACKENDS, attend, blockwise, native, pallas_tpu
+from interact_jax.models.attention import (
+    BACKENDS,
+    attend,
+    backend_for,
+    blockwise,
+    native,
+    pallas_tpu,
+)
 from interact_jax.models.attention.pairs import Pairs
 from interact_jax.models.attention.sight import (
     Span,
@@ -20,6 +28,7 @@ from interact_jax.models.attention.sight import (
     side_by_side,
     trunk_sight,
 )
+from interact_jax.schema import InputError
 from tests.marks import backends, needs_compiler
 from tests.trees import grow, random_window
 
@@ -260,3 +269,14 @@ def test_a_mesh_changes_nothing(backend):
         found = results(through(backend, sight), *given)
     for a, b in zip(found, alone, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "backend, platform", [("pallas", "gpu"), ("native", "gpu"), ("native", "tpu")]
+)
+def test_a_backend_that_the_devices_do_not_have_is_refused(backend, platform):
+    device = SimpleNamespace(platform=platform)
+    mesh = SimpleNamespace(devices=np.array([device]))
+    with pytest.raises(InputError, match=rf"attention={backend} .*here are {platform} devices"):
+        backend_for(backend, mesh)
+    assert backend_for("auto", mesh) != backend

@@ -331,36 +331,6 @@ def test_no_parameter_is_left_out_of_an_export(llama, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_failed_export_leaves_the_last_one_whole(llama, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    reexport(llama, out)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    calls = []
-
-    def full(tensors, path, metadata):
-        calls.append(path)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-        path.write_bytes(b"half")
-
-    monkeypatch.setattr("interact_jax.models.hf.tensor_files.save_file", full)
-    with pytest.raises(InputError, match=r"could not be written.*No space left.*unchanged"):
-        reexport(llama, out, max_shard_size="70KB")
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_export_deletes_nothing_foreign(llama, tmp_path):
-    (tmp_path / "thesis.tex").write_text("ten years of work")
-    with pytest.raises(InputError, match=r"no part of an export \(thesis.tex\)"):
-        reexport(llama, tmp_path)
-    assert (tmp_path / "thesis.tex").exists()
-    with pytest.raises(InputError, match="would overwrite the model that it came from"):
-        reexport(llama, llama)
-    with pytest.raises(InputError, match=r"thesis.tex: a file; expected a directory"):
-        reexport(llama, tmp_path / "thesis.tex")
-
-
 @pytest.mark.parametrize(
     "size, expected",
     [("5GB", 5_000_000_000), ("1.5 MB", 1_500_000), ("2GiB", 2 << 30), (77, 77), ("10b", 10)],

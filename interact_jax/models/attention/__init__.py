@@ -51,6 +51,8 @@ BACKENDS = {
 FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "native"}
 """What `attention=auto` means, by the platform of the devices that compute; `xla` elsewhere, and
 where `native` cannot be compiled."""
+RUNS_ON = {"pallas": ("tpu", "cpu"), "native": ("cpu",)}
+"""The platforms of those that do not run on every one."""
 SETTINGS = {
     "attention": Setting(
         "auto", "how it is computed; auto = by the devices", ("auto", *BACKENDS), free=True
@@ -61,14 +63,18 @@ SETTINGS = {
 def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
     """The backend of this name; of "auto", the one for the mesh's devices.
 
-    Raises InputError for `native` where it cannot run.
+    Raises InputError where that cannot run on them.
     """
     platform = mesh.devices.flat[0].platform
     chosen = FOR_PLATFORM.get(platform, "xla") if name == "auto" else name
+    runs_on = RUNS_ON.get(chosen, (platform,))
+    if platform not in runs_on:
+        raise InputError(
+            f"attention={chosen} computes on {' and '.join(runs_on)} devices; here are {platform} "
+            "devices. attention=auto takes what is best for them."
+        )
     if chosen != "native":
         return chosen
-    if platform != "cpu":
-        raise InputError(f"attention=native computes on CPUs; here are {platform} devices")
     try:
         native.targets()
     except Unavailable as why:

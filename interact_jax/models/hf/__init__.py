@@ -11,8 +11,16 @@ of each only what this process's devices hold; export writes one file after the 
 """
 
 from interact_jax.models.hf.directories import eos_token_ids, load_config, resolve
-from interact_jax.models.hf.exporting import export
+from interact_jax.models.hf.exporting import check_place, export
 from interact_jax.models.hf.importing import load_params
 from interact_jax.models.hf.tokenizer_files import copy_tokenizer
 
-__all__ = ["copy_tokenizer", "eos_token_ids", "export", "load_config", "load_params", "resolve"]
+__all__ = [
+    "check_place",
+    "copy_tokenizer",
+    "eos_token_ids",
+    "export",
+    "load_config",
+    "load_params",
+    "resolve",
+]

@@ -20,11 +20,25 @@ from interact_jax.json_files import read_json
 from interact_jax.models.families import FAMILIES, DecoderConfig
 from interact_jax.models.hf.directories import id_list
 from interact_jax.models.hf.rules import RULES, letter_sizes, rules_of, tensors
-from interact_jax.models.hf.tensor_files import INDEX, parse_size, some, write_tensors
-from interact_jax.models.hf.tokenizer_files import copy_tokenizer, is_of_tokenizer
+from interact_jax.models.hf.tensor_files import (
+    INDEX,
+    SHARD,
+    SINGLE,
+    parse_size,
+    some,
+    write_tensors,
+)
+from interact_jax.models.hf.tokenizer_files import (
+    TEMPLATE_DIRECTORIES,
+    copy_tokenizer,
+    is_of_tokenizer,
+)
+from interact_jax.places import check_directory, sync, sync_directory
 from interact_jax.schema import InputError
 
 EXPORT_DTYPES = ("float32", "bfloat16")
+PARTIAL = ".partial"  # where an export is written before its files are moved to where they belong
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 
 def export(
@@ -42,17 +56,19 @@ def export(
     """Write a Hugging Face directory that transformers 4.5x and 5 load.
 
     raw_config: config.json of the source, from which ours is made; `dtype` is one of
-    EXPORT_DTYPES; `eos_ids` end a reply, besides those that the source says. Everything is written
-    beside `out_dir` and then renamed, so that what stands there is always complete; an earlier
-    export is replaced at the end. Raises InputError, among others for a full disk.
+    EXPORT_DTYPES; `eos_ids` end a reply, besides those that the source says. An earlier export
+    there is replaced at the end, see `_put_in_place`; files that are no part of one stay. Raises
+    InputError, among others for a full disk.
     """
-    out, source, tokenizer = (Path(p).absolute() for p in (out_dir, source_dir, tokenizer_dir))
     if dtype not in EXPORT_DTYPES:
         raise InputError(f"export.dtype={dtype!r}: expected one of {', '.join(EXPORT_DTYPES)}.")
     max_bytes = parse_size(max_shard_size)
-    _check_replaceable(out, (source, tokenizer))
-    partial = out.parent / f".{out.name}.partial"
+    source, tokenizer = Path(source_dir), Path(tokenizer_dir)
+    check_place(out_dir, (source, tokenizer))
+    out = Path(os.path.realpath(out_dir))
+    partial, new = out / PARTIAL, not out.exists()
     first = jax.process_index() == 0  # it alone writes; the others help to gather
+    complete = False
     try:
         if first:
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
@@ -61,49 +77,87 @@ def export(
             copy_tokenizer(tokenizer, partial)
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
         if first:
-            _replace(out, partial)
+            _sync_files(partial)
+            complete = True
+            _put_in_place(out, partial)
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{out}: the export could not be written ({error}). What stood there before, if "
-            "anything, is unchanged."
-        ) from error
+        now = "What stood there before, if anything, is unchanged."
+        if complete:
+            now = f"Files that are missing there are in {partial}: move them, or export again."
+        raise InputError(f"{out}: the export could not be written ({error}). {now}") from error
     finally:
-        if first:
+        if first and not complete:
             shutil.rmtree(partial, ignore_errors=True)
+            if new and out.is_dir() and not any(out.iterdir()):
+                out.rmdir()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {out}")
 
 
-def _check_replaceable(out: Path, sources: Iterable[Path]) -> None:
-    """Raise InputError unless `out` is new, empty, or holds nothing but an export."""
-    if any(out.resolve() == source.resolve() for source in sources):
+def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
+    """Refuse a place where no export can be written, before there is one. Raises InputError."""
+    out = Path(out)
+    if any(os.path.realpath(out) == os.path.realpath(source) for source in sources):
         raise InputError(f"{out}: an export there would overwrite the model that it came from.")
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise InputError(f"{out}: a file; expected a directory to export to.")
-    ours = {"config.json", "generation_config.json", INDEX}
-    foreign = sorted(
-        path.name
-        for path in out.iterdir()
-        if path.name not in ours
-        and not is_of_tokenizer(path.name)
-        and not re.fullmatch(r"model.*\.safetensors", path.name)
-    )
-    if foreign:
+    said = f"{out}: no place for an export"
+    check_directory(said, out)
+    there = sorted(filter(_is_ours, os.listdir(out))) if out.exists() else []
+    strange = [name for name in there if (out / name).is_dir() and name not in TEMPLATE_DIRECTORIES]
+    if CONFIG in there and not _is_of_a_model(out / CONFIG):
+        strange.append(CONFIG)
+    if strange:
         raise InputError(
-            f"{out}: holds files that are no part of an export ({some(foreign)}), and "
-            "would be deleted with it. Name another directory."
+            f"{said}, which would replace {some(strange)}, and that is no model's. Name another "
+            "directory."
         )
 
 
-def _replace(out: Path, complete: Path) -> None:
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(complete, out)
-    shutil.rmtree(old, ignore_errors=True)
+def _is_of_a_model(config: Path) -> bool:
+    try:
+        return "model_type" in read_json(config)
+    except InputError:
+        return False
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an export may have a file of this name."""
+    whole = name in (CONFIG, GENERATION_CONFIG, SINGLE, INDEX)
+    return whole or is_of_tokenizer(name) or re.fullmatch(SHARD, name) is not None
+
+
+def _put_in_place(out: Path, complete: Path) -> None:
+    """Move the files of an export into `out`, in place of those of an earlier one.
+
+    A loader begins with the index, or with the only file of weights. It is the first to go and the
+    last to come, so whatever ends this on the way, old and new are never loaded together: there
+    are no weights to be found until all is there.
+    """
+    new = os.listdir(complete)
+    entry = INDEX if INDEX in new else SINGLE
+    for names in ([SINGLE, INDEX], [name for name in os.listdir(out) if _is_ours(name)]):
+        for name in names:
+            _remove(out / name)
+        sync_directory(out)
+    for name in sorted(new, key=lambda name: (name == entry, name)):
+        if name == entry:
+            sync_directory(out)
+        os.replace(complete / name, out / name)
+    complete.rmdir()
+    sync_directory(out)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_files(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                sync(file.fileno())
 
 
 def _write_weights(
@@ -180,17 +234,17 @@ def _write_configs(
         "dtype": dtype,
     }
     written.pop("auto_map", None)  # names code that does not go with it, and was never run
-    path = source / "generation_config.json"
+    path = source / GENERATION_CONFIG
     if path.is_file():
         generation = read_json(path)
     else:
         keys = ("bos_token_id", "eos_token_id", "pad_token_id")
         generation = {key: raw[key] for key in keys if raw.get(key) is not None}
-    for settings, origin in ((written, source / "config.json"), (generation, path)):
+    for settings, origin in ((written, source / CONFIG), (generation, path)):
         ids = id_list(settings.get("eos_token_id"), origin)
         ids = list(dict.fromkeys([*ids, *map(int, eos_ids)]))
         if ids:
             settings["eos_token_id"] = ids[0] if len(ids) == 1 else ids
-    for name, settings in (("config.json", written), ("generation_config.json", generation)):
+    for name, settings in ((CONFIG, written), (GENERATION_CONFIG, generation)):
         text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / name).write_text(text + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from interact_jax.schema import InputError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 COMPARED = 1 << 24  # numbers of a tensor that are compared with another's at a time
+SHARD = r"model-\d{5,}-of-\d{5,}\.safetensors"
 READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # what weights are stored as -> bytes a number
 
 
