@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 import jax
 
-from interact_jax import config, foreign
+from interact_jax import config, files, foreign
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
@@ -162,19 +162,13 @@ def check_out(out: Path, *given: Path) -> None:
 def write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """A JSON object a line, compressed where the name ends in .gz. The whole file or nothing: it
     appears under its name when it is complete."""
-    temporary = out.with_name(out.name + ".tmp")
     opened = gzip.open if out.suffix == ".gz" else open
-    with opened(temporary, "wt", encoding="utf-8", newline="\n") as file:
+    with (
+        files.whole(out) as partial,
+        opened(partial, "wt", encoding="utf-8", newline="\n") as file,
+    ):
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    temporary.replace(out)
-
-
-def write_text(out: Path, text: str) -> None:
-    """The whole file or nothing, as `write_lines`."""
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(out)
 
 
 def _leave(status: int, message: str = "") -> NoReturn:

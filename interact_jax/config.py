@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from interact_jax import (
     checkpoint,
+    files,
     hindsight_check,
     methods,
     objectives,
@@ -30,6 +31,7 @@ from interact_jax import (
 )
 from interact_jax.data import chat, encode, limits, pipeline, tree, weighing
 from interact_jax.models import attention, decoder
+from interact_jax.models.hf.directories import read_json
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
 
@@ -205,12 +207,12 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
     `free` settings may change. A schedule that ends with the run moves with `steps` and `epochs`.
     """
     if not saved_file.is_file():
-        raise InputError(
-            f"{saved_file}: not there, though the run has checkpoints: nobody knows its settings. "
-            "Put it back, or use another --workdir (with --config.start_from to continue from its "
-            "parameters)."
-        )
-    saved, known = json.loads(saved_file.read_text()), settings()
+        raise _unknown(saved_file, "not there")
+    try:
+        saved = read_json(saved_file)
+    except InputError as error:
+        raise _unknown(saved_file, f"cannot be read ({error})") from error
+    known = settings()
     changed = []
     for name, value in to_json(config).items():
         # What the run did not know of yet was off then.
@@ -228,6 +230,18 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
             f"{saved_file.parent} holds a run with other settings ({'; '.join(changed)}). {hint}"
             "Use another --workdir (with --config.start_from to continue from its parameters)."
         )
+
+
+def _unknown(saved_file: Path, what: str) -> InputError:
+    return InputError(
+        f"{saved_file}: {what}, though the run has checkpoints: nobody knows its settings. Put it "
+        "back, or use another --workdir (with --config.start_from to continue from its parameters)."
+    )
+
+
+def keep(config: ConfigDict, file: Path) -> None:
+    """Write `config.json`."""
+    files.write(file, json.dumps(to_json(config), indent=2) + "\n")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from interact_jax import sharding
+from interact_jax.checkpoint import check_model_files
 from interact_jax.data.chat import ChatFormat
 from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
@@ -140,9 +141,10 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
     its directory `run`."""
     here = run is not None
     if here:
-        _check_same(Path(cfg.model.path).expanduser(), run / "model")
+        own = check_model_files(run)
+        _check_same(Path(cfg.model.path).expanduser(), own)
     return open_model(
-        run / "model" if here else cfg.model.path,
+        own if here else cfg.model.path,
         mesh=mesh,
         tokenizer="" if here else cfg.model.tokenizer,
         weights=cfg.model.init == "pretrained" and not here,

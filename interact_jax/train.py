@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, known, scoring, sharding, skipping
+from interact_jax import checkpoint, config, known, resuming, scoring, sharding, skipping
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import (
@@ -102,6 +101,7 @@ class Run:
     skim: skipping.Skimmer | None  # None: nothing is skipped
     checkpoints: checkpoint.Checkpoints
     state: TrainState
+    kept: dict[str, Any]  # what goes with every checkpoint
 
 
 # ------------------------------------------------------------------------------------- start
@@ -111,7 +111,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     """Set everything up. The state comes from, in this order: the newest checkpoint in `workdir`;
     `start_from`; the Hugging Face weights of `model.path`; random initialisation.
 
-    Raises InputError for everything that the user can mend.
+    Raises InputError for everything that the user can mend. A run that is not resumed for such a
+    reason stays as it was: it is written to at the very end.
     """
     if jax.process_count() > 1:
         raise InputError(
@@ -121,12 +122,10 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
-    checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
+    checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint, method.fixed)
     resumed = checkpoints.latest() is not None
-    saved_settings = workdir / "config.json"
     if resumed:
-        config.check_resume(cfg, saved_settings)
-    saved_settings.write_text(json.dumps(config.to_json(cfg), indent=2) + "\n")
+        config.check_resume(cfg, workdir / "config.json")
 
     model = open_for(cfg, mesh, workdir if resumed else None)
     log.info("%s; attention=%s", sharding.told(mesh), model.decoder.attention)
@@ -134,8 +133,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         log.warning(
             "mesh.sequence: nothing is shared out over it yet, its devices compute the same"
         )
-    if not resumed:
-        checkpoint.keep_model_files(model.files, model.tokenizer_files, workdir)
 
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(
@@ -153,16 +150,24 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
-        state, position = first_state(cfg, model, optimiser, method, abstract, checkpoints)
+        state, then = first_state(cfg, model, optimiser, method, abstract, checkpoints)
         dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
         source = log_source(cfg, dataset, mesh)
-        if position is not None:
-            source.seek(position)
+        if resumed:
+            source.seek(then["position"])
         total_steps = cfg.steps or int(state.step) + source.steps_left()
         differentiate, add, update = jit_step(
             cfg, model.decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
         )
         skim = skipping.skimmer_for(cfg, method, model.decoder, source.packing, mesh)
+    kept = {**then, "circumstances": resuming.circumstances(model), "steps": total_steps}
+    for line in resuming.differences(then, kept, cfg.optim, int(state.step)):
+        log.warning("%s", line)
+
+    if not resumed:
+        checkpoint.keep_model_files(model.files, model.tokenizer_files, workdir)
+    config.keep(cfg, workdir / "config.json")
+    checkpoints.begin()
     return Run(
         config=cfg,
         workdir=workdir,
@@ -177,6 +182,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         skim=skim,
         checkpoints=checkpoints,
         state=state,
+        kept=kept,
     )
 
 
@@ -224,11 +230,10 @@ def first_state(
     method: Method,
     abstract: TrainState,
     checkpoints: checkpoint.Checkpoints,
-) -> tuple[TrainState, dict[str, Any] | None]:
-    """The state to begin with and, where a run is resumed, its data position."""
-    if (step := checkpoints.latest()) is not None:
-        log.info("resuming from step %d", step)
-        return checkpoints.restore(step, abstract)
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to begin with and, where a run is resumed, what its checkpoint has beside that."""
+    if checkpoints.latest() is not None:
+        return checkpoints.restore(abstract)
     layout = sharding.layout_of(abstract)
     if cfg.start_from:
         log.info("starting from the parameters of %s", cfg.start_from)
@@ -242,7 +247,7 @@ def first_state(
     make = functools.partial(new_state, optimiser=optimiser, rules=method.rules)
     state = jax.jit(make, out_shardings=layout, donate_argnums=0)(params)
     checkpoints.keep_fixed(state)
-    return state, None
+    return state, {}
 
 
 # -------------------------------------------------------------------------------------- step
@@ -370,7 +375,10 @@ def loop(run: Run) -> None:
     with (
         sharding.on(run.model.mesh),
         StopSignal() as stop,
-        Journal(run.workdir, first, run.total_steps, run.method.shown) as journal,
+        Journal(
+            run.workdir, first, run.total_steps, run.method.shown, run.kept.get("log")
+        ) as journal,
+        run.checkpoints.settled(),
     ):
         for step in range(first + 1, run.total_steps + 1):
             sums, batch = sums_of(run, run.source.next(run.state))
@@ -387,7 +395,8 @@ def loop(run: Run) -> None:
                     f"{journal.file}, and try a smaller optim.lr or optim.clip_norm."
                 )
             if due:
-                run.checkpoints.save(step, run.state, run.source.position())
+                run.kept |= {"position": run.source.position(), "log": journal.digest()}
+                run.checkpoints.save(step, run.state, run.kept)
                 saved = step
             if stop.asked:
                 run.checkpoints.wait()
@@ -395,7 +404,6 @@ def loop(run: Run) -> None:
                     f"stopped by {stop.asked} after step {saved} of {run.total_steps}; a "
                     "checkpoint is saved, the same command goes on from it."
                 )
-    run.checkpoints.wait()
 
 
 def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:

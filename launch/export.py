@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
 
     run, step = checkpoint.find(args.checkpoint)
-    model = open_model(run / "model", weights=False, attention="xla")
+    model = open_model(checkpoint.check_model_files(run), weights=False, attention="xla")
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, args.dtype, args.max_shard_size)

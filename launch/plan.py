@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; the compiler needs no device
 
-from interact_jax import cli, config, plan
+from interact_jax import cli, config, files, plan
 from interact_jax.models.shapes import SHAPES, shape
 
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             print("\nIt fits with " + plan.told(change) + "\n")
             print("\n".join(plan.lines(better)))
     if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        files.write(Path(args.json), json.dumps(found, indent=2) + "\n")
         print(f"figures: {args.json}")
 
 

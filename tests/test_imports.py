@@ -9,10 +9,11 @@ PACKAGE = Path(interact_jax.__file__).parent
 # Each layer may import those above it, and modules of one layer one another, where no name of the
 # layer is in APART.
 LAYERS = (
-    {"schema", "settings", "flops", "chips", "hlo", "foreign", "logits", "divergences"},
+    {"schema", "settings", "flops", "chips", "hlo", "foreign", "logits", "divergences"}
+    | {"files", "digests", "lock", "orbax_errors"},
     {"sharding", "models", "data"},
-    {"scoring", "objectives", "optim", "checkpoint", "generation", "opening", "teachers"},
-    {"methods", "metrics", "signal", "known", "skipping", "hindsight_check"},
+    {"scoring", "objectives", "optim", "checkpoint", "saved", "generation", "opening", "teachers"},
+    {"methods", "resuming", "metrics", "signal", "known", "skipping", "hindsight_check"},
     {"config"},
     {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
 )

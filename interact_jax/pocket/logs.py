@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from interact_jax import files
 from interact_jax.generation.sampler import Completion
 from interact_jax.pocket import world
 from interact_jax.pocket.speaker import Speaker
@@ -88,4 +89,4 @@ def write_logs(conversations: list[Conversation], path: Path) -> None:
             messages.append(row)
         record = {"id": conversation.id, "user": conversation.user, "messages": messages}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    path.write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    files.write(path, gzip.compress("".join(lines).encode(), mtime=0))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
+from interact_jax import files
 from interact_jax.models.families import FAMILIES, DecoderConfig
 from interact_jax.models.hf.directories import id_list, read_json
 from interact_jax.models.hf.rules import RULES, letter_sizes, rules_of, tensors
@@ -66,25 +67,19 @@ def export(
         raise InputError(f"export.dtype={dtype!r}: expected one of {', '.join(EXPORT_DTYPES)}.")
     max_bytes = parse_size(max_shard_size)
     _check_replaceable(out, (source, tokenizer))
-    partial = out.parent / f".{out.name}.partial"
     first = jax.process_index() == 0  # it alone writes; the others help to gather
     try:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-            partial.mkdir(parents=True)
-            _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
-            _copy_tokenizer(tokenizer, partial)
-        _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
-        if first:
-            _replace(out, partial)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole_directory(out) if first else contextlib.nullcontext(out) as partial:
+            if first:
+                _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
+                _copy_tokenizer(tokenizer, partial)
+            _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{out}: the export could not be written ({error}). What stood there before, if "
             "anything, is unchanged."
         ) from error
-    finally:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {out}")
 
@@ -108,15 +103,6 @@ def _check_replaceable(out: Path, sources: Iterable[Path]) -> None:
             f"{out}: holds files that are no part of an export ({some(foreign)}), and "
             "would be deleted with it. Name another directory."
         )
-
-
-def _replace(out: Path, complete: Path) -> None:
-    old = out.parent / f".{out.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)
-    os.rename(complete, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_weights(
