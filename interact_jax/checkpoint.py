@@ -48,12 +48,7 @@ class Checkpoints:
     `fixed/`, and not in every checkpoint. Nothing is written before `begin`.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        settings: Any,
-        fixed: Collection[str] = (),
-    ):
+    def __init__(self, workdir: Path, settings: Any, fixed: Collection[str] = ()):
         """`settings` has `keep` and `damaged`."""
         self._workdir = workdir.resolve()
         self._folder = self._workdir / "checkpoints"

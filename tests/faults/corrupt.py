@@ -190,6 +190,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def keep_compiled(place: Path) -> None:
     """Every case compiles the same programs."""
+    if jax.config.jax_compilation_cache_dir:
+        return
     jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
