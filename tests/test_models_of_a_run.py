@@ -159,7 +159,7 @@ def test_other_weights_are_other_data(small, tmp_path):
     launch_train.main(train_arguments(tmp_path / "run", settings))
     rows[0]["messages"][1]["weight"] = 2
     write_lines(tmp_path / "talks.jsonl", rows)
-    with pytest.raises(InputError, match="had other weights, users or log-probabilities in the same 6"):
+    with pytest.raises(InputError, match="had other weights, users or log-probabilities in"):
         begin(tmp_path / "run", {**settings, "steps": 6})
 
 
