@@ -1,107 +1,165 @@
-"""Checkpoints: the training state and the data position, by Orbax, asynchronously.
+"""Checkpoints: the training state and what goes with it, by Orbax, asynchronously.
 
-A run's directory holds `checkpoints/STEP/` and `model/` (config and tokenizer of the model, without
-weights), so that a checkpoint can be exported without the model it once came from.
+A run's directory holds `checkpoints/STEP/`, `fixed/NAME` and `model/` (config and tokenizer of the
+model, without weights), so that a checkpoint can be exported without the model it once came from.
+All carry digests of their files.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import flax.struct
-import jax
 import orbax.checkpoint as ocp
 
+from interact_jax import digests, files, orbax_errors, saved
+from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
+
+log = logging.getLogger(__name__)
 
 SETTINGS = {
     "start_from": Setting("", "a checkpoint of another run to continue from; empty = none"),
     "checkpoint.every": Setting(100, "steps from one to the next", least=1, free=True),
     "checkpoint.keep": Setting(2, "how many", least=1, free=True),
+    "checkpoint.damaged": Setting(
+        "fall_back",
+        "what a run does that finds its newest damaged: go on from the one before, or stop",
+        ("fall_back", "stop"),
+        free=True,
+    ),
 }
-
-VERSION = 2  # of what lies in a checkpoint; 1 had one model only, and no version
 
 
 class Checkpoints:
     """The checkpoints of one run; an unfinished one (crash, full disk) is never seen again.
 
     A state has `models` by name. Those named `fixed` never move: they are kept once, under
-    `fixed/`, and not in every checkpoint.
+    `fixed/`, and not in every checkpoint. Nothing is written before `begin`.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2, fixed: Collection[str] = ()):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
-        self._fixed = {name: (workdir / "fixed" / name).resolve() for name in sorted(fixed)}
+    def __init__(self, workdir: Path, settings: Any, fixed: Collection[str] = ()):
+        """`settings` has `keep` and `damaged`."""
+        self._workdir = workdir.resolve()
+        self._folder = self._workdir / "checkpoints"
+        self._fixed = {name: self._workdir / "fixed" / name for name in sorted(fixed)}
+        self._keep, self._damaged = settings.keep, settings.damaged
+        self._bad: list[Path] = []  # newer than the one that was restored
+        self._writer: ocp.AsyncCheckpointer | None = None
+        self._standing: files.Standing | None = None
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        return max(_finished(self._folder), default=None)
+
+    def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """The newest sound checkpoint: the state, laid out by the shardings of `abstract_state`,
+        and what was kept with it.
+
+        Raises InputError where it is of another model, another version of this package wrote it in
+        a way that cannot be read, or none is sound.
+        """
+        state, kept = self._restore_moving(self._moving(abstract_state))
+        fixed = {
+            name: model.replace(params=saved.read_fixed(self._fixed[name], model.params))
+            for name, model in abstract_state.models.items()
+            if name in self._fixed
+        }
+        return state.replace(models={**state.models, **fixed}), kept
+
+    def _restore_moving(self, moving: Any) -> tuple[Any, dict[str, Any]]:
+        said: list[str] = []
+        for step in sorted(_finished(self._folder), reverse=True):
+            place = self._folder / str(step)
+            try:
+                found = saved.read(place, moving)
+            except Damaged as error:
+                if self._damaged == "stop":
+                    raise InputError(
+                        f"{error}. --config.checkpoint.damaged=fall_back goes on from the one "
+                        "before it."
+                    ) from error
+                said.append(str(error))
+                self._bad.append(place)
+                continue
+            for one in said:
+                log.error("%s; going on from checkpoint %d", one, step)
+            log.info("resuming from step %d", step)
+            return found
+        raise InputError(
+            "\n".join(said) + f"\nThere is no sound checkpoint in {self._folder}. Use another "
+            "--workdir, or delete that directory to begin the run anew."
+        )
+
+    def begin(self) -> None:
+        """From here on the run writes: what is left of writing that was interrupted goes, and what
+        is damaged stands aside, where the run will write anew."""
+        self._folder.mkdir(exist_ok=True)
+        for place in self._bad:
+            log.error("%s: moved to %s", place, _set_aside(place, self._workdir / "damaged"))
+        self._bad = []
+        for place in self._folder.iterdir():
+            partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
+            unfinished = place.name.isdigit() and not saved.finished(place)
+            if unfinished:
+                log.warning("%s: unfinished, its run was ended meanwhile; deleted", place)
+            if partial or unfinished:
+                shutil.rmtree(place)
+        for place in (self._workdir / "model", self._workdir / "known", *self._fixed.values()):
+            if place.is_dir() and not digests.sealed(place):  # an earlier version wrote it
+                digests.seal(place)
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._standing = files.Standing(self._folder)
 
     def keep_fixed(self, state: Any) -> None:
         """Write the models that never move. To be called before the first step."""
+        if self._fixed:
+            (self._workdir / "fixed").mkdir(exist_ok=True)
         for name, place in self._fixed.items():
-            with _clear_errors(), ocp.StandardCheckpointer() as checkpointer:
+            with orbax_errors.clear(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
+            digests.seal(place)
 
-    def save(self, step: int, state: Any, position: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, kept: Mapping[str, Any]) -> None:
         """Copy the state off the device and go on; the files are written in the background.
 
         Raises OSError where the one before could not be written.
         """
-        position = {"version": VERSION, "position": position}
-        with _clear_errors():
-            self._manager.save(
-                step,
+        assert self._writer is not None, "begin() comes first"
+        self.wait()
+        self._check_standing()
+        place = self._folder / str(step)
+        data = {"version": saved.VERSION, **kept}
+        with orbax_errors.clear():
+            self._writer.save(
+                place,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(self._moving(state)),
-                    data=ocp.args.JsonSave(position),
+                    state=ocp.args.StandardSave(self._moving(state)), data=ocp.args.JsonSave(data)
                 ),
             )
+        self._pending = self._pool.submit(self._complete, self._writer, place)
 
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """The state, laid out by the shardings of `abstract_state`, and the data position.
-
-        Raises InputError where the checkpoint is of another model, or another version of this
-        package wrote it in a way that cannot be read.
-        """
-        place = Path(self._manager.directory) / str(step)
-        moving = self._moving(abstract_state)
-        try:
-            data = self._restore(step, data=ocp.args.JsonRestore()).data
-            version = data.get("version", 1)
-            _check_version(place, version, moving)
-            _check_shapes(place / "state", abstract_state.params, "policy")
-            wanted = moving if version > 1 else _Version1.of(moving)
-            found = self._restore(step, state=ocp.args.StandardRestore(wanted)).state
-            found = found if version > 1 else found.as_now(moving)
-            fixed = {
-                name: state.replace(params=_restore_fixed(self._fixed[name], state.params))
-                for name, state in abstract_state.models.items()
-                if name in self._fixed
-            }
-        except InputError:
-            raise
-        except (ValueError, KeyError) as error:
-            raise _misfit(place, error) from error
-        position = data if version == 1 else data["position"]
-        return found.replace(models={**found.models, **fixed}), position
-
-    def _restore(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+    def _complete(self, writer: ocp.AsyncCheckpointer, place: Path) -> None:
+        """In the background: once Orbax has written everything, the digests; then older ones go."""
+        with orbax_errors.clear():
+            writer.wait_until_finished()
+        digests.seal(place)
+        for step in sorted(_finished(self._folder))[: -self._keep]:
+            old = self._folder / f".{step}.old"  # what is half deleted is no checkpoint
+            os.rename(self._folder / str(step), old)
+            shutil.rmtree(old)
 
     def _moving(self, state: Any) -> Any:
         """The state without the models that never move."""
@@ -110,128 +168,54 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until everything is on disk. Raises OSError where it could not be written."""
-        with _clear_errors():
-            self._manager.wait_until_finished()
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except Exception:
+            self._check_standing()  # which would explain it
+            raise
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """At the end everything is on disk. Where the run ends with an error, that is the one to
+        be told; nothing is left to write when the process ends."""
+        try:
+            yield
+        except Exception:
+            with contextlib.suppress(Exception):
+                self.wait()
+            raise
+        self.wait()
 
     def close(self) -> None:
-        self._manager.close()
+        self.wait()
+        self._pool.shutdown()
+        if self._writer is not None and self._standing is not None:
+            self._writer.close()
+            self._standing.close()
+            self._writer = self._standing = None
+
+    def _check_standing(self) -> None:
+        if self._standing is not None:
+            self._standing.check()
 
 
-@flax.struct.dataclass
-class _Version1:
-    """What a checkpoint held when a run had one model."""
-
-    step: Any
-    params: Any
-    opt_state: Any
-    counters: Any
-
-    @classmethod
-    def of(cls, state: Any) -> _Version1:
-        policy = state.models["policy"]
-        return cls(state.step, policy.params, policy.opt_state, state.counters)
-
-    def as_now(self, like: Any) -> Any:
-        policy = like.models["policy"].replace(params=self.params, opt_state=self.opt_state)
-        return like.replace(step=self.step, models={"policy": policy}, counters=self.counters)
+def _finished(folder: Path) -> list[int]:
+    places = (p for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
+    return [int(place.name) for place in places if saved.finished(place)]
 
 
-def _check_version(place: Path, version: int, moving: Any) -> None:
-    if version > VERSION:
-        raise InputError(
-            f"{place}: written by a newer version of interact_jax (format {version}; this one "
-            f"reads up to {VERSION}). Install that version to go on."
-        )
-    more = sorted(moving.models.keys() - {"policy"})
-    if version == 1 and more:
-        raise InputError(
-            f"{place}: written by an earlier version of interact_jax, which kept no "
-            f"{' and no '.join(more)} model: this run cannot be resumed from it. Use another "
-            "--workdir, with --config.start_from to continue from its parameters."
-        )
-
-
-def _restore_fixed(place: Path, abstract_params: Any) -> Any:
-    if not place.is_dir():
-        raise InputError(
-            f"{place}: not there. The run keeps a model there that never moves, and cannot be "
-            "resumed without it: put it back, or use another --workdir (with --config.start_from "
-            "to continue from the parameters)."
-        )
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(place, {"params": abstract_params})["params"]
-
-
-OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what the writer reports
-
-
-@contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What the writer in the background reports of a full disk as ValueError is an OSError here."""
-    try:
-        yield
-    except ValueError as error:
-        if not (code := OS_ERROR.search(str(error))):
-            raise
-        number = int(code.group(1))
-        raise OSError(number, f"{os.strerror(number)} while a checkpoint was written") from error
-
-
-def say_errors_once() -> None:
-    """Of a write that failed every array and every thread says so, each with a traceback: in a log,
-    or by a callback to an event loop that has ended. `save` and `wait` raise the first; for a
-    program that is enough."""
-    for writer in ("absl", "asyncio"):
-        logging.getLogger(writer).addFilter(_is_news)
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _show_news
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(error, OSError) or OS_ERROR.search(str(error)))
-
-
-def _show_news(raised: sys.UnraisableHookArgs) -> None:
-    if str(raised.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(raised)
-
-
-def _check_shapes(item: Path, abstract_params: Any, model: str) -> None:
-    """Raise ValueError where the parameters of a saved state have other names or shapes.
-
-    Asked before anything is read: a restore ends with the first array that does not fit, and those
-    that are still being read then complain of its event loop, which is closed.
-    """
-    saved = ocp.PyTreeCheckpointHandler().metadata(item).tree
-    for key in _path_to(saved, model):
-        saved = saved[key]
-    saved, here = _shapes(saved), _shapes(abstract_params)
-    for name in sorted(saved.keys() | here.keys()):
-        if saved.get(name) != here.get(name):
-            raise ValueError(f"{name}: {saved.get(name)} saved, {here.get(name)} expected")
-
-
-def _path_to(saved: Mapping[str, Any], model: str) -> tuple[str, ...]:
-    """Where the parameters of a model stand in a saved state, whichever version wrote it."""
-    models = saved.get("models", {"policy": None})
-    if model not in models:
-        raise InputError(f"a checkpoint has no model {model!r}. There is: {', '.join(models)}.")
-    return ("models", model, "params") if "models" in saved else ("params",)
-
-
-def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _misfit(place: str | Path, error: Exception) -> InputError:
-    first = str(error).strip().splitlines()[0]
-    return InputError(
-        f"{place}: its parameters do not fit this model ({first[:300]}). "
-        "Set model.path to the model that the checkpoint was trained from."
-    )
+def _set_aside(place: Path, folder: Path) -> Path:
+    """Move a directory into `folder`, under a name that is free there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target, number = folder / place.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{place.name}-{number}"
+    os.rename(place, target)
+    return target
 
 
 def find(path: str) -> tuple[Path, int]:
@@ -245,8 +229,7 @@ def find(path: str) -> tuple[Path, int]:
         run, step = given.parent.parent, int(given.name)
     elif given.name == "checkpoints":
         run = given.parent
-    folder = run / "checkpoints"
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
+    steps = sorted(_finished(run / "checkpoints"))
     if not steps or (step is not None and step not in steps):
         raise InputError(
             f"{path}: no checkpoint there. Expected the --workdir of a run, or its "
@@ -257,42 +240,39 @@ def find(path: str) -> tuple[Path, int]:
 
 def restore_params(path: str, abstract_params: Any, model: str = "policy") -> Any:
     """Only the parameters of one model of a checkpoint, laid out by the shardings of
-    `abstract_params`."""
+    `abstract_params`. Raises InputError, also where it is damaged: which one is meant instead is
+    for the user to say."""
     run, step = find(path)
-    item = (run / "checkpoints" / str(step) / "state").resolve()
-    wanted: Any = abstract_params
-    restore_args: Any = jax.tree.map(
-        lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype, global_shape=x.shape),
-        abstract_params,
-    )
+    others = [other for other in sorted(_finished(run / "checkpoints")) if other != step]
+    remedy = f"Name another: {run}/checkpoints/STEP. Other steps found: {others or 'none'}."
+    place = run / "checkpoints" / str(step)
     try:
-        _check_shapes(item, abstract_params, model)
-        keys = _path_to(ocp.PyTreeCheckpointHandler().metadata(item).tree, model)
-        for key in reversed(keys):
-            wanted, restore_args = {key: wanted}, {key: restore_args}
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            found = checkpointer.restore(
-                item,
-                ocp.args.PyTreeRestore(
-                    item=wanted, restore_args=restore_args, partial_restore=True
-                ),
-            )
-    except InputError:
-        raise
-    except (ValueError, KeyError) as error:
-        raise _misfit(path, error) from error
-    for key in keys:
-        found = found[key]
-    return found
+        return saved.read_params(place, abstract_params, model, remedy)
+    except Damaged as error:
+        raise InputError(str(error)) from error
 
 
 def keep_model_files(source: Path, raw: Mapping[str, Any], tokenizer: Path, run: Path) -> Path:
     """Put config (`raw`, as it was read) and tokenizer into the run's `model/`; its path."""
     target = run / "model"
-    target.mkdir(parents=True, exist_ok=True)
-    hf.copy_tokenizer(tokenizer, target)
-    text = json.dumps(raw, indent=2, ensure_ascii=False)
-    (target / "config.json").write_text(text + "\n", encoding="utf-8")
-    if (source / "generation_config.json").is_file():
-        shutil.copyfile(source / "generation_config.json", target / "generation_config.json")
+    with files.whole_directory(target) as partial:
+        hf.copy_tokenizer(tokenizer, partial)
+        text = json.dumps(raw, indent=2, ensure_ascii=False)
+        (partial / "config.json").write_text(text + "\n", encoding="utf-8")
+        if (source / "generation_config.json").is_file():
+            shutil.copyfile(source / "generation_config.json", partial / "generation_config.json")
+        digests.seal(partial)
     return target
+
+
+def check_model_files(run: Path) -> Path:
+    """The run's `model/`. Raises InputError where it is damaged, or not there."""
+    place = run / "model"
+    remedy = (
+        "Put back the config and the tokenizer of the model that the run began with, without the "
+        f"file {digests.NAME.format(0, 1)}."
+    )
+    if not place.is_dir():
+        raise InputError(f"{place}: not there. {remedy}")
+    saved.check(place, remedy)
+    return place

@@ -32,7 +32,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import jax
 
-from interact_jax import checkpoint, config, ends, foreign, places
+from interact_jax import config, ends, foreign, orbax_errors, places
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     An InputError is what the user can mend: one message on stderr, no traceback. argparse's own
     exits (2 for bad arguments, 0 for --help) pass through.
     """
-    checkpoint.say_errors_once()
+    orbax_errors.say_once()
     try:
         with ends.catching():
             main()
@@ -221,12 +221,6 @@ def _packed(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextManage
     if Path(out).suffix == ".gz":
         return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
     return contextlib.nullcontext(file)
-
-
-def write_text(out: str | Path, text: str) -> None:
-    """The same with a text."""
-    with places.writing(out) as file:
-        file.write(text.encode())
 
 
 def _flush() -> None:

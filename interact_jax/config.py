@@ -24,13 +24,14 @@ from interact_jax import (
     objectives,
     opening,
     optim,
+    places,
     sharding,
     skipping,
     teachers,
 )
 from interact_jax.data import chat, encode, limits, pipeline, tree, weighing
+from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
-from interact_jax.places import STANDARD
 from interact_jax.schema import InputError
 from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting
 
@@ -202,7 +203,7 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             "data.path is not set: give a file of conversations, --config.data.path=FILE."
         )
-    if flat["data.path"] == STANDARD:
+    if flat["data.path"] == places.STANDARD:
         raise InputError(
             "data.path=-: a run that is resumed reads its data again, and standard input is over "
             "by then. Write it to a file and give that."
@@ -215,12 +216,12 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
     `free` settings may change. A schedule that ends with the run moves with `steps` and `epochs`.
     """
     if not saved_file.is_file():
-        raise InputError(
-            f"{saved_file}: not there, though the run has checkpoints: nobody knows its settings. "
-            "Put it back, or use another --workdir (with --config.start_from to continue from its "
-            "parameters)."
-        )
-    saved, known = json.loads(saved_file.read_text()), settings()
+        raise _unknown(saved_file, "not there")
+    try:
+        saved = read_json(saved_file)
+    except InputError as error:
+        raise _unknown(saved_file, f"cannot be read ({error})") from error
+    known = settings()
     changed = []
     for name, value in to_json(config).items():
         # What the run did not know of yet was off then.
@@ -238,6 +239,18 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
             f"{saved_file.parent} holds a run with other settings ({'; '.join(changed)}). {hint}"
             "Use another --workdir (with --config.start_from to continue from its parameters)."
         )
+
+
+def _unknown(saved_file: Path, what: str) -> InputError:
+    return InputError(
+        f"{saved_file}: {what}, though the run has checkpoints: nobody knows its settings. Put it "
+        "back, or use another --workdir (with --config.start_from to continue from its parameters)."
+    )
+
+
+def keep(config: ConfigDict, file: Path) -> None:
+    """Write `config.json`."""
+    places.write(file, json.dumps(to_json(config), indent=2) + "\n")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from interact_jax import places, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
+from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
 from interact_jax.pocket import measure as pocket_measure
 from interact_jax.pocket import world
@@ -50,13 +51,16 @@ def chosen(config: Any) -> Measure | None:
 
 
 def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
-    """Measure a `train.Run` before its first step; a resumed run reads what it found then.
+    """Measure a `train.Run` before its first step; a resumed run has what it found then from its
+    checkpoint.
 
     None where nothing is to be measured, or was not then.
     """
     if int(run.state.step) == 0:
-        return measure_run(run, file)
-    return json.loads(file.read_text()) if file.exists() else None
+        run.kept["before"] = measure_run(run, file)
+    elif "before" not in run.kept:  # an earlier version kept it in the file alone
+        run.kept["before"] = read_json(file) if file.is_file() else None
+    return run.kept["before"]
 
 
 def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
@@ -69,6 +73,5 @@ def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
     with sharding.on(model.mesh):
         found = measure(model.decoder, run.state.params, model.chat, replies, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with places.writing(file) as whole:
-        whole.write(json.dumps(found, indent=2).encode() + b"\n")
+    places.write(file, json.dumps(found, indent=2) + "\n")
     return found

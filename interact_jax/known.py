@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from interact_jax import places
+from interact_jax import digests, files
+from interact_jax.data.fingerprint import earlier, fingerprint
 from interact_jax.data.pipeline import Dataset
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.opening import OpenedModel
+from interact_jax.saved import check
 from interact_jax.schema import InputError
 from interact_jax.signal import logps_of
 from interact_jax.teachers import INITIAL
@@ -50,9 +51,10 @@ def complete(
         return dataset
     file = workdir / "known" / f"{INITIAL}.npz"
     trees = dataset.trees_of(range(len(dataset.trees)))
-    digest = dataset.digest_of_replies()
+    of = fingerprint(dataset)
+    digest = "-".join((of["conversations"], of["contexts"], of["replies"]))
     if resumed:
-        found = _read(file, digest)
+        found = _read(file, digest, earlier(dataset)["replies"])
     else:
         log.info("computing the log-probabilities of the initial model")
         logps = logps_of(
@@ -102,23 +104,26 @@ def _with(dataset: Dataset, logps: list[np.ndarray]) -> Dataset:
     return dataclasses.replace(dataset, trees=trees)
 
 
-def _write(file: Path, logps: list[np.ndarray], digest: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+def _write(file: Path, logps: list[np.ndarray], digest: str) -> None:
     lengths = np.array([len(x) for x in logps])
-    with places.writing(file) as whole:
-        np.savez(whole, lengths=lengths, logps=np.concatenate(logps), digest=digest)
+    with files.whole_directory(file.parent) as partial:
+        np.savez(partial / file.name, lengths=lengths, logps=np.concatenate(logps), digest=digest)
+        digests.seal(partial)
 
 
-def _read(file: Path, digest: int) -> list[np.ndarray]:
+def _read(file: Path, digest: str, earlier: int) -> list[np.ndarray]:
+    """`earlier` is the digest that a version before this one kept, a number."""
+    remedy = (
+        "The run keeps there what its initial model said of every reply, and cannot be resumed "
+        "without it. Use another --workdir (with --config.start_from to continue from the "
+        "parameters)."
+    )
+    check(file.parent, remedy)
     try:
-        with np.load(file) as saved:
-            if int(saved["digest"]) != digest:
+        with np.load(file) as kept:
+            if kept["digest"].item() not in (digest, earlier):
                 raise ValueError("it is of other replies than the data has now")
-            ends = np.cumsum(saved["lengths"])[:-1]
-            return np.split(saved["logps"], ends)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{file}: cannot be read ({error}). The run keeps there what its initial model said of "
-            "every reply, and cannot be resumed without it. Use another --workdir (with "
-            "--config.start_from to continue from the parameters)."
-        ) from error
+            ends = np.cumsum(kept["lengths"])[:-1]
+            return np.split(kept["logps"], ends)
+    except Exception as error:  # damaged ones fail in many ways
+        raise InputError(f"{file}: cannot be read ({error}). {remedy}") from error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import math
 import os
 import sys
 import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from interact_jax import places
+from interact_jax import files, places
 from interact_jax.data.pipeline import StepBatch
+
+log = logging.getLogger(__name__)
 
 LINES = 20  # where there is no terminal to draw a bar on: so many lines over the whole run
 
@@ -31,17 +36,24 @@ class Journal:
     """The log of a run, a line a step. It reports a step when the next one has been started.
 
     A resumed run (`first` steps done) goes on behind line `first`; later lines, of steps that a
-    crash undid, are dropped. `shown` is what is told beside loss and gradient norm.
+    crash undid, are dropped. `shown` is what is told beside loss and gradient norm, `digest` what
+    the checkpoint says of the lines up to there.
     """
 
-    def __init__(self, workdir: Path, first: int, total: int, shown: str):
+    def __init__(
+        self, workdir: Path, first: int, total: int, shown: str, digest: str | None = None
+    ):
         self.file = workdir / "metrics.jsonl"
         self.total, self.first = total, first
         self._shown = ("loss", shown, "grad_norm")
         self.bad_steps_in_row = 0
         self._pending: tuple[int, Any, StepBatch] | None = None
-        _drop_lines_after(self.file, first)
-        self._lines = self.file.open("a")
+        kept = _go_on_from(self.file, first, {*self._shown, "step", "seconds"})
+        self._digest = hashlib.blake2b(kept)
+        if digest is not None and self.digest() != digest:
+            log.error("%s: its lines up to step %d are not what the run wrote", self.file, first)
+        self._lines = self.file.open("ab")
+        self._standing = files.Standing(self.file)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
         console = Console(stderr=True)
         self._bar = Progress(
@@ -66,6 +78,7 @@ class Journal:
             self.flush()
         finally:  # a full disk must not cost the terminal its cursor
             self._bar.stop()
+            self._standing.close()
             self._lines.close()
             self._events.close()
 
@@ -83,7 +96,12 @@ class Journal:
         self._lines.flush()
         os.fsync(self._lines.fileno())
 
+    def digest(self) -> str:
+        """Of all lines so far."""
+        return self._digest.hexdigest()
+
     def _report(self, step: int, shown: dict[str, jax.Array], batch: StepBatch) -> None:
+        self._standing.check()
         values = {name: x.item() for name, x in jax.device_get(shown).items()}
         now = time.perf_counter()
         self.bad_steps_in_row = values.pop("bad_steps_in_row")
@@ -100,8 +118,10 @@ class Journal:
         self._time = now
         # JSON has no NaN: a number that is not finite is null.
         finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
-        self._lines.write(json.dumps(finite) + "\n")
+        encoded = json.dumps(finite).encode() + b"\n"
+        self._lines.write(encoded)
         self._lines.flush()
+        self._digest.update(encoded)
         for name, value in {**values, **batch.told}.items():
             self._events.add_scalar(name, value, step)
         text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown)
@@ -110,19 +130,39 @@ class Journal:
             print(f"step {step}/{self.total}  {text}", file=sys.stderr, flush=True)
 
 
-def _drop_lines_after(file: Path, step: int) -> None:
+def _go_on_from(file: Path, step: int, names: Set[str]) -> bytes:
+    """Drop the lines behind `step`, and what a crash cut off at the end; what is left, all lines
+    with these names. Others are kept in a file beside it, and reported."""
     if not file.exists():
-        return
-    kept = []
-    for text in file.read_text().splitlines():
-        try:
-            if json.loads(text)["step"] > step:
-                break
-        except (json.JSONDecodeError, KeyError):  # the line that a crash cut off
-            break
-        kept.append(text + "\n")
-    with places.writing(file) as whole:
-        whole.write("".join(kept).encode())
+        return b""
+    found = file.read_bytes()
+    *lines, cut = found.split(b"\n")
+    if _step_of(cut, names) is not None:  # all but its end
+        lines.append(cut)
+    steps = [_step_of(line, names) for line in lines]
+    kept = b"".join(
+        line + b"\n" for line, n in zip(lines, steps, strict=True) if n is not None and n <= step
+    )
+    unreadable = [line + b"\n" for line, n in zip(lines, steps, strict=True) if n is None]
+    if unreadable:
+        aside = file.with_name(file.name + ".unreadable")
+        before = aside.read_bytes() if aside.exists() else b""
+        places.write(aside, before + b"".join(unreadable))
+        log.error("%s: %d line(s) cannot be read, kept in %s", file, len(unreadable), aside)
+    if kept != found:
+        places.write(file, kept)
+    return kept
+
+
+def _step_of(line: bytes, names: Set[str]) -> int | None:
+    """The step of a line; None where it cannot be read."""
+    try:
+        found = json.loads(line)
+        numbers = [found[name] for name in names]
+    except (ValueError, TypeError, KeyError):
+        return None
+    sound = all(number is None or isinstance(number, (int, float)) for number in numbers)
+    return found["step"] if sound and None not in (found["step"], found["seconds"]) else None
 
 
 TOLD = {

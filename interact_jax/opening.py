@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from interact_jax import sharding
+from interact_jax.checkpoint import check_model_files
 from interact_jax.data.chat import ChatFormat
 from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
@@ -141,7 +142,7 @@ def open_model(
 def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> OpenedModel:
     """The model of a run's settings; a run that is resumed brings config and tokenizer itself, in
     its directory `run`."""
-    own = None if run is None else run / "model"
+    own = None if run is None else check_model_files(run)
     if own is not None:
         _check_same(Path(cfg.model.path).expanduser(), own)
     return open_model(

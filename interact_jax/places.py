@@ -2,6 +2,7 @@
 
     with places.reading("-") as file:               standard input, as often as it is asked for
     with places.writing("scores.jsonl") as file:    the whole file, or what was there before
+    places.write("figures.json", text)              the same in one go
 
 "-" is standard input, and standard output. A file appears under its name when it is complete; where
 the name is a link, what it points to is replaced and the link stays. What is no file (a device, a
@@ -164,6 +165,12 @@ def writing(out: str | Path) -> Iterator[BinaryIO]:
         raise OSError(error.errno, error.strerror, str(out)) from error  # which file, for people
 
 
+def write(out: str | Path, data: str | bytes) -> None:
+    """A whole file at once, text as UTF-8."""
+    with writing(out) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
 def _opened(out: str | Path) -> contextlib.AbstractContextManager[BinaryIO]:
     if (number := descriptor(out)) is not None:
         if sys.stdout is not None:
@@ -186,25 +193,24 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
-            sync(file.fileno())
+            _sync(file.fileno())
         os.replace(temporary, path)
         failed.pop_all()
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync(number: int) -> None:
-    """What was written to this descriptor is on disk afterwards, where the system can tell."""
+def sync(place: Path) -> None:
+    """A file, or the names in a directory, are on disk afterwards, where the system can tell."""
+    number = os.open(place, os.O_RDONLY)
+    try:
+        _sync(number)
+    finally:
+        os.close(number)
+
+
+def _sync(number: int) -> None:
     try:
         os.fsync(number)
     except OSError as error:
         if error.errno not in NO_SYNC:
             raise
-
-
-def sync_directory(directory: Path) -> None:
-    """The same of the names in a directory."""
-    number = os.open(directory, os.O_RDONLY)
-    try:
-        sync(number)
-    finally:
-        os.close(number)

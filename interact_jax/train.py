@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ import optax
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, known, scoring, sharding, skipping
+from interact_jax import checkpoint, config, known, resuming, scoring, sharding, skipping
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import (
@@ -108,6 +107,7 @@ class Run:
     skim: skipping.Skimmer | None  # None: nothing is skipped
     checkpoints: checkpoint.Checkpoints
     state: TrainState
+    kept: dict[str, Any]  # what goes with every checkpoint
 
 
 # ------------------------------------------------------------------------------------- start
@@ -117,7 +117,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     """Set everything up. The state comes from, in this order: the newest checkpoint in `workdir`;
     `start_from`; the Hugging Face weights of `model.path`; random initialisation.
 
-    Raises InputError for everything that the user can mend.
+    Raises InputError for everything that the user can mend; a run that is refused stays as it was.
     """
     if jax.process_count() > 1:
         raise InputError(
@@ -128,21 +128,15 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     workdir.mkdir(parents=True, exist_ok=True)
     hf.check_place(workdir / "export")
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
-    checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint.keep, method.fixed)
+    checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint, method.fixed)
     resumed = checkpoints.latest() is not None
-    saved_settings = workdir / "config.json"
     if resumed:
-        config.check_resume(cfg, saved_settings)
-    saved_settings.write_text(json.dumps(config.to_json(cfg), indent=2) + "\n")
+        config.check_resume(cfg, workdir / "config.json")
 
     model = open_for(cfg, mesh, workdir if resumed else None)
     log.info("%s; attention=%s", sharding.told(mesh), model.decoder.attention)
     if mesh.shape["sequence"] > 1:
-        log.warning(
-            "mesh.sequence: nothing is shared out over it yet, its devices compute the same"
-        )
-    if not resumed:
-        checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
+        log.warning("mesh.sequence: nothing is shared over it yet, its devices compute the same")
 
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(
@@ -160,16 +154,23 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
-        state, position = first_state(cfg, model, optimiser, method, abstract, checkpoints)
+        state, then = first_state(cfg, model, optimiser, method, abstract, checkpoints)
         dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
         source = log_source(cfg, dataset, mesh)
-        if position is not None:
-            source.seek(position)
+        if resumed:
+            source.seek(then["position"])
         total_steps = cfg.steps or int(state.step) + source.steps_left()
-        differentiate, add, update = jit_step(
-            cfg, model.decoder, optimiser, abstract, learning_rate(cfg.optim, total_steps)
-        )
+        lr = learning_rate(cfg.optim, total_steps)
+        differentiate, add, update = jit_step(cfg, model.decoder, optimiser, abstract, lr)
         skim = skipping.skimmer_for(cfg, method, model.decoder, source.packing, mesh)
+    kept = {**then, "circumstances": resuming.circumstances(model), "steps": total_steps}
+    for line in resuming.differences(then, kept, cfg.optim, int(state.step)):
+        log.warning("%s", line)
+
+    if not resumed:
+        checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
+    config.keep(cfg, workdir / "config.json")
+    checkpoints.begin()
     return Run(
         config=cfg,
         workdir=workdir,
@@ -184,6 +185,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         skim=skim,
         checkpoints=checkpoints,
         state=state,
+        kept=kept,
     )
 
 
@@ -231,11 +233,10 @@ def first_state(
     method: Method,
     abstract: TrainState,
     checkpoints: checkpoint.Checkpoints,
-) -> tuple[TrainState, dict[str, Any] | None]:
-    """The state to begin with and, where a run is resumed, its data position."""
-    if (step := checkpoints.latest()) is not None:
-        log.info("resuming from step %d", step)
-        return checkpoints.restore(step, abstract)
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to begin with and, where a run is resumed, what its checkpoint has beside that."""
+    if checkpoints.latest() is not None:
+        return checkpoints.restore(abstract)
     layout = sharding.layout_of(abstract)
     if cfg.start_from:
         log.info("starting from the parameters of %s", cfg.start_from)
@@ -249,7 +250,7 @@ def first_state(
     make = functools.partial(new_state, optimiser=optimiser, rules=method.rules)
     state = jax.jit(make, out_shardings=layout, donate_argnums=0)(params)
     checkpoints.keep_fixed(state)
-    return state, None
+    return state, {}
 
 
 # -------------------------------------------------------------------------------------- step
@@ -372,38 +373,38 @@ def loop(run: Run) -> None:
     Raises RunStopped after `max_bad_steps` steps in a row without a finite loss and gradient, and
     on a signal that asks the program to end, then with a checkpoint of the last step.
     """
-    cfg, first = run.config, int(run.state.step)
+    cfg, first, last = run.config, int(run.state.step), run.total_steps
     with (
         sharding.on(run.model.mesh),
         Deferred() as stop,
-        Journal(run.workdir, first, run.total_steps, run.method.shown) as journal,
+        Journal(run.workdir, first, last, run.method.shown, run.kept.get("log")) as journal,
+        run.checkpoints.settled(),
     ):
-        for step in range(first + 1, run.total_steps + 1):
+        for step in range(first + 1, last + 1):
             sums, batch = sums_of(run, run.source.next(run.state))
             run.state, shown = run.update(run.state, sums)
             journal.add(step, shown, batch)
             asked = stop.asked  # once: a signal may come between any two lines
-            due = step % cfg.checkpoint.every == 0 or step == run.total_steps or asked
+            due = step % cfg.checkpoint.every == 0 or step == last or asked
             if due:
                 journal.flush()  # the log must not lag behind what a resumed run takes for done
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
-                run.checkpoints.wait()
                 raise RunStopped(
                     f"step {step}: loss or gradient was not finite {journal.bad_steps_in_row} "
                     f"steps in a row (max_bad_steps). The parameters are those before; look at "
                     f"{journal.file}, and try a smaller optim.lr or optim.clip_norm."
                 )
             if due:
-                run.checkpoints.save(step, run.state, run.source.position())
+                run.kept |= {"position": run.source.position(), "log": journal.digest()}
+                run.checkpoints.save(step, run.state, run.kept)
             if asked:
                 break
-        run.checkpoints.wait()
-        if stop.asked:
-            raise RunStopped(
-                f"stopped by {stop.asked} after step {int(run.state.step)} of {run.total_steps}; "
-                "a checkpoint is saved, the same command goes on from it.",
-                stop.status,
-            )
+    if stop.asked:
+        raise RunStopped(
+            f"stopped by {stop.asked} after step {int(run.state.step)} of {last}; a checkpoint "
+            "is saved, the same command goes on from it.",
+            stop.status,
+        )
 
 
 def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:

@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from interact_jax import bench, chips, cli, config, sharding
+from interact_jax import bench, chips, cli, config, places, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import Draws, Packing, load_dataset
@@ -179,7 +179,7 @@ def time_steps(args: argparse.Namespace) -> None:
         machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
         settings = {**vars(args), "attention": attention}
         found = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
-        cli.write_text(args.json, json.dumps(found, indent=2) + "\n")
+        places.write(args.json, json.dumps(found, indent=2) + "\n")
         print(f"figures: {args.json}")
 
 

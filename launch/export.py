@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     run, step = checkpoint.find(args.checkpoint)
     hf.check_place(args.out, (run / "model",))
     parse_size(args.max_shard_size)
-    model = open_model(run / "model", weights=False, attention="xla")
+    model = open_model(checkpoint.check_model_files(run), weights=False, attention="xla")
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, args.dtype, args.max_shard_size)

@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from interact_jax import cli
+from interact_jax import cli, places
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from pocket_model import gates, training
@@ -88,7 +88,7 @@ def gate(model: Path, out: str, replies: int, trials: int, seed: int) -> None:
     speaker = Speaker.load(model)
     found = gates.report(speaker, replies=replies, trials=trials, seed=seed)
     text = json.dumps(found, indent=2)
-    cli.write_text(out, text + "\n")
+    places.write(out, text + "\n")
     print(text)
 
 

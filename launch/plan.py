@@ -25,7 +25,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; the compiler need
 
 from ml_collections import ConfigDict
 
-from interact_jax import cli, config, plan
+from interact_jax import cli, config, places, plan
 from interact_jax.models.shapes import SHAPES, shape
 
 
@@ -69,7 +69,7 @@ def make(args: argparse.Namespace, cfg: ConfigDict) -> None:
             print("\nIt fits with " + plan.told(change) + "\n")
             print("\n".join(plan.lines(better)))
     if args.json:
-        cli.write_text(args.json, json.dumps(found, indent=2) + "\n")
+        places.write(args.json, json.dumps(found, indent=2) + "\n")
         print(f"figures: {args.json}")
 
 

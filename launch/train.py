@@ -21,7 +21,17 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from interact_jax import cli, config, evaluation, hindsight_check, report, signal, train
+from interact_jax import (
+    cli,
+    config,
+    evaluation,
+    hindsight_check,
+    lock,
+    places,
+    report,
+    signal,
+    train,
+)
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
 from interact_jax.metrics import told_lines
@@ -43,25 +53,27 @@ def main(argv: list[str] | None = None) -> None:
     cfg = config.load(args.config, overrides)
     cli.keep_memory()
     cli.keep_compiled(cfg.compile_cache)
-    run = train.start(cfg, args.workdir)
-    folder = run.workdir / "report"
-    if not args.quiet:
-        print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)
-    show_signal(run, folder)
-    check_hindsight(run)
-    before = evaluation.measure_start(run, folder / "before.json")
-    train.loop(run)
-    summary = train.finish(run)
-    after = evaluation.measure_run(run, folder / "after.json")
-    page = report.write_run_report(
-        folder,
-        metrics_file=run.workdir / "metrics.jsonl",
-        shown=run.method.shown,
-        before=before,
-        after=after,
-    )
-    write_summary(run, before, after)
-    summary += told_lines(run.workdir / "metrics.jsonl")
+    with lock.held(Path(args.workdir)) as standing:
+        run = train.start(cfg, args.workdir)
+        standing.check()
+        folder = run.workdir / "report"
+        if not args.quiet:
+            print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)
+        show_signal(run, folder)
+        check_hindsight(run)
+        before = evaluation.measure_start(run, folder / "before.json")
+        train.loop(run)
+        summary = train.finish(run)
+        after = evaluation.measure_run(run, folder / "after.json")
+        page = report.write_run_report(
+            folder,
+            metrics_file=run.workdir / "metrics.jsonl",
+            shown=run.method.shown,
+            before=before,
+            after=after,
+        )
+        write_summary(run, before, after)
+        summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
 
@@ -100,7 +112,7 @@ def write_summary(
         "interactions": train.counted(run)["interactions"],
         "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
     }
-    cli.write_text(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
+    places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 
 
 def show_signal(run: train.Run, folder: Path) -> None:

@@ -6,7 +6,6 @@ import collections
 import dataclasses
 import itertools
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import Target
+from interact_jax.data.fingerprint import difference, earlier, fingerprint
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.limits import Limits, Member
 from interact_jax.data.pack import Placed, pack, padding
@@ -72,19 +72,6 @@ class Dataset:
         """The trees of these conversations."""
         return [tree for i in indices for tree in self.trees[i]]
 
-    def digest(self) -> int:
-        """A number that tells data apart: of the ids of all trunks, in their order."""
-        trees = self.trees_of(range(len(self.trees)))
-        return _crc(tree.trunk.astype(np.int64) for tree in trees)
-
-    def digest_of_replies(self) -> int:
-        """The same of what a digest of trunks does not see: limbs, replies, sides and weights."""
-        trees = self.trees_of(range(len(self.trees)))
-        limbs = (limb.ids for tree in trees for limb in (*tree.live, *tree.frozen))
-        targets = [reply.target for tree in trees for reply in tree.replies]
-        numbers = [np.array([(t.side, t.weight, len(t.y)) for t in targets], np.float64)]
-        return _crc([*limbs, *(t.y for t in targets), *numbers])
-
     def lines(self) -> list[str]:
         """What came through and what was lost, for people."""
         lines = [
@@ -93,13 +80,6 @@ class Dataset:
             f"train on, {sum(len(t) for t in self.trees):,} token trees",
         ]
         return lines + [f"  {count:,} {reason}" for reason, count in sorted(self.counts.items())]
-
-
-def _crc(arrays: Iterable[np.ndarray]) -> int:
-    found = 0
-    for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array).data, found)
-    return found
 
 
 def load_dataset(
@@ -318,7 +298,7 @@ class LogBatches:
         self, dataset: Dataset, draws: Draws, packing: Packing, limits: Limits | None = None
     ):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
-        self._digests = {"digest": dataset.digest(), "replies": dataset.digest_of_replies()}
+        self._fingerprint = fingerprint(dataset)
         every = range(len(dataset.trees))
         self._weights = [_weight(trees) for trees in dataset.trees]  # of each conversation
         self._of_log = limits.of_log(self._members(every)) if limits else {}
@@ -355,28 +335,32 @@ class LogBatches:
         self.drawn += len(indices)
         return batch
 
-    def position(self) -> dict[str, int]:
+    def position(self) -> dict[str, Any]:
         """What a checkpoint keeps to go on from here."""
         conversations = len(self.dataset.trees)
-        return {"drawn": self.drawn, "conversations": conversations, **self._digests}
+        return {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
 
-    def seek(self, position: dict[str, int]) -> None:
+    def seek(self, position: dict[str, Any]) -> None:
         """Go to a position that `position()` gave; InputError where that was in other data."""
+        if found := self._other_data(position):
+            raise InputError(
+                f"the run to be resumed had {found}: its position in the data means nothing. Give "
+                "data.path the data of then, or use another --workdir (with --config.start_from to "
+                "continue from the parameters)."
+            )
+        self._go_to(position["drawn"])
+
+    def _other_data(self, position: dict[str, Any]) -> str | None:
         then, now = position["conversations"], len(self.dataset.trees)
         if then != now:
-            found = f"had {then:,} conversations, now there are {now:,}"
-        elif position.get("digest", self._digests["digest"]) != self._digests["digest"]:
-            found = f"had other conversations, or the same {now:,} in another order"
-        elif position.get("replies", self._digests["replies"]) != self._digests["replies"]:
-            found = f"had other replies, or other weights, in the same {now:,} conversations"
-        else:
-            self._go_to(position["drawn"])
-            return
-        raise InputError(
-            f"the run to be resumed {found}: its position in the data means nothing. Give "
-            "data.path the data of then, or use another --workdir (with --config.start_from to "
-            "continue from the parameters)."
-        )
+            return f"{then:,} conversations, now there are {now:,}"
+        if "data" in position:
+            found = difference(position["data"], self._fingerprint)
+            return found and found.format(now)
+        known = earlier(self.dataset).items()  # a version before this one kept that, or less
+        if all(position.get(name, number) == number for name, number in known):
+            return None
+        return f"other conversations, replies or weights, or the same {now:,} in another order"
 
     def _go_to(self, drawn: int) -> None:
         self.drawn = drawn

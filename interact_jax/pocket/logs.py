@@ -89,5 +89,4 @@ def write_logs(conversations: list[Conversation], path: str | Path) -> None:
             messages.append(row)
         record = {"id": conversation.id, "user": conversation.user, "messages": messages}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    with places.writing(path) as file:
-        file.write(gzip.compress("".join(lines).encode(), mtime=0))
+    places.write(path, gzip.compress("".join(lines).encode(), mtime=0))

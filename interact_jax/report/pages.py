@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from interact_jax import places
 from interact_jax.data.chat import ChatFormat
 from interact_jax.report import plots
 from interact_jax.report.colour import HIGH, LOW, css
@@ -153,15 +154,16 @@ def _reply(scored: Scored, interaction: Interaction, chat: ChatFormat) -> str:
 def _picture(folder: Path, name: str, figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    (folder / f"{name}.png").write_bytes(buffer.getvalue())
+    places.write(folder / f"{name}.png", buffer.getvalue())
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<p><img alt="{escape(name)}" src="data:image/png;base64,{data}"></p>'
 
 
 def _write(file: Path, title: str, body: Sequence[str]) -> Path:
-    file.write_text(
+    places.write(
+        file,
         "<!doctype html>\n"
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n",
     )
     return file

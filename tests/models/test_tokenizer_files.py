@@ -74,7 +74,7 @@ def test_templates_by_name_are_there_after_a_run_and_an_export(tmp_path):
     (directory / "additional_chat_templates").mkdir()
     (directory / "additional_chat_templates/tool_use.jinja").write_text("{{ tools }}")
     model = open_model(directory, attention="xla")
-    run = tmp_path / "run"
+    (run := tmp_path / "run").mkdir()
     kept = checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, run)
     again = open_model(kept, weights=False, attention="xla")
     again.export(model.load(), tmp_path / "out", "float32")

@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
+from interact_jax.files import sync_tree
 from interact_jax.json_files import read_json
 from interact_jax.models.families import FAMILIES, DecoderConfig
 from interact_jax.models.hf.directories import id_list
@@ -33,7 +34,7 @@ from interact_jax.models.hf.tokenizer_files import (
     copy_tokenizer,
     is_of_tokenizer,
 )
-from interact_jax.places import check_directory, sync, sync_directory
+from interact_jax.places import check_directory, sync
 from interact_jax.schema import InputError
 
 EXPORT_DTYPES = ("float32", "bfloat16")
@@ -77,7 +78,7 @@ def export(
             copy_tokenizer(tokenizer, partial)
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
         if first:
-            _sync_files(partial)
+            sync_tree(partial)
             complete = True
             _put_in_place(out, partial)
     except (OSError, SafetensorError) as error:
@@ -137,13 +138,13 @@ def _put_in_place(out: Path, complete: Path) -> None:
     for names in ([SINGLE, INDEX], [name for name in os.listdir(out) if _is_ours(name)]):
         for name in names:
             _remove(out / name)
-        sync_directory(out)
+        sync(out)
     for name in sorted(new, key=lambda name: (name == entry, name)):
         if name == entry:
-            sync_directory(out)
+            sync(out)
         os.replace(complete / name, out / name)
     complete.rmdir()
-    sync_directory(out)
+    sync(out)
 
 
 def _remove(path: Path) -> None:
@@ -151,13 +152,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _sync_files(directory: Path) -> None:
-    for path in directory.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                sync(file.fileno())
 
 
 def _write_weights(

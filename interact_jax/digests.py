@@ -1,0 +1,113 @@
+"""Digests of the files of a directory, kept in it, so that damage is noticed and named.
+
+    digests.seal(Path("checkpoints/21"))     when everything is written
+    digests.check(Path("checkpoints/21"))    raises Damaged
+
+They stand in the format of b2sum (`cd checkpoints/21 && b2sum -c digests-*.b2` checks by hand), and
+the last line is the digest of those before it. The name of the file says which process hashed, of
+how many: of a directory that several write, each can seal its own files, and the directory is
+sealed when all have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from interact_jax import files, places
+from interact_jax.schema import InputError
+
+NAME = "digests-{}-of-{}.b2"
+NAMED = re.compile(r"digests-(\d+)-of-(\d+)\.b2")
+LAST = "# digest of the lines above: "
+THREADS = 8
+
+
+class Damaged(InputError):
+    """Something is not as it was written."""
+
+
+def seal(folder: Path, process: int = 0, processes: int = 1) -> None:
+    """Put the files of a directory on disk, and then their digests beside them."""
+    names = sorted(p.relative_to(folder).as_posix() for p in _files(folder))
+    found = _hash_all([folder / name for name in names])
+    files.sync_tree(folder)
+    lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, found, strict=True))
+    text = f"{lines}{LAST}{_hash(lines.encode())}\n"
+    places.write(folder / NAME.format(process, processes), text)
+
+
+def sealed(folder: Path) -> bool:
+    """Whether the digests of all processes are there."""
+    found = [m.groups() for m in map(NAMED.fullmatch, _names(folder)) if m]
+    counts = {int(count) for _, count in found}
+    return len(counts) == 1 and len(found) == counts.pop()
+
+
+def check(folder: Path, remedy: str = "") -> bool:
+    """Whether there are digests, all of which agree with the files.
+
+    Raises Damaged, which names the first file that does not; `remedy` is for its message.
+    """
+
+    def damaged(name: str, what: str) -> Damaged:
+        said = f"{folder} is damaged: {name} {what}"
+        return Damaged(f"{said}. {remedy}" if remedy else said)
+
+    if not sealed(folder):
+        return False
+    expected: dict[str, str] = {}
+    for name in filter(NAMED.fullmatch, _names(folder)):
+        lines = _read(folder / name)
+        if lines is None:
+            raise damaged(name, "is not what was written")
+        expected |= lines
+    missing = [name for name in expected if not (folder / name).is_file()]
+    if missing:
+        raise damaged(missing[0], "is missing")
+    try:
+        found = _hash_all([folder / name for name in expected])
+    except OSError as error:
+        raise damaged(str(error.filename), f"cannot be read ({error.strerror})") from error
+    for (name, then), now in zip(expected.items(), found, strict=True):
+        if then != now:
+            raise damaged(name, "is not what was written")
+    return True
+
+
+def _read(file: Path) -> dict[str, str] | None:
+    """The digests by name; None where the file itself is damaged."""
+    try:
+        lines, last, own = file.read_bytes().decode().rpartition(LAST)
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not last or own != _hash(lines.encode()) + "\n":
+        return None
+    pairs = (line.partition("  ") for line in lines.splitlines())
+    return {name: digest for digest, _, name in pairs}
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (p for p in folder.rglob("*") if p.is_file() and not NAMED.fullmatch(p.name))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data).hexdigest()
+
+
+def _hash_all(places: list[Path]) -> list[str]:
+    """Several at a time: hashlib lets other threads go on meanwhile."""
+
+    def one(place: Path) -> str:
+        with place.open("rb") as file:
+            return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(one, places))

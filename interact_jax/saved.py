@@ -1,0 +1,208 @@
+"""One checkpoint as it lies on disk: whether it is complete, and what is in it.
+
+CHECKPOINT/state       Orbax: the models that move, the optimiser, the counters
+CHECKPOINT/data        a JSON object: the version of the format, and what else a run keeps
+CHECKPOINT/digests-*   of every file, written last (`digests`)
+
+Version 1 had one model, and nothing in data but the position; 1 and 2 had no digests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import orbax.checkpoint as ocp
+
+from interact_jax import digests
+from interact_jax.digests import Damaged
+from interact_jax.schema import InputError
+
+log = logging.getLogger(__name__)
+
+VERSION = 3
+SEALED_FROM = 3
+NO_DIGESTS = "%s carries no digests, an earlier version wrote it: damage would not be noticed"
+
+
+def finished(place: Path) -> bool:
+    """Whether a checkpoint was written to its end. What cannot be read counts as finished: it is
+    damaged, and not to be overlooked."""
+    if digests.sealed(place):
+        return True
+    try:
+        return _version(_read_data(place)) < SEALED_FROM
+    except Damaged:
+        return True
+
+
+def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
+    """The state, laid out by the shardings of `moving`, and what was kept with it.
+
+    Raises Damaged where it is not as it was written, InputError where it is of another model or
+    version.
+    """
+    sealed = check(place)
+    data = _read_data(place)
+    version = _version(data)
+    _check_version(place, version, moving)
+    _check_shapes(place, moving.params, "policy", sealed)
+    wanted = moving if version > 1 else _Version1.of(moving)
+    with _told(place, sealed), ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore((place / "state").resolve(), wanted)
+    if version == 1:
+        return found.as_now(moving), {"position": data}
+    return found, {name: value for name, value in data.items() if name != "version"}
+
+
+def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> Any:
+    """Only the parameters of one model."""
+    sealed = check(place, remedy)
+    item = (place / "state").resolve()
+    wanted: Any = abstract_params
+    restore_args: Any = jax.tree.map(
+        lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype, global_shape=x.shape),
+        abstract_params,
+    )
+    keys = _check_shapes(place, abstract_params, model, sealed)
+    for key in reversed(keys):
+        wanted, restore_args = {key: wanted}, {key: restore_args}
+    asked = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
+    with _told(place, sealed), ocp.PyTreeCheckpointer() as checkpointer:
+        found = checkpointer.restore(item, asked)
+    for key in keys:
+        found = found[key]
+    return found
+
+
+def read_fixed(place: Path, abstract_params: Any) -> Any:
+    """A model that never moves; it is kept once, so there is nothing to fall back to."""
+    remedy = (
+        "The run keeps a model there that never moves, and cannot be resumed without it: put it "
+        "back, or use another --workdir (with --config.start_from to continue from the parameters)."
+    )
+    if not place.is_dir():
+        raise InputError(f"{place}: not there. {remedy}")
+    sealed = check(place, remedy)
+    with _told(place, sealed), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(place.resolve(), {"params": abstract_params})["params"]
+
+
+def check(place: Path, remedy: str = "") -> bool:
+    """`digests.check`; the log says so where there are none."""
+    sealed = digests.check(place, remedy)
+    if not sealed:
+        log.warning(NO_DIGESTS, place)
+    return sealed
+
+
+@contextlib.contextmanager
+def _told(place: Path, sealed: bool) -> Iterator[None]:
+    """Orbax reports what it cannot read in many ways; all of them are the user's to know. Without
+    digests, damage is the likely cause."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, InputError):  # of the device: no memory, say
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {_first_line(error)}"
+        if not sealed:
+            raise Damaged(f"{place} is damaged: it cannot be read ({said})") from error
+        raise InputError(
+            f"{place}: cannot be read ({said}), though it is as it was written. Go on with the "
+            "versions of orbax-checkpoint and interact_jax that wrote it."
+        ) from error
+
+
+def _read_data(place: Path) -> dict[str, Any]:
+    try:
+        data = ocp.JsonCheckpointHandler().restore((place / "data").resolve())
+        _version(data)
+        return data
+    except Exception as error:
+        said = f"data cannot be read ({_first_line(error)})"
+        raise Damaged(f"{place} is damaged: {said}") from error
+
+
+def _version(data: Mapping[str, Any]) -> int:
+    return int(data.get("version", 1))
+
+
+def _check_version(place: Path, version: int, moving: Any) -> None:
+    if version > VERSION:
+        raise InputError(
+            f"{place}: written by a newer version of interact_jax (format {version}; this one "
+            f"reads up to {VERSION}). Install that version to go on."
+        )
+    more = sorted(moving.models.keys() - {"policy"})
+    if version == 1 and more:
+        raise InputError(
+            f"{place}: written by an earlier version of interact_jax, which kept no "
+            f"{' and no '.join(more)} model: this run cannot be resumed from it. Use another "
+            "--workdir, with --config.start_from to continue from its parameters."
+        )
+
+
+@flax.struct.dataclass
+class _Version1:
+    """What a checkpoint held when a run had one model."""
+
+    step: Any
+    params: Any
+    opt_state: Any
+    counters: Any
+
+    @classmethod
+    def of(cls, state: Any) -> _Version1:
+        policy = state.models["policy"]
+        return cls(state.step, policy.params, policy.opt_state, state.counters)
+
+    def as_now(self, like: Any) -> Any:
+        policy = like.models["policy"].replace(params=self.params, opt_state=self.opt_state)
+        return like.replace(step=self.step, models={"policy": policy}, counters=self.counters)
+
+
+def _check_shapes(place: Path, abstract_params: Any, model: str, sealed: bool) -> tuple[str, ...]:
+    """Where the parameters of a model stand in a saved state.
+
+    Raises InputError where they have other names or shapes. Asked before anything is read: a
+    restore ends with the first array that does not fit, and those that are still being read then
+    complain of its event loop, which is closed.
+    """
+    with _told(place, sealed):
+        saved = ocp.PyTreeCheckpointHandler().metadata((place / "state").resolve()).tree
+        keys = _path_to(saved, model)
+        for key in keys:
+            saved = saved[key]
+        saved, here = _shapes(saved), _shapes(abstract_params)
+    for name in sorted(saved.keys() | here.keys()):
+        if saved.get(name) != here.get(name):
+            raise InputError(
+                f"{place}: its parameters do not fit this model ({name}: {saved.get(name)} saved, "
+                f"{here.get(name)} expected). Set model.path to the model that the checkpoint was "
+                f"trained from{'' if sealed else '; or it is damaged'}."
+            )
+    return keys
+
+
+def _path_to(saved: Mapping[str, Any], model: str) -> tuple[str, ...]:
+    models = saved.get("models", {"policy": None})  # version 1 has one
+    if model not in models:
+        raise InputError(f"a checkpoint has no model {model!r}. There is: {', '.join(models)}.")
+    return ("models", model, "params") if "models" in saved else ("params",)
+
+
+def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")[:300]

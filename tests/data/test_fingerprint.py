@@ -1,0 +1,139 @@
+"""A fingerprint of data: nothing that is learned changes without it, and nothing else does it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.fingerprint import DIFFERENT, difference, fingerprint
+from interact_jax.data.pipeline import Dataset, load_dataset
+from tests.runs import TALKS, records, write_lines
+from tests.tiny import tiny_tokenizer
+
+SETTINGS = EncodeSettings(max_length=512, max_reply=512)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory):
+    return ChatFormat.load(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def load(chat, rows, folder, recipe="hindsight", sharing="tree") -> Dataset:
+    file = write_lines(folder / "talks.jsonl", rows)
+    return load_dataset(str(file), "native", chat, SETTINGS, sharing, recipe=recipe)
+
+
+def rows_with(change=lambda rows: None):
+    rows = copy.deepcopy(records())
+    for row, user in zip(rows, ["ann", "ann", "bob", "", "bob", ""], strict=True):
+        row["user"] = user
+    change(rows)
+    return rows
+
+
+def say(row, message, text):
+    def change(rows):
+        rows[row]["messages"][message]["content"] = text
+
+    return change
+
+
+def weigh(rows):
+    rows[1]["messages"][1]["weight"] = 2
+
+
+def other_user(rows):
+    rows[1]["user"] = "bob"
+
+
+def in_reverse(rows):
+    rows.reverse()
+
+
+CHANGES = {
+    "an earlier message": (say(0, 0, "Hey"), "conversations"),
+    "the order": (in_reverse, "conversations"),
+    "a follow-up at the end": (say(3, 2, "No"), "contexts"),
+    "a reply at the end": (say(3, 1, "Grey"), "replies"),
+    "a weight": (weigh, "weights"),
+    "who spoke": (other_user, "weights"),
+}
+
+
+@pytest.mark.parametrize("sharing", ["tree", "none"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_is_learned_changes_it(chat, change, sharing, tmp_path):
+    spoil, part = CHANGES[change]
+    before = fingerprint(load(chat, rows_with(), tmp_path, sharing=sharing))
+    after = fingerprint(load(chat, rows_with(spoil), tmp_path, sharing=sharing))
+    assert set(before) == set(DIFFERENT)
+    assert before[part] != after[part]
+    assert difference(before, after) is not None
+    if sharing == "tree" and part in ("contexts", "weights"):
+        assert difference(before, after) == DIFFERENT[part]
+
+
+def test_every_follow_up_counts(chat, tmp_path):
+    """Those of hindsight stand on branches, which no trunk shows."""
+    before = fingerprint(load(chat, rows_with(), tmp_path))
+    for row, turns in enumerate(TALKS):
+        last = len(turns) - 1
+        after = fingerprint(load(chat, rows_with(say(row, last, "I see")), tmp_path))
+        assert before["contexts"] != after["contexts"], turns[last]
+
+
+def test_names_are_not_learned(chat, tmp_path):
+    def rename(rows):
+        for row in rows:
+            row["id"] = f"other-{row['id']}"
+            row["user"] = {"ann": "A", "bob": "B", "": ""}[row["user"]]
+
+    found = [fingerprint(load(chat, rows, tmp_path)) for rows in (rows_with(), rows_with(rename))]
+    assert difference(*found) is None
+
+
+def test_which_reply_of_a_pair_is_preferred_counts(chat, tmp_path):
+    x = [{"role": "user", "content": "Say y"}]
+    pair = {"prompt": x, "chosen": "y, as you asked", "rejected": "no"}
+    other = {"prompt": x, "chosen": "no", "rejected": "y, as you asked"}
+    found = []
+    for row in (pair, other):
+        file = write_lines(tmp_path / "pairs.jsonl", [row])
+        dataset = load_dataset(str(file), "auto", chat, SETTINGS, "tree", recipe="pairs")
+        found.append(fingerprint(dataset))
+    assert difference(*found) is not None
+
+
+def test_log_probabilities_of_a_sampler_count(chat, tmp_path):
+    dataset = load(chat, rows_with(), tmp_path)
+    found = []
+    for number in (-1.0, -1.0, -1.5):
+        trees = copy.deepcopy(dataset.trees)
+        first, *rest = trees[0][0].replies
+        known = {"sampler": np.full(len(first.target.y), number, np.float32)}
+        target = dataclasses.replace(first.target, known=known)
+        first = dataclasses.replace(first, target=target)
+        trees[0][0] = dataclasses.replace(trees[0][0], replies=(first, *rest))
+        found.append(fingerprint(dataclasses.replace(dataset, trees=trees)))
+    assert difference(*found[:2]) is None
+    assert difference(*found[1:]) == DIFFERENT["weights"]
+
+
+def test_a_token_that_moves_from_one_array_to_the_next_counts(chat, tmp_path):
+    """The arrays put end to end would read the same."""
+    dataset = load(chat, rows_with(), tmp_path)
+    one, two = (trees[0] for trees in dataset.trees[:2])
+    joined = np.concatenate([one.trunk, two.trunk])
+    at = len(one.trunk) - 1
+    moved = [
+        [dataclasses.replace(one, trunk=joined[:at])],
+        [dataclasses.replace(two, trunk=joined[at:])],
+        *dataset.trees[2:],
+    ]
+    other = fingerprint(dataclasses.replace(dataset, trees=moved))
+    assert difference(fingerprint(dataset), other) == DIFFERENT["conversations"]

@@ -1,0 +1,19 @@
+"""A few of the faults that the programs beside this do by the hundred."""
+
+from __future__ import annotations
+
+from tests.faults import corrupt, kill
+
+
+def test_no_corruption_is_silent_or_an_internal_failure(tmp_path, capsys):
+    status = corrupt.main(["--folder", str(tmp_path), "--seed", "3", "--count", "12"])
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert "12 corruptions: 0 silent, 0 uncaught, " in said
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_end(tmp_path, capsys):
+    status = kill.main(["--folder", str(tmp_path), "--seed", "3", "--count", "3"])
+    said = capsys.readouterr().out
+    assert status == 0, said
+    assert "3 kills: 0 other, 0 refused, 3 same" in said
