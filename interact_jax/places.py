@@ -43,19 +43,21 @@ def input_name(path: str | Path) -> str:
 
 
 def reading(path: str | Path) -> io.BufferedReader:
-    """The bytes of a file from their beginning; standard input is kept, so it can be read again."""
-    if str(path) == STANDARD:
-        return io.BufferedReader(_Kept(_standard_input()))
-    return open(path, "rb")
+    """The bytes of a file from their beginning. What can be read only once, standard input or a
+    pipe, is kept, so that it can be read again."""
+    if str(path) != STANDARD and (os.path.isfile(path) or not os.path.exists(path)):
+        return open(path, "rb")
+    return io.BufferedReader(_Kept(_all_of(str(path))))
 
 
 @functools.cache
-def _standard_input() -> IO[bytes]:
-    """A file without a name that holds all of it, so a program that is killed leaves nothing."""
-    if sys.stdin is None:
+def _all_of(path: str) -> IO[bytes]:
+    """A file without a name that holds it, so a program that is killed leaves nothing behind."""
+    if path == STANDARD and sys.stdin is None:
         raise InputError("standard input is closed: name a file, or hand the data in.")
     kept = tempfile.TemporaryFile()  # noqa: SIM115  open until the program ends
-    shutil.copyfileobj(sys.stdin.buffer, kept)
+    with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
+        shutil.copyfileobj(file, kept)
     kept.flush()
     return kept
 

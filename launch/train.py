@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
     cfg = config.load(args.config, overrides)
+    check_places(Path(args.workdir))
     cli.keep_memory()
     cli.keep_compiled(cfg.compile_cache)
     with lock.held(Path(args.workdir)) as standing:
@@ -76,6 +77,15 @@ def main(argv: list[str] | None = None) -> None:
         summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
+
+
+def check_places(workdir: Path) -> None:
+    """Refuse at the start what could not be written at the end. Raises InputError."""
+    for place in (workdir, workdir / "report", workdir / "tensorboard"):
+        places.check_directory(str(place), place)
+    if workdir.is_dir():
+        for place in (workdir / "metrics.jsonl", workdir / "summary.json"):
+            places.check_output(str(place), place)
 
 
 def check_hindsight(run: train.Run) -> None:

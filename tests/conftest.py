@@ -59,7 +59,7 @@ def standard_input(monkeypatch):
 
     def says(data: bytes) -> None:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-        places._standard_input.cache_clear()
+        places._all_of.cache_clear()
 
     yield says
-    places._standard_input.cache_clear()
+    places._all_of.cache_clear()

@@ -254,8 +254,17 @@ def test_standard_input_is_read_as_often_as_it_is_asked_for(standard_input, pack
     assert [x == y for x, y in zip(a, b, strict=True)] == [True] * 3
 
 
+def test_a_pipe_is_read_as_often_as_it_is_asked_for(tmp_path):
+    os.mkfifo(place := tmp_path / "pipe.jsonl")
+    writer = threading.Thread(target=place.write_bytes, args=(b'{"n": 0}\n{"n": 1}\n',))
+    writer.start()
+    found = [[record.value["n"] for record in read_records(str(place), "pipe")] for _ in range(2)]
+    writer.join()
+    assert found == [[0, 1]] * 2
+
+
 def test_closed_standard_input_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    places._standard_input.cache_clear()
+    places._all_of.cache_clear()
     with pytest.raises(InputError, match="standard input is closed"):
         places.reading("-")

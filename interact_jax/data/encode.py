@@ -26,6 +26,7 @@ from interact_jax.settings import Setting
 
 REFERENCE_MESSAGES = 5  # messages of history that the paper's code keeps
 REFERENCE_CONTEXT = 2048  # tokens of x, and of (x, o)
+TOO_LONG = "interactions dropped: longer than data.max_length by themselves"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _hopping_windows(
                 if _length(unit, settings) <= settings.max_length // 2:
                     break
             if _length(unit, settings) > settings.max_length:
-                counts["interactions dropped: longer than data.max_length by themselves"] += 1
+                counts[TOO_LONG] += 1
                 continue  # and the window stays where it is: what comes next may fit into it
             counts["windows hopped: the oldest turns of a long conversation cut"] += 1
             windows.append(window)
@@ -196,8 +197,11 @@ def _reference_windows(
                     name = "x" if draft.views[view] is None else "(x, o)"
                     counts[f"contexts {name} cut on the left at {REFERENCE_CONTEXT} tokens"] += 1
             cut = {view: ids[-REFERENCE_CONTEXT:] for view, ids in whole.contexts.items()}
-            unit.append(_cut(Example(whole.target, cut), settings, counts))
-        window.append(unit)
+            unit.append(Example(whole.target, cut))
+        if _length(unit, settings) > settings.max_length:  # the model may have no more positions
+            counts[TOO_LONG] += 1
+            continue
+        window.append([_cut(e, settings, counts) for e in unit])
     return [window]
 
 

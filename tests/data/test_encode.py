@@ -123,6 +123,18 @@ def test_reference_history_cuts_contexts_on_the_left(chat):
     assert counts["contexts x cut on the left at 2048 tokens"] == 2
 
 
+def test_no_history_makes_a_sequence_longer_than_max_length(chat):
+    """The model need not have positions for more."""
+    conversation = dialogue(4, words=20)
+    (whole,), _ = run(conversation, chat, history="reference")
+    lengths = [len(e.xo) + len(e.y) for e in whole]
+    for limit in (max(lengths), max(lengths) - 1, min(lengths)):
+        windows, counts = run(conversation, chat, history="reference", max_length=limit)
+        kept = [e.id for window in windows for e in window]
+        assert kept == [e.id for e, n in zip(whole, lengths, strict=True) if n <= limit]
+        assert counts[DROPPED] == len(whole) - len(kept)
+
+
 def test_replies_without_a_counted_token_are_dropped_and_counted(chat):
     conversation = dialogue(2)
     messages = list(conversation.messages)

@@ -264,14 +264,21 @@ def test_workdir_that_is_a_file(small, tmp_path, capsys):
     check_refused(train_arguments(file, small), capsys, str(file))
 
 
-def test_an_export_that_could_not_be_written_is_refused_before_the_first_step(
-    small, tmp_path, capsys
+@pytest.mark.parametrize("name", ["export", "report", "tensorboard", "summary.json", ""])
+def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(
+    small, name, tmp_path, monkeypatch, capsys
 ):
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "export").write_text("mine")
-    check_refused(train_arguments(run, small), capsys, f"{run}/export", "a file; expected a dir")
-    assert (run / "export").read_text() == "mine" and not (run / "metrics.jsonl").exists()
+    monkeypatch.delattr("interact_jax.train.load_dataset")
+    place = tmp_path / "run" / name
+    place.parent.mkdir(exist_ok=True)
+    expected = "a file; expected a directory"
+    if name == "summary.json":
+        place.mkdir()
+        expected = "is a directory; expected the file to write"
+    else:
+        place.write_text("mine")
+    check_refused(train_arguments(tmp_path / "run", small), capsys, f"{place}: ", expected)
+    assert place.is_dir() or place.read_text() == "mine"
 
 
 def test_files_of_others_in_the_export_are_none_of_its_business(small, tmp_path):
