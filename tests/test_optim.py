@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from interact_jax import train
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
-from interact_jax.schema import InputError
+from interact_jax.schema import InputError, Sum
 
 
 def settings(**changes):
@@ -47,7 +48,9 @@ def test_linear_falls_to_zero():
 
 
 PARAMS = {"layers": {"q_DxHxK": jnp.full((2,), 2.0), "q_norm_K": jnp.full((2,), 2.0)}}
+PARAMS["layers"]["q_bias_HxK"] = jnp.full((2,), 2.0)
 GRADIENTS = {"layers": {"q_DxHxK": jnp.array([3.0, -4.0]), "q_norm_K": jnp.array([0.0, 0.0])}}
+GRADIENTS["layers"]["q_bias_HxK"] = jnp.array([0.0, 0.0])
 
 
 def first_update(**changes):
@@ -59,7 +62,8 @@ def first_update(**changes):
 def test_adamw_starts_with_the_sign_and_decays_matrices_only():
     found = first_update()
     np.testing.assert_allclose(found["q_DxHxK"], [1 + 0.2, -1 + 0.2], rtol=1e-5)
-    np.testing.assert_allclose(found["q_norm_K"], [0, 0], atol=1e-7)
+    for name in ("q_norm_K", "q_bias_HxK"):
+        np.testing.assert_allclose(found[name], [0, 0], atol=1e-7)
 
 
 def test_sgd_is_the_gradient():
@@ -77,3 +81,41 @@ def test_unknown_names_list_what_there_is():
         make_optimiser(settings(name="adam"))
     with pytest.raises(InputError, match=r"optim\.schedule='cos'.*constant, linear, cosine"):
         learning_rate(settings(schedule="cos"), 1)
+
+
+def updated(steps=1, **settings):
+    """What `train.update` makes of weights of 2 by a gradient of norm 5, as a mean over 4 examples;
+    the learning rate is 0.5 at the first step, 0.25 at the second."""
+    optimiser = make_optimiser(SGD)
+    params = {"w_D": jnp.full((2,), 2.0)}
+    zero = jnp.zeros((), jnp.int32)
+    model = train.Model(params, optimiser.init(params))
+    state = train.TrainState(zero, {"policy": model}, train.Counters(zero, zero, zero, zero))
+    sums = (
+        {"w_D": 4 * jnp.array([3.0, -4.0])},
+        {"loss": Sum(jnp.float32(4), jnp.float32(4))},
+        {"interactions": zero, "reply_tokens": zero},
+    )
+    for _ in range(steps):
+        state, shown = train.update(
+            state, sums, optimiser=optimiser, lr=lambda step: 0.5 / (step + 1), rules={}, **settings
+        )
+    return state.params["w_D"], shown
+
+
+SGD = settings(name="sgd", weight_decay=0.0)
+
+
+def test_a_step_clips_the_mean_gradient():
+    free, shown = updated(clip_norm=math.inf)
+    np.testing.assert_allclose(free, [2 - 1.5, 2 + 2])
+    assert (float(shown["grad_norm"]), float(shown["lr"])) == (5, 0.5)
+    clipped, shown = updated(clip_norm=1.0)
+    np.testing.assert_allclose(clipped, [2 - 0.3, 2 + 0.4], rtol=1e-6)
+    assert float(shown["grad_norm"]) == 5  # before clipping
+
+
+def test_a_step_moves_at_the_rate_of_its_number():
+    found, shown = updated(steps=2, clip_norm=math.inf)
+    np.testing.assert_allclose(found, [2 - 1.5 - 0.75, 2 + 2 + 1])
+    assert float(shown["lr"]) == 0.25

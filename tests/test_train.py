@@ -164,6 +164,15 @@ def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
 BATCHES = {"batch.interactions": 0, "batch.conversations": 2}
 
 
+def test_a_run_draws_by_its_seed(small, tmp_path):
+    def order(name, seed):
+        run = begin(tmp_path / name, {**small, **BATCHES, "seed": seed})
+        return [int(run.source.draws.order[n]) for n in range(12)]
+
+    one, same, other = order("one", 1), order("same", 1), order("other", 2)
+    assert one == same != other
+
+
 def spoil(source: LogBatches, steps: set[int]) -> None:
     """Make the loss of these steps infinite, by weights of their tokens that are."""
     original = source.next
