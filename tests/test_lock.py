@@ -51,7 +51,8 @@ def holder(workdir):
 def test_a_second_run_is_refused_and_a_killed_one_is_no_obstacle(tmp_path, capsys):
     with holder(tmp_path) as owner:
         before = (tmp_path / "lock").read_bytes()
-        status, said = outcome(launch_train.main, train_arguments(tmp_path, {}), capsys)
+        arguments = train_arguments(tmp_path, {"data.path": "none.jsonl"})  # refused later on
+        status, said = outcome(launch_train.main, arguments, capsys)
         assert status == 2
         assert (
             f"another run is at work there (process {owner.pid} on {socket.gethostname()})" in said
