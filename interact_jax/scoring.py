@@ -131,8 +131,9 @@ def look(
         head = head_DxV(params)
         for view in views:
             seen = Seen(hiddens[view], head)
-            carries = live and view not in batch.frozen_views
-            found[Source(name, view)] = seen if carries else jax.lax.stop_gradient(seen)
+            # Of other models nothing carries a gradient, and their views share one head.
+            still = live and view in batch.frozen_views
+            found[Source(name, view)] = jax.lax.stop_gradient(seen) if still else seen
     return found
 
 
@@ -160,7 +161,9 @@ def score(
         x = jnp.pad(x, [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    heads = {name: _laid_out(source.head_DxV, None, VOCABULARY) for name, source in seen.items()}
+    once = {id(x.head_DxV): x.head_DxV for x in seen.values()}
+    once = {key: _laid_out(head, None, VOCABULARY) for key, head in once.items()}
+    heads = {source: once[id(x.head_DxV)] for source, x in seen.items()}
 
     def one(hidden: dict[Source, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
         logits = {}

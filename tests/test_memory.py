@@ -94,7 +94,11 @@ OBJECTIVES = [
 
 @pytest.mark.parametrize("settings", OBJECTIVES, ids=lambda s: "-".join(map(str, s.values())))
 def test_no_objective_needs_much_more_than_sdpo(settings, sdpo_of_8b):
-    assert of_8b(**settings) <= 1.15 * sdpo_of_8b
+    """A second model may have its head, in the dtype of the computation, beside the policy's."""
+    config = shape("qwen3-8b")
+    second = settings.get("teacher.name", "self") != "self" or "objective.ratio" in settings
+    head = 2 * config.width * config.vocab_size * second
+    assert of_8b(**settings) <= 1.15 * sdpo_of_8b + head
 
 
 def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():

@@ -157,7 +157,9 @@ def test_special_tokens_in_text_drop_stop_or_stay(chat):
 
 
 def test_messages_that_the_template_refuses_stop_or_are_skipped(chat):
-    source = "{{ raise_exception('no such roles here') }}"
+    source = (
+        "{% if messages[0].content != 'Hi' %}{{ raise_exception('no such roles here') }}{% endif %}"
+    )
     refusing = dataclasses.replace(chat, template=ChatTemplate(source, {}, "chat_template.jinja"))
     with pytest.raises(InputError, match=r"logs\.jsonl:3.*no such roles here.*on_error=skip"):
         run(dialogue(1), refusing)

@@ -342,7 +342,8 @@ def test_full_disk_is_said_once(small, tmp_path):
     arguments = train_arguments(tmp_path, {**settings, "compile_cache": ""})
     command = [sys.executable, "-c", FULL, *arguments, "--quiet"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    said = [line for line in ended.stderr.splitlines() if "error" in line or "Traceback" in line]
+    lines = ended.stderr.splitlines()
+    said = [line for line in lines if line.startswith("error") or "Traceback" in line]
     assert ended.returncode == 1 and len(said) == 1, ended.stderr
     assert os.strerror(errno.EFBIG) in said[0]
 

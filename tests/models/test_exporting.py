@@ -115,7 +115,7 @@ def crash_at(step, monkeypatch):
         for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir"), (shutil, "rmtree")):
             monkeypatch.setattr(module, name, crashing(getattr(module, name)))
 
-    monkeypatch.setattr("interact_jax.models.hf.exporting._sync_files", begin)
+    monkeypatch.setattr("interact_jax.models.hf.exporting.sync_tree", begin)
 
 
 @pytest.mark.parametrize("change", CHANGES)
