@@ -33,6 +33,7 @@ from typing import Any, BinaryIO, NoReturn
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places
+from interact_jax.printable import printable
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
@@ -187,11 +188,21 @@ def keep_memory() -> None:
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Show what the package logs, as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root's: libraries set that up as they like
     logger.propagate = False
     logger.setLevel(level)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def show(*lines: str) -> None:
+    """Lines on standard output, with nothing in them that a terminal would obey."""
+    print(printable("\n".join(lines)), flush=True)
 
 
 def check_out(out: str | Path, *read: str | Path, option: str = "--out") -> None:
@@ -230,10 +241,10 @@ def _flush() -> None:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
     sys.exit(status)
 
 
 def _internal_failure() -> NoReturn:
-    traceback.print_exc()
+    print(printable(traceback.format_exc()), file=sys.stderr, end="")
     _leave(1, "internal failure: please report it with the traceback above")

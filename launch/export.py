@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, args.dtype, args.max_shard_size)
-    print(f"step {step} of {run}: {args.out}")
+    cli.show(f"step {step} of {run}: {args.out}")
 
 
 if __name__ == "__main__":

@@ -57,20 +57,20 @@ def make(args: argparse.Namespace, cfg: ConfigDict) -> None:
     else:
         work = plan.work_of(cfg)
     made = plan.make_plan(cfg, work, args.topology)
-    print("\n".join(plan.lines(made)))
+    cli.show(*plan.lines(made))
     found = plan.to_json(made)
     if not made.fits and not args.no_search:
         change, better = plan.first_that_fits(cfg, work, args.topology)
         found["change"] = change
         found["changed"] = better and plan.to_json(better)
         if change is None or better is None:
-            print("\nNo change of remat, mesh, rows or slice that was tried makes it fit.")
+            cli.show("\nNo change of remat, mesh, rows or slice that was tried makes it fit.")
         else:
-            print("\nIt fits with " + plan.told(change) + "\n")
-            print("\n".join(plan.lines(better)))
+            cli.show("\nIt fits with " + plan.told(change) + "\n")
+            cli.show(*plan.lines(better))
     if args.json:
         places.write(args.json, json.dumps(found, indent=2) + "\n")
-        print(f"figures: {args.json}")
+        cli.show(f"figures: {args.json}")
 
 
 if __name__ == "__main__":

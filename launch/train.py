@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         standing.check()
         folder = run.workdir / "report"
         if not args.quiet:
-            print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)
+            cli.show(picture(run.dataset.trees[0][0], run.model.chat.decode))
         show_signal(run, folder)
         check_hindsight(run)
         before = evaluation.measure_start(run, folder / "before.json")
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         write_summary(run, before, after)
         summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
-    print("\n".join(lines))
+    cli.show(*lines)
 
 
 def check_places(workdir: Path) -> None:

@@ -10,14 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.printable import printable
 from interact_jax.report.colour import on_black
 from interact_jax.schema import Interaction
 from interact_jax.signal import Scored
 
 
 def visible(piece: str) -> str:
-    """A token's text with its line ends and tabs to be seen; "∅" for part of a character."""
-    return piece.replace("\n", "⏎").replace("\t", "⇥") or "∅"
+    """A token's text with all that is in it to be seen; "∅" for part of a character."""
+    return printable(piece).replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 
 def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> Group:
@@ -30,7 +31,7 @@ def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> G
     rows = zip(pieces, scored.logp_student, scored.logp_teacher, scored.signal, strict=True)
     for t, (piece, student, teacher, signal) in enumerate(rows):
         style = f"white on {on_black(float(signal))}"
-        reply.append(piece if piece else "∅", style=style)
+        reply.append(printable(piece) or "∅", style=style)
         table.add_row(
             str(t),
             Text(visible(piece), style=style),
@@ -39,11 +40,16 @@ def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> G
             Text(f"{signal:+.3f}", style=style),
         )
     return Group(
-        Panel(Text(interaction.x[-1].content), title=f"{scored.id}: user", title_align="left"),
+        _panel(f"{scored.id}: {interaction.x[-1].role}", interaction.x[-1].content),
         Panel(reply, title="reply, by signal", title_align="left"),
-        Panel(Text(interaction.o.content), title="follow-up", title_align="left"),
+        _panel("follow-up", interaction.o.content),
         table,
     )
+
+
+def _panel(title: str, text: str) -> Panel:
+    # As `Text`: in a plain string, rich would take brackets for markup.
+    return Panel(Text(printable(text)), title=Text(printable(title)), title_align="left")
 
 
 def before_after_lines(
