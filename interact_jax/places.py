@@ -19,7 +19,6 @@ import functools
 import io
 import os
 import secrets
-import shutil
 import stat
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from interact_jax.schema import InputError
 
 STANDARD = "-"
 OPEN_FILES = ("/proc/self/fd", "/dev/fd")  # where the descriptors of a process have names
+PIECE = 1 << 20  # bytes copied at a time
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that cannot be asked to
 
 
@@ -42,22 +42,26 @@ def input_name(path: str | Path) -> str:
     return "standard input" if str(path) == STANDARD else str(path)
 
 
-def reading(path: str | Path) -> io.BufferedReader:
+def reading(path: str | Path, most: int = sys.maxsize) -> io.BufferedReader:
     """The bytes of a file from their beginning. What can be read only once, standard input or a
-    pipe, is kept, so that it can be read again."""
+    pipe, is kept, so that it can be read again: `most` bytes of it, and one that says there are
+    more."""
     if str(path) != STANDARD and (os.path.isfile(path) or not os.path.exists(path)):
         return open(path, "rb")
-    return io.BufferedReader(_Kept(_all_of(str(path))))
+    return io.BufferedReader(_Kept(_all_of(str(path), most)))
 
 
 @functools.cache
-def _all_of(path: str) -> IO[bytes]:
+def _all_of(path: str, most: int) -> IO[bytes]:
     """A file without a name that holds it, so a program that is killed leaves nothing behind."""
     if path == STANDARD and sys.stdin is None:
         raise InputError("standard input is closed: name a file, or hand the data in.")
     kept = tempfile.TemporaryFile()  # noqa: SIM115  open until the program ends
     with contextlib.nullcontext(sys.stdin.buffer) if path == STANDARD else open(path, "rb") as file:
-        shutil.copyfileobj(file, kept)
+        left = most + 1
+        while left > 0 and (piece := file.read(min(left, PIECE))):
+            kept.write(piece)
+            left -= len(piece)
     kept.flush()
     return kept
 

@@ -9,28 +9,26 @@ from __future__ import annotations
 import codecs
 import collections
 import dataclasses
-import functools
 import glob
 import itertools
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from interact_jax import places
+from interact_jax.data.sources import FIX_FILE, LONGEST, MOST_BYTES, Source, lines_of
 from interact_jax.schema import InputError
 
 SUFFIXES = (".json", ".jsonl", ".gz")
-CHUNK = 1 << 16  # bytes read at a time
-GZIP_MAGIC = b"\x1f\x8b"
-GZIP_WBITS = 16 + zlib.MAX_WBITS  # tells zlib to expect a gzip header and to verify the checksum
-_SPACE = re.compile(r"[ \t\r\n]*")
+_SPACE, _SPACE_AND_MARKS = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n\ufeff]*")
+MARK = "\ufeff"  # byte order mark: where files were put together, they stand in the middle too
+LOOK = 1 << 12  # characters of a list that are decoded at a time, more where an item is longer
 
 # What a person can do about a loss; with no remedy there is nothing wrong.
-FIX_LINE = "Fix the line, or set --config.data.on_error=skip to drop such conversations"
-FIX_FILE = "Replace the file, or set --config.data.on_error=skip to use what else can be read"
+FIX_LINE = "Fix the line, or set --config.data.on_error=skip to leave out what it spoils, counted"
+MEND_LINE = f"{FIX_LINE}; data.repair=join mends it"
 NOTHING_WRONG = ""
 
 
@@ -58,6 +56,17 @@ class Loss:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}: {self.detail}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """Something that was mended, or a field that is not used: told, and never an error."""
+
+    reason: str
+    where: str
+    detail: str
+    unused: bool = False
+    times: int = 1
 
 
 def find_files(path: str) -> dict[str, str]:
@@ -96,12 +105,13 @@ def find_files(path: str) -> dict[str, str]:
     }
 
 
-def read_records(path: str, stem: str) -> Iterator[Record | Loss]:
-    """The records of one file, plain or gzip, JSON lines or one JSON list, in order.
+def read_records(path: str, stem: str, most: int = MOST_BYTES) -> Iterator[Record | Loss]:
+    """The records of one file, plain or gzip, JSON lines or JSON lists, in order; of `most` bytes
+    unpacked at most.
 
     Lines are streamed; a list is held in memory. Blank lines mean nothing and are passed over.
     """
-    source = _Source(path)
+    source = Source(path, most)
     empty = True
     try:
         chunks = filter(None, source)
@@ -120,36 +130,45 @@ def read_records(path: str, stem: str) -> Iterator[Record | Loss]:
         yield Loss("empty file", source.name, "there is no record in it", FIX_FILE)
 
 
-def _lines(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
+# ------------------------------------------------------------------------------------- JSON lines
+
+
+def _lines(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     number = 0
-    for number, line in enumerate(_split(chunks), 1):
-        if line.strip():
-            item = _parse(line, f"{source.name}:{number}", f"{stem}.{number}")
-            if isinstance(item, Loss) and source.damage:
-                break  # the line at which a damaged file ends: reported once, below
+    for number, line in enumerate(lines_of(chunks), 1):
+        where = f"{source.name}:{number}"
+        if line is None:
+            yield Loss("line too long", where, f"it has more than {LONGEST:,} bytes")
+            continue
+        for item in _parse(line, where, f"{stem}.{number}"):
+            if isinstance(item, Loss) and source.cut:
+                break  # the line at which the bytes of a file end: reported once, below
             yield item
-    if source.damage:
-        yield Loss("damaged gzip", f"{source.name}:{number}", source.damage, FIX_FILE)
+    if source.cut:
+        reason, detail, remedy = source.cut
+        yield Loss(reason, f"{source.name}:{number}", detail, remedy)
 
 
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines end with b"\\n" and nothing else: U+2028 and its like may stand inside a message."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    yield rest
-
-
-def _parse(line: bytes, where: str, name: str) -> Record | Loss:
+def _parse(line: bytes, where: str, name: str) -> Iterator[Record | Loss]:
+    """The value of a line; where a file ended in it, and another began with its mark, of both."""
+    decode = json.JSONDecoder().raw_decode
     try:
-        return Record(json.loads(line.decode()), where, name)
+        text = line.decode()
+        position, found = _skip(_SPACE_AND_MARKS, text, 0), 0
+        while position < len(text):
+            value, position = decode(text, position)
+            position = _skip(_SPACE, text, position)
+            if position < len(text) and text[position] != MARK:
+                raise json.JSONDecodeError("Extra data", text, position)
+            position = _skip(_SPACE_AND_MARKS, text, position)
+            found += 1
+            yield Record(value, where, name if found == 1 else f"{name}.{found}")
     except UnicodeDecodeError as error:
         detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-        return Loss("not UTF-8", where, detail)
+        yield Loss("not UTF-8", where, detail)
     except (ValueError, RecursionError) as error:
         expected = "expected one whole object a line (`jq -c` writes that), or one list of objects"
-        return Loss("broken JSON", where, f"{_explain(error)}; {expected}")
+        yield Loss("broken JSON", where, f"{_explain(error)}; {expected}")
 
 
 def _explain(error: ValueError | RecursionError) -> str:
@@ -158,59 +177,106 @@ def _explain(error: ValueError | RecursionError) -> str:
     return str(error)  # nested too deep, a number of thousands of digits
 
 
-def _items(source: _Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
+def _skip(what: re.Pattern[str], text: str, position: int) -> int:
+    found = what.match(text, position)
+    return found.end() if found else position
+
+
+# ------------------------------------------------------------------------------------- JSON lists
+
+
+def _items(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     """The items of a JSON list, decoded one by one, so that a bad one does not cost the others.
 
     Behind an item that cannot be decoded, the next one is the next line that opens an object no
     deeper than it; a list without line breaks ends there. So JSON lines whose first is bad and
-    begins with "[" come through as well.
+    begins with "[" come through as well, and so does what was put behind a list.
     """
-    data = b"".join(chunks)
-    try:
-        text, clean = data.decode(), True
-    except UnicodeDecodeError:
-        text, clean = data.decode(errors="surrogateescape"), False
-    decode = json.JSONDecoder().raw_decode
-    text = text.rstrip()
-    end = len(text) - text.endswith("]")
-    position = _skip_space(text, text.index("[") + 1)
-    line, counted, number, whole = 1, 0, 0, True
-    while position < end:
+    text, clean = _decoded(b"".join(chunks))
+    position = counted = number = 0
+    line, inside, whole = 1, False, True
+    while (position := _skip(_SPACE_AND_MARKS, text, position)) < len(text):
+        if text[position] == "[]"[inside]:
+            inside, position = not inside, position + 1
+            continue
         start, number = position, number + 1
         line += text.count("\n", counted, start)
         counted = start
         where = f"{source.name}:{line} (item {number})"
         try:
-            value, position = decode(text, start)
+            value, position = _decode(text, start)
             if clean or _is_unicode(text[start:position]):
                 yield Record(value, where, f"{stem}.{number}")
             else:
                 yield Loss("not UTF-8", where, "the item holds bytes that are not UTF-8")
-            position = _skip_space(text, position)
+            position = _skip(_SPACE_AND_MARKS, text, position)
             if text.startswith(",", position):
-                position = _skip_space(text, position + 1)
-            elif whole and position < end:  # behind a fault, commas are not asked for
-                raise json.JSONDecodeError("Expecting ',' or the end", text, position)
-        except (ValueError, RecursionError) as error:
+                position += 1
+            elif inside and whole and position < len(text) and text[position] != "]":
+                # Behind a fault, commas are not asked for.
+                raise _Broken("Expecting ',' or the end", *_lines_to(text, start, position))
+        except (_Broken, ValueError, RecursionError) as error:
             column = start - text.rfind("\n", 0, start) - 1
             opening = re.compile(rf"\n[ \t]{{0,{column}}}(?={{)").search(text, start)
-            if opening is None and source.damage:
-                break  # the item at which a damaged file ends: reported once, below
-            where = f"{source.name}:{getattr(error, 'lineno', line)} (item {number})"
+            if opening is None and source.cut:
+                break  # the item at which the bytes of a file end: reported once, below
             detail = _explain(error)
+            if isinstance(error, _Broken):
+                at = error.column + (0 if error.lines else column)
+                where = f"{source.name}:{line + error.lines} (item {number})"
+                detail = f"{error.told} at column {at}"
             if opening is None:
                 detail = f"{detail}; the rest of the list cannot be read"
             yield Loss("broken JSON", where, detail)
-            position, whole = opening.end() if opening else end, False
-    if source.damage:
-        yield Loss("damaged gzip", f"{source.name}:{line}", source.damage, FIX_FILE)
-    elif whole and not text.endswith("]"):
+            position, whole = opening.end() if opening else len(text), False
+    if source.cut:
+        reason, detail, remedy = source.cut
+        yield Loss(reason, f"{source.name}:{line}", detail, remedy)
+    elif whole and inside:
         yield Loss("broken JSON", f"{source.name}:{line}", "the list has no end: ']' is missing")
 
 
-def _skip_space(text: str, position: int) -> int:
-    space = _SPACE.match(text, position)
-    return space.end() if space else position
+def _decoded(data: bytes) -> tuple[str, bool]:
+    """The text, and whether it is UTF-8 throughout."""
+    try:
+        return data.decode(), True
+    except UnicodeDecodeError:
+        return data.decode(errors="surrogateescape"), False
+
+
+class _Broken(ValueError):
+    """Where a value is broken: so many lines below its first, and at which column."""
+
+    def __init__(self, told: str, lines: int, column: int):
+        super().__init__(told)
+        self.told, self.lines, self.column = told, lines, column
+
+
+def _lines_to(text: str, start: int, position: int) -> tuple[int, int]:
+    lines = text.count("\n", start, position)
+    return lines, position - (text.rfind("\n", start, position) if lines else start - 1)
+
+
+def _decode(text: str, start: int) -> tuple[Any, int]:
+    """The value at `start`, and where it ends. Raises _Broken, ValueError, RecursionError.
+
+    Python's decoder counts the lines from the beginning of what it was given when it fails: it is
+    given little more than the value.
+    """
+    decode, size = json.JSONDecoder().raw_decode, LOOK
+    while True:
+        piece = text[start : start + size]
+        last = start + len(piece) >= len(text)
+        try:
+            value, end = decode(piece)
+            if last or end < len(piece):  # else a number may go on
+                return value, start + end
+        except json.JSONDecodeError as error:
+            # What is cut off looks broken, near the end or as a text without one.
+            cut_off = error.pos >= len(piece) - 16 or error.msg.startswith("Unterminated")
+            if last or not cut_off:
+                raise _Broken(error.msg, error.lineno - 1, error.colno) from None
+        size *= 4
 
 
 def _is_unicode(text: str) -> bool:
@@ -219,51 +285,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, or a byte that surrogateescape kept
         return False
     return True
-
-
-class _Source:
-    """Iterates over the bytes of a file, unpacked where it is gzip (by magic bytes or by name).
-
-    Where a gzip file is damaged, everything before the damage is handed out, and `damage` says
-    what is wrong once the iteration has ended.
-    """
-
-    def __init__(self, path: str):
-        self.path, self.name = path, places.input_name(path)
-        self.damage = ""
-
-    def __iter__(self) -> Iterator[bytes]:
-        with places.reading(self.path) as file:
-            is_gzip = file.peek(2)[:2] == GZIP_MAGIC or self.path.endswith(".gz")
-            chunks = iter(functools.partial(file.read, CHUNK), b"")
-            yield from self._unpack(chunks) if is_gzip else chunks
-
-    def _unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        # Not gzip.open: on damage it drops what it has unpacked of the last block already.
-        unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
-        for chunk in chunks:
-            while chunk:
-                before, inside = unpacker.copy(), True
-                try:
-                    yield unpacker.decompress(chunk)
-                except zlib.error as error:
-                    self.damage = f"it cannot be unpacked beyond this point ({error})"
-                    yield _salvage(before, chunk)
-                    return
-                chunk = b""
-                if unpacker.eof:  # another member may follow; zeros between members are padding
-                    chunk = unpacker.unused_data.lstrip(b"\0")
-                    unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
-        if inside:
-            self.damage = "it ends too early: the file was cut off"
-
-
-def _salvage(unpacker: Any, chunk: bytes) -> bytes:
-    """What comes out of `chunk` before the byte at which unpacking fails."""
-    out = []
-    for index in range(len(chunk)):
-        try:
-            out.append(unpacker.decompress(chunk[index : index + 1]))
-        except zlib.error:
-            break
-    return b"".join(out)

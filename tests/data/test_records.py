@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from interact_jax.data import records, sources
 from interact_jax.data.conversations import read_conversations
+from interact_jax.data.records import read_records
 from interact_jax.schema import InputError
 from tests.logs import chat, good, ids, native, write
 
@@ -23,7 +25,7 @@ def test_lines_as_editors_leave_them(tmp_path):
 
 
 BAD_ITEMS = {
-    "unknown role": native(("tool", "Hi")),
+    "unknown role": native(("narrator", "Hi")),
     "not UTF-8": native(("user", "Hi")).replace(b"Hi", b"\xe9t\xe9"),
     "not an object": b"12",
     "broken JSON": json.dumps(good("b"), indent=2).replace("{", "{,", 1).encode(),
@@ -55,7 +57,7 @@ REST = "the rest of the list cannot be read"
         (b',\n{"id": }\n]', 3, ["Expecting value", REST]),
         (b",", 2, ["no end"]),
         (b" 5]", 2, ["Expecting ','", REST]),
-        (b"]\n[]", 2, ["Expecting ',' or the end", REST]),
+        (b"]\n]", 3, ["Expecting value", REST]),
     ],
 )
 def test_broken_list(tmp_path, tail, line, words):
@@ -70,7 +72,7 @@ def test_broken_list(tmp_path, tail, line, words):
     assert [c.id for c in conversations] == ["a"] and report.lost == {"broken JSON": 1}
 
 
-@pytest.mark.parametrize("first", [b"[broken", b'["a"', b'[{"id": "x", "messages"', b"[]"])
+@pytest.mark.parametrize("first", [b"[broken", b'["a"', b'[{"id": "x", "messages"'])
 def test_first_line_like_a_list(tmp_path, first):
     """Lines whose first is bad come through even where it opens as a list does."""
     lines = [first, *(json.dumps(good(i)).encode() for i in "bcd")]
@@ -138,6 +140,118 @@ def test_gzip_in_name_only(tmp_path):
     (tmp_path / "a.jsonl.gz").write_text(json.dumps(good("a")))
     with pytest.raises(InputError, match=r"a\.jsonl\.gz.*damaged gzip.*on_error=skip"):
         read_conversations(str(tmp_path / "a.jsonl.gz"))
+
+
+# ------------------------------------------------------------------------- files put together
+
+
+@pytest.mark.parametrize("end", [b"\n", b""])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_files_put_together_lose_nothing(tmp_path, end, indent):
+    """Each with its byte order mark, with a last line end or without; lists too."""
+    mark = "\ufeff".encode()
+    lines = [json.dumps(good(i)).encode() for i in "abc"]
+    path = write(tmp_path, "a.jsonl", b"".join(mark + line + end for line in lines))
+    assert ids(path) == ["a", "b", "c"]
+    lists = [json.dumps([good(i), good(i + i)], indent=indent).encode() for i in "abc"]
+    path = write(tmp_path, "a.json", b"".join(mark + each + end for each in lists))
+    assert ids(path) == ["a", "aa", "b", "bb", "c", "cc"]
+    mixed = write(tmp_path, "b.json", lists[0] + b"\n" + b"\n".join(lines[1:]))
+    assert ids(mixed) == ["a", "aa", "b", "c"]
+
+
+def test_a_mark_in_a_message_stays(tmp_path):
+    path = write(tmp_path, "a.jsonl", [chat("a", "Q\ufeff{}", "\ufeff", "P")])
+    [conversation], _ = read_conversations(path)
+    assert [m.content for m in conversation.messages] == ["Q\ufeff{}", "\ufeff", "P"]
+
+
+# --------------------------------------------------------------------------------- large and long
+
+
+def test_a_file_is_read_up_to_a_bound(tmp_path):
+    """Of what comes unpacked. The line in which it ends is not half read; other files are."""
+    lines = [json.dumps(good(i)) + "\n" for i in "abc"]
+    bound = len(lines[0]) + len(lines[1]) + 9
+    for name in ("a.jsonl", "a.jsonl.gz", "a.json"):
+        text = "".join(lines) if name != "a.json" else f"[{','.join(lines)}]"
+        path = write(tmp_path, name, text)
+        with pytest.raises(InputError) as caught:
+            read_conversations(path, max_bytes=bound)
+        assert str(caught.value).startswith(f"{path}:")
+        assert f"file too large: it has more than data.max_bytes={bound:,}" in str(caught.value)
+        conversations, report = read_conversations(path, max_bytes=bound, on_error="skip")
+        assert [c.id for c in conversations] == ["a", "b"]
+        assert report.lost == {"file too large": 1}
+        assert len(read_conversations(path, max_bytes=len(text))[0]) == 3
+
+
+@pytest.mark.parametrize("opening", [b"", b"[", b'{"id": "'])
+def test_gzip_that_swells_is_read_up_to_the_bound(tmp_path, opening):
+    """Of bytes that are next to nothing packed, no more is unpacked than asked for."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(opening + bytes(10_000_000).replace(b"\0", b" ")))
+    with pytest.raises(InputError, match=r"file too large.*data\.max_bytes=1,000,000"):
+        read_conversations(str(path), max_bytes=1_000_000)
+
+
+def test_a_file_without_an_end_is_read_up_to_the_bound():
+    with pytest.raises(InputError, match=r"/dev/zero:1: file too large.*data\.max_bytes=5,000"):
+        read_conversations("/dev/zero", max_bytes=5_000)
+
+
+def test_a_line_too_long_to_look_at(tmp_path, monkeypatch):
+    """It is passed over; its neighbours are not."""
+    for module in (sources, records):
+        monkeypatch.setattr(module, "LONGEST", 100_000)
+    lines = [good("a"), chat("b", "Q", "A" * 200_000, "P"), good("c")]
+    path = write(tmp_path, "a.jsonl", lines)
+    with pytest.raises(InputError, match=r"a\.jsonl:2: line too long: .*100,000 bytes"):
+        read_conversations(path)
+    assert ids(path, on_error="skip") == ["a", "c"]
+
+
+@pytest.mark.parametrize("length", [*range(records.LOOK - 99, records.LOOK + 9), 10**6])
+def test_items_of_any_length(tmp_path, length):
+    """Wherever the piece that is decoded ends: in a text, an escape, a number, a literal."""
+    item = '{"m": "%s\\ud83d\\ude00\\n", "n": [-12345.5e10, true, null]}' % ("y" * length)
+    text = f"[{item}, -1234567890.5, {item}]"
+    found = [record.value for record in read_records(write(tmp_path, "a.json", text), "a")]
+    assert found == json.loads(text)
+
+
+@pytest.mark.parametrize("broken", ['{"id": }', '{"id": "a', "{,", '{"id": 1 2}'])
+def test_broken_items_take_no_look_at_the_others(tmp_path, monkeypatch, broken):
+    """What is handed to the decoder for one does not grow with their number."""
+    seen = []
+
+    class Decoder(json.JSONDecoder):
+        def raw_decode(self, text, position=0):
+            seen.append(len(text) - position)
+            return super().raw_decode(text, position)
+
+    monkeypatch.setattr(json, "JSONDecoder", Decoder)
+    lines = ",\n".join([broken] * 5_000 + [json.dumps(good("a"))])
+    path = write(tmp_path, "a.json", f"[\n{lines}\n]")
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["a"] and report.lost == {"broken JSON": 5_000}
+    assert report.examples["broken JSON"].startswith(f"{path}:2 (item 1): ")
+    assert len(seen) > 5_000 and sum(seen) < 5_001 * 2 * records.LOOK
+
+
+def test_the_beginning_of_a_long_line_is_not_copied_for_each_piece():
+    """It is put together once."""
+    copied = []
+
+    class Piece(bytes):
+        def __radd__(self, before):
+            copied.append(len(before))
+            return bytes(before) + bytes(self)
+
+    pieces = [Piece(b"x" * 1000) for _ in range(100)]
+    lines = list(sources.lines_of([*pieces, b"\n\na\nb"]))
+    assert lines == [b"x" * 100_000, b"", b"a", b"b"]
+    assert sum(copied) <= 100_000
 
 
 # ------------------------------------------------------------------------------------- file sets

@@ -1,0 +1,124 @@
+"""The bytes of a file, unpacked where it is gzip, as far as they can be had; and its lines."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from interact_jax import places
+
+CHUNK = 1 << 16  # bytes read at a time
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_WBITS = 16 + zlib.MAX_WBITS  # tells zlib to expect a gzip header and to verify the checksum
+MOST_BYTES = 1 << 32  # of a file, unpacked: conversations stay in memory, and take more of it
+LONGEST = 1 << 28  # bytes of a line; a longer one is not kept to look at
+
+FIX_FILE = "Replace the file, or set --config.data.on_error=skip to use what else can be read"
+RAISE_BOUND = (
+    "Set --config.data.max_bytes higher if the file is what it should be, or data.on_error=skip to "
+    "use what stands before"
+)
+
+
+class Cut(NamedTuple):
+    """Why the bytes of a file ended before the file did."""
+
+    reason: str
+    detail: str
+    remedy: str
+
+
+class Source:
+    """Iterates over the bytes of a file, unpacked where it is gzip (by magic bytes or by name).
+
+    Where a gzip file is damaged, or a file is longer than `most`, everything before that is handed
+    out, and `cut` says what is wrong once the iteration has ended.
+    """
+
+    def __init__(self, path: str, most: int = MOST_BYTES):
+        self.path, self.name, self.most = path, places.input_name(path), most
+        self.cut: Cut | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        with places.reading(self.path, self.most) as file:
+            is_gzip = file.peek(2)[:2] == GZIP_MAGIC or self.path.endswith(".gz")
+            chunks = iter(functools.partial(file.read, CHUNK), b"")
+            yield from self._bounded(self._unpack(chunks) if is_gzip else chunks)
+
+    def _bounded(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        left = self.most
+        for chunk in chunks:
+            yield chunk[:left]
+            left -= len(chunk)
+            if left < 0:
+                detail = f"it has more than data.max_bytes={self.most:,} bytes, unpacked"
+                self.cut = Cut("file too large", detail, RAISE_BOUND)
+                return
+
+    def _unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        # Not gzip.open: on damage it drops what it has unpacked of the last block already.
+        unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
+        for chunk in chunks:
+            while chunk:
+                before, inside = unpacker.copy(), True
+                try:
+                    yield unpacker.decompress(chunk)
+                except zlib.error as error:
+                    detail = f"it cannot be unpacked beyond this point ({error})"
+                    self.cut = Cut("damaged gzip", detail, FIX_FILE)
+                    yield _salvage(before, chunk)
+                    return
+                chunk = b""
+                if unpacker.eof:  # another member may follow; zeros between members are padding
+                    chunk = unpacker.unused_data.lstrip(b"\0")
+                    unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
+        if inside:
+            self.cut = Cut("damaged gzip", "it ends too early: the file was cut off", FIX_FILE)
+
+
+def _salvage(unpacker: Any, chunk: bytes) -> bytes:
+    """What comes out of `chunk` before the byte at which unpacking fails."""
+    out = []
+    for index in range(len(chunk)):
+        try:
+            out.append(unpacker.decompress(chunk[index : index + 1]))
+        except zlib.error:
+            break
+    return b"".join(out)
+
+
+def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
+    """The lines; None stands for one that is longer than LONGEST.
+
+    They end with b"\\n" and nothing else: U+2028 and its like may stand inside a message.
+    """
+    line = _Line()
+    for chunk in chunks:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line.add(end)
+            yield line.take()
+        line.add(rest)
+    yield line.take()
+
+
+class _Line:
+    """One that is put together of pieces, in time linear in its length."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= LONGEST:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def take(self) -> bytes | None:
+        found = b"".join(self._pieces) if self._size <= LONGEST else None
+        self._pieces, self._size = [], 0
+        return found
