@@ -16,16 +16,18 @@ and those of the teacher.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class InputError(ValueError):
@@ -53,24 +55,57 @@ class RunStopped(RuntimeError):
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One turn. `token_ids` and `logps` (same length) are what a sampler produced, if one did;
-    `weight` is how much the message counts where it is learned."""
+    `weight` is how much the message counts where it is learned. `fields` is what chat templates may
+    show beside the text: `tool_calls`, `reasoning_content`."""
 
     role: str
     content: str
     token_ids: tuple[int, ...] | None = None
     logps: tuple[float, ...] | None = None
     weight: float = 1.0
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+
+
+class History(Sequence[Message]):
+    """The messages of a dialogue from `start` up to `stop`, behind its system message.
+
+    A view: copies of every history of a long dialogue would be quadratic in its length.
+    """
+
+    def __init__(self, messages: tuple[Message, ...], start: int, stop: int):
+        self._system = messages[: int(start > 0 and messages[0].role == "system")]
+        self._messages, self._start, self._stop = messages, start, stop
+
+    def __len__(self) -> int:
+        return len(self._system) + max(0, self._stop - self._start)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Message, ...]: ...
+    def __getitem__(self, index: int | slice) -> Message | tuple[Message, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        place = range(len(self))[index]
+        before = len(self._system)
+        return self._system[0] if place < before else self._messages[self._start + place - before]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class Interaction:
     """The unit of learning: history x, reply y, the user's next message o.
 
-    `id` is the conversation's id + "_" + the index of y among the conversation's messages.
+    `id` is the conversation's id + "_" + the index of y among the messages of the input.
     """
 
     id: str
-    x: tuple[Message, ...]
+    x: Sequence[Message]
     y: Message
     o: Message
 
@@ -91,6 +126,11 @@ class Conversation:
     `owned` names the assistant messages (by index) whose interactions belong to this conversation;
     None = all. Paths of one message tree share turns, and a shared interaction counts once.
     `preferences` are what somebody said of two replies; None where the data says nothing of them.
+
+    Where messages of the input were joined or left out, `places` has the index in the input of each
+    message (-1 = none), which is the one in the ids of interactions; None = as they stand. At the
+    messages in `restarts`, all of the user, history begins anew: something before cannot be shown.
+    `tools` are what the assistant could call.
     """
 
     id: str
@@ -100,15 +140,57 @@ class Conversation:
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     owned: frozenset[int] | None = None
     preferences: tuple[Preference, ...] | None = None
+    places: tuple[int, ...] | None = None
+    restarts: frozenset[int] = frozenset()
+    tools: tuple[Any, ...] = ()
+
+    def replies(self) -> Iterator[tuple[int, int]]:
+        """(where its history begins, index) of every y: a reply in words, what it answers before
+        it, and behind it a message of the user."""
+        inner = range(1, len(self.messages) - 1)
+        for index in inner if self.owned is None else sorted(self.owned):
+            if index not in inner or index + 1 in self.restarts:
+                continue
+            y, o = self.messages[index : index + 2]
+            if (y.role, o.role) != ("assistant", "user") or not y.content:
+                continue
+            start = self._start(index)
+            if self._asked(start, index):
+                yield start, index
+
+    @functools.cached_property
+    def _starts(self) -> list[int]:
+        return [0, *sorted(self.restarts)]
+
+    def _start(self, index: int) -> int:
+        """Where the history of what stands at `index`, or could stand there, begins."""
+        return self._starts[bisect.bisect_left(self._starts, max(1, index)) - 1]
+
+    def _asked(self, start: int, index: int) -> bool:
+        """Whether the message before `index` asks for a reply: the user's, or what tools answered
+        to one of the user."""
+        for place in range(index - 1, start - 1, -1):
+            role = self.messages[place].role
+            if role == "user" or (place == index - 1 and role != "tool"):
+                return role == "user"
+        return False
 
     def interactions(self) -> Iterator[Interaction]:
         """Every assistant message that a user message follows and precedes, in order."""
-        for index in range(1, len(self.messages) - 1):
-            before, y, o = self.messages[index - 1 : index + 2]
-            if (before.role, y.role, o.role) != ("user", "assistant", "user"):
-                continue
-            if self.owned is None or index in self.owned:
-                yield Interaction(f"{self.id}_{index}", self.messages[:index], y, o)
+        for start, index in self.replies():
+            x = History(self.messages, start, index)
+            yield Interaction(self.name_at(index), x, *self.messages[index : index + 2])
+
+    def history(self, index: int) -> History:
+        """What is to be seen before the message at `index`."""
+        return History(self.messages, self._start(index), index)
+
+    def name_at(self, index: int) -> str:
+        """The id of an interaction whose y stands at `index`, or would."""
+        if self.places is None:
+            return f"{self.id}_{index}"
+        known = index < len(self.places) and index not in self.restarts
+        return f"{self.id}_{self.places[index] if known else self.places[index - 1] + 1}"
 
 
 # --------------------------------------------------------------------------- on the device

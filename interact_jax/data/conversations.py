@@ -15,15 +15,20 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from interact_jax.data.dialogues import Found
 from interact_jax.data.formats import FORMATS
+from interact_jax.data.mending import LEFT_OUT, REPAIR
 from interact_jax.data.records import (
     FIX_LINE,
+    MEND_LINE,
     NOTHING_WRONG,
     Loss,
+    Note,
     Record,
     find_files,
     read_records,
 )
+from interact_jax.data.sources import MOST_BYTES
 from interact_jax.places import input_name
 from interact_jax.schema import Conversation, InputError
 
@@ -31,13 +36,17 @@ ON_ERROR = ("stop", "skip")
 INTERACTION = "at least one user message, an assistant's reply to it, and the user's next message"
 
 
+FIELDS_SHOWN = 12  # of those that are not used, in a summary
+
+
 @dataclasses.dataclass
 class ReadReport:
-    """How many came through, how many of each kind were lost, and why.
+    """How many came through, how many of each kind were lost, and why; what was mended, and which
+    fields were not used.
 
-    `lost` counts by reason: lines ("broken JSON"), messages of trees ("deleted message"),
-    conversations ("no follow-up"). `examples` has the first case of each, with file and line.
-    `interactions` counts what can be learned from, as the caller of `read_conversations` does.
+    `lost` counts by reason: lines ("broken JSON"), messages ("unknown role"), conversations ("no
+    follow-up"). `examples` has the first case of each reason, with file and line. `interactions`
+    counts what can be learned from, as the caller of `read_conversations` does.
     """
 
     files: int = 0
@@ -45,7 +54,14 @@ class ReadReport:
     conversations: int = 0
     interactions: int = 0
     lost: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    mended: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def note(self, counter: collections.Counter[str], item: Loss | Note) -> None:
+        """Count something."""
+        counter[item.reason] += 1 if isinstance(item, Loss) else item.times
+        self.examples.setdefault(item.reason, f"{item.where}: {item.detail}")
 
     def lines(self) -> list[str]:
         """The summary for a terminal."""
@@ -53,14 +69,17 @@ class ReadReport:
             f"read {self.files:,} file(s), {self.records:,} record(s): {self.conversations:,} "
             f"conversation(s) with {self.interactions:,} interaction(s)"
         ]
-        for reason, count in self.lost.most_common():
+        shown = self.unused.most_common(FIELDS_SHOWN)
+        for reason, count in [*self.lost.most_common(), *self.mended.most_common(), *shown]:
             lines.append(f"  {count:,} x {reason}, such as {self.examples[reason]}")
+        if len(self.unused) > FIELDS_SHOWN:
+            lines.append(f"  and {len(self.unused) - FIELDS_SHOWN:,} more fields not used")
         return lines
 
 
 def count_interactions(conversation: Conversation) -> int:
     """How many interactions belong to a conversation."""
-    return sum(1 for _ in conversation.interactions())
+    return sum(1 for _ in conversation.replies())
 
 
 def read_conversations(
@@ -69,6 +88,8 @@ def read_conversations(
     on_error: str = "stop",
     usable: Callable[[Conversation], int] = count_interactions,
     expected: str = INTERACTION,
+    repair: str = "join",
+    max_bytes: int = MOST_BYTES,
 ) -> tuple[list[Conversation], ReadReport]:
     """Read every conversation that there is something to learn from: at least one interaction.
 
@@ -76,39 +97,32 @@ def read_conversations(
     `expected` what a conversation needs, to follow "Expected" in messages to people.
 
     `path` is a file, a directory, a glob, or "-"; plain or gzip; `format` a name in FORMATS. With
-    `on_error="stop"` the first thing that cannot be used raises InputError with file, line and
-    remedy; with "skip" it is counted and left out. A conversation that nobody followed up, or a
-    deleted message, is no error: it is counted either way.
+    `on_error="stop"` the first thing that cannot be read raises InputError with file, line and
+    remedy; with "skip" it is counted and left out, and with it what contains it. What can be read
+    but is not clean is mended as `repair` says (`mending.REPAIR`) and counted. A conversation that
+    nobody followed up, or a deleted message, is no error: it is counted either way. Of a file
+    `max_bytes` are read at most, unpacked.
 
-    Ids are unique over all files. Raises InputError, in both modes, for a path that matches
-    nothing and where no interaction (or what `usable` counts) comes through at all.
+    Ids are unique over all files: one that is there already gets a number behind it. Raises
+    InputError, whatever `on_error`, for a path that matches nothing and where no interaction (or
+    what `usable` counts) comes through at all.
     """
     _check_choice("data.format", format, FORMATS)
     _check_choice("data.on_error", on_error, ON_ERROR)
+    _check_choice("data.repair", repair, REPAIR)
     report = ReadReport()
-    conversations: list[Conversation] = []
-    sources: dict[str, str] = {}  # conversation id -> where it was read
+    reading = _Reading(report, usable, expected, on_error, repair)
     for file, stem in find_files(path).items():
         report.files += 1
-        for item in FORMATS[format].read(_counted(read_records(file, stem), report)):
-            if isinstance(item, Conversation):
-                loss = _reject(item, sources, usable, expected)
-                if loss is None:
-                    conversations.append(item)
-                    report.interactions += usable(item)
-                    continue
-            else:
-                loss = item
-            if loss.remedy and on_error == "stop":
-                raise InputError(f"{loss}. {loss.remedy}.")
-            report.lost[loss.reason] += 1
-            report.examples.setdefault(loss.reason, f"{loss.where}: {loss.detail}")
-    report.conversations = len(conversations)
-    if not conversations:
+        records = _counted(read_records(file, stem, max_bytes), report)
+        for item in FORMATS[format].read(records, repair):
+            reading.take(item)
+    report.conversations = len(reading.conversations)
+    if not reading.conversations:
         what = "no interaction" if usable is count_interactions else "nothing"
         headline = f"{input_name(path)}: {what} to learn from. Expected {expected}."
         raise InputError("\n".join([headline, *report.lines()]))
-    return conversations, report
+    return reading.conversations, report
 
 
 def _counted(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Record | Loss]:
@@ -118,20 +132,70 @@ def _counted(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Rec
         yield item
 
 
-def _reject(
-    conversation: Conversation,
-    sources: dict[str, str],
-    usable: Callable[[Conversation], int],
-    expected: str,
-) -> Loss | None:
-    """Why a well-formed conversation is not used; None where it is. Notes its id in `sources`."""
-    if conversation.id in sources:
-        detail = f"conversation {conversation.id!r} is at {sources[conversation.id]} too"
-        return Loss("duplicate id", conversation.source, detail)
-    sources[conversation.id] = conversation.source
-    if usable(conversation):
-        return None
-    if usable(dataclasses.replace(conversation, owned=None)):
+@dataclasses.dataclass
+class _Reading:
+    """What has come through so far."""
+
+    report: ReadReport
+    usable: Callable[[Conversation], int]
+    expected: str
+    on_error: str
+    repair: str
+    conversations: list[Conversation] = dataclasses.field(default_factory=list)
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)  # of ids: where they are
+    times: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    spoilt: str = ""  # the last place where something was lost
+
+    def take(self, item: Found) -> None:
+        """Keep what can be used, count the rest. Raises InputError for the first error."""
+        if isinstance(item, Note):
+            self.report.note(self.report.unused if item.unused else self.report.mended, item)
+        elif isinstance(item, Loss):
+            self._lose(item)
+        else:
+            self._keep(item)
+
+    def _lose(self, loss: Loss) -> None:
+        if loss.remedy and self.on_error == "stop":
+            raise InputError(f"{loss}. {loss.remedy}.")
+        if loss.remedy:
+            self.spoilt = loss.where
+        self.report.note(self.report.lost, loss)
+
+    def _keep(self, conversation: Conversation) -> None:
+        if (first := self.sources.get(conversation.id)) is not None:
+            detail = f"conversation {conversation.id!r} is at {first} too"
+            if self.repair == "stop":
+                self._lose(Loss("duplicate id", conversation.source, detail, MEND_LINE))
+                return
+            drop = self.repair == "drop"
+            reason = f"{LEFT_OUT if drop else ''}duplicate id"
+            self.take(Note(reason, conversation.source, detail))
+            if drop:
+                return
+            conversation = dataclasses.replace(conversation, id=self._free(conversation.id))
+        self.sources[conversation.id] = conversation.source
+        if units := self.usable(conversation):
+            self.conversations.append(conversation)
+            self.report.interactions += units
+        elif conversation.source != self.spoilt or conversation.owned is not None:
+            # Else it is told already why nothing is left; paths of a tree have a place in common.
+            self._lose(_reason(conversation, self.usable, self.expected))
+
+    def _free(self, taken: str) -> str:
+        """An id that nobody has: with the first free number behind it."""
+        while True:
+            self.times[taken] += 1
+            if (name := f"{taken}~{self.times[taken] + 1}") not in self.sources:
+                return name
+
+
+def _reason(
+    conversation: Conversation, usable: Callable[[Conversation], int], expected: str
+) -> Loss:
+    """Why a well-formed conversation is not used."""
+    whole = dataclasses.replace(conversation, owned=None)
+    if next(whole.replies(), None) if usable is count_interactions else usable(whole):
         reason, detail = "only repeats", "every interaction of this path is in an earlier one"
     elif usable is count_interactions:
         reason, detail = "no follow-up", "no reply that stands between two user messages"

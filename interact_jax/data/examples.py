@@ -11,7 +11,7 @@ supervised fine-tuning, and two, the two replies of a pair, under preference opt
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Draft:
     """
 
     id: str
-    x: tuple[Message, ...]
+    x: Sequence[Message]
     y: Message
     views: Mapping[str, str | None]
     unit: str = ""  # "" = a unit of its own

@@ -1,31 +1,24 @@
 """The formats that conversations come in: one small function each, from a record to Conversations.
 
 A reader takes the records of one file and yields what it made of them, in order: Conversations,
-and a Loss for what it could not use. `FORMATS` names the readers; a new format is one function
-here, or in `preferences` if it is about pairs of replies, and one entry there.
+a Loss for what it could not use, a Note for what it mended. `FORMATS` names the readers; a new
+format is one function here, or in `preferences` if it is about pairs of replies, in `message_trees`
+if it is about trees, and one entry here. What turns look like is no matter of the format: `turns`
+reads all of them.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from interact_jax.data.messages import (
-    NATIVE,
-    Fault,
-    an_object,
-    conversation_of,
-    find_name,
-    keys_of,
-    need,
-    need_name,
-    read_message,
-    read_messages,
-    read_openai,
-)
+from interact_jax.data.dialogues import Found, found, read_dialogue
+from interact_jax.data.message_trees import oasst_flat, oasst_tree
+from interact_jax.data.messages import Fault, Unclean, an_object, find_name, keys_of
 from interact_jax.data.preferences import (
     hh_rlhf,
     is_hh_rlhf,
@@ -34,226 +27,107 @@ from interact_jax.data.preferences import (
     preference,
     ultrafeedback,
 )
-from interact_jax.data.records import NOTHING_WRONG, Loss, Record
-from interact_jax.schema import Conversation, Message
+from interact_jax.data.records import FIX_LINE, MEND_LINE, NOTHING_WRONG, Loss, Record
 
-Reader = Callable[[Iterable[Record | Loss]], Iterator[Conversation | Loss]]
-
-# What formats call the roles; NATIVE and OPENAI are in `messages`.
-OASST = {"prompter": "user", "assistant": "assistant"}
-SHAREGPT = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
-    "system": "system",
-}
+Reader = Callable[[Iterable[Record | Loss], str], Iterator[Found]]
+LOOKED_AT = 100  # records that decide the format of a file
+WAITING = 1000  # and things that are kept back meanwhile, at most
 
 
 # ------------------------------------------------------------------------- one record, one dialogue
 
 
-def native(record: Record) -> Iterator[Conversation | Loss]:
-    """Ours: an id, messages, optionally the user, what a sampler produced, and preferences."""
-    identity, turns = need_name(record.value, "id"), need(record.value, "messages", list)
-    messages = read_messages(turns, "messages", "role", "content", NATIVE)
-    user = find_name(record.value, "user")
-    preferences, losses = native_preferences(record, messages)
-    yield from losses
-    yield conversation_of(record, messages, identity, user, preferences)
-
-
-def openai(record: Record) -> Iterator[Conversation]:
-    """OpenAI's fine-tuning files: no id is needed, and content may be a list of texts."""
-    messages = read_openai(need(record.value, "messages", list), "messages")
+def native(record: Record, repair: str) -> Iterator[Found]:
+    """Ours, and OpenAI's fine-tuning files: messages, optionally an id, the user, what a sampler
+    produced, and preferences."""
+    dialogue = read_dialogue(record, "messages", repair)
     identity, user = find_name(record.value, "id"), find_name(record.value, "user")
-    yield conversation_of(record, messages, identity, user)
+    preferences, losses = native_preferences(record, dialogue)
+    yield from losses
+    yield from found(record, dialogue, identity, user, preferences, ("messages", "preferences"))
 
 
-def sharegpt(record: Record) -> Iterator[Conversation]:
+def sharegpt(record: Record, repair: str) -> Iterator[Found]:
     """ShareGPT, FastChat, Vicuna: conversations of from and value."""
-    turns = need(record.value, "conversations", list)
-    messages = read_messages(turns, "conversations", "from", "value", SHAREGPT)
-    yield conversation_of(record, messages, find_name(record.value, "id"))
+    dialogue = read_dialogue(record, "conversations", repair)
+    identity, user = find_name(record.value, "id"), find_name(record.value, "user")
+    yield from found(record, dialogue, identity, user, known=("conversations",))
 
 
-def wildchat(record: Record) -> Iterator[Conversation]:
+def wildchat(record: Record, repair: str) -> Iterator[Found]:
     """allenai/WildChat and its larger editions, exported as JSON.
 
     `conversation_hash` is a hash of the content, the same for the same words; `turn_identifier`
     tells them apart (dataset card of WildChat-1M). The first edition has a `conversation_id`.
     """
-    turns = need(record.value, "conversation", list)
-    messages = read_messages(turns, "conversation", "role", "content", NATIVE)
+    dialogue = read_dialogue(record, "conversation", repair, ("turn_identifier",))
     identity = find_name(record.value, "conversation_hash", "conversation_id", "id")
-    turn = find_name(turns[0], "turn_identifier") if turns else ""
+    first = next(iter(record.value["conversation"]), None)
+    turn = find_name(first, "turn_identifier") if isinstance(first, dict) else ""
     if identity and turn:
         identity = f"{identity}.{turn}"
-    yield conversation_of(record, messages, identity, find_name(record.value, "hashed_ip"))
+    user = find_name(record.value, "hashed_ip")
+    yield from found(record, dialogue, identity, user, known=("conversation",))
 
 
-def wildfeedback(record: Record) -> Iterator[Conversation]:
+def wildfeedback(record: Record, repair: str) -> Iterator[Found]:
     """microsoft/WildFeedback, subset `wildfeedback`: ShareGPT's turns, then a preference pair.
 
     `chosen` and `rejected` answer the last turn, and no user answers them: they are left out. Also
     reads rows that have a `conversation` as WildChat has it.
     """
-    return sharegpt(record) if "conversations" in record.value else wildchat(record)
-
-
-# ---------------------------------------------------------------------------------- message trees
-
-
-def oasst_tree(record: Record) -> Iterator[Conversation | Loss]:
-    """OpenAssistant's trees: a `prompt` with nested `replies`."""
-    prompt = need(record.value, "prompt", dict)
-    name = find_name(record.value, "message_tree_id") or record.name
-    root = dataclasses.replace(record, value=prompt)
-
-    def replies_of(node: Record) -> list[Record]:
-        replies = node.value.get("replies") or []
-        if not isinstance(replies, list):
-            raise Fault("wrong type", f"'replies' is {reprlib.repr(replies)}, expected a list")
-        return [dataclasses.replace(record, value=reply) for reply in replies]
-
-    yield from _paths(name, root, replies_of, prompt | record.value)
-
-
-def oasst_flat(items: Iterable[Record | Loss]) -> Iterator[Conversation | Loss]:
-    """OpenAssistant's messages, one a record, each with the id of its parent."""
-    nodes: dict[str, Record] = {}
-    parents: dict[str, str] = {}  # "" where there is none: a first message
-    replies: dict[str, list[str]] = {"": []}  # in file order
-    for item in items:
-        if isinstance(item, Loss):
-            yield item
-            continue
-        try:
-            message = an_object(item.value)
-            key = "user_message_id" if "user_message_id" in message else "message_id"
-            name = need_name(message, key)
-            parent = find_name(message, "parent_id", "parent_message_id")
-            if name in nodes:
-                raise Fault("duplicate id", f"message {name!r} is at {nodes[name].where} too")
-        except Fault as fault:
-            yield _misfit(fault, item, "oasst_flat")
-        else:
-            nodes[name] = dataclasses.replace(item, name=name)
-            parents[name] = parent
-            replies.setdefault(parent, []).append(name)
-
-    def replies_of(node: Record) -> list[Record]:
-        return [nodes[reply] for reply in replies.get(node.name, ())]
-
-    for name in replies[""]:
-        yield from _paths(name, nodes[name], replies_of, nodes[name].value)
-
-    waiting, rooted = list(replies[""]), set(replies[""])
-    while waiting:
-        below = replies.get(waiting.pop(), ())
-        rooted.update(below)
-        waiting += below
-    for name, node in nodes.items():
-        if name not in rooted:
-            parent = parents[name]
-            what = "leads to no first message" if parent in nodes else "is not in the file"
-            yield Loss("parent not found", node.where, f"parent {parent!r} of {name!r} {what}")
-
-
-@dataclasses.dataclass(eq=False)
-class _Turn:
-    """A message in its place in a tree."""
-
-    node: Record
-    message: Message
-    told: bool = False  # stands in a path that was handed out
-
-
-def _paths(
-    name: str,
-    root: Record,
-    replies_of: Callable[[Record], list[Record]],
-    about: Mapping[str, Any],
-) -> Iterator[Conversation | Loss]:
-    """Every path from the root to a leaf, depth first in file order, as name.0, name.1, ...
-
-    An interaction belongs to the first path that holds it:
-
-        u1 - y1 - u2 - y2      name.0 owns y1, followed by u2
-               \\- u3 - y3      name.1 owns y1, followed by u3
-                    \\- y4      name.2 owns nothing
-
-    A message that is deleted or cannot be used falls with all that hangs below it.
-    """
-    meta = {key: about[key] for key in ("message_tree_id", "tree_state", "lang") if key in about}
-    leaves = 0
-    found, losses = _usable([root], None)
-    yield from losses
-    waiting: list[tuple[_Turn, ...]] = [(turn,) for turn in found]
-    while waiting:
-        path = waiting.pop()
-        last = path[-1]
-        try:
-            found, losses = _usable(replies_of(last.node), last.message)
-        except Fault as fault:
-            found, losses = [], [Loss(fault.reason, last.node.where, fault.detail)]
-        yield from losses
-        for turn in reversed(found):
-            joined = turn.message.role == last.message.role  # and so takes the place of the last
-            waiting.append((*(path[:-1] if joined else path), turn))
-        if not found:
-            messages = tuple(turn.message for turn in path)
-            owned = frozenset(y for y, o in enumerate(path[1:]) if not o.told)
-            for turn in path:
-                turn.told = True
-            where = last.node.where
-            yield Conversation(f"{name}.{leaves}", messages, "", where, meta, owned)
-            leaves += 1
-
-
-def _usable(nodes: list[Record], before: Message | None) -> tuple[list[_Turn], list[Loss]]:
-    """The nodes that can follow a message, as turns; and what became of the others.
-
-    In trees, and only there, a speaker who replies to himself has cut one turn in two, as in
-    OpenAssistant's seed data: the parts are joined, and counted.
-    """
-    turns, losses = [], []
-    for node in nodes:
-        label = "message"
-        try:
-            value = an_object(node.value)
-            label = f"message {find_name(value, 'message_id', 'user_message_id')!r}"
-            if value.get("deleted"):
-                detail = f"{label} is marked as deleted, and falls with all replies below it"
-                losses.append(Loss("deleted message", node.where, detail, NOTHING_WRONG))
-                continue
-            message = read_message(value, "role", "text", OASST)
-        except Fault as fault:
-            losses.append(Loss(fault.reason, node.where, f"{label}: {fault.detail}"))
-            continue
-        if before and before.role == message.role:
-            detail = f"{label} goes on where its parent, of the same role, ends"
-            losses.append(Loss("joined to its parent", node.where, detail, NOTHING_WRONG))
-            message = Message(message.role, f"{before.content}\n{message.content}")
-        turns.append(_Turn(node, message))
-    return turns, losses
+    read = sharegpt if "conversations" in record.value else wildchat
+    return read(record, repair)
 
 
 # ------------------------------------------------------------------------------- choosing a format
 
 
-def auto(items: Iterable[Record | Loss]) -> Iterator[Conversation | Loss]:
-    """The format that the first record of the file looks like, for the whole file."""
+def auto(items: Iterable[Record | Loss], repair: str) -> Iterator[Found]:
+    """The format that most of the first records of a file look like, for the whole file."""
     items = iter(items)
+    kept, votes = _first(items)
+    while kept and not votes:
+        yield from map(_unknown, kept)
+        kept, votes = _first(items)
+    if not kept:
+        return
+    most = max(votes.values())
+    name = next(name for name, times in votes.items() if times == most)
+    kept.reverse()  # to be taken from the end
+    while kept and (isinstance(kept[-1], Loss) or _name_of(kept[-1]) is None):
+        yield _unknown(kept.pop())
+    yield from FORMATS[name].read(itertools.chain(reversed(kept), items), repair)
+
+
+def _first(items: Iterator[Record | Loss]) -> tuple[list[Record | Loss], collections.Counter[str]]:
+    """What was looked at, and how many records look like each format; those that are read alike are
+    counted as the one of them that comes first."""
+    kept: list[Record | Loss] = []
+    votes: collections.Counter[str] = collections.Counter()
+    first_of: dict[Reader, str] = {}
     for item in items:
-        if isinstance(item, Loss):
-            yield item
-        elif not isinstance(item.value, dict):
-            yield Loss("not an object", item.where, f"found {reprlib.repr(item.value)}")
-        elif name := recognise(item.value):
-            yield from FORMATS[name].read(itertools.chain([item], items))
-        else:
-            known = "; ".join(f"{name} {form.shape}" for name, form in FORMATS.items() if form.sign)
-            detail = f"found the keys {keys_of(item.value)}. Known formats: {known}"
-            yield Loss("unknown format", item.where, detail)
+        kept.append(item)
+        if isinstance(item, Record) and (name := _name_of(item)):
+            votes[first_of.setdefault(FORMATS[name].read, name)] += 1
+        if votes.total() == LOOKED_AT or len(kept) == WAITING:
+            break
+    return kept, votes
+
+
+def _name_of(record: Record) -> str | None:
+    return recognise(record.value) if isinstance(record.value, dict) else None
+
+
+def _unknown(item: Record | Loss) -> Loss:
+    """The loss of what is read before anything has the looks of a format."""
+    if isinstance(item, Loss):
+        return item
+    if not isinstance(item.value, dict):
+        return Loss("not an object", item.where, f"found {reprlib.repr(item.value)}")
+    known = "; ".join(f"{name} {form.shape}" for name, form in FORMATS.items() if form.sign)
+    detail = f"found the keys {keys_of(item.value)}. Known formats: {known}"
+    return Loss("unknown format", item.where, detail)
 
 
 def recognise(value: Mapping[str, Any]) -> str | None:
@@ -264,21 +138,28 @@ def recognise(value: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _each(parse: Callable[[Record], Iterable[Conversation | Loss]]) -> Reader:
+def _each(parse: Callable[[Record, str], Iterable[Found]]) -> Reader:
     """The reader of a format in which every record stands for itself."""
 
-    def read(items: Iterable[Record | Loss]) -> Iterator[Conversation | Loss]:
+    def read(items: Iterable[Record | Loss], repair: str) -> Iterator[Found]:
         for item in items:
             if isinstance(item, Loss):
                 yield item
                 continue
             try:
                 an_object(item.value)
-                yield from parse(item)
+                yield from parse(item, repair)
+            except Unclean as fault:
+                remedy = MEND_LINE if repair == "stop" else NOTHING_WRONG
+                yield Loss(fault.reason, item.where, fault.detail, remedy)
             except Fault as fault:
                 yield _misfit(fault, item, parse.__name__)
 
     return read
+
+
+def _flat(items: Iterable[Record | Loss], repair: str) -> Iterator[Found]:
+    return oasst_flat(items, repair, lambda fault, item: _misfit(fault, item, "oasst_flat"))
 
 
 def _misfit(fault: Fault, record: Record, format: str) -> Loss:
@@ -286,7 +167,7 @@ def _misfit(fault: Fault, record: Record, format: str) -> Loss:
     detail, value, sign = fault.detail, record.value, FORMATS[format].sign
     if isinstance(value, dict) and sign and not sign(value) and (other := recognise(value)):
         detail = f"{detail}; it is read as {format} but looks like {other}, see data.format"
-    return Loss(fault.reason, record.where, detail)
+    return Loss(fault.reason, record.where, detail, FIX_LINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,20 +179,21 @@ class Format:
     sign: Callable[[Mapping[str, Any]], bool] | None = None
 
 
+_read_messages = _each(native)
 FORMATS = {
-    "auto": Format(auto, "as the first record of each file looks"),
+    "auto": Format(auto, "as most of the first records of each file look"),
     "preference": Format(  # before those with `messages`: some of its rows have them too
         _each(preference),
         '{"prompt", "chosen", "rejected"}, texts or [{"role", "content"}]',
         is_preference,
     ),
     "native": Format(
-        _each(native),
+        _read_messages,
         '{"id", "messages": [{"role", "content"}]}',
         lambda record: "messages" in record and "id" in record,
     ),
     "openai": Format(
-        _each(openai),
+        _read_messages,
         '{"messages": [{"role", "content"}]}',
         lambda record: "messages" in record,
     ),
@@ -346,7 +228,7 @@ FORMATS = {
         lambda record: isinstance(record.get("prompt"), dict),
     ),
     "oasst_flat": Format(
-        oasst_flat,
+        _flat,
         '{"message_id", "parent_id", "role", "text"}',
         lambda record: "text" in record and ("message_id" in record or "user_message_id" in record),
     ),

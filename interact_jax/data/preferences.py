@@ -6,30 +6,20 @@ then no conversation either: a Loss with no remedy, for nothing is wrong with th
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-import math
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from interact_jax.data.messages import (
-    NATIVE,
-    Fault,
-    an_object,
-    conversation_of,
-    find_name,
-    need,
-    read_message,
-    read_messages,
-    read_openai,
-    within,
-)
+from interact_jax.data.dialogues import Found, found, read_dialogue
+from interact_jax.data.mending import Dialogue, mend
+from interact_jax.data.messages import Fault, Unclean, an_object, find_name, need, number, within
 from interact_jax.data.records import NOTHING_WRONG, Loss, Record
-from interact_jax.schema import Conversation, Message, Preference
+from interact_jax.data.turns import Turn, read_reply, read_turn, read_turns
+from interact_jax.schema import Message, Preference
 
-HH = {"Human": "user", "Assistant": "assistant"}
-REPLY = {"assistant": "assistant"}  # the one role that a reply may have
 SIDES = ("chosen", "rejected")
 
 
@@ -54,7 +44,7 @@ def is_preference(record: Mapping[str, Any]) -> bool:
     return dialogues.isdisjoint(record)
 
 
-def preference(record: Record) -> Iterator[Conversation | Loss]:
+def preference(record: Record, repair: str) -> Iterator[Found]:
     """TRL's preference formats (its documentation, "Dataset formats and types").
 
         {"prompt": "Q", "chosen": "A", "rejected": "B"}
@@ -66,42 +56,51 @@ def preference(record: Record) -> Iterator[Conversation | Loss]:
     `messages` are those of `chosen`, and are left out.
     """
     value = record.value
-    chosen, rejected = (_said(value, side, "assistant") for side in SIDES)
-    prompt: tuple[Message, ...] = ()
-    if value.get("prompt") is not None:
-        prompt = _said(value, "prompt", "user")
-    elif any(isinstance(value[side], str) for side in SIDES):
+    prompt: Dialogue | None = None
+    if value.get("prompt"):
+        prompt = _said(record, "prompt", "user", repair)
+        if not prompt.messages:
+            raise Fault("bad prompt", "'prompt' says nothing")
+    elif any(isinstance(value.get(side), str) for side in SIDES):
         detail = "two texts cannot be split into a prompt and its replies: add a 'prompt'"
         raise Fault("no prompt", f"{detail}, or give lists of messages")
-    history = prompt
-    if not prompt or any(side and side[0].role != "assistant" for side in (chosen, rejected)):
-        history = _shared(chosen, rejected)
+    sides = [_said(record, side, "assistant", repair, beside=False) for side in SIDES]
+    if prompt is None or any(side.messages[:1] and _opens(side) for side in sides):
+        sides = [_said(record, side, "assistant", repair) for side in SIDES]
+        chosen, rejected = (side.messages for side in sides)
+        dialogue, history = sides[0], _shared(chosen, rejected)
         chosen, rejected = chosen[len(history) :], rejected[len(history) :]
+    else:
+        dialogue, history = prompt, prompt.messages
+        chosen, rejected = (side.messages for side in sides)
     if not history:
         raise Fault("no prompt", "'chosen' and 'rejected' begin with different messages")
-    for side, replies in zip(SIDES, (chosen, rejected), strict=True):
-        if [message.role for message in replies] != ["assistant"]:
-            found = ", ".join(message.role for message in replies) or "no message"
-            detail = f"behind the prompt {side!r} has {found}, expected one assistant message"
+    for name, replies in zip(SIDES, (chosen, rejected), strict=True):
+        if [message.role for message in replies] != ["assistant"] or not replies[0].content:
+            told = ", ".join(message.role for message in replies) or "no message"
+            detail = f"behind the prompt {name!r} has {told}, expected one assistant message"
             raise Fault("not one reply", detail)
     if history[-1].role != "user":
         detail = f"the prompt ends in a message of {history[-1].role!r}, expected 'user'"
         raise Fault("bad prompt", detail)
-    if not {m.content.strip() for m in prompt} <= {m.content.strip() for m in history}:
-        detail = f"no message before the replies is {reprlib.repr(prompt[-1].content)}"
+    asked = prompt.messages if prompt else ()
+    if not {m.content.strip() for m in asked} <= {m.content.strip() for m in history}:
+        detail = f"no message before the replies is {reprlib.repr(asked[-1].content)}"
         yield Loss("prompt is not in the dialogue", record.where, detail, NOTHING_WRONG)
+    notes = {note: None for side in (dialogue, *sides) for note in side.notes}  # each once
+    dialogue = dataclasses.replace(dialogue, notes=list(notes))
     identity, user = find_name(value, "id"), find_name(value, "user")
-    yield _pair(record, history, chosen[0], rejected[0], identity, user)
+    yield from _pair(record, dialogue, history, chosen[0], rejected[0], identity, user)
 
 
-def ultrafeedback(record: Record) -> Iterator[Conversation | Loss]:
+def ultrafeedback(record: Record, repair: str) -> Iterator[Found]:
     """openbmb/UltraFeedback: the completion with the highest overall score against the lowest.
 
     Of equals the first counts. Completions in between and those with no score are left out, and so
     are the instructions on style that each was sampled with (`custom_system_prompt`).
     """
-    turn = {"role": "user", "instruction": need(record.value, "instruction", str)}
-    question = read_message(turn, "role", "instruction", NATIVE)
+    turn = {"role": "user", "content": need(record.value, "instruction", str)}
+    question = mend([read_turn(turn, 0, "instruction")], record.where, "stop")
     completions = need(record.value, "completions", list)
     scores: dict[int, float] = {}
     for index, completion in enumerate(completions):
@@ -109,42 +108,62 @@ def ultrafeedback(record: Record) -> Iterator[Conversation | Loss]:
             score = an_object(completion).get("overall_score")
             if score is None:
                 continue
-            if type(score) not in (int, float) or not math.isfinite(score):
-                found = f"'overall_score' is {reprlib.repr(score)}"
-                raise Fault("wrong type", f"{found}, expected a finite number")
-            scores[index] = score
+            if (value := number(score)) is None:
+                told = f"'overall_score' is {reprlib.repr(score)}"
+                raise Fault("wrong type", f"{told}, expected a finite number")
+            scores[index] = value
     if len(set(scores.values())) < 2:
-        detail = f"the overall scores are {list(scores.values())}, none above another"
+        detail = f"the overall scores are {reprlib.repr(list(scores.values()))}"
+        detail = f"{detail}, none above another"
         yield Loss("no best completion", record.where, detail, NOTHING_WRONG)
         return
     pair = []
     for index in (max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)):
-        with within(f"completions[{index}]"):
-            turn = {"role": "assistant", **completions[index]}
-            pair.append(read_message(turn, "role", "response", REPLY))
-    yield _pair(record, (question,), pair[0], pair[1], find_name(record.value, "id"))
+        turn = {"role": "assistant", **completions[index]}
+        pair.append(read_reply(turn, f"completions[{index}]"))
+    identity = find_name(record.value, "id")
+    yield from _pair(record, question, question.messages, pair[0], pair[1], identity)
 
 
 def _pair(
     record: Record,
+    dialogue: Dialogue,
     history: tuple[Message, ...],
     chosen: Message,
     rejected: Message,
     identity: str,
     user: str = "",
-) -> Conversation | Loss:
-    """The history with the preferred reply, and the pair."""
-    found = _compare(record, len(history), chosen, rejected)
-    if isinstance(found, Loss):
-        return found
-    told = ("prompt", "instruction", *SIDES)
-    return conversation_of(record, (*history, chosen), identity, user, (found,), told)
+) -> Iterator[Found]:
+    """The history, which is how the dialogue begins, with the preferred reply, and the pair."""
+    one = _compare(record, len(history), chosen, rejected)
+    if isinstance(one, Loss):
+        yield one
+        return
+    places = (*dialogue.places[: len(history)], dialogue.ends[len(history) - 1] + 1)
+    whole = dataclasses.replace(dialogue, messages=(*history, chosen), places=places)
+    known = ("prompt", "instruction", "completions", "messages", *SIDES)
+    yield from found(record, whole, identity, user, (one,), known)
 
 
-def _said(value: Mapping[str, Any], key: str, role: str) -> tuple[Message, ...]:
-    """What stands under a key, as messages: a text is one, of `role`."""
-    said = need(value, key, str, list)
-    return read_openai([{"role": role, "content": said}] if isinstance(said, str) else said, key)
+def _said(record: Record, key: str, role: str, repair: str, beside: bool = True) -> Dialogue:
+    """What stands under a key, as messages: a text is one, of `role`. All of it belongs to the
+    pair, so what cannot be used costs the pair. Raises Fault."""
+    said = need(record.value, key, str, list)
+    turns = [{"role": role, "content": said}] if isinstance(said, str) else said
+    if beside:
+        dialogue = read_dialogue(record, key, repair, turns=turns)
+    else:
+        dialogue = mend(read_turns(turns, key), record.where, repair)
+    if dialogue.losses:
+        raise Fault(dialogue.losses[0].reason, dialogue.losses[0].detail)
+    if dialogue.restarts:
+        raise Unclean("not one dialogue", "; ".join(note.detail for note in dialogue.notes[:3]))
+    return dialogue
+
+
+def _opens(side: Dialogue) -> bool:
+    """Whether it is a whole dialogue, and not only a reply."""
+    return side.messages[0].role != "assistant"
 
 
 def _shared(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -161,10 +180,10 @@ def _words(messages: Iterable[Message]) -> list[tuple[str, str]]:
 
 
 def native_preferences(
-    record: Record, messages: tuple[Message, ...]
+    record: Record, dialogue: Dialogue
 ) -> tuple[tuple[Preference, ...] | None, list[Loss]]:
     """The pairs of a native record, at any of its turns, None where it does not speak of any; and
-    those that say the same twice.
+    those that say the same twice, or whose history was left out.
 
     "preferences": [{"index": 3, "chosen": "A", "rejected": {"content": "B", "token_ids": [7]}}]
 
@@ -172,31 +191,35 @@ def native_preferences(
     """
     if record.value.get("preferences") is None:
         return None, []
-    found = []
-    for number, pair in enumerate(need(record.value, "preferences", list)):
-        with within(f"preferences[{number}]"):
-            found.append(_native_pair(record, messages, an_object(pair)))
-    losses = [pair for pair in found if isinstance(pair, Loss)]
-    return tuple(pair for pair in found if isinstance(pair, Preference)), losses
+    position = {end: at for at, end in enumerate(dialogue.ends)}
+    pairs = []
+    for count, pair in enumerate(need(record.value, "preferences", list)):
+        with within(f"preferences[{count}]"):
+            pairs.append(_native_pair(record, dialogue, position, an_object(pair)))
+    losses = [pair for pair in pairs if isinstance(pair, Loss)]
+    return tuple(pair for pair in pairs if isinstance(pair, Preference)), losses
 
 
 def _native_pair(
-    record: Record, messages: tuple[Message, ...], pair: Mapping[str, Any]
+    record: Record, dialogue: Dialogue, position: Mapping[int, int], pair: Mapping[str, Any]
 ) -> Preference | Loss:
-    index = pair.get("index")
-    if type(index) is not int or not 1 <= index <= len(messages):
+    index, most = pair.get("index"), len(record.value["messages"])
+    if type(index) is not int or not 1 <= index <= most:
         detail = f"'index' is {reprlib.repr(index)}, expected a whole number"
-        raise Fault("bad index", f"{detail} from 1 to the number of messages, {len(messages)}")
-    if (role := messages[index - 1].role) != "user":
+        raise Fault("bad index", f"{detail} from 1 to the number of messages, {most}")
+    at = position.get(index - 1)
+    if at is None:
+        detail = f"messages[{index - 1}] was left out, or joined to what comes behind it"
+        return Loss("no pair", record.where, detail, NOTHING_WRONG)
+    if (role := dialogue.messages[at].role) != "user":
         detail = f"'index' is {index}, but messages[{index - 1}] is of {role!r}, expected 'user'"
         raise Fault("bad index", detail)
     replies = []
     for side in SIDES:
         said = need(pair, side, str, dict)
-        with within(side):
-            turn = {"role": "assistant", **({"content": said} if isinstance(said, str) else said)}
-            replies.append(read_message(turn, "role", "content", REPLY))
-    return _compare(record, index, *replies)
+        turn = {"role": "assistant", **({"content": said} if isinstance(said, str) else said)}
+        replies.append(read_reply(turn, side))
+    return _compare(record, at + 1, *replies)
 
 
 # ---------------------------------------------------------------------------------- transcripts
@@ -210,7 +233,7 @@ def is_hh_rlhf(record: Mapping[str, Any]) -> bool:
     return bool(known) or "rejected" not in record
 
 
-def hh_rlhf(record: Record) -> Iterator[Conversation | Loss]:
+def hh_rlhf(record: Record, repair: str) -> Iterator[Found]:
     """Anthropic/hh-rlhf: two transcripts, `chosen` and `rejected`, that end in different replies.
 
     "\\n\\nHuman: Hi!\\n\\nAssistant: Hello." -> user "Hi!", assistant "Hello."
@@ -218,21 +241,21 @@ def hh_rlhf(record: Record) -> Iterator[Conversation | Loss]:
     The conversation is `chosen`. It has no pair where the two differ before the last reply, or
     where `rejected` cannot be read. Some copies have what both begin with under `prompt`.
     """
-    messages = _transcript(record.value, "chosen")
+    dialogue = mend(_transcript(record.value, "chosen"), record.where, repair)
     preferences: tuple[Preference, ...] | None = None
     if record.value.get("rejected") is not None:
         preferences = ()
-        found = _last_replies(record, messages)
-        if isinstance(found, Loss):
-            yield found
+        one = _last_replies(record, dialogue.messages)
+        if isinstance(one, Loss):
+            yield one
         else:
-            preferences = (found,)
-    yield Conversation(record.name, messages, source=record.where, preferences=preferences)
+            preferences = (one,)
+    yield from found(record, dialogue, "", "", preferences, ("prompt", *SIDES))
 
 
 def _last_replies(record: Record, messages: tuple[Message, ...]) -> Preference | Loss:
     try:
-        other = _transcript(record.value, "rejected")
+        other = mend(_transcript(record.value, "rejected"), record.where, "stop").messages
     except Fault as fault:
         return Loss("no pair", record.where, fault.detail, NOTHING_WRONG)
     index, last = (
@@ -245,7 +268,7 @@ def _last_replies(record: Record, messages: tuple[Message, ...]) -> Preference |
     return _compare(record, index, messages[index], other[last])
 
 
-def _transcript(value: Mapping[str, Any], key: str) -> tuple[Message, ...]:
+def _transcript(value: Mapping[str, Any], key: str) -> Iterator[Turn]:
     text = need(value, key, str)
     parts = _parts(text) or _parts(_opening(value) + text)
     if not parts:
@@ -254,7 +277,7 @@ def _transcript(value: Mapping[str, Any], key: str) -> tuple[Message, ...]:
         {"role": role, "content": text.strip()}
         for role, text in zip(parts[::2], parts[1::2], strict=True)
     ]
-    return read_messages(turns, key, "role", "content", HH)
+    return read_turns(turns, key)
 
 
 def _opening(value: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from interact_jax.data.conversations import INTERACTION, count_interactions
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
@@ -18,7 +18,7 @@ ALONE: Mapping[str, str | None] = {PLAIN: None}
 
 
 def _draft(
-    name: str, x: tuple[Message, ...], y: Message, views: Mapping[str, str | None] = ALONE
+    name: str, x: Sequence[Message], y: Message, views: Mapping[str, str | None] = ALONE
 ) -> Draft:
     return Draft(name, x, y, views, weight=y.weight)
 
@@ -37,12 +37,11 @@ def replies(conversation: Conversation) -> Iterator[Draft]:
 
 def revised(conversation: Conversation) -> Iterator[tuple[Interaction, Message]]:
     """Every interaction whose follow-up was answered, and that answer: the revised reply."""
-    for i in conversation.interactions():
-        after = len(i.x) + 2
-        if after < len(conversation.messages):
-            reply = conversation.messages[after]
-            if reply.role == "assistant":
-                yield i, reply
+    places = (index for _, index in conversation.replies())
+    for i, index in zip(conversation.interactions(), places, strict=True):
+        reply = next(iter(conversation.messages[index + 2 : index + 3]), None)
+        if reply is not None and reply.role == "assistant" and reply.content:
+            yield i, reply
 
 
 def revisions(conversation: Conversation) -> Iterator[Draft]:
@@ -55,7 +54,9 @@ def pairs(conversation: Conversation) -> Iterator[Draft]:
     """Preferred against rejected: as the data says; where it says nothing, the revised reply
     against the one that was complained about."""
     if conversation.preferences is None:
-        found = [(i.id, i.x, reply, i.y) for i, reply in revised(conversation)]
+        found: Iterable[tuple[str, Sequence[Message], Message, Message]] = (
+            (i.id, i.x, reply, i.y) for i, reply in revised(conversation)
+        )
     else:
         found = _said(conversation.preferences, conversation)
     for name, x, chosen, rejected in found:
@@ -67,15 +68,15 @@ def pairs(conversation: Conversation) -> Iterator[Draft]:
 
 def _said(
     preferences: Sequence[Preference], conversation: Conversation
-) -> list[tuple[str, tuple[Message, ...], Message, Message]]:
+) -> list[tuple[str, Sequence[Message], Message, Message]]:
     """What the data says of two replies: (name, x, chosen, rejected), in the order of the
     dialogue; a second pair of one history is named "c_3.2"."""
     ordered = sorted(preferences, key=lambda p: p.index)
-    found = []
+    found: list[tuple[str, Sequence[Message], Message, Message]] = []
     for index, of_one in itertools.groupby(ordered, key=lambda p: p.index):
         for number, p in enumerate(of_one, 1):
-            name = f"{conversation.id}_{index}" + (f".{number}" if number > 1 else "")
-            found.append((name, conversation.messages[:index], p.chosen, p.rejected))
+            name = conversation.name_at(index) + (f".{number}" if number > 1 else "")
+            found.append((name, conversation.history(index), p.chosen, p.rejected))
     return found
 
 

@@ -16,26 +16,7 @@ def reply(**tokens: object) -> bytes:
 
 # case -> a bad line of a native file, the reason it is counted under, words of the message
 BAD = {
-    "user twice": (
-        native(("user", "Hi"), ("user", "Hello?"), ("assistant", "Yes"), ("user", "Ok")),
-        "two messages of one role in a row",
-        ["messages[1]", "user"],
-    ),
-    "assistant twice": (
-        native(("user", "Hi"), ("assistant", "A"), ("assistant", "B"), ("user", "Ok")),
-        "two messages of one role in a row",
-        ["messages[2]", "assistant"],
-    ),
-    "empty": (native(("user", ""), ("assistant", "A")), "empty message", ["messages[0]"]),
-    "blank": (native(("user", "Q"), ("assistant", " \n")), "empty message", ["messages[1]"]),
-    "role": (native(("human", "Hi")), "unknown role", ["human", "system, user, assistant"]),
-    "tool": (native(("user", "Hi"), ("tool", "4")), "unknown role", ["messages[1]", "tool"]),
-    "late system": (
-        native(("user", "Hi"), ("system", "Be brief"), ("assistant", "A"), ("user", "B")),
-        "misplaced system message",
-        ["messages[1]"],
-    ),
-    "no id": (b'{"messages": []}', "missing key", ["'id'", "'messages'", "openai"]),
+    "role": (native(("narrator", "Hi")), "unknown role", ["narrator", "user (user, human,"]),
     "no messages": (b'{"id": "bad"}', "missing key", ["'messages'", "'id'"]),
     "no content": (
         b'{"id": "bad", "messages": [{"role": "user"}]}',
@@ -43,13 +24,17 @@ BAD = {
         ["messages[0]", "'content'"],
     ),
     "no role": (b'{"id": "bad", "messages": [{"content": "Hi"}]}', "missing key", ["'role'"]),
-    "null content": (native(("user", None)), "wrong type", ["None", "a string"]),
-    "parts": (native(("user", [{"type": "text", "text": "Hi"}])), "wrong type", ["a string"]),
+    "number": (native(("user", 4)), "wrong type", ["4", "a string or parts"]),
+    "calls": (
+        native(("assistant", None, {"tool_calls": "f()"})),
+        "wrong type",
+        ["messages[0]", "'tool_calls'"],
+    ),
     "role number": (native((1, "Hi")), "wrong type", ["'role'"]),
     "message text": (b'{"id": "bad", "messages": ["Hi"]}', "not an object", ["messages[0]"]),
     "messages object": (b'{"id": "bad", "messages": {}}', "wrong type", ["a list"]),
     "id list": (b'{"id": [1], "messages": []}', "wrong type", ["'id'"]),
-    "id empty": (b'{"id": "", "messages": []}', "wrong type", ["'id'"]),
+    "half an id": (b'{"id": "\\ud83d", "messages": []}', "broken character", ["'id'"]),
     "user object": (native(("user", "Hi"), user={}), "wrong type", ["'user'"]),
     "list": (b'[1, {"id": "bad"}]', "not an object", ["[1"]),
     "string": (b'"bad"', "not an object", ["bad"]),
@@ -73,7 +58,8 @@ BAD = {
         "bad token_ids or logps",
         ["messages[0]", "assistant"],
     ),
-    "same id": (json.dumps(good("a")).encode(), "duplicate id", ["'a'", "chats.jsonl:1"]),
+    "large logp": (reply(token_ids=[1], logps=[-(10**400)]), "bad token_ids or logps", ["logps"]),
+    "large weight": (reply(weight=10**400), "bad weight", ["weight"]),
 }
 
 
@@ -103,7 +89,7 @@ def test_bad_line(tmp_path, case):
 def test_skip_keeps_exactly_the_good(tmp_path, name, seed):
     """However good and bad lines are mixed, the good ones come through, all and in order."""
     draw = random.Random(seed)
-    bad = [line for case, (line, *_) in BAD.items() if case not in ("same id", "no id")]
+    bad = [line for line, *_ in BAD.values()]
     lines = [(json.dumps(good(f"c{i}")).encode(), f"c{i}") for i in range(20)]
     lines += [(line, None) for line in draw.choices(bad, k=30)]
     draw.shuffle(lines)
@@ -114,13 +100,20 @@ def test_skip_keeps_exactly_the_good(tmp_path, name, seed):
     assert report.records == 50
 
 
-def test_same_id_in_two_files(tmp_path):
-    first, second = (write(tmp_path, name, [good("x")]) for name in ("a.jsonl", "b.jsonl"))
+def test_ids_that_collide(tmp_path):
+    """Both conversations are kept, the second under a name of its own; and that is counted."""
+    first = write(tmp_path, "a.jsonl", [good("x"), good("x~2")])
+    second = write(tmp_path, "b.jsonl", [good("x"), good("x")])
+    conversations, report = read_conversations(str(tmp_path))
+    assert [c.id for c in conversations] == ["x", "x~2", "x~3", "x~4"]
+    assert report.mended == {"duplicate id": 2} and not report.lost
+    assert report.examples["duplicate id"] == f"{second}:1: conversation 'x' is at {first}:1 too"
+    conversations, report = read_conversations(str(tmp_path), repair="drop")
+    assert [c.id for c in conversations] == ["x", "x~2"]
+    assert report.mended == {"left out: duplicate id": 2}
     with pytest.raises(InputError) as caught:
-        read_conversations(str(tmp_path))
+        read_conversations(str(tmp_path), repair="stop")
     assert str(caught.value).startswith(f"{second}:1: duplicate id") and first in str(caught.value)
-    conversations, report = read_conversations(str(tmp_path), on_error="skip")
-    assert len(conversations) == 1 and report.lost == {"duplicate id": 1}
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
@@ -145,20 +138,22 @@ def test_wrong_choices(tmp_path):
         read_conversations(path, "shargpt")
     with pytest.raises(InputError, match=r"data\.on_error.*'skp'.*stop, skip.*'skip'\?"):
         read_conversations(path, on_error="skp")
+    with pytest.raises(InputError, match=r"data\.repair.*'joint'.*join, drop, stop.*'join'\?"):
+        read_conversations(path, repair="joint")
 
 
 # -------------------------------------------------------------------------------------- the report
 
 
 def test_report_names_counts_and_causes(tmp_path):
-    bad = [native(("user", "")).decode(), native(("user", " ")).decode(), "{"]
+    bad = [native(("me", "")).decode(), native(("you", " ")).decode(), "{"]
     lines = [json.dumps(good("a")), *bad, json.dumps(chat("b", "Hi"))]
     path = write(tmp_path, "a.jsonl", "\n".join(lines))
     _, report = read_conversations(path, on_error="skip")
     assert isinstance(report, ReadReport)
     first, *rest = report.lines()
     assert "1 file(s), 5 record(s): 1 conversation(s) with 1 interaction(s)" in first
-    assert rest[0].startswith(f"  2 x empty message, such as {path}:2: ")
+    assert rest[0].startswith(f"  2 x unknown role, such as {path}:2: ")
     assert rest[1].startswith(f"  1 x broken JSON, such as {path}:4: ")
     assert rest[2].startswith(f"  1 x no follow-up, such as {path}:5: ")
 

@@ -2,9 +2,12 @@
 
 import json
 import random
+import re
+import tracemalloc
 
 import pytest
 
+from interact_jax.data import message_trees
 from interact_jax.data.conversations import FORMATS, read_conversations
 from interact_jax.schema import InputError
 from tests.logs import chat, good, ids, write
@@ -194,6 +197,38 @@ def test_unknown_format(tmp_path):
     assert ids(path, on_error="skip") == ["b"]
 
 
+def test_one_odd_record_does_not_decide(tmp_path):
+    """Most of the first ones do, wherever the odd one stands; it alone is lost."""
+    odd = {"conversation": turns(("user", "assistant"), "role", "content")}
+    records = [
+        {"id": f"c{n}", "conversations": FORMS["sharegpt"][1][0]["conversations"]} for n in range(5)
+    ]
+    for place in range(6):
+        mixed = [*records[:place], odd, *records[place:]]
+        path = write(tmp_path, "a.jsonl", mixed)
+        with pytest.raises(InputError, match=rf"a\.jsonl:{place + 1}: .*looks like wildchat"):
+            read_conversations(path)
+        assert ids(path, on_error="skip") == [f"c{n}" for n in range(5)]
+
+
+def test_formats_that_are_read_alike_have_one_voice(tmp_path):
+    """With ids and without, messages are as many as they are."""
+    said = turns(("user", "assistant"), "role", "content")
+    with_id = [{"id": f"c{n}", "messages": said} for n in range(3)]
+    others = [{"conversation": said}] * 4
+    path = write(tmp_path, "a.jsonl", [*others, *with_id, {"messages": said}, {"messages": said}])
+    found = ids(path, on_error="skip")
+    assert found == ["c0", "c1", "c2", "a.8", "a.9"]
+
+
+def test_long_beginnings_without_a_format(tmp_path):
+    """However much stands before the first record that looks like something, it is found."""
+    path = write(tmp_path, "a.jsonl", [{"n": n} for n in range(2500)] + [good("a"), {"n": 1}])
+    conversations, report = read_conversations(path, on_error="skip")
+    assert [c.id for c in conversations] == ["a"]
+    assert report.lost == {"unknown format": 2500, "missing key": 1}
+
+
 # ----------------------------------------------------------------------------------- message trees
 
 
@@ -285,13 +320,14 @@ def test_shared_interactions_belong_to_the_first_path(tmp_path):
     ("change", "reason"),
     [
         ({"deleted": True}, "deleted message"),
-        ({"text": " "}, "empty message"),
-        ({"role": "bot"}, "unknown role"),
-        ({"text": None}, "wrong type"),
+        ({"text": " "}, "empty message of the (user|assistant)"),
+        ({"text": None}, "empty message of the (user|assistant)"),
+        ({"role": "narrator"}, "unknown role"),
+        ({"text": 4}, "wrong type"),
     ],
 )
 def test_bad_message_falls_with_its_replies(tmp_path, form, change, reason):
-    """The rest of the tree stays whole. Only deleted messages are no error."""
+    """The rest of the tree stays whole. Deleted and empty messages are no error."""
     nodes = grow(random.Random(1), 40)
     spoilt = next(n for n in nodes[1:] if sum(m["parent_id"] == n["message_id"] for m in nodes) > 1)
     gone = {spoilt["message_id"]}
@@ -304,8 +340,9 @@ def test_bad_message_falls_with_its_replies(tmp_path, form, change, reason):
     records = nodes if form == "flat" else [{"message_tree_id": "t", "prompt": nest(nodes)}]
     path = write(tmp_path, "t.jsonl", records)
     assert told(path, on_error="skip") == expected(rest)
-    assert read_conversations(path, on_error="skip")[1].lost[reason] == 1
-    if reason != "deleted message":
+    lost = read_conversations(path, on_error="skip")[1].lost
+    assert [times for counted, times in lost.items() if re.fullmatch(reason, counted)] == [1]
+    if reason in ("unknown role", "wrong type"):
         line = nodes.index(spoilt) + 1 if form == "flat" else 1
         with pytest.raises(
             InputError, match=rf"t\.jsonl:{line}: {reason}: .*{spoilt['message_id']}"
@@ -327,7 +364,11 @@ def test_reply_to_oneself(tmp_path):
     keys = ("message_id", "parent_id", "role", "text")
     path = write(tmp_path, "t.jsonl", [dict(zip(keys, row, strict=True)) for row in said])
     assert told(path) == [("Q", "part 1", "after one"), ("Q", "part 1\npart 2", "after both")]
-    assert read_conversations(path)[1].lost == {"joined to its parent": 1}
+    report = read_conversations(path)[1]
+    assert report.mended == {"joined to its parent": 1} and not report.lost
+    assert told(path, repair="drop") == [("Q", "part 1", "after one")]
+    with pytest.raises(InputError, match=r"t\.jsonl:3: joined to its parent: .*'c'.*repair=join"):
+        read_conversations(path, repair="stop")
 
 
 @pytest.mark.parametrize(
@@ -351,6 +392,51 @@ def test_flat_without_parent(tmp_path, change, reason, words):
     with pytest.raises(InputError, match=rf"t\.jsonl:3: {reason}: .*{words}"):
         read_conversations(path)
     assert ids(path, on_error="skip") == ["om0.0"]
+
+
+def test_a_system_message_inside_a_tree_falls_with_its_replies(tmp_path):
+    nodes = [*flat(TEXTS), *flat(TEXTS)[3:]]
+    nodes[5] |= {"message_id": "s", "role": "system"}
+    nodes[6] |= {"message_id": "t", "parent_id": "s"}
+    [conversation], report = read_conversations(write(tmp_path, "t.jsonl", nodes))
+    assert [m.content for m in conversation.messages] == list(TEXTS)
+    assert report.lost == {"misplaced system message": 1}
+
+
+def test_a_tree_of_too_many_paths_is_told_in_part(tmp_path, monkeypatch):
+    """A comb has paths of n * n messages in all: it is cut off, and that is said."""
+    monkeypatch.setattr(message_trees, "MOST_TURNS", 100)
+    nodes = flat(tuple(f"text {n}" for n in range(41)))
+    nodes += [
+        {
+            **node,
+            "message_id": f"x{n}",
+            "parent_id": node["message_id"],
+            "role": nodes[1 - n % 2]["role"],
+        }
+        for n, node in enumerate(nodes)
+    ]
+    path = write(tmp_path, "t.jsonl", nodes)
+    with pytest.raises(InputError, match=r"tree too large: the paths of tree 'm0' have .* 100 "):
+        read_conversations(path)
+    conversations, report = read_conversations(path, on_error="skip")
+    assert 0 < sum(len(c.messages) for c in conversations) <= 150
+    assert report.lost["tree too large"] == 1
+
+
+def test_histories_of_a_long_dialogue_are_no_copies(tmp_path):
+    """What all interactions hold together grows with the dialogue, not with its square."""
+    peaks = []
+    for length in (1001, 4001):
+        texts = tuple(f"text {i}" for i in range(length))
+        [conversation], _ = read_conversations(write(tmp_path, "t.jsonl", flat(texts)))
+        tracemalloc.start()
+        told = list(conversation.interactions())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert told[-1].x == conversation.messages[: length - 2]
+        assert [m.content for m in told[-1].x[-2:]] == list(texts[-4:-2])
+    assert peaks[1] < 6 * peaks[0]
 
 
 def test_long_thread(tmp_path):

@@ -258,16 +258,16 @@ BAD = {
     ),
     "no rejected": ({"prompt": "Q", "chosen": "A"}, "missing key", ["'rejected'"]),
     "null": ({"prompt": "Q", "chosen": "A", "rejected": None}, "wrong type", ["string or a list"]),
-    "empty": ({"prompt": "Q", "chosen": "A", "rejected": " "}, "empty message", ["rejected[0]"]),
-    "role": (
-        {"prompt": [{"role": "human", "content": "Q"}], "chosen": "A", "rejected": "B"},
-        "unknown role",
-        ["prompt[0]", "human"],
+    "empty": (
+        {"prompt": "Q", "chosen": "A", "rejected": " "},
+        "not one reply",
+        ["'rejected' has no message"],
     ),
-    "twice": (
-        {"prompt": said("Q") * 2, "chosen": "A", "rejected": "B"},
-        "two messages of one role in a row",
-        ["prompt[1]"],
+    "empty prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, "bad prompt", ["nothing"]),
+    "role": (
+        {"prompt": [{"role": "narrator", "content": "Q"}], "chosen": "A", "rejected": "B"},
+        "unknown role",
+        ["prompt[0]", "narrator"],
     ),
     "half": (
         {"prompt": "Q", "chosen": "\ud83d", "rejected": "B"},
@@ -329,7 +329,8 @@ def test_best_against_worst(tmp_path, seed):
         ({"overall_score": True}, "wrong type", "'overall_score' is True"),
         ({"overall_score": float("nan")}, "wrong type", "finite"),
         ({"response": ""}, "empty message", "'response'"),
-        ({"response": None}, "wrong type", "'response'"),
+        ({"response": None}, "empty message", "'response'"),
+        ({"overall_score": 10**400}, "wrong type", "finite"),
     ],
 )
 def test_bad_completion(tmp_path, change, reason, word):
@@ -434,7 +435,7 @@ def test_a_pair_at_every_turn(tmp_path):
         ({"index": 2}, "bad index", r"messages\[1\] is of 'assistant', expected 'user'"),
         ({"chosen": None}, "wrong type", "'chosen' is None, expected a string or an object"),
         ({"rejected": ""}, "empty message", "rejected: 'content'"),
-        ({"rejected": {"text": "B"}}, "missing key", "rejected: no 'content'"),
+        ({"rejected": {"words": "B"}}, "missing key", "rejected: no 'content'"),
         ({"rejected": {"role": "user", "content": "B"}}, "unknown role", "'user'.* assistant"),
         (
             {"chosen": {"content": "A", "logps": [-1]}},
