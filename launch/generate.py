@@ -26,7 +26,14 @@ import jax
 
 from interact_jax import cli, sharding
 from interact_jax.data.chat import ChatFormat
-from interact_jax.generation import Completion, Prompt, Sampler, read_prompts
+from interact_jax.generation import (
+    Completion,
+    Prompt,
+    Sampler,
+    fitted,
+    mended,
+    read_prompts,
+)
 from interact_jax.opening import open_model
 from interact_jax.schema import InputError
 
@@ -71,6 +78,7 @@ def generate(args: argparse.Namespace) -> None:
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
     model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla")
     chat = model.chat
+    prompts = [fitted(prompt, chat) for prompt in prompts]
     prompt_ids = [encode(prompt, chat, model.config.max_positions) for prompt in prompts]
     sampler = Sampler(model.decoder, model.eos_ids, rows=args.rows, vocab_limit=len(chat.tokenizer))
     settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
@@ -82,12 +90,12 @@ def generate(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - started
     pairs = zip(prompts, completions, strict=True)
     cli.write_lines(args.out, (answered(*pair, chat) for pair in pairs))
-    print(summary(args.out, prompts, completions, chat, seconds))
+    cli.show(summary(args.out, prompts, completions, chat, seconds))
 
 
 def encode(prompt: Prompt, chat: ChatFormat, context: int) -> list[int]:
     try:
-        ids = chat.prompt(prompt.messages)
+        ids = chat.prompt(prompt.messages, tools=prompt.tools)
     except InputError as error:
         raise InputError(f"{prompt.source}: {error}") from error
     if len(ids) >= context:
@@ -124,6 +132,7 @@ def summary(
             for prompt in prompts
         ),
     }
+    counts |= mended(prompts)
     noted = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     return (
         f"{len(prompts):,} prompts answered with {tokens:,} tokens in {seconds:.1f} s"

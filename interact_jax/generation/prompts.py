@@ -2,93 +2,93 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import gzip
-import json
-import zlib
+import reprlib
 from pathlib import Path
 from typing import Any
 
-from interact_jax.data.records import GZIP_MAGIC
-from interact_jax.places import input_name, reading
-from interact_jax.schema import ROLES, InputError, Message
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dialogues import read_dialogue, tools_of
+from interact_jax.data.fitting import NO_TOOLS, Counts, fit, is_plain
+from interact_jax.data.messages import Fault, an_object, keys_of
+from interact_jax.data.records import Loss, Record, read_records
+from interact_jax.places import input_name
+from interact_jax.schema import Conversation, InputError, Message
 
 EXPECTED = (
     'expected {"messages": [{"role": "user", "content": "..."}]}, ending in a user message, or '
     '{"prompt": "..."}'
 )
+ENDS = ("user", "tool")  # roles of what can be answered
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A line of a prompts file: what to answer, the line as it was, and where it stands."""
+    """A line of a prompts file: what to answer, the line as it was, and where it stands; what was
+    mended, or is not used."""
 
     messages: tuple[Message, ...]
     line: dict[str, Any]
     source: str  # "prompts.jsonl:17"
+    tools: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a JSON Lines file, plain or gzip, or "-"; empty lines are skipped.
+    """Read JSON Lines or a JSON list, plain or gzip, or "-"; empty lines are skipped.
 
-    Raises InputError, with file and line, for anything that is not a prompt.
+    Messages are read, and mended, as those of conversations are. Raises InputError, with file and
+    line, for anything that is not a prompt.
     """
     name = input_name(path)
-    try:
-        with reading(path) as file:
-            raw = file.read()
-        if raw.startswith(GZIP_MAGIC) or name.endswith(".gz"):
-            raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: cannot be read as JSON Lines in UTF-8 ({error}).") from error
-    # Not splitlines(): that also breaks at characters which JSON allows inside a text.
-    prompts = [
-        _read_line(line, f"{name}:{number}")
-        for number, line in enumerate(text.split("\n"), start=1)
-        if line.strip()
-    ]
-    if not prompts:
-        raise InputError(f"{name}: no prompts in it; {EXPECTED} on every line.")
+    prompts = []
+    for item in read_records(str(path), name):
+        if isinstance(item, Loss):
+            if item.reason == "empty file":
+                raise InputError(f"{name}: no prompts in it; {EXPECTED} on every line.")
+            raise InputError(f"{item}; {EXPECTED}.")
+        try:
+            prompts.append(_prompt(item))
+        except Fault as fault:
+            raise InputError(f"{item.where}: {fault.reason}: {fault.detail}; {EXPECTED}.") from None
     return prompts
 
 
-def _read_line(text: str, source: str) -> Prompt:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not JSON ({error}); {EXPECTED}.") from error
-    if not isinstance(line, dict) or ("messages" in line) == ("prompt" in line):
-        given = sorted(line) if isinstance(line, dict) else type(line).__name__
-        raise InputError(
-            f"{source}: needs exactly one of 'messages' and 'prompt', given {given}; {EXPECTED}."
-        )
-    try:
-        json.dumps(line, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{source}: holds half a character (a lone surrogate such as \\ud83d), which is no "
-            "text. Repair the line where it was written."
-        ) from error
-    rows = line.get("messages", [{"role": "user", "content": line.get("prompt")}])
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f"{source}: 'messages' is {rows!r}; {EXPECTED}.")
-    messages = tuple(_message(row, f"{source}: message {i}") for i, row in enumerate(rows))
-    if messages[-1].role != "user":
-        raise InputError(
-            f"{source}: the last message is of role {messages[-1].role!r}; {EXPECTED}."
-        )
-    if any(message.role == "system" for message in messages[1:]):
-        raise InputError(f"{source}: a system message may only come first.")
-    return Prompt(messages, line, source)
+def _prompt(record: Record) -> Prompt:
+    line = an_object(record.value)
+    if ("messages" in line) == ("prompt" in line):
+        detail = f"exactly one of 'messages' and 'prompt', found {keys_of(line)}"
+        raise Fault("not one prompt", detail)
+    key = "messages" if "messages" in line else "prompt"
+    alone = key == "prompt" and not isinstance(line[key], list)
+    turns = [{"role": "user", "content": line[key]}] if alone else None
+    dialogue = read_dialogue(record, key, "join", turns=turns)
+    if dialogue.losses:
+        raise Fault(dialogue.losses[0].reason, dialogue.losses[0].detail)
+    spoilt = [note for note in dialogue.notes if not note.unused]
+    last = 0 if alone else len(line[key]) - 1
+    if dialogue.restarts or not dialogue.messages or dialogue.ends[-1] != last:
+        told = "; ".join(f"{note.reason}: {note.detail}" for note in spoilt[:3])
+        raise Fault("no prompt", told or f"{key!r} is {reprlib.repr(line[key])}")
+    if (role := dialogue.messages[-1].role) not in ENDS:
+        raise Fault("nothing to answer", f"the last message is of role {role!r}")
+    notes = tuple(note.reason for note in dialogue.notes)
+    return Prompt(dialogue.messages, line, record.where, tools_of(line), notes)
 
 
-def _message(row: Any, where: str) -> Message:
-    if not isinstance(row, dict):
-        raise InputError(f"{where} is {row!r}; {EXPECTED}.")
-    role, content = row.get("role"), row.get("content")
-    if role not in ROLES:
-        raise InputError(f"{where}: role {role!r} is not known. Roles: {', '.join(ROLES)}.")
-    if not isinstance(content, str) or not content.strip():
-        raise InputError(f"{where}: content is {content!r}; expected a text.")
-    return Message(role, content)
+def fitted(prompt: Prompt, chat: ChatFormat) -> Prompt:
+    """The prompt as the chat template can show it. Raises InputError where it would be another."""
+    whole = Conversation("", prompt.messages, source=prompt.source, tools=prompt.tools)
+    if is_plain(whole):
+        return prompt
+    counts: Counts = collections.Counter()
+    found = fit(whole, chat.abilities, "join", counts)
+    if found is None or found.messages != whole.messages:
+        raise InputError(f"{prompt.source}: {NO_TOOLS}. Take another model, or leave it out.")
+    return dataclasses.replace(prompt, tools=found.tools, notes=(*prompt.notes, *counts))
+
+
+def mended(prompts: list[Prompt]) -> dict[str, int]:
+    """What was mended, or not used, by reason: in how many prompts."""
+    return dict(collections.Counter(note for prompt in prompts for note in set(prompt.notes)))

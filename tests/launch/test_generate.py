@@ -87,6 +87,53 @@ def test_a_prompt_is_a_user_message(model, tmp_path):
     assert first["completion_ids"] == second["completion_ids"]
 
 
+def test_prompts_are_read_as_conversations_are(model, tmp_path, capsys):
+    """Roles by any name, content in parts, system prompts beside, turns that are to be joined: what
+    is answered is the same, the line comes back as it was, and what was done is told."""
+    plain = [("system", "Be brief."), ("user", "Hi\n\nParis?")]
+    lines = [
+        {"messages": [{"role": role, "content": text} for role, text in plain]},
+        {
+            "system": "Be brief.",
+            "messages": [
+                {"from": "Human", "value": [{"type": "text", "text": "Hi"}, {"type": "image"}]},
+                {"role": "assistant", "content": ""},
+                {"role": "USER", "content": "Paris?", "rating": 3},
+            ],
+        },
+        {"prompt": "Hi\n\nParis?", "system_prompt": "Be brief."},
+    ]
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    assert run_on(model, prompts, out) == 0
+    answered = read(out)
+    assert len({tuple(line["completion_ids"]) for line in answered}) == 1
+    assert all(a.items() >= line.items() for a, line in zip(answered, lines, strict=True))
+    said = capsys.readouterr().out
+    for told in ("1 empty message of the assistant", "1 part of kind 'image' left out"):
+        assert told in said
+    assert "1 field 'rating' not used" in said
+
+
+def test_a_prompt_that_ends_in_what_a_tool_answered(model, tmp_path, capsys):
+    """It is answered, unless the chat template cannot show how it came about."""
+    call = {"type": "function", "function": {"name": "look", "arguments": "{}"}}
+    said = [
+        {"role": "user", "content": "Paris?"},
+        {"role": "assistant", "content": "Wait.", "tool_calls": [call]},
+        {"role": "tool", "content": "3"},
+    ]
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text(json.dumps({"messages": said}))
+    assert run_on(model, prompts, out) == 0 and len(read(out)) == 1
+    assert "1 tool_calls not shown by the chat template" in capsys.readouterr().out
+    said[1]["content"] = None
+    prompts.write_text(json.dumps({"messages": said}))
+    assert run_on(model, prompts, out) == 2
+    error = capsys.readouterr().err
+    assert f"{prompts}:1: calls and results of tools" in error and "chat template" in error
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_from_standard_input_to_standard_output(
     model, prompts, tmp_path, standard_input, capfd, pack
@@ -104,7 +151,7 @@ def test_from_standard_input_to_standard_output(
 def test_what_is_wrong_with_standard_input_has_its_line(model, tmp_path, standard_input, capsys):
     standard_input(b'{"prompt": "a"}\n{"prompt": 3}\n')
     assert run_on(model, "-", tmp_path / "out.jsonl") == 2
-    assert "standard input:2: message 0: content is 3" in capsys.readouterr().err
+    assert "standard input:2: wrong type: prompt[0]: 'content' is 3" in capsys.readouterr().err
 
 
 def test_damaged_gzip_exits_2(model, prompts, tmp_path, capsys):
@@ -112,25 +159,29 @@ def test_damaged_gzip_exits_2(model, prompts, tmp_path, capsys):
     packed[20:40] = bytes(20)
     prompts.write_bytes(packed)
     assert run_on(model, prompts, tmp_path / "out.jsonl") == 2
-    assert f"{prompts}: cannot be read" in capsys.readouterr().err
+    assert f"{prompts}:1: damaged gzip: it cannot be unpacked" in capsys.readouterr().err
 
 
 BAD_LINES = {
     "nothing": ("", "no prompts in it"),
-    "json": ('{"prompt": ', "prompts.jsonl:2: not JSON"),
-    "list": ("[1]", "prompts.jsonl:2: needs exactly one"),
-    "both": ('{"prompt": "a", "messages": []}', "needs exactly one of"),
-    "neither": ('{"text": "a"}', "given ['text']"),
+    "json": ('{"prompt": ', "prompts.jsonl:2: broken JSON"),
+    "list": ("[1]", "prompts.jsonl:2 (item 1): not an object"),
+    "both": ('{"prompt": "a", "messages": []}', "exactly one of 'messages' and 'prompt'"),
+    "neither": ('{"text": "a"}', "found 'text'"),
     "empty": ('{"messages": []}', "'messages' is []"),
-    "role": ('{"messages": [{"role": "human", "content": "a"}]}', "role 'human' is not known"),
+    "role": ('{"messages": [{"role": "narrator", "content": "a"}]}', "'role' is 'narrator'"),
     "last": ('{"messages": [{"role": "assistant", "content": "a"}]}', "of role 'assistant'"),
-    "content": ('{"prompt": 3}', "content is 3"),
-    "blank": ('{"prompt": " "}', "content is ' '"),
-    "surrogate": ('{"prompt": "\\ud83d"}', "half a character"),
+    "content": ('{"prompt": 3}', "'content' is 3"),
+    "blank": ('{"prompt": " "}', "its text is ' '"),
+    "surrogate": ('{"prompt": "\\ud83d"}', "one half of a surrogate pair"),
+    "empty end": (
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": ""}]}',
+        "empty message of the user",
+    ),
     "system": (
         '{"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "a"},'
         ' {"role": "user", "content": "a"}]}',
-        "a system message may only come first",
+        "misplaced system message: messages[1]",
     ),
     "long": (json.dumps({"prompt": "1" * 600}), "leaves no room"),
 }
