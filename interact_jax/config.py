@@ -29,7 +29,7 @@ from interact_jax import (
     skipping,
     teachers,
 )
-from interact_jax.data import chat, encode, limits, pipeline, tree, weighing
+from interact_jax.data import chat, dataset, encode, limits, pipeline, tree, weighing
 from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
 from interact_jax.schema import InputError
@@ -60,6 +60,7 @@ SETTINGS = {
 
 HOMES = (
     opening.SETTINGS,
+    dataset.SETTINGS,
     pipeline.SETTINGS,
     encode.SETTINGS,
     chat.SETTINGS,

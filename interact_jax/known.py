@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from interact_jax import digests, files
+from interact_jax.data.dataset import Dataset
 from interact_jax.data.fingerprint import earlier, fingerprint
-from interact_jax.data.pipeline import Dataset
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.opening import OpenedModel

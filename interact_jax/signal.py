@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from interact_jax import scoring, sharding
-from interact_jax.data.pipeline import LOOK_AHEAD, Dataset, Packing
+from interact_jax.data.dataset import Dataset
+from interact_jax.data.pipeline import LOOK_AHEAD, Packing
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.logits import logp

@@ -26,17 +26,10 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from interact_jax import checkpoint, config, known, resuming, scoring, sharding, skipping
+from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import (
-    BatchSource,
-    Dataset,
-    Draws,
-    LogBatches,
-    Packing,
-    StepBatch,
-    load_dataset,
-)
+from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, Packing, StepBatch
 from interact_jax.ends import Deferred
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal

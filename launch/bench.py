@@ -35,8 +35,9 @@ from rich.table import Table
 
 from interact_jax import bench, chips, cli, config, places, sharding
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import Draws, Packing, load_dataset
+from interact_jax.data.pipeline import Draws, Packing
 from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for

@@ -22,14 +22,17 @@ from rich.console import Console
 
 from interact_jax import cli, places, report, sharding
 from interact_jax.data.chat import REPLY_TOKENS, ChatFormat
-from interact_jax.data.conversations import FORMATS
+from interact_jax.data.conversations import FORMATS, ON_ERROR
+from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
-from interact_jax.data.pipeline import Dataset, load_dataset
+from interact_jax.data.mending import REPAIR
 from interact_jax.data.records import find_files
+from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.tree import GROW, picture
 from interact_jax.hindsight_check import check_hindsight
 from interact_jax.models.attention import BACKENDS
 from interact_jax.opening import open_model
+from interact_jax.printable import printable
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
 MAX_LENGTH = 4096  # tokens of a conversation, if the model has positions for them
@@ -86,7 +89,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="tokens of a reply before it is cut",
     )
     add("--special-tokens", default="drop", choices=SPECIAL_TOKENS, help="spelt in a message")
-    add("--on-error", default="stop", choices=["stop", "skip"], help="at a bad record")
+    add("--on-error", default="stop", choices=ON_ERROR, help="at a bad record")
+    add("--repair", default="join", choices=REPAIR, help="of what is not clean: see data.repair")
+    add(
+        "--max-bytes",
+        type=cli.like("data.max_bytes"),
+        default=MOST_BYTES,
+        help="of a file, unpacked, that are read",
+    )
     add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
     add(
         "--row-tokens",
@@ -130,11 +140,13 @@ def score(args: argparse.Namespace) -> None:
         max_reply=args.max_reply,
         special_tokens=args.special_tokens,
         on_error=args.on_error,
+        repair=args.repair,
+        max_bytes=args.max_bytes,
     )
     dataset = load_dataset(args.data, args.format, chat, settings, args.sharing)
     trees = [tree for trees in dataset.trees for tree in trees]
     for tree in trees[: args.show_trees]:
-        print(picture(tree, chat.decode), end="\n\n")
+        cli.show(picture(tree, chat.decode), "")
 
     params = model.load()
     scored = score_trees(
@@ -158,11 +170,9 @@ def score(args: argparse.Namespace) -> None:
             sharing=args.sharing,
             row_tokens=args.row_tokens,
         )
-        print("\n".join(found.lines()))
+        cli.show(*found.lines())
     show(args, scored, dataset, chat)
-    for line in dataset.lines():
-        print(line)
-    print(f"{len(scored):,} interactions scored: {args.out}")
+    cli.show(*dataset.lines(), f"{len(scored):,} interactions scored: {args.out}")
 
 
 def line_of(one: Scored) -> dict[str, Any]:
@@ -182,11 +192,11 @@ def show(
     for one in strongest[: args.show]:
         Console().print(report.token_table(one, interactions[one.id], chat))
     if args.report:
-        title = f"{args.model} on {places.input_name(args.data)}"
+        title = printable(f"{args.model} on {places.input_name(args.data)}")
         page = report.write_signal_report(
             Path(args.report), scored, interactions, chat, title=title
         )
-        print(f"report: {page}")
+        cli.show(f"report: {page}")
 
 
 if __name__ == "__main__":

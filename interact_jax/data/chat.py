@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from interact_jax.data.abilities import Abilities, abilities_of
 from interact_jax.data.templates import ChatTemplate
 from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.schema import InputError, Message
@@ -96,21 +97,40 @@ class ChatFormat:
         """Ids are below this number; they may have gaps."""
         return max(len(self.tokenizer), 1 + max(self.tokenizer.get_vocab().values(), default=-1))
 
-    def render(self, messages: Sequence[Message], hindsight: str | None = None) -> str:
-        """The prompt as text, up to where the model's reply begins; `hindsight` is o or None."""
-        rows = [{"role": m.role, "content": m.content} for m in messages]
+    @functools.cached_property
+    def abilities(self) -> Abilities:
+        """What the template takes and shows, found out when it is first asked."""
+        return abilities_of(self.template)
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        hindsight: str | None = None,
+        tools: Sequence[Any] = (),
+    ) -> str:
+        """The prompt as text, up to where the model's reply begins; `hindsight` is o or None. It
+        goes to the last message of the user, behind which may be those of tools."""
+        rows = [{"role": m.role, "content": m.content, **m.fields} for m in messages]
         if hindsight is not None:
+            asked = next(row for row in reversed(rows) if row["role"] == "user")
             # replace() and not format(): braces elsewhere in the text mean nothing.
-            rows[-1]["content"] += self.hindsight.replace("{o}", hindsight.strip())
-        return self.template.render(rows)
+            asked["content"] += self.hindsight.replace("{o}", hindsight.strip())
+        if rows[0]["role"] != "user" or any(len(row) > 2 for row in rows):
+            rows = self.abilities.fit(rows)
+        return self.template.render(rows, tools)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of rendered text. The template has written BOS already where there is one."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def prompt(self, messages: Sequence[Message], hindsight: str | None = None) -> list[int]:
-        """Token ids of the prompt, which ends in a user message, with the generation prompt."""
-        return self.encode(self.render(messages, hindsight))
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        hindsight: str | None = None,
+        tools: Sequence[Any] = (),
+    ) -> list[int]:
+        """Token ids of the prompt, with the generation prompt."""
+        return self.encode(self.render(messages, hindsight, tools))
 
     def reply(self, y: Message, prompt_text: str, prompt_ids: Sequence[int]) -> list[int]:
         """Token ids of y and EOS; trailing white space of y is dropped first.

@@ -12,7 +12,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,15 @@ from interact_jax.data import weighing
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.examples import Draft, Example, Target, as_ids
 from interact_jax.data.recipes import RECIPES, Recipe
+from interact_jax.data.sources import MOST_BYTES
+from interact_jax.data.templates import Refusal
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 
 REFERENCE_MESSAGES = 5  # messages of history that the paper's code keeps
 REFERENCE_CONTEXT = 2048  # tokens of x, and of (x, o)
+MOST_SAID = 120  # characters of what a template says
+REFUSED = "conversations dropped: refused by the chat template"
 TOO_LONG = "interactions dropped: longer than data.max_length by themselves"
 
 
@@ -39,6 +44,8 @@ class EncodeSettings:
     max_reply: int = 2048  # tokens of y before it is cut
     special_tokens: str = "drop"
     on_error: str = "stop"
+    repair: str = "join"
+    max_bytes: int = MOST_BYTES  # of a file that are read, unpacked
     weigh: str = ""
     ignore_first: int = 0  # tokens of y that the objective does not count
 
@@ -88,19 +95,19 @@ def encode(
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []
     windows = WINDOWS[settings.history]
-    units = list(_weighed(conversation, recipe, settings, counts))
+    units = _weighed(conversation, recipe, settings, counts)
     try:
         kept = []
         for window in windows(conversation, units, chat, settings, counts):
             kept.append([unit for unit in window if _counted(unit, settings, counts)])
-    except InputError as error:
+    except Refusal as error:
         if settings.on_error == "stop":
             where = conversation.source or conversation.id
             raise InputError(
                 f"{where}: {error} Mend the conversation, or set data.on_error=skip to drop such "
                 "conversations."
             ) from error
-        counts["conversations dropped: refused by the chat template"] += 1
+        counts[f"{REFUSED}: {error.why[:MOST_SAID]}"] += 1
         return []
     return [window for window in kept if window]
 
@@ -119,7 +126,13 @@ def _weighed(
 
 
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
-    found = (chat.special_token_in(message.content) for message in _messages(conversation))
+    # What templates show of calls and tools is text of strangers too.
+    texts = [json.dumps(conversation.tools, ensure_ascii=False)] if conversation.tools else []
+    for message in _messages(conversation):
+        texts.append(message.content)
+        if message.fields:
+            texts.append(json.dumps(dict(message.fields), ensure_ascii=False))
+    found = map(chat.special_token_in, texts)
     return next((token for token in found if token), None)
 
 
@@ -143,7 +156,7 @@ def _counted(unit: Unit, settings: EncodeSettings, counts: Counts) -> bool:
 
 def _hopping_windows(
     conversation: Conversation,
-    units: Sequence[list[Draft]],
+    units: Iterable[list[Draft]],
     chat: ChatFormat,
     settings: EncodeSettings,
     counts: Counts,
@@ -152,12 +165,17 @@ def _hopping_windows(
     start = len(system)
     windows: list[list[Unit]] = []
     window: list[Unit] = []
+    first = None
     for drafts in units:
         x = drafts[0].x
+        if first is not None and x[len(system)] is not first:  # history begins anew
+            windows.append(window)
+            start, window = len(system), []
+        first = x[len(system)]
 
         def seen_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
             kept = (*system, *x[start:])
-            return [_encode(draft, kept, conversation.id, chat, settings) for draft in drafts]
+            return [_encode(draft, kept, conversation, chat) for draft in drafts]
 
         unit, hop = seen_from(start), start
         if _length(unit, settings) > settings.max_length:
@@ -179,7 +197,7 @@ def _hopping_windows(
 
 def _reference_windows(
     conversation: Conversation,
-    units: Sequence[list[Draft]],
+    units: Iterable[list[Draft]],
     chat: ChatFormat,
     settings: EncodeSettings,
     counts: Counts,
@@ -187,11 +205,14 @@ def _reference_windows(
     window = []
     for drafts in units:
         x = drafts[0].x[-REFERENCE_MESSAGES:]
-        while x[0].role != "user":  # history starts with a user turn
+        while x and x[0].role != "user":  # history starts with a user turn
             x = x[1:]
+        if not x:  # the turns of tools alone are more than that
+            asked = max(n for n, message in enumerate(drafts[0].x) if message.role == "user")
+            x = drafts[0].x[asked:]
         unit = []
         for draft in drafts:
-            whole = _encode(draft, x, conversation.id, chat, settings)
+            whole = _encode(draft, x, conversation, chat)
             for view, ids in whole.contexts.items():
                 if len(ids) > REFERENCE_CONTEXT:
                     name = "x" if draft.views[view] is None else "(x, o)"
@@ -225,14 +246,13 @@ SETTINGS = {
 def _encode(
     draft: Draft,
     x: Sequence[Message],
-    conversation: str,
+    conversation: Conversation,
     chat: ChatFormat,
-    settings: EncodeSettings,
 ) -> Example:
-    text = chat.render(x)
+    text = chat.render(x, tools=conversation.tools)
     x_ids = chat.encode(text)
     contexts = {
-        view: as_ids(x_ids if o is None else chat.prompt(x, hindsight=o))
+        view: as_ids(x_ids if o is None else chat.prompt(x, o, conversation.tools))
         for view, o in draft.views.items()
     }
     y = as_ids(chat.reply(draft.y, text, x_ids))
@@ -240,7 +260,7 @@ def _encode(
     if draft.y.logps is not None:
         known["sampler"] = np.asarray(draft.y.logps, np.float32)
     unit, side, weight = draft.unit or draft.id, draft.side, draft.weight
-    return Example(Target(draft.id, y, conversation, unit, side, weight, known), contexts)
+    return Example(Target(draft.id, y, conversation.id, unit, side, weight, known), contexts)
 
 
 def _cut(example: Example, settings: EncodeSettings, counts: Counts) -> Example:

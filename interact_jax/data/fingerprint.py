@@ -25,7 +25,7 @@ DIFFERENT = {
 
 
 def fingerprint(dataset: Any) -> dict[str, str]:
-    """A digest for every key of DIFFERENT, of a `pipeline.Dataset`."""
+    """A digest for every key of DIFFERENT, of a `dataset.Dataset`."""
     trees = [tree for trees in dataset.trees for tree in trees]
     replies = [reply for tree in trees for reply in tree.replies]
     return {

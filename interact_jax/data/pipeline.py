@@ -1,50 +1,29 @@
-"""From a file of conversations to the batches of a run, in an order that a seed fixes."""
+"""From a dataset to the batches of a run, in an order that a seed fixes."""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import grain
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from interact_jax.data.chat import ChatFormat
-from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
-from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import difference, earlier, fingerprint
-from interact_jax.data.formats import FORMATS
 from interact_jax.data.limits import Limits, Member
 from interact_jax.data.pack import Placed, pack, padding
-from interact_jax.data.recipes import RECIPES
 from interact_jax.data.shapes import full_row, plan_shapes, share_out
-from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
 from interact_jax.data.tree import Size, Tree, split
-from interact_jax.places import input_name
-from interact_jax.schema import Batch, Conversation, InputError
+from interact_jax.schema import Batch, InputError
 from interact_jax.settings import Setting
 
-POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 LOOK_AHEAD = 64  # steps that shapes are chosen for
 AHEAD = 2  # batches that are packed while the device works
 SETTINGS = {
-    "data.path": Setting("", "file, glob or directory; pocket = the shipped logs", free=True),
-    "data.format": Setting("auto", "of the files", tuple(FORMATS)),
-    "data.on_error": Setting("stop", "at a bad record; or leave it out, counted", ON_ERROR),
-    "data.workers": Setting(
-        0,
-        "processes that tokenise; 0 = the main one. The result is the same",
-        least=0,
-        most=1024,
-        free=True,
-    ),
     "batch.conversations": Setting(
         0, "a step's batch: so many conversations; 0 = by interactions", least=0, most=2**24
     ),
@@ -56,77 +35,6 @@ SETTINGS = {
     ),
     "batch.rows": Setting(1, "rows per micro-step and data shard", least=1, most=2**12, free=True),
 }
-
-
-@dataclasses.dataclass
-class Dataset:
-    """All conversations of a run as trees; `trees[i]` are those of one conversation."""
-
-    conversations: list[Conversation]
-    trees: list[list[Tree]]
-    interactions: list[int]  # of each conversation; where pairs are learned from, pairs
-    counts: collections.Counter[str]  # what was lost or cut when the conversations became tokens
-    read: ReadReport
-
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
-        """The trees of these conversations."""
-        return [tree for i in indices for tree in self.trees[i]]
-
-    def lines(self) -> list[str]:
-        """What came through and what was lost, for people."""
-        lines = [
-            *self.read.lines(),
-            f"{len(self.trees):,} conversations with {sum(self.interactions):,} interactions to "
-            f"train on, {sum(len(t) for t in self.trees):,} token trees",
-        ]
-        return lines + [f"  {count:,} {reason}" for reason, count in sorted(self.counts.items())]
-
-
-def load_dataset(
-    path: str,
-    format: str,
-    chat: ChatFormat,
-    settings: EncodeSettings,
-    sharing: str,
-    workers: int = 0,
-    recipe: str = "hindsight",
-) -> Dataset:
-    """Read conversations, encode what `recipe` finds in them, grow their trees; `path` "pocket" is
-    the shipped logs.
-
-    `workers` processes tokenise; the result is the same for any number. Raises InputError if
-    nothing is left.
-    """
-    path = str(POCKET_LOGS) if path == "pocket" else path
-    usable, expected = RECIPES[recipe].units, RECIPES[recipe].expected
-    conversations, report = read_conversations(path, format, settings.on_error, usable, expected)
-    dataset = Dataset([], [], [], collections.Counter(), report)
-    found = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
-    for conversation, tokenised in _with_progress(conversations, found):
-        dataset.counts.update(tokenised.counts)
-        if tokenised.trees:
-            dataset.conversations.append(conversation)
-            dataset.trees.append(tokenised.trees)
-            dataset.interactions.append(tokenised.units)
-    if not dataset.trees:
-        raise InputError(
-            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
-        )
-    return dataset
-
-
-def _with_progress(
-    conversations: Sequence[Conversation], tokenised: Iterable[Tokenised]
-) -> Iterable[tuple[Conversation, Tokenised]]:
-    console = Console(stderr=True)
-    return track(
-        zip(conversations, tokenised, strict=True),
-        "tokenising",
-        total=len(conversations),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 class Draws:
@@ -321,7 +229,8 @@ class LogBatches:
 
     def summary(self) -> list[str]:
         """What was lost or mended between the files and here."""
-        lost = dict(sorted((self.dataset.read.lost + self.dataset.counts).items()))
+        read = self.dataset.read
+        lost = dict(sorted((read.lost + read.mended + read.unused + self.dataset.counts).items()))
         return [f"{count:,} {reason}" for reason, count in lost.items()]
 
     def next(self, state: Any = None) -> StepBatch:

@@ -3,7 +3,7 @@
 A template is a program from whoever made the model. Here it can loop, multiply and recurse as it
 likes: the kernel ends the process when a rendering has taken SECONDS of a processor, or keeps it
 from more than MEMORY, and the program that asked goes on (`templates.py`). Lines of JSON come in
-and go out: first the template and its variables, then messages again and again.
+and go out: first the template and its variables, then messages, and tools, again and again.
 
 The environment is that of transformers' `apply_chat_template`. Nothing here imports more than
 Jinja, so that the process starts at once.
@@ -27,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 SECONDS = 2  # of a processor, for one rendering
 MEMORY = 1 << 30  # bytes
-LONGEST = 64  # times as many characters as the messages have, plus 1,000,000
+LONGEST = 64  # times as many characters as it is told, plus 1,000,000
 
 
 class Generation(Extension):
@@ -112,11 +112,11 @@ def told(error: BaseException) -> str:
     return ": ".join(part for part in (where, kind, said) if part)
 
 
-def rendered(template: jinja2.Template, variables: dict[str, Any], messages: Any) -> dict[str, str]:
-    """{"text": what was rendered} or {"why": what is wrong}."""
-    most = 1_000_000 + LONGEST * sum(len(str(message["content"])) for message in messages)
+def rendered(template: jinja2.Template, variables: dict[str, Any], asked: str) -> dict[str, str]:
+    """{"text": what was rendered} or {"why": what is wrong}; `asked` has messages and tools."""
+    most = 1_000_000 + LONGEST * len(asked)
     try:
-        text = template.render(**variables, messages=messages)
+        text = template.render(**{**variables, **json.loads(asked)})
     except Exception as error:
         return {"why": told(error)}
     if len(text) > most:
@@ -145,5 +145,5 @@ def main() -> None:
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         bounded()
-        answer = rendered(template, given["variables"], json.loads(line))
+        answer = rendered(template, given["variables"], line)
         print(json.dumps(answer), file=answers, flush=True)

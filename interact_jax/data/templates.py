@@ -30,6 +30,17 @@ CONVERSATIONS = ([_USER], [_USER, _REPLY, _USER], [_SYSTEM, _USER, _REPLY, _USER
 SOURCE = 1_000_000  # characters of a template; the longest of well-known models have 20,000
 
 
+class Refusal(InputError):
+    """What a template says of messages that it does not take; `why` begins with its line."""
+
+    def __init__(self, why: str, file: str | Path):
+        super().__init__(why, file)
+        self.why, self.file = why, file
+
+    def __str__(self) -> str:
+        return f"the chat template refuses these messages: {self.why} ({self.file})."
+
+
 class ChatTemplate:
     """A chat template with what it may call special tokens; `file` is for messages to people.
 
@@ -47,20 +58,21 @@ class ChatTemplate:
             raise self._unusable(why)
         whys = []
         for messages in CONVERSATIONS:
-            answer = self._process.ask(json.dumps(messages))
+            answer = self._ask(messages)
             whys += [answer["why"]] if "why" in answer else []
             if ENDED in whys or len(whys) == len(CONVERSATIONS):
                 raise self._unusable(whys[-1])
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The text of messages, with the generation prompt. Raises InputError, with the template's
-        line, whatever goes wrong in it."""
-        answer = self._process.ask(json.dumps(messages))
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+        """The text of messages, with the generation prompt; `tools` are what could be called.
+        Raises Refusal, with the template's line, whatever goes wrong in it."""
+        answer = self._ask(messages, tools)
         if "why" in answer:
-            raise InputError(
-                f"the chat template refuses these messages: {answer['why']} ({self._file})."
-            )
+            raise Refusal(answer["why"], self._file)
         return answer["text"]
+
+    def _ask(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> Any:
+        return self._process.ask(json.dumps({"messages": messages, "tools": tools or None}))
 
     def _unusable(self, why: str) -> InputError:
         return InputError(

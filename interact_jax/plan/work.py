@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from interact_jax import bench
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pack import pack
-from interact_jax.data.pipeline import load_dataset
 from interact_jax.data.shapes import full_row
 from interact_jax.data.tree import Size, Tree, split
 from interact_jax.methods import method_of

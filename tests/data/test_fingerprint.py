@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.fingerprint import DIFFERENT, difference, fingerprint
-from interact_jax.data.pipeline import Dataset, load_dataset
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
 

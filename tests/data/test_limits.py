@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Draws, LogBatches, Packing, load_dataset
+from interact_jax.data.pipeline import Draws, LogBatches, Packing
 from tests.logs import chat, write
 from tests.tiny import tiny_tokenizer
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from interact_jax.data.conversations import ReadReport
-from interact_jax.data.pipeline import AHEAD, Dataset, Draws, LogBatches, Packing
+from interact_jax.data.dataset import Dataset
+from interact_jax.data.pipeline import AHEAD, Draws, LogBatches, Packing
 from interact_jax.schema import InputError
 from tests.trees import grow, random_window
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import load_dataset
 from interact_jax.data.tokenise import PORTION, tokenise
 from interact_jax.schema import InputError, RunStopped
 from tests.runs import TALKS, records, write_lines

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import load_dataset
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import shared_prefix
 from launch import train

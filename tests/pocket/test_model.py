@@ -7,8 +7,8 @@ import pytest
 
 from interact_jax import pocket
 from interact_jax.data.conversations import read_conversations
+from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import load_dataset
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from pocket_model import gates

@@ -1,0 +1,159 @@
+"""From files of conversations to token trees: all that a run learns from, and what was lost."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
+from interact_jax.data.encode import Counts, EncodeSettings
+from interact_jax.data.fitting import count_learned, fit, is_plain
+from interact_jax.data.formats import FORMATS
+from interact_jax.data.mending import REPAIR
+from interact_jax.data.recipes import RECIPES
+from interact_jax.data.records import MEND_LINE
+from interact_jax.data.sources import MOST_BYTES
+from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
+from interact_jax.data.tree import Tree
+from interact_jax.places import input_name
+from interact_jax.schema import Conversation, InputError
+from interact_jax.settings import Setting
+
+POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
+SETTINGS = {
+    "data.path": Setting("", "file, glob or directory; pocket = the shipped logs", free=True),
+    "data.format": Setting("auto", "of the files", tuple(FORMATS)),
+    "data.on_error": Setting("stop", "at a bad record; or leave it out, counted", ON_ERROR),
+    "data.repair": Setting(
+        "join",
+        "what is not clean: join mends it (messages of one role in a row, empty replies, what the "
+        "chat template does not take), drop leaves out the interactions that contain it, stop "
+        "takes it for an error. All is counted",
+        REPAIR,
+    ),
+    "data.max_bytes": Setting(
+        MOST_BYTES, "of a file, unpacked, that are read; more is an error", least=1, free=True
+    ),
+    "data.workers": Setting(
+        0,
+        "processes that tokenise; 0 = the main one. The result is the same",
+        least=0,
+        most=1024,
+        free=True,
+    ),
+}
+
+
+@dataclasses.dataclass
+class Dataset:
+    """All conversations of a run as trees; `trees[i]` are those of one conversation."""
+
+    conversations: list[Conversation]
+    trees: list[list[Tree]]
+    interactions: list[int]  # of each conversation; where pairs are learned from, pairs
+    counts: Counts  # what was lost, mended or cut when the conversations became tokens
+    read: ReadReport
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)  # of these: where, first
+
+    def note(self, counts: Counts, conversation: Conversation) -> None:
+        """Count what happened to a conversation."""
+        self.counts.update(counts)
+        for reason in counts:
+            self.examples.setdefault(reason, conversation.source or conversation.id)
+
+    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+        """The trees of these conversations."""
+        return [tree for i in indices for tree in self.trees[i]]
+
+    def lines(self) -> list[str]:
+        """What came through and what was lost, for people."""
+        lines = [
+            *self.read.lines(),
+            f"{len(self.trees):,} conversations with {sum(self.interactions):,} interactions to "
+            f"train on, {sum(len(t) for t in self.trees):,} token trees",
+        ]
+        for reason, count in sorted(self.counts.items()):
+            such = f", such as {self.examples[reason]}" if reason in self.examples else ""
+            lines.append(f"  {count:,} {reason}{such}")
+        return lines
+
+
+def load_dataset(
+    path: str,
+    format: str,
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    sharing: str,
+    workers: int = 0,
+    recipe: str = "hindsight",
+) -> Dataset:
+    """Read conversations, encode what `recipe` finds in them, grow their trees; `path` "pocket" is
+    the shipped logs.
+
+    `workers` processes tokenise; the result is the same for any number. Raises InputError if
+    nothing is left.
+    """
+    path = str(POCKET_LOGS) if path == "pocket" else path
+    usable, expected = RECIPES[recipe].units, RECIPES[recipe].expected
+    conversations, report = read_conversations(
+        path, format, settings.on_error, usable, expected, settings.repair, settings.max_bytes
+    )
+    dataset = Dataset([], [], [], collections.Counter(), report)
+    conversations = list(_fitted(conversations, chat, settings, dataset))
+    found = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
+    for conversation, tokenised in _with_progress(conversations, found):
+        dataset.note(tokenised.counts, conversation)
+        if tokenised.trees:
+            dataset.conversations.append(conversation)
+            dataset.trees.append(tokenised.trees)
+            dataset.interactions.append(tokenised.units)
+    if not dataset.trees:
+        raise InputError(
+            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
+        )
+    return dataset
+
+
+def _fitted(
+    conversations: Iterable[Conversation],
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    dataset: Dataset,
+) -> Iterator[Conversation]:
+    """Those that the chat template can tell, as far as it can."""
+    for conversation in conversations:
+        if is_plain(conversation):
+            yield conversation
+            continue
+        counts: Counts = collections.Counter()
+        try:
+            fitted = fit(conversation, chat.abilities, settings.repair, counts)
+        except InputError as error:
+            if settings.on_error == "stop":
+                raise InputError(f"{error} {MEND_LINE}.") from error
+            counts["conversations dropped: not as the chat template takes them"] += 1
+            fitted = None
+        if fitted is not None:
+            count_learned(fitted, counts)
+            yield fitted
+        dataset.note(counts, conversation)
+
+
+def _with_progress(
+    conversations: Sequence[Conversation], tokenised: Iterable[Tokenised]
+) -> Iterable[tuple[Conversation, Tokenised]]:
+    console = Console(stderr=True)
+    return track(
+        zip(conversations, tokenised, strict=True),
+        "tokenising",
+        total=len(conversations),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
