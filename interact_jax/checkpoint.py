@@ -59,6 +59,7 @@ class Checkpoints:
         self._standing: files.Standing | None = None
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._overlapping = True
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -103,9 +104,11 @@ class Checkpoints:
             "--workdir, or delete that directory to begin the run anew."
         )
 
-    def begin(self) -> None:
+    def begin(self, overlapping: bool = True) -> None:
         """From here on the run writes: what is left of writing that was interrupted goes, and what
-        is damaged stands aside, where the run will write anew."""
+        is damaged stands aside, where the run will write anew. Unless checkpoints are `overlapping`
+        with the next steps, `save` returns when one is written."""
+        self._overlapping = overlapping
         self._folder.mkdir(exist_ok=True)
         for place in self._bad:
             log.error("%s: moved to %s", place, _set_aside(place, self._workdir / "damaged"))
@@ -133,7 +136,8 @@ class Checkpoints:
             digests.seal(place)
 
     def save(self, step: int, state: Any, kept: Mapping[str, Any]) -> None:
-        """Copy the state off the device and go on; the files are written in the background.
+        """Copy the state off the device and go on; the files are written in the background, unless
+        `begin` was told that there is no room for that copy beside the next step.
 
         Raises OSError where the one before could not be written.
         """
@@ -150,6 +154,8 @@ class Checkpoints:
                 ),
             )
         self._pending = self._pool.submit(self._complete, self._writer, place)
+        if not self._overlapping:
+            self.wait()
 
     def _complete(self, writer: ocp.AsyncCheckpointer, place: Path) -> None:
         """In the background: once Orbax has written everything, the digests; then older ones go."""

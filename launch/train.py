@@ -21,13 +21,17 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from interact_jax import (
     cli,
     config,
     evaluation,
     hindsight_check,
     lock,
+    memory,
     places,
+    plan,
     report,
     signal,
     train,
@@ -35,6 +39,7 @@ from interact_jax import (
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
 from interact_jax.metrics import told_lines
+from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
 
@@ -52,10 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
     cfg = config.load(args.config, overrides)
     check_places(Path(args.workdir))
-    cli.keep_memory()
+    memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
     with lock.held(Path(args.workdir)) as standing:
-        run = train.start(cfg, args.workdir)
+        run = start(cfg, args.workdir)
         standing.check()
         folder = run.workdir / "report"
         if not args.quiet:
@@ -77,6 +82,18 @@ def main(argv: list[str] | None = None) -> None:
         summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
+
+
+def start(cfg: ConfigDict, workdir: str) -> train.Run:
+    """`train.start`; where the run does not fit into memory, the error says with what it would."""
+    try:
+        return train.start(cfg, workdir)
+    except memory.DoesNotFit as error:
+        log.error("%s", error)
+        log.info("looking for settings with which it fits")
+        change, _ = plan.first_that_fits(cfg, plan.work_of(cfg), plan.HERE)
+        advice = f"It fits with {plan.told(change)}" if change else memory.ADVICE.rstrip(".")
+        raise InputError(f"{str(error).partition(':')[0]}. {advice}.") from error
 
 
 def check_places(workdir: Path) -> None:
@@ -140,4 +157,4 @@ def show_signal(run: train.Run, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, memory.ADVICE)
