@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 HOST = "cpu"  # the platform of jax that is the host itself
 TIGHT = 0.9  # of the room: from there on a run is warned
 HALF = 0.5  # of the host's, which others want too: up to there checkpoints are written beside steps
+COMPILER = 3e8  # bytes on the host, for the rows of another shape, while everything lies there
 SMALL = 0.25  # of it: what needs no more may keep what it frees
 ADVICE = (
     "What makes it smaller, the cheapest first: remat=full, a larger mesh.fsdp, batch.rows=1, "
@@ -51,7 +52,7 @@ class DoesNotFit(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """Bytes that a device can give, and those that this process has there already."""
+    """Bytes that a device can give, and those of them that the process takes for other things."""
 
     limit: float
     taken: float
@@ -133,9 +134,10 @@ def room(mesh: jax.sharding.Mesh) -> Room | None:
     """What a device of this mesh has for us; None where nobody tells."""
     device = mesh.local_devices[0]
     if is_host(mesh):
-        taken, (available, name) = psutil.Process().memory_info().rss, host_left()
-        devices = len(mesh.local_devices)
-        return Room((taken + available) / devices, taken / devices, name)
+        held, devices = psutil.Process().memory_info().rss, len(mesh.local_devices)
+        left, most, name = host_left()
+        # What is read from files counts in `held`, but not against every limit.
+        return Room(min(held + left, most) / devices, (held + COMPILER) / devices, name)
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return Room(stats["bytes_limit"], stats.get("bytes_in_use", 0), device.device_kind)
@@ -143,17 +145,19 @@ def room(mesh: jax.sharding.Mesh) -> Room | None:
     return Room(chip.memory * chip.usable, 0, chip.name) if chip else None
 
 
-def host_left() -> tuple[int, str]:
-    """Bytes that the host still has for this process, and the name of what has the limit."""
-    groups = [(left, f"the container ({file})") for left, file in cgroups_left()]
-    return min([(psutil.virtual_memory().available, "this machine"), *groups])
+def host_left() -> tuple[int, int, str]:
+    """Bytes that the host still has for this process, bytes that it has in all, and the name of
+    what has the limit."""
+    machine = psutil.virtual_memory()
+    groups = [(left, most, f"the container ({file})") for left, most, file in cgroups_left()]
+    return min([(machine.available, machine.total, "this machine"), *groups])
 
 
 def cgroups_left(
     own: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
-) -> Iterator[tuple[int, Path]]:
-    """Bytes that the process's control groups still allow, each with the file of its limit. What
-    they hold of files can be dropped, and counts as free."""
+) -> Iterator[tuple[int, int, Path]]:
+    """Bytes that the process's control groups still allow, those that they allow in all, and the
+    file of each limit. What they hold of files can be dropped, and counts as free."""
     lines = own.read_text().splitlines() if own.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -167,16 +171,18 @@ def cgroups_left(
         group = top / path.strip("/")
         for folder in (group, *group.parents):
             if (found := _left(folder, *names)) is not None:
-                yield found, folder / names[0]
+                yield *found, folder / names[0]
             if folder == top:
                 break
 
 
-def _left(folder: Path, limit: str, usage: str, files: str) -> int | None:
+def _left(folder: Path, limit: str, usage: str, files: str) -> tuple[int, int] | None:
     try:
         most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        if not most.isdigit():  # max
+            return None
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return int(most) - used + int(stat.get(files, 0)) if most.isdigit() else None
+        return int(most) - used + int(stat.get(files, 0)), int(most)
     except (OSError, ValueError):
         return None
 
@@ -203,7 +209,7 @@ def check(needs: Needs, room: Room | None) -> bool:
         parts += f", {size(needs.copy)} a checkpoint's copy"
         parts += "" if overlapping else ", written before the next step"
     if room.taken:
-        parts = f"{size(room.taken)} in use, {parts}"
+        parts = f"{size(room.taken)} process and compiler, {parts}"
     said = f"{size(needed)} of {size(room.limit)} that {room.name} has ({parts})"
     if needed > room.limit:
         raise DoesNotFit(f"the run does not fit into memory: a device needs {said}.")
@@ -216,7 +222,7 @@ def check(needs: Needs, room: Room | None) -> bool:
 
 def check_host(needs: Needs, mesh: jax.sharding.Mesh) -> None:
     """Warn where the host of accelerators cannot hold the copy that a checkpoint makes."""
-    copy, (left, name) = needs.state * len(mesh.local_devices), host_left()
+    copy, (left, _, name) = needs.state * len(mesh.local_devices), host_left()
     if not is_host(mesh) and copy > left:
         log.warning(
             "memory: a checkpoint copies %s to the host, where %s has %s left",

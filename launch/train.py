@@ -89,11 +89,10 @@ def start(cfg: ConfigDict, workdir: str) -> train.Run:
     try:
         return train.start(cfg, workdir)
     except memory.DoesNotFit as error:
-        log.error("%s", error)
-        log.info("looking for settings with which it fits")
+        log.info("%s Looking for settings with which it does.", error)
         change, _ = plan.first_that_fits(cfg, plan.work_of(cfg), plan.HERE)
         advice = f"It fits with {plan.told(change)}" if change else memory.ADVICE.rstrip(".")
-        raise InputError(f"{str(error).partition(':')[0]}. {advice}.") from error
+        raise InputError(f"{error} {advice}.") from error
 
 
 def check_places(workdir: Path) -> None:
