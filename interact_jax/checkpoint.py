@@ -20,7 +20,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from interact_jax import digests, files, orbax_errors, saved
+from interact_jax import digests, files, memory, orbax_errors, saved
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
@@ -156,6 +156,7 @@ class Checkpoints:
         self._pending = self._pool.submit(self._complete, self._writer, place)
         if not self._overlapping:
             self.wait()
+            memory.trim()  # gigabytes of what was packed
 
     def _complete(self, writer: ocp.AsyncCheckpointer, place: Path) -> None:
         """In the background: once Orbax has written everything, the digests; then older ones go."""

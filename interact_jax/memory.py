@@ -66,11 +66,12 @@ class Needs:
     state: int  # models, moments, counters
     sums: int  # of gradients
     step: int  # all that lies there while a step is computed
-    copy: int  # of what moves, while a checkpoint is written
+    copy: int  # of what moves, as a checkpoint's writer packs it
 
     def at_most(self, overlapping: bool) -> int:
-        """Of a run; with checkpoints that are written beside the next steps, or before them."""
-        return self.step + self.copy if overlapping else max(self.step, self.state + self.copy)
+        """Of a run; with checkpoints that are written beside the next steps, which work on a state
+        of their own by then, or before them."""
+        return self.step + 2 * self.copy if overlapping else max(self.step, self.state + self.copy)
 
 
 # ----------------------------------------------------------------------------------- what is needed
@@ -266,6 +267,12 @@ def settle(needed: float, mesh: jax.sharding.Mesh) -> None:
     there = room(mesh) if is_host(mesh) else None
     if there is not None and needed > SMALL * there.limit:
         return_freed()
+
+
+def trim() -> None:
+    """Hand back now what was freed in small pieces, too small to be handed back by itself."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_allocator(parameters: Iterable[tuple[int, int]]) -> None:

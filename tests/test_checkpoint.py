@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from interact_jax import checkpoint, config, digests, evaluation, train
+from interact_jax import checkpoint, config, digests, evaluation, run_state, train
 from interact_jax.data.fingerprint import earlier
 from interact_jax.schema import InputError
 from launch import export as launch_export
@@ -372,3 +372,16 @@ def test_what_was_measured_before_goes_with_the_checkpoints(settings, tmp_path, 
     launch_train.main(train_arguments(tmp_path, {**settings, "steps": 4}))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["before"], summary["after"]) == ({"readable": 0.5}, {"readable": 0.75})
+
+
+def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):
+    numbers = jax.random.normal(jax.random.key(0), (20, 1_000_000))
+    model = run_state.Model({"w_NxD": numbers})
+    zero = jax.numpy.zeros((), jax.numpy.int32)
+    state = run_state.TrainState(zero, {"policy": model}, run_state.Counters(*[zero] * 4))
+    settings = config.default().checkpoint
+    checkpoints = checkpoint.Checkpoints(tmp_path, settings)
+    checkpoints.begin(overlapping=False)
+    checkpoints.save(1, state, {})
+    assert checkpoints.latest() == 1
+    checkpoints.close()
