@@ -20,7 +20,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from interact_jax import digests, files, orbax_errors, saved
+from interact_jax import digests, files, orbax_errors, places, saved
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
@@ -39,6 +39,9 @@ SETTINGS = {
         free=True,
     ),
 }
+
+
+STEP = re.compile(r"0|[1-9][0-9]*")  # how the directory of a checkpoint is called
 
 
 class Checkpoints:
@@ -112,7 +115,7 @@ class Checkpoints:
         self._bad = []
         for place in self._folder.iterdir():
             partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
-            unfinished = place.name.isdigit() and not saved.finished(place)
+            unfinished = STEP.fullmatch(place.name) and not saved.finished(place)
             if unfinished:
                 log.warning("%s: unfinished, its run was ended meanwhile; deleted", place)
             if partial or unfinished:
@@ -203,8 +206,8 @@ class Checkpoints:
 
 
 def _finished(folder: Path) -> list[int]:
-    places = (p for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
-    return [int(place.name) for place in places if saved.finished(place)]
+    steps = (p for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name))
+    return [int(step.name) for step in steps if saved.finished(step)]
 
 
 def _set_aside(place: Path, folder: Path) -> Path:
@@ -223,9 +226,10 @@ def find(path: str) -> tuple[Path, int]:
 
     Raises InputError where there is none.
     """
+    places.check_name(f"checkpoint {path}", path)
     given = Path(path)
     run, step = given, None
-    if given.name.isdigit() and given.parent.name == "checkpoints":
+    if STEP.fullmatch(given.name) and given.parent.name == "checkpoints":
         run, step = given.parent.parent, int(given.name)
     elif given.name == "checkpoints":
         run = given.parent

@@ -19,6 +19,7 @@ import contextlib
 import ctypes
 import errno
 import gzip
+import io
 import json
 import logging
 import math
@@ -33,7 +34,7 @@ from typing import Any, BinaryIO, NoReturn
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places
-from interact_jax.schema import InputError, RunStopped
+from interact_jax.schema import InputError, RunStopped, presentable
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def parse_settings(
     args, rest = parser.parse_known_args(argv)
     unknown = [argument for argument in rest if not argument.startswith("--config.")]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(presentable(f"unrecognized arguments: {' '.join(unknown)}"))
     return args, rest
 
 
@@ -118,6 +119,8 @@ def run(main: Callable[[], None]) -> NoReturn:
     exits (2 for bad arguments, 0 for --help) pass through.
     """
     orbax_errors.say_once()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ends.catching():
             main()
@@ -187,11 +190,18 @@ def keep_memory() -> None:
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Show what the package logs, as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Presentable("%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root's: libraries set that up as they like
     logger.propagate = False
     logger.setLevel(level)
+
+
+class _Presentable(logging.Formatter):
+    """What is logged holds names and texts of others, as messages of errors do."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return presentable(super().formatMessage(record))
 
 
 def check_out(out: str | Path, *read: str | Path, option: str = "--out") -> None:

@@ -44,7 +44,8 @@ def input_name(path: str | Path) -> str:
 
 def reading(path: str | Path) -> io.BufferedReader:
     """The bytes of a file from their beginning. What can be read only once, standard input or a
-    pipe, is kept, so that it can be read again."""
+    pipe, is kept, so that it can be read again. Raises InputError for what is no name at all."""
+    check_name(str(path), path)
     if str(path) != STANDARD and (os.path.isfile(path) or not os.path.exists(path)):
         return open(path, "rb")
     return io.BufferedReader(_Kept(_all_of(str(path))))
@@ -76,6 +77,20 @@ class _Kept(io.RawIOBase):
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
+
+
+def check_name(said: str, path: str | Path) -> None:
+    """Refuse what no file can be called: names that are too long, or hold what none may hold.
+    `said` is what the user typed. Raises InputError."""
+    try:
+        os.lstat(os.path.expanduser(path))
+    except ValueError as error:  # a zero byte, half a character
+        raise InputError(
+            f"{said}: no file can have that name ({error}). Give another path."
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{said}: {error.strerror}. Give another path.") from None
 
 
 # ----------------------------------------------------------------------------------- writing
@@ -135,6 +150,7 @@ def check_directory(said: str, out: str | Path) -> None:
 
 def _mode(said: str, out: str | Path) -> int | None:
     """Of what is there, if anything; the system's word where it cannot be told."""
+    check_name(said, out)
     try:
         return os.stat(out).st_mode
     except FileNotFoundError:

@@ -34,7 +34,7 @@ from interact_jax import (
 )
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
-from interact_jax.metrics import told_lines
+from interact_jax.metrics import read_log, told_lines
 
 log = logging.getLogger("interact_jax.launch.train")
 
@@ -114,13 +114,14 @@ def write_summary(
     run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> None:
     """`summary.json`: what was measured, under which settings, from how much."""
-    lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
     found = {
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
         "interactions": train.counted(run)["interactions"],
-        "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
+        "seconds": round(
+            sum(line["seconds"] for line in read_log(run.workdir / "metrics.jsonl")), 3
+        ),
     }
     places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 

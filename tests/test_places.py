@@ -13,9 +13,13 @@ import threading
 
 import pytest
 
-from interact_jax import cli, places
+from interact_jax import checkpoint, cli, config, places
+from interact_jax.data import weighing
 from interact_jax.data.records import Loss, find_files, read_records
+from interact_jax.models import hf
 from interact_jax.schema import InputError
+from launch import plan
+from tests.runs import ROOT, outcome
 
 
 def write(out, text="new\n"):
@@ -26,6 +30,34 @@ def write(out, text="new\n"):
 
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
+
+
+# ------------------------------------------------------------------------- what is no name at all
+
+
+NO_NAMES = {"x" * 5000: "File name too long", "a\0b": "null byte", "\ud83d": "can't encode"}
+ASKED = {
+    "config": config.load,
+    "model": hf.resolve,
+    "checkpoint": checkpoint.find,
+    "weights": lambda name: weighing.load(f"{name}:weigh"),
+    "prompts": places.reading,
+    "out": lambda name: places.check_output(f"--out {name}", name),
+    "directory": lambda name: places.check_directory(f"--report {name}", name),
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=NO_NAMES.values())
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_no_file_can_be_called_is_refused(asked, name):
+    with pytest.raises(InputError, match=f"{NO_NAMES[name]}.*Give another path"):
+        ASKED[asked](name)
+
+
+def test_a_plan_refuses_such_a_path_of_data(capsys):
+    given = ["--config", str(ROOT / "configs/quickstart.py"), "--topology=none"]
+    status, said = outcome(plan.main, [*given, f"--config.data.path={'x' * 5000}"], capsys)
+    assert status == 2 and "File name too long" in said
 
 
 # ----------------------------------------------------------------------------------- files
