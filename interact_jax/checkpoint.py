@@ -206,8 +206,11 @@ class Checkpoints:
 
 
 def _finished(folder: Path) -> list[int]:
-    steps = (p for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name))
-    return [int(step.name) for step in steps if saved.finished(step)]
+    return [step for step in _steps(folder) if saved.finished(folder / str(step))]
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(p.name) for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name)]
 
 
 def _set_aside(place: Path, folder: Path) -> Path:
@@ -239,7 +242,15 @@ def find(path: str) -> tuple[Path, int]:
             f"{path}: no checkpoint there. Expected the --workdir of a run, or its "
             f"checkpoints/STEP; steps found: {steps or 'none'}."
         )
-    return run, steps[-1] if step is None else step
+    if step is None:
+        step = steps[-1]
+        if newer := [n for n in _steps(run / "checkpoints") if n > step]:
+            log.warning(
+                "%s: unfinished, its run was ended meanwhile; step %d is read",
+                run / "checkpoints" / str(max(newer)),
+                step,
+            )
+    return run, step
 
 
 def restore_params(path: str, abstract_params: Any, model: str = "policy") -> Any:
@@ -278,5 +289,5 @@ def check_model_files(run: Path) -> Path:
     )
     if not place.is_dir():
         raise InputError(f"{place}: not there. {remedy}")
-    saved.check(place, remedy)
+    saved.check(place, remedy, needed=False)
     return place

@@ -18,6 +18,7 @@ import fcntl
 import functools
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -31,6 +32,7 @@ from interact_jax.schema import InputError
 
 STANDARD = "-"
 OPEN_FILES = ("/proc/self/fd", "/dev/fd")  # where the descriptors of a process have names
+TOKEN = 8  # bytes that tell files apart which are being written
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that cannot be asked to
 
 
@@ -203,7 +205,7 @@ def _opened(out: str | Path) -> contextlib.AbstractContextManager[BinaryIO]:
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place, and its permissions, when it is on disk."""
     # Under a name of its own: two programs may be writing to one place.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(TOKEN)}.tmp")
     with contextlib.ExitStack() as failed:
         with open(temporary, "xb") as file:
             failed.callback(temporary.unlink, missing_ok=True)
@@ -215,6 +217,16 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         failed.pop_all()
     sync(path.parent)
+
+
+def remove_partial(folder: Path, *names: str) -> None:
+    """Remove what processes that were killed have left of files that they were writing: of those
+    with these names, or of all. To be called where nobody else writes them now."""
+    wanted = "|".join(re.escape(name[:40]) for name in names) or ".+"
+    left = re.compile(rf"\.({wanted})\.[0-9a-f]{{{2 * TOKEN}}}\.tmp", re.DOTALL)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if left.fullmatch(path.name):
+            path.unlink()
 
 
 def sync(place: Path) -> None:

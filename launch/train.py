@@ -38,6 +38,9 @@ from interact_jax.metrics import read_log, told_lines
 
 log = logging.getLogger("interact_jax.launch.train")
 
+WRITTEN = ("config.json", "metrics.jsonl", "metrics.jsonl.unreadable", "summary.json")
+"""Files that a run replaces in its directory; others may be writing further ones there."""
+
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The named arguments, and the --config.KEY=VALUE ones as they stand."""
@@ -57,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     with lock.held(Path(args.workdir)) as standing:
         run = train.start(cfg, args.workdir)
         standing.check()
+        places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
+        places.remove_partial(run.workdir / "report")
         folder = run.workdir / "report"
         if not args.quiet:
             print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)

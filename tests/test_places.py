@@ -300,3 +300,20 @@ def test_closed_standard_input_is_said(monkeypatch):
     places._all_of.cache_clear()
     with pytest.raises(InputError, match="standard input is closed"):
         places.reading("-")
+
+
+def test_what_a_killed_writer_left_is_found_by_its_name(tmp_path):
+    """As `writing` calls it, also where it shortens the name."""
+    for name in ("a.json", "x" * 60):
+        with pytest.raises(KeyboardInterrupt), places.writing(tmp_path / name):
+            (left,) = names(tmp_path)
+            raise KeyboardInterrupt
+        (tmp_path / left).touch()
+        places.remove_partial(tmp_path, "b.json", "x" * 20)
+        assert names(tmp_path) == [left]
+        places.remove_partial(tmp_path, name)
+        assert names(tmp_path) == []
+        (tmp_path / left).touch()
+        places.remove_partial(tmp_path)
+        assert names(tmp_path) == []
+    places.remove_partial(tmp_path / "not there")
