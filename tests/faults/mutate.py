@@ -126,7 +126,7 @@ def by_hand(opened: Callable[[], str]) -> Outcome:
             wrong = opened()
     except InputError as error:
         return refused(str(error))
-    except TooSlow:
+    except (TooSlow, KeyboardInterrupt):
         raise
     except BaseException:  # libraries in Rust panic beside Exception
         return Outcome("uncaught", traceback.format_exc())
