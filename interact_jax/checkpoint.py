@@ -20,7 +20,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from interact_jax import digests, files, memory, orbax_errors, saved
+from interact_jax import digests, files, memory, orbax_errors, places, saved
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
@@ -39,6 +39,9 @@ SETTINGS = {
         free=True,
     ),
 }
+
+
+STEP = re.compile(r"0|[1-9][0-9]*")  # how the directory of a checkpoint is called
 
 
 class Checkpoints:
@@ -115,7 +118,7 @@ class Checkpoints:
         self._bad = []
         for place in self._folder.iterdir():
             partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
-            unfinished = place.name.isdigit() and not saved.finished(place)
+            unfinished = STEP.fullmatch(place.name) and not saved.finished(place)
             if unfinished:
                 log.warning("%s: unfinished, its run was ended meanwhile; deleted", place)
             if partial or unfinished:
@@ -210,8 +213,11 @@ class Checkpoints:
 
 
 def _finished(folder: Path) -> list[int]:
-    places = (p for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
-    return [int(place.name) for place in places if saved.finished(place)]
+    return [step for step in _steps(folder) if saved.finished(folder / str(step))]
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(p.name) for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name)]
 
 
 def _set_aside(place: Path, folder: Path) -> Path:
@@ -230,9 +236,10 @@ def find(path: str) -> tuple[Path, int]:
 
     Raises InputError where there is none.
     """
+    places.check_name(f"checkpoint {path}", path)
     given = Path(path)
     run, step = given, None
-    if given.name.isdigit() and given.parent.name == "checkpoints":
+    if STEP.fullmatch(given.name) and given.parent.name == "checkpoints":
         run, step = given.parent.parent, int(given.name)
     elif given.name == "checkpoints":
         run = given.parent
@@ -242,7 +249,15 @@ def find(path: str) -> tuple[Path, int]:
             f"{path}: no checkpoint there. Expected the --workdir of a run, or its "
             f"checkpoints/STEP; steps found: {steps or 'none'}."
         )
-    return run, steps[-1] if step is None else step
+    if step is None:
+        step = steps[-1]
+        if newer := [n for n in _steps(run / "checkpoints") if n > step]:
+            log.warning(
+                "%s: unfinished, its run was ended meanwhile; step %d is read",
+                run / "checkpoints" / str(max(newer)),
+                step,
+            )
+    return run, step
 
 
 def restore_params(path: str, abstract_params: Any, model: str = "policy") -> Any:
@@ -281,5 +296,5 @@ def check_model_files(run: Path) -> Path:
     )
     if not place.is_dir():
         raise InputError(f"{place}: not there. {remedy}")
-    saved.check(place, remedy)
+    saved.check(place, remedy, needed=False)
     return place

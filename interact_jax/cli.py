@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import errno
 import gzip
+import io
 import json
 import logging
 import math
@@ -31,7 +32,7 @@ from typing import Any, BinaryIO, NoReturn
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places
-from interact_jax.schema import InputError, RunStopped
+from interact_jax.schema import InputError, RunStopped, presentable
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def parse_settings(
     args, rest = parser.parse_known_args(argv)
     unknown = [argument for argument in rest if not argument.startswith("--config.")]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(presentable(f"unrecognized arguments: {' '.join(unknown)}"))
     return args, rest
 
 
@@ -115,6 +116,8 @@ def run(main: Callable[[], None], smaller: str = "") -> NoReturn:
     what makes this program need less of it.
     """
     orbax_errors.say_once()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ends.catching():
             main()
@@ -171,11 +174,18 @@ def keep_compiled(directory: str = "auto") -> None:
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Show what the package logs, as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Presentable("%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root's: libraries set that up as they like
     logger.propagate = False
     logger.setLevel(level)
+
+
+class _Presentable(logging.Formatter):
+    """What is logged holds names and texts of others, as messages of errors do."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return presentable(super().formatMessage(record))
 
 
 def check_out(out: str | Path, *read: str | Path, option: str = "--out") -> None:

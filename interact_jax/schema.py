@@ -27,13 +27,31 @@ import numpy as np
 
 ROLES = ("system", "user", "assistant")
 
+LONGEST_LINE = 2000  # characters of a message's line
+_ESCAPED = {c: f"\\x{c:02x}" for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) != "\n"}
+
+
+def presentable(message: str) -> str:
+    """For a terminal: control characters are written out, which could clear it or hide what is
+    said, and the middle of endless lines is left out."""
+    lines = message.translate(_ESCAPED).split("\n")
+    half = LONGEST_LINE // 2
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[:half]} [...] {line[-half:]}"
+        for line in lines
+    )
+
 
 class InputError(ValueError):
     """What a user gave cannot be used: a file, a setting, a checkpoint, a model.
 
     The message is for the person who runs the program: what was given, what was expected, what
-    to do. Programs print it without a traceback and exit with status 2.
+    to do. Programs print it without a traceback and exit with status 2. Much of it was written by
+    others, so it is made `presentable`.
     """
+
+    def __init__(self, message: str):
+        super().__init__(presentable(message))
 
 
 class RunStopped(RuntimeError):

@@ -38,10 +38,13 @@ from interact_jax import (
 )
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
-from interact_jax.metrics import told_lines
+from interact_jax.metrics import read_log, told_lines
 from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
+
+WRITTEN = ("config.json", "metrics.jsonl", "metrics.jsonl.unreadable", "summary.json")
+"""Files that a run replaces in its directory; others may be writing further ones there."""
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -62,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     with lock.held(Path(args.workdir)) as standing:
         run = start(cfg, args.workdir)
         standing.check()
+        places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
+        places.remove_partial(run.workdir / "report")
         folder = run.workdir / "report"
         if not args.quiet:
             print(picture(run.dataset.trees[0][0], run.model.chat.decode), flush=True)
@@ -130,13 +135,14 @@ def write_summary(
     run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> None:
     """`summary.json`: what was measured, under which settings, from how much."""
-    lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
     found = {
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
         "interactions": train.counted(run)["interactions"],
-        "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
+        "seconds": round(
+            sum(line["seconds"] for line in read_log(run.workdir / "metrics.jsonl")), 3
+        ),
     }
     places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 

@@ -1,12 +1,47 @@
 """What the programs share."""
 
 import gzip
+import io
+import logging
+import sys
 
 import pytest
 
 from interact_jax import cli
+from interact_jax.schema import InputError
 from launch import bench, make_pocket, plan, score
 from tests.runs import ROOT, outcome, read_lines, records, write_lines
+
+CONTROLS = "a\x00b\x1b[2J\r\x08\x7f\x9bc\td"
+SHOWN = r"a\x00b\x1b[2J\x0d\x08\x7f\x9bc\x09d"
+
+
+def test_messages_hold_no_control_characters_and_no_endless_lines():
+    """Names and texts of others may clear the screen, or push what to do out of sight."""
+    assert str(InputError(f"{CONTROLS}\nfurther")) == f"{SHOWN}\nfurther"
+    said = str(InputError(f"first\n{'x' * 10**6}: expected a number"))
+    assert said.startswith("first\nxxx") and said.endswith("xxx: expected a number")
+    assert len(said) < 2100
+    plain = "Grüße 🙂: " + "x" * 1900
+    assert str(InputError(plain)) == plain
+
+
+def test_nor_do_logs_and_complaints_about_arguments(capsys):
+    cli.log_to_stderr(logging.WARNING)
+    logging.getLogger("interact_jax.test").warning("name: %s", CONTROLS)
+    assert capsys.readouterr().err == f"name: {SHOWN}\n"
+    status, said = outcome(plan.main, ["--config=x.py", "--topology=v5e:2x2", CONTROLS], capsys)
+    assert status == 2 and SHOWN in said
+
+
+def test_a_name_that_is_no_text_can_be_printed(monkeypatch):
+    """Names of files are bytes; what is no UTF-8 among them is shown as it is."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8"))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: print("done: a\udcff.jsonl"))
+    assert not ended.value.code
+    assert written.getvalue() == b"done: a\\udcff.jsonl\n"
 
 
 def test_a_file_of_lines_is_whole_or_not_there(tmp_path):
