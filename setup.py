@@ -47,6 +47,7 @@ setup(
         "ml-collections>=1.0",
         "ml-dtypes>=0.5",
         "numpy>=2.0",
+        "psutil>=6",
         "matplotlib>=3.8",
         "rich>=13",
         "tensorboardX>=2.6.2",

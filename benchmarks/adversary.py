@@ -22,7 +22,7 @@ import json
 import logging
 from pathlib import Path
 
-from interact_jax import cli, config, evaluation, pocket, train
+from interact_jax import cli, config, evaluation, memory, pocket, train
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0", help="comma-separated")
     args = parser.parse_args(argv)
     cli.log_to_stderr(logging.ERROR)
-    cli.keep_memory()
+    memory.keep_freed()
     cli.keep_compiled()
     args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "results.jsonl"

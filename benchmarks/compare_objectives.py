@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interact_jax import cli, config, divergences, pocket, train
+from interact_jax import cli, config, divergences, memory, pocket, train
 from interact_jax.generation.sampler import Completion
 from interact_jax.logits import Logits
 from interact_jax.models.decoder import Decoder, head_DxV
@@ -530,7 +530,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(done)} are done, {len(missing)} are left")
         return
     cli.log_to_stderr(logging.WARNING)
-    cli.keep_memory()
+    memory.keep_freed()
     cli.keep_compiled()
     args.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(args.out, Speaker.load(pocket.MODEL), args.interactions, args.replies)

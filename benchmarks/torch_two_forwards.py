@@ -138,10 +138,10 @@ def work(args: argparse.Namespace) -> None:
     """A worker: make a step for each line of stdin, answer with its seconds."""
     import time
 
-    from interact_jax import cli
+    from interact_jax import memory
 
     if args.worker != "torch" or args.torch_keep_memory:
-        cli.keep_memory()  # as the programs that train, score and sample do
+        memory.keep_freed()  # as the programs that train, score and sample do
     turns, way = int(args.turns), args.worker
     step = torch_step(args, turns) if way == "torch" else jax_step(args, turns, way)
     step()

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from interact_jax import config, flops, scoring, sharding, train
+from interact_jax import config, flops, run_state, scoring, sharding, train
 from interact_jax.data.encode import Unit
 from interact_jax.data.examples import PREFERRED, REJECTED, Example, Target, as_ids
 from interact_jax.data.pack import pack, padding
@@ -171,17 +171,16 @@ def make_step(
     optimiser, method = make_optimiser(cfg.optim), method_of(cfg)
     asked = sharing, method.sources
     with sharding.on(mesh):
-        abstract = train.abstract_state(decoder, optimiser, mesh, method.rules)
-        differentiate, add, update = train.jit_step(
-            cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 100)
-        )
+        abstract = run_state.abstract_state(decoder, optimiser, mesh, method.rules)
+        differentiate, add = train.jit_gradients(cfg, decoder, abstract)
+        update = train.jit_update(cfg, optimiser, abstract, learning_rate(cfg.optim, 100))
         rows = [sharding.place_rows(batch, mesh) for batch in micro]
         of_shape = {tuple(x.shape for x in jax.tree.leaves(batch)): batch for batch in rows}
         models = abstract.all_params()
         compiled = [differentiate.lower(models, b).compile() for b in of_shape.values()]
 
-        def fresh() -> train.TrainState:
-            return train.new_state(decoder.fresh_params(0), optimiser, method.rules)
+        def fresh() -> run_state.TrainState:
+            return run_state.new_state(decoder.fresh_params(0), optimiser, method.rules)
 
         state = jax.jit(fresh, out_shardings=sharding.layout_of(abstract))() if runs else None
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from interact_jax import digests, files, orbax_errors, saved
+from interact_jax import digests, files, memory, orbax_errors, places, saved
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
@@ -41,6 +41,9 @@ SETTINGS = {
 }
 
 
+STEP = re.compile(r"0|[1-9][0-9]*")  # how the directory of a checkpoint is called
+
+
 class Checkpoints:
     """The checkpoints of one run; an unfinished one (crash, full disk) is never seen again.
 
@@ -59,6 +62,7 @@ class Checkpoints:
         self._standing: files.Standing | None = None
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._overlapping = True
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -103,16 +107,18 @@ class Checkpoints:
             "--workdir, or delete that directory to begin the run anew."
         )
 
-    def begin(self) -> None:
+    def begin(self, overlapping: bool = True) -> None:
         """From here on the run writes: what is left of writing that was interrupted goes, and what
-        is damaged stands aside, where the run will write anew."""
+        is damaged stands aside, where the run will write anew. Unless checkpoints are `overlapping`
+        with the next steps, `save` returns when one is written."""
+        self._overlapping = overlapping
         self._folder.mkdir(exist_ok=True)
         for place in self._bad:
             log.error("%s: moved to %s", place, _set_aside(place, self._workdir / "damaged"))
         self._bad = []
         for place in self._folder.iterdir():
             partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
-            unfinished = place.name.isdigit() and not saved.finished(place)
+            unfinished = STEP.fullmatch(place.name) and not saved.finished(place)
             if unfinished:
                 log.warning("%s: unfinished, its run was ended meanwhile; deleted", place)
             if partial or unfinished:
@@ -133,7 +139,8 @@ class Checkpoints:
             digests.seal(place)
 
     def save(self, step: int, state: Any, kept: Mapping[str, Any]) -> None:
-        """Copy the state off the device and go on; the files are written in the background.
+        """Copy the state off the device and go on; the files are written in the background, unless
+        `begin` was told that there is no room for that copy beside the next step.
 
         Raises OSError where the one before could not be written.
         """
@@ -150,6 +157,9 @@ class Checkpoints:
                 ),
             )
         self._pending = self._pool.submit(self._complete, self._writer, place)
+        if not self._overlapping:
+            self.wait()
+            memory.trim()  # gigabytes of what was packed
 
     def _complete(self, writer: ocp.AsyncCheckpointer, place: Path) -> None:
         """In the background: once Orbax has written everything, the digests; then older ones go."""
@@ -203,8 +213,11 @@ class Checkpoints:
 
 
 def _finished(folder: Path) -> list[int]:
-    places = (p for p in folder.glob("*") if p.is_dir() and p.name.isdigit())
-    return [int(place.name) for place in places if saved.finished(place)]
+    return [step for step in _steps(folder) if saved.finished(folder / str(step))]
+
+
+def _steps(folder: Path) -> list[int]:
+    return [int(p.name) for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name)]
 
 
 def _set_aside(place: Path, folder: Path) -> Path:
@@ -223,9 +236,10 @@ def find(path: str) -> tuple[Path, int]:
 
     Raises InputError where there is none.
     """
+    places.check_name(f"checkpoint {path}", path)
     given = Path(path)
     run, step = given, None
-    if given.name.isdigit() and given.parent.name == "checkpoints":
+    if STEP.fullmatch(given.name) and given.parent.name == "checkpoints":
         run, step = given.parent.parent, int(given.name)
     elif given.name == "checkpoints":
         run = given.parent
@@ -235,7 +249,15 @@ def find(path: str) -> tuple[Path, int]:
             f"{path}: no checkpoint there. Expected the --workdir of a run, or its "
             f"checkpoints/STEP; steps found: {steps or 'none'}."
         )
-    return run, steps[-1] if step is None else step
+    if step is None:
+        step = steps[-1]
+        if newer := [n for n in _steps(run / "checkpoints") if n > step]:
+            log.warning(
+                "%s: unfinished, its run was ended meanwhile; step %d is read",
+                run / "checkpoints" / str(max(newer)),
+                step,
+            )
+    return run, step
 
 
 def restore_params(path: str, abstract_params: Any, model: str = "policy") -> Any:
@@ -274,5 +296,5 @@ def check_model_files(run: Path) -> Path:
     )
     if not place.is_dir():
         raise InputError(f"{place}: not there. {remedy}")
-    saved.check(place, remedy)
+    saved.check(place, remedy, needed=False)
     return place

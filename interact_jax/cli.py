@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import errno
 import gzip
+import io
 import json
 import logging
 import math
 import os
-import platform
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,7 +32,7 @@ from typing import Any, BinaryIO, NoReturn
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places
-from interact_jax.printable import printable
+from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
@@ -50,10 +49,8 @@ UNWRITABLE = {
 UNWRITABLE_REMEDY = (
     "{}, and start the same command again; checkpoints that were complete are as they were."
 )
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # as jax says that a device's memory has run out
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
-
-ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")  # in /dev: TPU, GPU
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
 class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -79,7 +76,7 @@ def parse_settings(
     args, rest = parser.parse_known_args(argv)
     unknown = [argument for argument in rest if not argument.startswith("--config.")]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(presentable(f"unrecognized arguments: {' '.join(unknown)}"))
     return args, rest
 
 
@@ -112,13 +109,16 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
     return read
 
 
-def run(main: Callable[[], None]) -> NoReturn:
+def run(main: Callable[[], None], smaller: str = "") -> NoReturn:
     """Call main and end the process with the status that tells how it went.
 
     An InputError is what the user can mend: one message on stderr, no traceback. argparse's own
-    exits (2 for bad arguments, 0 for --help) pass through.
+    exits (2 for bad arguments, 0 for --help) pass through. `smaller` says, where memory runs out,
+    what makes this program need less of it.
     """
     orbax_errors.say_once()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ends.catching():
             main()
@@ -145,6 +145,11 @@ def run(main: Callable[[], None]) -> NoReturn:
         if place and isinstance(error, BAD_PLACE):
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = str(error).strip().partition("\n")[0]
+        if isinstance(error, jax.errors.JaxRuntimeError) and EXHAUSTED not in said:
+            _internal_failure()
+        _leave(1, " ".join(f"error: out of memory: {said or 'of this machine'}. {smaller}".split()))
     except Exception:
         _internal_failure()
     sys.exit(0)
@@ -167,37 +172,21 @@ def keep_compiled(directory: str = "auto") -> None:
     jax.config.update("jax_compilation_cache_dir", directory)
 
 
-def keep_memory() -> None:
-    """Where the host itself computes, keep the memory that XLA frees for the next step.
-
-    A step allocates hundreds of megabytes and frees them; glibc hands large pieces back at once,
-    and the system clears and maps every page anew, which takes up to a quarter of a small model's
-    step. To be called before JAX starts its threads, which would get heaps of their own. Nothing is
-    done without glibc, where an accelerator is, or where GLIBC_TUNABLES tells what is wanted.
-    """
-    on_host = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(
-        any(Path("/dev").glob(pattern)) for pattern in ACCELERATORS
-    )
-    if not on_host or platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1):
-        mallopt(parameter, value)
-
-
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Show what the package logs, as plain lines."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(message)s"))
+    handler.setFormatter(_Presentable("%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root's: libraries set that up as they like
     logger.propagate = False
     logger.setLevel(level)
 
 
-class _Printable(logging.Formatter):
+class _Presentable(logging.Formatter):
+    """What is logged holds names and texts of others, as messages of errors do."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return presentable(super().format(record))
 
 
 def show(*lines: str) -> None:

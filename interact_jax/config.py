@@ -123,6 +123,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
     Raises InputError with one message for the person who typed it.
     """
+    places.check_name(f"--config={path}", path)
     file = Path(path)
     if not file.is_file():
         there = ", ".join(sorted(p.as_posix() for p in file.parent.glob("*.py")))

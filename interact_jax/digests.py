@@ -24,6 +24,7 @@ NAME = "digests-{}-of-{}.b2"
 NAMED = re.compile(r"digests-(\d+)-of-(\d+)\.b2")
 LAST = "# digest of the lines above: "
 THREADS = 8
+ALONE = "If the other files there are sound, delete {}: they are then taken as they are."
 
 
 class Damaged(InputError):
@@ -47,10 +48,12 @@ def sealed(folder: Path) -> bool:
     return len(counts) == 1 and len(found) == counts.pop()
 
 
-def check(folder: Path, remedy: str = "") -> bool:
+def check(folder: Path, remedy: str = "", needed: bool = True) -> bool:
     """Whether there are digests, all of which agree with the files.
 
-    Raises Damaged, which names the first file that does not; `remedy` is for its message.
+    Raises Damaged, which names the first file that does not; `remedy` is for its message. Where
+    the directory is read without digests too, they are not `needed`: the message then says how to
+    do without those that are damaged.
     """
 
     def damaged(name: str, what: str) -> Damaged:
@@ -63,6 +66,7 @@ def check(folder: Path, remedy: str = "") -> bool:
     for name in filter(NAMED.fullmatch, _names(folder)):
         lines = _read(folder / name)
         if lines is None:
+            remedy = remedy if needed else f"{ALONE.format(name)} {remedy}"
             raise damaged(name, "is not what was written")
         expected |= lines
     missing = [name for name in expected if not (folder / name).is_file()]

@@ -118,7 +118,7 @@ def _read(file: Path, digest: str, earlier: int) -> list[np.ndarray]:
         "without it. Use another --workdir (with --config.start_from to continue from the "
         "parameters)."
     )
-    check(file.parent, remedy)
+    check(file.parent, remedy, needed=False)
     try:
         with np.load(file) as kept:
             if kept["digest"].item() not in (digest, earlier):

@@ -29,6 +29,7 @@ from interact_jax.data.pipeline import StepBatch
 
 log = logging.getLogger(__name__)
 
+LARGEST = 1e300  # whatever is in a log is smaller, and can be added up
 LINES = 20  # where there is no terminal to draw a bar on: so many lines over the whole run
 
 
@@ -157,12 +158,23 @@ def _go_on_from(file: Path, step: int, names: Set[str]) -> bytes:
 def _step_of(line: bytes, names: Set[str]) -> int | None:
     """The step of a line; None where it cannot be read."""
     try:
-        found = json.loads(line)
-        numbers = [found[name] for name in names]
-    except (ValueError, TypeError, KeyError):
+        found = json.loads(line.decode("ascii"))  # the bytes, json would take for UTF-16 as well
+        sound = names <= found.keys() and all(map(_is_of_a_log, found.values()))
+    except (ValueError, AttributeError, RecursionError):
         return None
-    sound = all(number is None or isinstance(number, (int, float)) for number in numbers)
-    return found["step"] if sound and None not in (found["step"], found["seconds"]) else None
+    if not sound or type(found["step"]) is not int or found["seconds"] is None:
+        return None
+    return found["step"]
+
+
+def _is_of_a_log(value: Any) -> bool:
+    """A number, or null in the place of one that is not finite."""
+    return value is None or (type(value) in (int, float) and abs(value) < LARGEST)
+
+
+def read_log(file: Path) -> list[dict[str, Any]]:
+    """The lines of a log that a Journal has opened: all of them can be read."""
+    return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
 
 
 TOLD = {
@@ -173,6 +185,6 @@ TOLD = {
 
 def told_lines(file: Path) -> list[str]:
     """For the summary of a run: what the average step says of its limits and of what it skips."""
-    steps = [json.loads(line) for line in file.read_text().splitlines()]
-    found = {name: [step[name] for step in steps if name in step] for name in TOLD}
+    steps = read_log(file)
+    found = {name: [step[name] for step in steps if step.get(name) is not None] for name in TOLD}
     return [TOLD[name].format(sum(some) / len(some)) for name, some in found.items() if any(some)]

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interact_jax import sharding
+from interact_jax import memory, sharding
 from interact_jax.checkpoint import check_model_files
 from interact_jax.data.chat import ChatFormat
 from interact_jax.models import hf
@@ -29,6 +29,7 @@ from interact_jax.settings import Setting
 log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16")
+WITH_WORK = 3  # what a model and the work with it take, in parameters, at a guess
 SETTINGS = {
     "model.path": Setting(
         "pocket", "Hugging Face directory or hub id; pocket = the shipped model", free=True
@@ -74,7 +75,9 @@ class OpenedModel:
 
     def load(self) -> Any:
         """The parameters from safetensors, each process and device its own part."""
-        layout = sharding.layout_of(self.abstract())
+        abstract = self.abstract()
+        memory.settle(WITH_WORK * memory.device_bytes(abstract), self.mesh)
+        layout = sharding.layout_of(abstract)
         return hf.load_params(self.files, self.config, self.decoder.param_dtype, layout)
 
     def fresh(self, seed: int) -> Any:

@@ -18,6 +18,7 @@ import fcntl
 import functools
 import io
 import os
+import re
 import secrets
 import stat
 import sys
@@ -31,6 +32,7 @@ from interact_jax.schema import InputError
 STANDARD = "-"
 OPEN_FILES = ("/proc/self/fd", "/dev/fd")  # where the descriptors of a process have names
 PIECE = 1 << 20  # bytes copied at a time
+TOKEN = 8  # bytes that tell files apart which are being written
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # of file systems that cannot be asked to
 
 
@@ -45,7 +47,8 @@ def input_name(path: str | Path) -> str:
 def reading(path: str | Path, most: int = sys.maxsize) -> io.BufferedReader:
     """The bytes of a file from their beginning. What can be read only once, standard input or a
     pipe, is kept, so that it can be read again: `most` bytes of it, and one that says there are
-    more."""
+    more. Raises InputError for what is no name at all."""
+    check_name(str(path), path)
     if str(path) != STANDARD and (os.path.isfile(path) or not os.path.exists(path)):
         return open(path, "rb")
     return io.BufferedReader(_Kept(_all_of(str(path), most)))
@@ -80,6 +83,20 @@ class _Kept(io.RawIOBase):
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
+
+
+def check_name(said: str, path: str | Path) -> None:
+    """Refuse what no file can be called: names that are too long, or hold what none may hold.
+    `said` is what the user typed. Raises InputError."""
+    try:
+        os.lstat(os.path.expanduser(path))
+    except ValueError as error:  # a zero byte, half a character
+        raise InputError(
+            f"{said}: no file can have that name ({error}). Give another path."
+        ) from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{said}: {error.strerror}. Give another path.") from None
 
 
 # ----------------------------------------------------------------------------------- writing
@@ -139,6 +156,7 @@ def check_directory(said: str, out: str | Path) -> None:
 
 def _mode(said: str, out: str | Path) -> int | None:
     """Of what is there, if anything; the system's word where it cannot be told."""
+    check_name(said, out)
     try:
         return os.stat(out).st_mode
     except FileNotFoundError:
@@ -191,7 +209,7 @@ def _opened(out: str | Path) -> contextlib.AbstractContextManager[BinaryIO]:
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that takes its place, and its permissions, when it is on disk."""
     # Under a name of its own: two programs may be writing to one place.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(TOKEN)}.tmp")
     with contextlib.ExitStack() as failed:
         with open(temporary, "xb") as file:
             failed.callback(temporary.unlink, missing_ok=True)
@@ -203,6 +221,16 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         failed.pop_all()
     sync(path.parent)
+
+
+def remove_partial(folder: Path, *names: str) -> None:
+    """Remove what processes that were killed have left of files that they were writing: of those
+    with these names, or of all. To be called where nobody else writes them now."""
+    wanted = "|".join(re.escape(name[:40]) for name in names) or ".+"
+    left = re.compile(rf"\.({wanted})\.[0-9a-f]{{{2 * TOKEN}}}\.tmp", re.DOTALL)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if left.fullmatch(path.name):
+            path.unlink()
 
 
 def sync(place: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import unicodedata
 
 KEPT = "\n\t"
+LONGEST_LINE = 2000  # characters of a message's line
 HIDDEN = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")  # categories of Unicode
 
 
@@ -23,3 +24,13 @@ def _shown(character: str) -> str:
     if character in KEPT or unicodedata.category(character) not in HIDDEN:
         return character
     return character.encode("unicode_escape").decode()
+
+
+def presentable(message: str) -> str:
+    """`printable`, for a message: the middle of endless lines is left out, which would push what is
+    to be done out of sight."""
+    half = LONGEST_LINE // 2
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[:half]} [...] {line[-half:]}"
+        for line in printable(message).split("\n")
+    )

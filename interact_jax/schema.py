@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from interact_jax.printable import presentable
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -34,8 +36,12 @@ class InputError(ValueError):
     """What a user gave cannot be used: a file, a setting, a checkpoint, a model.
 
     The message is for the person who runs the program: what was given, what was expected, what
-    to do. Programs print it without a traceback and exit with status 2.
+    to do. Programs print it without a traceback and exit with status 2. Much of it was written by
+    others, so it is made `presentable`.
     """
+
+    def __init__(self, message: str):
+        super().__init__(presentable(message))
 
 
 class RunStopped(RuntimeError):

@@ -12,8 +12,9 @@ import numpy as np
 
 from interact_jax import scoring, sharding
 from interact_jax.data.dataset import Dataset
-from interact_jax.data.pipeline import LOOK_AHEAD, Packing
+from interact_jax.data.pipeline import LOOK_AHEAD
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
 from interact_jax.logits import logp
 from interact_jax.models.decoder import Decoder

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from interact_jax import scoring, sharding
 from interact_jax.data.examples import Target
-from interact_jax.data.pipeline import Packing, StepBatch, step_batch
+from interact_jax.data.pipeline import StepBatch, step_batch
+from interact_jax.data.rows import Packing
 from interact_jax.methods import Method
 from interact_jax.models.decoder import Decoder
 from interact_jax.objectives import counted_in, mean_over_example

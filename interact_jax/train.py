@@ -14,22 +14,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, known, resuming, scoring, sharding, skipping
+from interact_jax import checkpoint, config, known, memory, resuming, scoring, sharding, skipping
 from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, Packing, StepBatch
+from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, StepBatch, packing_for
+from interact_jax.data.rows import Packing
+from interact_jax.data.tree import Tree
 from interact_jax.ends import Deferred
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
@@ -38,49 +39,11 @@ from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counted_in
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
+from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
 from interact_jax.schema import Batch, InputError, RunStopped, Sum
 from interact_jax.teachers import POLICY, Rule
 
 log = logging.getLogger(__name__)
-
-
-@flax.struct.dataclass
-class Counters:
-    """What a run has counted so far; part of the state, so a resumed run goes on counting.
-
-    Interactions and tokens wrap at 32 bits: `counted` knows how often they have.
-    """
-
-    interactions: jax.Array
-    reply_tokens: jax.Array
-    bad_steps: jax.Array  # skipped, because loss or gradient was not finite
-    bad_steps_in_row: jax.Array
-
-
-@flax.struct.dataclass
-class Model:
-    """One model of a run; `opt_state` is None where it is not trained but follows a rule."""
-
-    params: Any
-    opt_state: Any = None
-
-
-@flax.struct.dataclass
-class TrainState:
-    """Exactly what a checkpoint holds, less the models that never move (they are kept once)."""
-
-    step: jax.Array
-    models: dict[str, Model]
-    counters: Counters
-
-    @property
-    def params(self) -> Any:
-        """The policy's."""
-        return self.models[POLICY].params
-
-    def all_params(self) -> dict[str, Any]:
-        """Of every model, by its name."""
-        return {name: model.params for name, model in self.models.items()}
 
 
 @dataclasses.dataclass
@@ -147,15 +110,19 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
+        differentiate, add = jit_gradients(cfg, model.decoder, abstract)
+        draws, packing = draws_of(cfg, dataset, mesh, method)
+        overlapping = check_memory(
+            differentiate, abstract, dataset.trees_of(draws.step(0)), packing, mesh, method
+        )
         state, then = first_state(cfg, model, optimiser, method, abstract, checkpoints)
         dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
-        source = log_source(cfg, dataset, mesh)
+        source = LogBatches(dataset, draws, packing, Limits.of(cfg))
         if resumed:
             source.seek(then["position"])
         total_steps = cfg.steps or int(state.step) + source.steps_left()
-        lr = learning_rate(cfg.optim, total_steps)
-        differentiate, add, update = jit_step(cfg, model.decoder, optimiser, abstract, lr)
-        skim = skipping.skimmer_for(cfg, method, model.decoder, source.packing, mesh)
+        update = jit_update(cfg, optimiser, abstract, learning_rate(cfg.optim, total_steps))
+        skim = skipping.skimmer_for(cfg, method, model.decoder, packing, mesh)
     kept = {**then, "circumstances": resuming.circumstances(model), "steps": total_steps}
     for line in resuming.differences(then, kept, cfg.optim, int(state.step)):
         log.warning("%s", line)
@@ -163,7 +130,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if not resumed:
         checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
     config.keep(cfg, workdir / "config.json")
-    checkpoints.begin()
+    checkpoints.begin(overlapping)
     return Run(
         config=cfg,
         workdir=workdir,
@@ -182,41 +149,43 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     )
 
 
-def log_source(cfg: ConfigDict, dataset: Dataset, mesh: jax.sharding.Mesh) -> LogBatches:
-    """The batches of a run that learns from logs."""
+def draws_of(
+    cfg: ConfigDict, dataset: Dataset, mesh: jax.sharding.Mesh, method: Method
+) -> tuple[Draws, Packing]:
+    """Which conversations a step gets, and how they are packed, where a run learns from logs."""
     draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
-    packing = Packing.for_run(
-        dataset,
-        draws,
-        cfg.batch.row_tokens,
-        cfg.batch.rows * sharding.row_shards(mesh),
-        cfg.objective.ignore_first,
+    height = cfg.batch.rows * sharding.row_shards(mesh)
+    packing = packing_for(
+        dataset, draws, cfg.batch.row_tokens, height, cfg.objective.ignore_first, method.known
     )
     log.info("%s", packing)
-    return LogBatches(dataset, draws, packing, Limits.of(cfg))
+    return draws, packing
 
 
-def abstract_state(
-    decoder: Decoder,
-    optimiser: optax.GradientTransformation,
+def check_memory(
+    differentiate: Wrapped,
+    abstract: TrainState,
+    trees: Sequence[Tree],
+    packing: Packing,
     mesh: jax.sharding.Mesh,
-    rules: Mapping[str, Rule],
-) -> TrainState:
-    """Shapes, types and shardings of the state, before any array exists."""
-    shapes = jax.eval_shape(lambda: new_state(decoder.fresh_params(0), optimiser, rules))
-    return sharding.with_layout(shapes, mesh)
+    method: Method,
+) -> bool:
+    """Whether checkpoints may be written beside the steps, of which one works on `trees`.
 
-
-def new_state(
-    params: Any, optimiser: optax.GradientTransformation, rules: Mapping[str, Rule]
-) -> TrainState:
-    """A state that has not made a step yet: every model is what the policy is."""
-    zero = jnp.zeros((), jnp.int32)
-    models = {POLICY: Model(params, optimiser.init(params))}
-    for name, rule in rules.items():
-        kept = (lambda p: jnp.array(p, jnp.float32)) if rule.wide else jnp.array  # copies
-        models[name] = Model(jax.tree.map(kept, params))
-    return TrainState(zero, models, Counters(zero, zero, zero, zero))
+    Raises memory.DoesNotFit where the steps alone need more than there is.
+    """
+    needs = memory.needs(
+        differentiate,
+        abstract,
+        packing.largest(trees),
+        mesh,
+        several=packing.count(trees) > 1,
+        fixed=method.fixed,
+    )
+    overlapping = memory.check(needs, memory.room(mesh))
+    memory.check_host(needs, mesh)
+    memory.settle(needs.step, mesh)
+    return overlapping
 
 
 def first_state(
@@ -327,19 +296,14 @@ def update(
     return TrainState(state.step + 1, models, counters), shown
 
 
-def jit_step(
-    cfg: ConfigDict,
-    decoder: Decoder,
-    optimiser: optax.GradientTransformation,
-    abstract: TrainState,
-    lr: Callable[[jax.Array], jax.Array],
-) -> tuple[Wrapped, Wrapped, Wrapped]:
-    """(differentiate, add, update), jitted: the sums of a micro-batch, of two, and a step by them.
+def jit_gradients(
+    cfg: ConfigDict, decoder: Decoder, abstract: TrainState
+) -> tuple[Wrapped, Wrapped]:
+    """(differentiate, add), jitted: the sums of a micro-batch, and of two.
 
     Micro-batches per step vary freely; only another shape of rows compiles anew.
     """
-    method = method_of(cfg)
-    layout = sharding.layout_of(abstract)
+    method, layout = method_of(cfg), sharding.layout_of(abstract)
     scalar = layout.step
     names = ("loss", *method.metrics)
     counted = {"interactions": scalar, "reply_tokens": scalar}
@@ -347,14 +311,24 @@ def jit_step(
     one = functools.partial(
         differentiate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], method=method
     )
-    move = functools.partial(
-        update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm, rules=method.rules
-    )
     return (
         jax.jit(one, out_shardings=sums_layout),
         jax.jit(add, out_shardings=sums_layout, donate_argnums=0),
-        jax.jit(move, out_shardings=(layout, scalar), donate_argnums=0),
     )
+
+
+def jit_update(
+    cfg: ConfigDict,
+    optimiser: optax.GradientTransformation,
+    abstract: TrainState,
+    lr: Callable[[jax.Array], jax.Array],
+) -> Wrapped:
+    """`update`, jitted: a step by the sums of its micro-batches."""
+    layout, rules = sharding.layout_of(abstract), method_of(cfg).rules
+    move = functools.partial(
+        update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm, rules=rules
+    )
+    return jax.jit(move, out_shardings=(layout, layout.step), donate_argnums=0)
 
 
 # -------------------------------------------------------------------------------------- loop
@@ -376,6 +350,7 @@ def loop(run: Run) -> None:
         for step in range(first + 1, last + 1):
             sums, batch = sums_of(run, run.source.next(run.state))
             run.state, shown = run.update(run.state, sums)
+            del sums  # before a checkpoint's copy of the state wants room
             journal.add(step, shown, batch)
             asked = stop.asked  # once: a signal may come between any two lines
             due = step % cfg.checkpoint.every == 0 or step == last or asked

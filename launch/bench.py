@@ -33,11 +33,11 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from interact_jax import bench, chips, cli, config, places, sharding
+from interact_jax import bench, chips, cli, config, memory, places, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import Draws, Packing
+from interact_jax.data.pipeline import Draws, packing_for
 from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for
@@ -126,7 +126,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     cli.log_to_stderr(logging.WARNING)
-    cli.keep_memory()
+    memory.keep_freed()
     cli.keep_compiled()
     if args.json:
         cli.check_out(args.json, option="--json")
@@ -243,7 +243,7 @@ def _epoch(
         batch = config.default().batch
         batch.interactions, batch.conversations = 0, args.conversations
         draws = Draws(dataset.interactions, batch, seed=0, epochs=1)
-        packing = Packing.for_run(dataset, draws, args.row_tokens, height, ignore_first=2)
+        packing = packing_for(dataset, draws, args.row_tokens, height, ignore_first=2)
         steps = [dataset.trees_of(step) for step in draws.steps()]
         packing = dataclasses.replace(packing, known=packing.known | method_of(cfg).known)
         batches = (batch for trees in steps for batch, _ in packing.batches(trees))

@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from interact_jax import cli, sharding
+from interact_jax import cli, memory, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation import (
     Completion,
@@ -66,7 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     cli.log_to_stderr(logging.INFO)
-    cli.keep_memory()
+    memory.keep_freed()
     cli.keep_compiled()
     cli.check_out(args.out, args.prompts)
     with cli.alone_in(args.out):
@@ -141,4 +141,4 @@ def summary(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, "What makes it smaller: --rows, --max-new-tokens, --dtype bfloat16.")

@@ -21,8 +21,7 @@ import json
 import logging
 import os
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing runs; the compiler needs no device
-
+import jax
 from ml_collections import ConfigDict
 
 from interact_jax import cli, config, places, plan
@@ -33,7 +32,12 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The named arguments, and the --config.KEY=VALUE ones as they stand."""
     parser = cli.settings_parser(__doc__)
     add = parser.add_argument
-    add("--topology", required=True, metavar="NAME", help="TPU slice: v5e:4x4, v5p:2x2x2, ...")
+    add(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="TPU slice: v5e:4x4, v5p:2x2x2, ...; here = this machine",
+    )
     shapes = ", ".join(SHAPES)
     add("--model-shape", metavar="NAME", help=f"in place of model.path, no download: {shapes}")
     add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
@@ -44,6 +48,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.INFO)
+    if args.topology != plan.HERE and "JAX_PLATFORMS" not in os.environ:
+        jax.config.update("jax_platforms", "cpu")  # nothing runs; the compiler needs no device
     cfg = config.load(args.config, overrides)
     if args.json:
         cli.check_out(args.json, option="--json")

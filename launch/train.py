@@ -21,22 +21,30 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from interact_jax import (
     cli,
     config,
     evaluation,
     hindsight_check,
     lock,
+    memory,
     places,
+    plan,
     report,
     signal,
     train,
 )
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
-from interact_jax.metrics import told_lines
+from interact_jax.metrics import read_log, told_lines
+from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
+
+WRITTEN = ("config.json", "metrics.jsonl", "metrics.jsonl.unreadable", "summary.json")
+"""Files that a run replaces in its directory; others may be writing further ones there."""
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -52,11 +60,13 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
     cfg = config.load(args.config, overrides)
     check_places(Path(args.workdir))
-    cli.keep_memory()
+    memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
     with lock.held(Path(args.workdir)) as standing:
-        run = train.start(cfg, args.workdir)
+        run = start(cfg, args.workdir)
         standing.check()
+        places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
+        places.remove_partial(run.workdir / "report")
         folder = run.workdir / "report"
         if not args.quiet:
             cli.show(picture(run.dataset.trees[0][0], run.model.chat.decode))
@@ -77,6 +87,17 @@ def main(argv: list[str] | None = None) -> None:
         summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     cli.show(*lines)
+
+
+def start(cfg: ConfigDict, workdir: str) -> train.Run:
+    """`train.start`; where the run does not fit into memory, the error says with what it would."""
+    try:
+        return train.start(cfg, workdir)
+    except memory.DoesNotFit as error:
+        log.info("%s Looking for settings with which it does.", error)
+        change, _ = plan.first_that_fits(cfg, plan.work_of(cfg), plan.HERE)
+        advice = f"It fits with {plan.told(change)}" if change else memory.ADVICE.rstrip(".")
+        raise InputError(f"{error} {advice}.") from error
 
 
 def check_places(workdir: Path) -> None:
@@ -114,13 +135,14 @@ def write_summary(
     run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> None:
     """`summary.json`: what was measured, under which settings, from how much."""
-    lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
     found = {
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
         "interactions": train.counted(run)["interactions"],
-        "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
+        "seconds": round(
+            sum(line["seconds"] for line in read_log(run.workdir / "metrics.jsonl")), 3
+        ),
     }
     places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 
@@ -140,4 +162,4 @@ def show_signal(run: train.Run, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, memory.ADVICE)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from interact_jax import checkpoint, config, digests, evaluation, train
+from interact_jax import checkpoint, config, digests, evaluation, run_state, train
 from interact_jax.data.fingerprint import earlier
 from interact_jax.schema import InputError
 from launch import export as launch_export
@@ -197,6 +197,10 @@ def test_a_checkpoint_without_its_digests_is_unfinished(settings, workdir, said,
     """As a process leaves it that dies when Orbax has committed, and nothing is hashed yet."""
     (workdir / "checkpoints/4" / OWN).unlink()
     assert checkpoint.find(str(workdir)) == (workdir, 2)
+    assert said == [
+        f"{workdir}/checkpoints/4: unfinished, its run was ended meanwhile; step 2 is read"
+    ]
+    said.clear()
     assert resumed_at(workdir, {**settings, "steps": 6, "checkpoint.damaged": "stop"}) == 2
     assert [line for line in said if line.startswith(f"{workdir}/checkpoints/4: unfinished")]
     assert not (workdir / "checkpoints/4").exists()
@@ -266,7 +270,45 @@ def test_damage_without_digests_is_no_internal_failure(damage, settings, version
     assert [line for line in said if "checkpoints/4 is damaged: " in line]
 
 
+@pytest.mark.parametrize("place", ["model", "fixed/initial"])
+def test_where_only_digests_are_damaged_a_way_on_is_told(place, settings, workdir, capsys):
+    file = workdir / place / OWN
+    flip(file)
+    arguments = train_arguments(workdir, {**settings, "steps": 6})
+    status, message = outcome(launch_train.main, arguments, capsys)
+    assert status == 2 and f"sound, delete {OWN}: they are then taken as they are" in message
+    file.unlink()
+    status, message = outcome(launch_train.main, arguments, capsys)
+    assert status == 0 and f"{workdir / place} carries no digests" in message
+    assert digests.check(workdir / place)
+
+
+def test_of_other_damage_no_way_around_is_told(settings, workdir, capsys):
+    flip(workdir / MODEL)
+    arguments = train_arguments(workdir, {**settings, "steps": 6})
+    _, message = outcome(launch_train.main, arguments, capsys)
+    assert "tokenizer.json is not what was written" in message and "taken as" not in message
+    flip(workdir / MODEL)
+    flip(workdir / "checkpoints/4" / OWN)  # without them a checkpoint counts as unfinished
+    with pytest.raises(InputError, match="Name another") as caught:
+        checkpoint.restore_params(str(workdir / "checkpoints/4"), None)
+    assert "taken as" not in str(caught.value)
+
+
 # ------------------------------------------------------------------------- the same run, or refused
+
+
+def test_what_a_killed_process_left_is_removed(settings, workdir):
+    """Of the run's own files; what others are writing there stays."""
+    token = "0123456789abcdef"
+    left = [f".config.json.{token}.tmp", f".summary.json.{token}.tmp", f"report/.x.png.{token}.tmp"]
+    others = [f".scores.jsonl.{token}.tmp", ".config.json.tmp", f"config.json.{token}.tmp"]
+    (workdir / "report").mkdir(exist_ok=True)
+    for name in (*left, *others):
+        (workdir / name).write_text("half")
+    launch_train.main(train_arguments(workdir, {**settings, "steps": 4}))
+    assert [name for name in left if (workdir / name).exists()] == []
+    assert [name for name in others if not (workdir / name).exists()] == []
 
 
 def other_data(settings, folder):
@@ -372,3 +414,16 @@ def test_what_was_measured_before_goes_with_the_checkpoints(settings, tmp_path, 
     launch_train.main(train_arguments(tmp_path, {**settings, "steps": 4}))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["before"], summary["after"]) == ({"readable": 0.5}, {"readable": 0.75})
+
+
+def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):
+    numbers = jax.random.normal(jax.random.key(0), (20, 1_000_000))
+    model = run_state.Model({"w_NxD": numbers})
+    zero = jax.numpy.zeros((), jax.numpy.int32)
+    state = run_state.TrainState(zero, {"policy": model}, run_state.Counters(*[zero] * 4))
+    settings = config.default().checkpoint
+    checkpoints = checkpoint.Checkpoints(tmp_path, settings)
+    checkpoints.begin(overlapping=False)
+    checkpoints.save(1, state, {})
+    assert checkpoints.latest() == 1
+    checkpoints.close()

@@ -1,48 +1,47 @@
 """What the programs share."""
 
 import gzip
-import os
-import platform
-import subprocess
+import io
+import logging
 import sys
 
 import pytest
 
 from interact_jax import cli
+from interact_jax.schema import InputError
 from launch import bench, make_pocket, plan, score
 from tests.runs import ROOT, outcome, read_lines, records, write_lines
 
-FAULTS = """
-import resource, sys
-import numpy as np
-from interact_jax import cli
-if sys.argv[1] == "keep":
-    cli.keep_memory()
-def step():
-    return [np.full(8_000_000, 1.0) for _ in range(3)][0][0]
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+CONTROLS = "a\x00b\x1b[2J\r\x08\x7f\x9bc\td"
+SHOWN = r"a\x00b\x1b[2J\r\x08\x7f\x9bc" + "\td"
 
 
-def page_faults(what, **env):
-    inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-c", FAULTS, what]
-    done = subprocess.run(
-        command, env=inherited | {"JAX_PLATFORMS": "cpu"} | env, capture_output=True, check=True
-    )
-    return int(done.stdout)
+def test_messages_hold_no_control_characters_and_no_endless_lines():
+    """Names and texts of others may clear the screen, or push what to do out of sight."""
+    assert str(InputError(f"{CONTROLS}\nfurther")) == f"{SHOWN}\nfurther"
+    said = str(InputError(f"first\n{'x' * 10**6}: expected a number"))
+    assert said.startswith("first\nxxx") and said.endswith("xxx: expected a number")
+    assert len(said) < 2100
+    plain = "Grüße 🙂: " + "x" * 1900
+    assert str(InputError(plain)) == plain
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is meant")
-def test_memory_that_is_freed_is_kept_for_the_next_step():
-    kept = page_faults("keep")
-    assert kept < page_faults("return") / 10
-    user = page_faults("keep", GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")
-    assert user > 10 * kept, "what the user asks for in the environment comes first"
+def test_nor_do_logs_and_complaints_about_arguments(capsys):
+    cli.log_to_stderr(logging.WARNING)
+    logging.getLogger("interact_jax.test").warning("name: %s", CONTROLS)
+    assert capsys.readouterr().err == f"name: {SHOWN}\n"
+    status, said = outcome(plan.main, ["--config=x.py", "--topology=v5e:2x2", CONTROLS], capsys)
+    assert status == 2 and SHOWN in said
+
+
+def test_a_name_that_is_no_text_can_be_printed(monkeypatch):
+    """Names of files are bytes; what is no UTF-8 among them is shown as it is."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8"))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: print("done: a\udcff.jsonl"))
+    assert not ended.value.code
+    assert written.getvalue() == b"done: a\\udcff.jsonl\n"
 
 
 def test_a_file_of_lines_is_whole_or_not_there(tmp_path):

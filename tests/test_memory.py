@@ -1,133 +1,243 @@
-"""What the compiled gradient needs beside its arguments, by the compiler's own figure."""
+"""What a run needs of memory against what there is, said before its first step."""
 
-import functools
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import psutil
 import pytest
 
-from interact_jax import scoring, train
-from interact_jax.config import default, override
-from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.methods import method_of
-from interact_jax.models.decoder import Decoder
-from interact_jax.models.shapes import shape
-from interact_jax.optim import make_optimiser
-from interact_jax.schema import Batch, Branches, Replies, Sum, TokenStream
+from interact_jax import cli, config, memory, plan, sharding, train
+from interact_jax.models.shapes import SHAPES
+from launch import train as launch_train
+from tests.runs import ROOT, outcome, overrides, records, tiny, train_arguments, write_lines
 
-WIDTH, SMALL, LARGE = 512, 8_192, 151_936
-SDPO = method_of(default())
+GB = 10**9
+NEEDS = memory.Needs(state=4 * GB, sums=2 * GB, step=9 * GB, copy=4 * GB)
 
 
-def row(T):
-    """The shape of one row like those of long dialogues: most tokens are replies."""
+FAULTS = """
+import resource, sys
+import numpy as np
+from interact_jax import memory
+if "keep" in sys.argv:
+    memory.keep_freed()
+if "return" in sys.argv:
+    memory.return_freed()
+def step():
+    return [np.full(8_000_000, 1.0) for _ in range(3)][0][0]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
-    def integers(n):
-        return jax.ShapeDtypeStruct((1, n), jnp.int32)
 
-    def stream(n):
-        return TokenStream(*[integers(n)] * 4)
+def page_faults(*what, **env):
+    inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", FAULTS, *what]
+    done = subprocess.run(
+        command, env=inherited | {"JAX_PLATFORMS": "cpu"} | env, capture_output=True, check=True
+    )
+    return int(done.stdout)
 
-    Q, R = T * 7 // 8, T * 3 // 4
-    weight = jax.ShapeDtypeStruct((1, R), jnp.float32)
-    return Batch(
-        trunk=stream(T),
-        live=stream(0),
-        frozen=stream(Q),
-        branches=Branches(*[integers(T // 256 + 1)] * 3),
-        replies=Replies(
-            *[integers(R)] * 2,
-            weight_BxR=weight,
-            predictor={view: integers(R) for view in (PLAIN, HINDSIGHT)},
-            known={},
-            unit_BxI=integers(R),
-            side_BxI=integers(R),
-            share_BxI=weight,
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is meant")
+def test_memory_that_is_freed_is_kept_for_the_next_step():
+    kept = page_faults("keep")
+    assert kept < page_faults() / 10
+    user = page_faults("keep", GLIBC_TUNABLES="glibc.malloc.trim_threshold=131072")
+    assert user > 10 * kept, "what the user asks for in the environment comes first"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator is meant")
+def test_memory_that_was_kept_can_be_returned_again():
+    assert page_faults("keep", "return") > page_faults() / 2
+
+
+# ------------------------------------------------------------------------------ needs against room
+
+
+def test_a_run_that_cannot_fit_is_refused_with_the_figures():
+    with pytest.raises(
+        memory.DoesNotFit, match=r"9\.5 GB of 9\.0 GB that a box has \(500 MB process"
+    ):
+        memory.check(NEEDS, memory.Room(9 * GB, 0.5 * GB, "a box"))
+
+
+def test_a_checkpoint_lies_beside_the_next_steps_only_where_there_is_room(caplog):
+    with caplog.at_level(logging.INFO):
+        assert memory.check(NEEDS, memory.Room(35 * GB, 0.4 * GB, "a box"))
+        assert "needs 17.4 GB of 35.0 GB" in caplog.text and "4.0 GB a checkpoint" in caplog.text
+        assert not memory.check(NEEDS, memory.Room(34 * GB, 0.4 * GB, "a box"))
+        assert "needs 9.4 GB of 34.0 GB" in caplog.text and "before the next step" in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_a_checkpoint_alone_may_be_what_does_not_fit():
+    with pytest.raises(memory.DoesNotFit, match=r"needs 14\.0 GB"):
+        memory.check(memory.Needs(7 * GB, GB, 9 * GB, 7 * GB), memory.Room(10 * GB, 0, "a box"))
+
+
+def test_little_room_is_a_warning_and_an_unknown_device_none(caplog):
+    memory.check(NEEDS, memory.Room(9.5 * GB, 0, "a box"))
+    assert "which is tight" in caplog.text
+    caplog.clear()
+    assert memory.check(NEEDS, None)
+    assert not caplog.text
+
+
+def test_needs_are_those_of_the_compiled_step(tmp_path):
+    """And the first step finds what was compiled for them."""
+    tiny(tmp_path)
+    run = start(tmp_path, **{"teacher.name": "ema", "batch.conversations": 6})
+    trees = run.dataset.trees_of(range(6))
+    needs = memory.needs(
+        run.differentiate,
+        jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), run.state
         ),
-        frozen_views=(HINDSIGHT,),
+        run.source.packing.largest(trees),
+        run.model.mesh,
+        several=False,
     )
 
+    def held(tree):
+        return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
-def temporary_bytes(vocabulary=SMALL, tokens=2_048):
-    config = shape("small", vocab_size=vocabulary)
-    assert config.width == WIDTH and not config.tied
-    decoder = Decoder(config, remat="full", attention="xla")
-    return bytes_of(decoder, row(tokens), SDPO)
-
-
-def bytes_of(decoder, batch, method):
-    params = jax.eval_shape(decoder.fresh_params, 0)
-    step = functools.partial(
-        train.differentiate, decoder=decoder, forward=scoring.one_pass, method=method
+    assert needs.state == needs.copy == held(run.state)
+    params = held(run.state.params)
+    assert params <= needs.sums <= params + 1_000  # and a few numbers
+    assert needs.step >= needs.state + needs.sums
+    again = memory.needs(
+        run.differentiate,
+        run.state,
+        run.source.packing.largest(trees),
+        run.model.mesh,
+        several=True,
+        fixed=("teacher",),
     )
-    models = dict.fromkeys(("policy", *method.rules), params)
-    compiled = jax.jit(step).lower(models, batch).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    assert again.step == needs.step + needs.sums, "sums of the micro-batches before"
+    assert again.copy == needs.copy - held(run.state.models["teacher"])
+    run.checkpoints.close()
 
 
-def of_8b(**settings):
-    """Of Qwen3-8B's shape and rows of 4,096 tokens; parameters are no temporaries."""
-    config = default()
-    for name, value in settings.items():
-        override(config, f"{name}={value}")
-    decoder = Decoder(shape("qwen3-8b"), dtype=jnp.bfloat16, remat="full", attention="xla")
-    return bytes_of(decoder, row(4_096), method_of(config))
+def start(directory, **settings):
+    data = write_lines(directory / "talks.jsonl", records())
+    given = {"model.path": directory, "data.path": data, "steps": 2, "epochs": 0}
+    given |= {"data.max_length": 256, "batch.row_tokens": 256, "attention": "dense", **settings}
+    given = {"batch.interactions": 0, "batch.conversations": 6, **given}
+    cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides(given))
+    return train.start(cfg, directory / "run")
 
 
-@pytest.fixture(scope="module")
-def sdpo_of_8b():
-    return of_8b()
+def test_a_model_larger_than_the_machine_is_refused_with_what_fits(tmp_path, capsys):
+    """Before a weight is there. What it is told fits by the compiler's figures."""
+    mesh = sharding.make_mesh(data=1, fsdp=8)
+    room = memory.room(mesh)
+    left = (room.limit - room.taken) * 8
+    # With Adam in float32 16 bytes a parameter, in bfloat16 with sgd 6: one does not fit.
+    D, V = 1_024, 512
+    layers = int(left / 12 / (3 * D * 4 * D))
+    sizes = {"hidden_size": D, "intermediate_size": 4 * D, "num_hidden_layers": layers}
+    tiny(tmp_path)
+    shape = SHAPES["small"] | sizes | {"vocab_size": V}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    data = write_lines(tmp_path / "talks.jsonl", records())
+    given = {"model.path": tmp_path, "model.init": "random", "data.path": data}
+    given |= {"mesh.data": 1, "mesh.fsdp": 8, "remat": "full", "optim.name": "adamw"}
+    arguments = train_arguments(tmp_path / "run", given)
+    status, said = outcome(launch_train.main, arguments, capsys)
+    assert status == 2 and "the run does not fit into memory" in said, said
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    advice = said.rpartition("It fits with ")[2].strip().rstrip(".").split()
+    assert advice and all(one.startswith("--config.") for one in advice), said
+    cfg = config.load(str(ROOT / "configs/quickstart.py"), [*overrides(given), *advice])
+    assert plan.make_plan(cfg, plan.work_of(cfg), plan.HERE).fits
 
 
-SLOW = pytest.mark.slow
-OBJECTIVES = [
-    {"objective.name": "top_k"},
-    {"objective.name": "jsd", "teacher.name": "trust_region", "objective.kl_initial": 0.1},
-    pytest.param({"objective.name": "reverse_kl"}, marks=SLOW),
-    pytest.param({"objective.name": "forward_kl"}, marks=SLOW),
-    pytest.param({"objective.name": "jsd"}, marks=SLOW),
-    pytest.param({"objective.name": "top_k", "objective.k_by": "teacher"}, marks=SLOW),
-    pytest.param({"teacher.name": "ema"}, marks=SLOW),
-    pytest.param({"objective.ratio": "trainer"}, marks=SLOW),
-]
+# ------------------------------------------------------------------------------------ what is there
 
 
-@pytest.mark.parametrize("settings", OBJECTIVES, ids=lambda s: "-".join(map(str, s.values())))
-def test_no_objective_needs_much_more_than_sdpo(settings, sdpo_of_8b):
-    """A second model may have its head, in the dtype of the computation, beside the policy's."""
-    config = shape("qwen3-8b")
-    second = settings.get("teacher.name", "self") != "self" or "objective.ratio" in settings
-    head = 2 * config.width * config.vocab_size * second
-    assert of_8b(**settings) <= 1.15 * sdpo_of_8b + head
+def test_room_of_a_host_is_shared_by_its_devices():
+    one, eight = (memory.room(sharding.make_mesh(devices=jax.devices()[:n])) for n in (1, 8))
+    assert one.limit <= psutil.virtual_memory().total
+    assert one.limit == pytest.approx(8 * eight.limit, rel=0.1)
+    held = psutil.Process().memory_info().rss
+    assert one.taken == pytest.approx(held + memory.COMPILER, rel=0.1)
 
 
-def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():
-    grown = temporary_bytes(LARGE) - temporary_bytes(SMALL)
-    heads, chunks = WIDTH * 4, 3 * scoring.CHUNK * 4  # bytes a token of the vocabulary
-    assert grown <= (heads + chunks) * (LARGE - SMALL)
+def written(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{text}\n")
 
 
-def test_memory_grows_with_the_row_no_faster_than_its_length():
-    assert temporary_bytes(tokens=32_768) <= 16 * 1.15 * temporary_bytes(tokens=2_048)
-
-
-def test_update_holds_one_state():
-    """A step that may be skipped does not keep the old state beside the new one."""
-    config = default()
-    decoder = Decoder(shape("small"))
-    optimiser = make_optimiser(config.optim)
-    params = jax.eval_shape(decoder.fresh_params, 0)
-    state = jax.eval_shape(lambda p: train.new_state(p, optimiser, {}), params)
-    number, integer = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32))
-    metrics = {name: Sum(number, number) for name in ("loss", *SDPO.metrics)}
-    counted = dict.fromkeys(("interactions", "reply_tokens"), integer)
-    move = functools.partial(
-        train.update,
-        optimiser=optimiser,
-        lr=lambda step: 1e-6,
-        clip_norm=config.optim.clip_norm,
-        rules={},
+def test_the_limits_of_a_container_count_at_every_level(tmp_path):
+    own = tmp_path / "own"
+    own.write_text("0::/pod/box\n")
+    written(
+        tmp_path,
+        {
+            "pod/box/memory.max": "max",
+            "pod/box/memory.current": 100,
+            "pod/box/memory.stat": "anon 60\ninactive_file 40",
+            "pod/memory.max": 1000,
+            "pod/memory.current": 300,
+            "pod/memory.stat": "anon 100\ninactive_file 200",
+        },
     )
-    compiled = jax.jit(move, donate_argnums=0).lower(state, (params, metrics, counted)).compile()
-    largest = max(leaf.size * 4 for leaf in jax.tree.leaves(params))
-    assert compiled.memory_analysis().temp_size_in_bytes < largest
+    assert list(memory.cgroups_left(own, tmp_path)) == [
+        (900, 1000, tmp_path / "pod" / "memory.max")
+    ]
+
+
+def test_the_older_kind_of_control_groups_too(tmp_path):
+    own = tmp_path / "own"
+    own.write_text("5:cpu:/x\n4:memory,hugetlb:/box\n0::/\n")
+    written(
+        tmp_path / "memory",
+        {
+            "box/memory.limit_in_bytes": 500,
+            "box/memory.usage_in_bytes": 450,
+            "box/memory.stat": "cache 100\ntotal_inactive_file 70",
+            "memory.limit_in_bytes": 10**19,
+            "memory.usage_in_bytes": 1,
+            "memory.stat": "cache 1",
+        },
+    )
+    found = dict((place.parent.name, left) for left, _, place in memory.cgroups_left(own, tmp_path))
+    assert found == {"box": 120, "memory": 10**19 - 1}
+
+
+def test_no_control_groups_are_no_limit(tmp_path):
+    assert list(memory.cgroups_left(tmp_path / "absent", tmp_path)) == []
+
+
+# ------------------------------------------------------------------------------------- when it ends
+
+
+def test_a_device_that_runs_out_is_one_message_with_advice(capsys):
+    def main():
+        jnp.zeros(2**46, jnp.float32).block_until_ready()
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, "Use less.")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" not in said
+    assert said.startswith("error: out of memory: ") and said.endswith("Use less.\n")
+
+
+def test_a_host_that_runs_out_is_one_message_with_advice(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(lambda: np.zeros(2**50, np.int8) + 1, "Use less.")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" not in said
+    assert said.startswith("error: out of memory: ") and said.endswith("Use less.\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
 from interact_jax import metrics
-from interact_jax.metrics import Journal
+from interact_jax.metrics import Journal, read_log, told_lines
 from interact_jax.schema import RunStopped
 from tests.runs import read_lines
 
@@ -88,6 +89,58 @@ def test_a_line_that_cannot_be_read_is_kept_aside(spoilt, tmp_path, errors):
         assert steps(tmp_path) == [1, 2, 3, 4]
         assert aside.read_bytes() == expected + b"\n"
     assert errors == [f"{file}: 1 line(s) cannot be read, kept in {aside}"] * 2
+
+
+SOUND = b'{"step": 2, "loss": 1, "signal": null, "grad_norm": 1.5, "seconds": 1, "limited": 0.5}'
+
+
+def test_a_line_of_another_run_of_the_same_kind_is_read(tmp_path, errors):
+    (tmp_path / "metrics.jsonl").write_bytes(SOUND + b"\n")
+    go_on(tmp_path, 2, 2)
+    assert read_log(tmp_path / "metrics.jsonl") == [json.loads(SOUND)]
+    assert told_lines(tmp_path / "metrics.jsonl") == [metrics.TOLD["limited"].format(0.5)]
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        SOUND.decode().encode("utf-16"),
+        SOUND.decode().encode("utf-16-le"),
+        b"\xef\xbb\xbf" + SOUND,
+        SOUND.replace(b"limited", "\u2028".encode()),
+        SOUND.replace(b"0.5", b"[" * 100_000),
+        *(
+            SOUND.replace(b"0.5", value)
+            for value in (b'"x"', b"[]", b"true", b"NaN", b"1e999", b"1" + b"0" * 400, b"7" * 5000)
+        ),
+        *(SOUND.replace(b'"step": 2', b'"step": ' + step) for step in (b"true", b"2.0", b"null")),
+        SOUND.replace(b'"seconds": 1', b'"seconds": null'),
+    ],
+    ids=lambda spoilt: ascii(spoilt[:100]),
+)
+def test_whoever_reads_a_log_later_can_read_all_of_it(spoilt, tmp_path, errors):
+    digest = go_on(tmp_path, 0, 3)
+    file = tmp_path / "metrics.jsonl"
+    sound = file.read_bytes()
+    file.write_bytes(spoilt + b"\n" + sound)
+    go_on(tmp_path, 3, 3, digest)
+    assert file.read_bytes() == sound
+    assert (tmp_path / "metrics.jsonl.unreadable").read_bytes() == spoilt + b"\n"
+    assert len(errors) == 1
+    assert [line["step"] for line in read_log(file)] == [1, 2, 3]
+
+
+def test_a_carriage_return_between_values_does_not_end_a_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(SOUND.replace(b", ", b",\r") + b"\n")
+    go_on(tmp_path, 2, 2)
+    assert read_log(tmp_path / "metrics.jsonl") == [json.loads(SOUND)]
+
+
+def test_a_value_that_is_not_finite_is_no_share_of_the_summary(tmp_path):
+    lines = [SOUND, SOUND.replace(b"0.5", b"null").replace(b'"step": 2', b'"step": 3')]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert told_lines(tmp_path / "metrics.jsonl") == [metrics.TOLD["limited"].format(0.5)]
 
 
 @pytest.mark.parametrize("how", ["a number", "a line", "all"])

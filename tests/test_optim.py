@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import train
+from interact_jax import run_state, train
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.schema import InputError, Sum
 
@@ -89,8 +89,10 @@ def updated(steps=1, **settings):
     optimiser = make_optimiser(SGD)
     params = {"w_D": jnp.full((2,), 2.0)}
     zero = jnp.zeros((), jnp.int32)
-    model = train.Model(params, optimiser.init(params))
-    state = train.TrainState(zero, {"policy": model}, train.Counters(zero, zero, zero, zero))
+    model = run_state.Model(params, optimiser.init(params))
+    state = run_state.TrainState(
+        zero, {"policy": model}, run_state.Counters(zero, zero, zero, zero)
+    )
     sums = (
         {"w_D": 4 * jnp.array([3.0, -4.0])},
         {"loss": Sum(jnp.float32(4), jnp.float32(4))},

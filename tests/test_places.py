@@ -13,9 +13,13 @@ import threading
 
 import pytest
 
-from interact_jax import cli, places
+from interact_jax import checkpoint, cli, config, places
+from interact_jax.data import weighing
 from interact_jax.data.records import Loss, find_files, read_records
+from interact_jax.models import hf
 from interact_jax.schema import InputError
+from launch import plan
+from tests.runs import ROOT, outcome
 
 
 def write(out, text="new\n"):
@@ -26,6 +30,34 @@ def write(out, text="new\n"):
 
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
+
+
+# ------------------------------------------------------------------------- what is no name at all
+
+
+NO_NAMES = {"x" * 5000: "File name too long", "a\0b": "null byte", "\ud83d": "can't encode"}
+ASKED = {
+    "config": config.load,
+    "model": hf.resolve,
+    "checkpoint": checkpoint.find,
+    "weights": lambda name: weighing.load(f"{name}:weigh"),
+    "prompts": places.reading,
+    "out": lambda name: places.check_output(f"--out {name}", name),
+    "directory": lambda name: places.check_directory(f"--report {name}", name),
+}
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=NO_NAMES.values())
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_no_file_can_be_called_is_refused(asked, name):
+    with pytest.raises(InputError, match=f"{NO_NAMES[name]}.*Give another path"):
+        ASKED[asked](name)
+
+
+def test_a_plan_refuses_such_a_path_of_data(capsys):
+    given = ["--config", str(ROOT / "configs/quickstart.py"), "--topology=none"]
+    status, said = outcome(plan.main, [*given, f"--config.data.path={'x' * 5000}"], capsys)
+    assert status == 2 and "File name too long" in said
 
 
 # ----------------------------------------------------------------------------------- files
@@ -268,3 +300,20 @@ def test_closed_standard_input_is_said(monkeypatch):
     places._all_of.cache_clear()
     with pytest.raises(InputError, match="standard input is closed"):
         places.reading("-")
+
+
+def test_what_a_killed_writer_left_is_found_by_its_name(tmp_path):
+    """As `writing` calls it, also where it shortens the name."""
+    for name in ("a.json", "x" * 60):
+        with pytest.raises(KeyboardInterrupt), places.writing(tmp_path / name):
+            (left,) = names(tmp_path)
+            raise KeyboardInterrupt
+        (tmp_path / left).touch()
+        places.remove_partial(tmp_path, "b.json", "x" * 20)
+        assert names(tmp_path) == [left]
+        places.remove_partial(tmp_path, name)
+        assert names(tmp_path) == []
+        (tmp_path / left).touch()
+        places.remove_partial(tmp_path)
+        assert names(tmp_path) == []
+    places.remove_partial(tmp_path / "not there")

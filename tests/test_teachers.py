@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import bench, config, scoring, train
+from interact_jax import bench, config, run_state, scoring, train
 from interact_jax.data.examples import PREFERRED
 from interact_jax.data.pack import pack
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, RECIPES
@@ -52,7 +52,7 @@ def moved(rules, dtype, steps, spoilt=()):
     """The models of every step, the first before any, of a policy that gradients push about; those
     of the `spoilt` steps are not finite."""
     optimiser = make_optimiser(settings().optim)
-    state = train.new_state(some_params(0, dtype), optimiser, rules)
+    state = run_state.new_state(some_params(0, dtype), optimiser, rules)
     move = jax.jit(
         functools.partial(
             train.update,
@@ -253,8 +253,8 @@ def step_of(names):
     """(state, `train.update`) of a run with these models beside the policy."""
     cfg = settings()
     optimiser, rules = make_optimiser(cfg.optim), {name: RULES[name](cfg) for name in names}
-    state = train.new_state(params_of(POLICY), optimiser, rules)
-    state.models.update({name: train.Model(params_of(name)) for name in rules})
+    state = run_state.new_state(params_of(POLICY), optimiser, rules)
+    state.models.update({name: run_state.Model(params_of(name)) for name in rules})
     move = functools.partial(
         train.update,
         optimiser=optimiser,

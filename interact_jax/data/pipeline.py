@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -15,9 +15,9 @@ from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import difference, earlier, fingerprint
 from interact_jax.data.limits import Limits, Member
-from interact_jax.data.pack import Placed, pack, padding
-from interact_jax.data.shapes import full_row, plan_shapes, share_out
-from interact_jax.data.tree import Size, Tree, split
+from interact_jax.data.pack import Placed, padding
+from interact_jax.data.rows import Packing
+from interact_jax.data.tree import Tree
 from interact_jax.schema import Batch, InputError
 from interact_jax.settings import Setting
 
@@ -82,63 +82,18 @@ class Draws:
         return epochs + np.bincount(np.array(last, np.int64), minlength=count)
 
 
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """How trees become batches: the shapes of rows, rows of a batch, tokens of y that don't count.
-
-    A batch has one of `shapes`, or `full` where none of them will do.
-    """
-
-    shapes: tuple[Size, ...]
-    full: Size
-    height: int
-    ignore_first: int = 0
-    known: frozenset[str] = frozenset()  # log-probabilities from elsewhere that some reply has
-
-    @classmethod
-    def for_trees(
-        cls,
-        trees: Sequence[Tree],
-        row_tokens: int,
-        height: int,
-        ignore_first: int = 0,
-        steps: Iterable[Sequence[Tree]] | None = None,
-    ) -> Packing:
-        """Shapes for `steps`, which need not be all there will be; by default one of all trees."""
-        full = full_row(trees, row_tokens)
-        parts = (_split(step, full) for step in ([trees] if steps is None else steps))
-        shapes = plan_shapes(parts, full, row_tokens, height)
-        known = {name for tree in trees for reply in tree.replies for name in reply.target.known}
-        return cls(shapes, full, height, ignore_first, frozenset(known))
-
-    @classmethod
-    def for_run(
-        cls, dataset: Dataset, draws: Draws, row_tokens: int, height: int, ignore_first: int
-    ) -> Packing:
-        """Shapes for the first steps of a run."""
-        steps = (dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD))
-        every = dataset.trees_of(range(len(dataset.trees)))
-        return cls.for_trees(every, row_tokens, height, ignore_first, steps)
-
-    def batches(
-        self, trees: Sequence[Tree], factor: Callable[[Target], float] = lambda target: 1.0
-    ) -> Iterator[tuple[Batch, list[Placed]]]:
-        """Micro-batches that hold these trees, split where they are too large for a row; `factor`
-        multiplies the weight of an example."""
-        parts = _split(trees, self.full)
-        for shape, rows in share_out(parts, self.shapes, self.full, self.height):
-            yield pack(rows, shape, self.height, self.ignore_first, factor, self.known)
-
-    def __str__(self) -> str:
-        shapes = ", ".join(f"{s.T}+{s.P}+{s.Q}" for s in self.shapes)
-        return (
-            f"{self.height} row(s) of {shapes} tokens (trunk + live + frozen branches) a "
-            "micro-batch"
-        )
-
-
-def _split(trees: Sequence[Tree], full: Size) -> list[Tree]:
-    return [part for tree in trees for part in split(tree, full)]
+def packing_for(
+    dataset: Dataset,
+    draws: Draws,
+    row_tokens: int,
+    height: int,
+    ignore_first: int,
+    known: Collection[str] = (),
+) -> Packing:
+    """Shapes for the first steps of a run; `known` as `Packing.for_trees` has it."""
+    steps = (dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD))
+    every = dataset.trees_of(range(len(dataset.trees)))
+    return Packing.for_trees(every, row_tokens, height, ignore_first, steps, known)
 
 
 @dataclasses.dataclass(frozen=True)

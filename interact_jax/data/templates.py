@@ -34,11 +34,11 @@ class Refusal(InputError):
     """What a template says of messages that it does not take; `why` begins with its line."""
 
     def __init__(self, why: str, file: str | Path):
-        super().__init__(why, file)
+        super().__init__(f"the chat template refuses these messages: {why} ({file}).")
         self.why, self.file = why, file
 
-    def __str__(self) -> str:
-        return f"the chat template refuses these messages: {self.why} ({self.file})."
+    def __reduce__(self) -> tuple[type[Refusal], tuple[str, str | Path]]:  # from worker processes
+        return Refusal, (self.why, self.file)
 
 
 class ChatTemplate:

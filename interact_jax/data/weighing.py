@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from interact_jax.data.examples import Draft
+from interact_jax.places import check_name
 from interact_jax.schema import Conversation, InputError
 from interact_jax.settings import Setting
 
@@ -40,6 +41,7 @@ SETTINGS = {
 def load(spec: str) -> Weigh:
     """The function that a "FILE.py:FUNCTION" names. Raises InputError where there is none."""
     name, colon, function = spec.rpartition(":")
+    check_name(f"data.weigh={spec!r}", name)
     file = Path(name)
     if not colon or not file.is_file():
         raise InputError(

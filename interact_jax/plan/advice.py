@@ -11,12 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from interact_jax import chips, config, sharding, train
+from interact_jax import chips, config, memory, run_state, sharding
 from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
 from interact_jax.plan.compiler import SLICES, devices_of
-from interact_jax.plan.step import Plan, chip_of, decoder_of, device_bytes, make_plan
+from interact_jax.plan.step import Plan, chip_of, decoder_of, make_plan
 from interact_jax.plan.work import Work, rows_of, synthetic_work, work_of
 
 log = logging.getLogger(__name__)
@@ -81,22 +81,28 @@ def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
     for slice_ in itertools.islice(larger, 4):
         spread = {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 1}
         yield {**kept, **spread, "topology": f"{family}:{slice_}"}
+    narrow = {f"model.{name}": "bfloat16" for name in ("dtype", "param_dtype")}
+    if cfg.model.param_dtype != "bfloat16":
+        kept = {**kept, **narrow}
+        yield kept
+    if cfg.optim.name != "sgd":
+        yield {**kept, "optim.name": "sgd"}
 
 
 def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, float]:
     """(bytes that a device needs at the very least, bytes that it has)."""
     devices = devices_of(topology)
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
-    chip = chip_of(devices[0], topology)
+    chip = chip_of(mesh, topology)
     with sharding.on(mesh):
         decoder = decoder_of(cfg, work.model, backend_for(cfg.attention, mesh))
         rules = method_of(cfg).rules
-        abstract = train.abstract_state(decoder, make_optimiser(cfg.optim), mesh, rules)
-    sums = device_bytes(abstract.params) * 4 // jnp.dtype(cfg.model.param_dtype).itemsize
+        abstract = run_state.abstract_state(decoder, make_optimiser(cfg.optim), mesh, rules)
+    sums = memory.device_bytes(abstract.params) * 4 // jnp.dtype(cfg.model.param_dtype).itemsize
     row = rows_of(cfg, work, 1)
     tokens = cfg.batch.rows * (row.trunk.id_BxL.shape[1] + row.live.id_BxL.shape[1])
     inputs = work.model.layers * tokens * work.model.width * jnp.dtype(cfg.model.dtype).itemsize
-    return device_bytes(abstract) + sums + inputs, chip.memory * chip.usable
+    return memory.device_bytes(abstract) + sums + inputs, chip.memory * chip.usable
 
 
 def told(change: Change) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from interact_jax import chips, hlo
+from interact_jax import chips, hlo, memory
 from interact_jax.schema import InputError
 
 SLICES = {
@@ -23,13 +23,16 @@ SLICES = {
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
 """Slices that are offered, small ones first; libtpu knows more."""
+HERE = "here"  # the devices of this process, whatever they are
 
 
 def devices_of(topology: str) -> list[Any]:
-    """The devices of a slice, such as v5e:4x4; none of them need be here.
+    """The devices of a slice, such as v5e:4x4; none of them need be here. Or those that are: HERE.
 
     Raises InputError where libtpu is missing or knows no such slice.
     """
+    if topology == HERE:
+        return jax.local_devices()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # this and the next: else it warns
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # whatever slice it is
@@ -79,15 +82,14 @@ class Program:
     collectives: dict[str, hlo.Traffic]
 
     @classmethod
-    def of(cls, compiled: Any, text: str, devices: int) -> Program:
+    def of(cls, compiled: Any, text: str, devices: int, on_host: bool) -> Program:
         m = compiled.memory_analysis()
-        together = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
         return cls(
             arguments=m.argument_size_in_bytes,
             outputs=m.output_size_in_bytes,
             aliased=m.alias_size_in_bytes,
             temporaries=m.temp_size_in_bytes,
-            peak=max(m.peak_memory_in_bytes, together),
+            peak=memory.peak(m, on_host),
             code=m.generated_code_size_in_bytes,
             collectives=hlo.collectives(text, devices),
         )

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +13,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from interact_jax import bench, chips, sharding, train
+from interact_jax import bench, chips, memory, run_state, sharding, train
 from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig
 from interact_jax.optim import learning_rate, make_optimiser
-from interact_jax.plan.compiler import DoesNotFit, Program, compile_for, devices_of
+from interact_jax.plan.compiler import HERE, DoesNotFit, Program, compile_for, devices_of
 from interact_jax.plan.work import Work, rows_of
 from interact_jax.schema import Batch, InputError
 
@@ -77,8 +76,9 @@ class Plan:
         return micro_batches(self.cfg, self.batch)
 
     def times(self) -> dict[str, float] | None:
-        """Seconds of a micro-batch by bottleneck, and of a whole step; None if it does not fit."""
-        if self.differentiate is None or self.update is None:
+        """Seconds of a micro-batch by bottleneck, and of a whole step; None if it does not fit, or
+        if nothing is known of the device."""
+        if self.differentiate is None or self.update is None or math.isnan(self.chip.flops):
             return None
         a, u = self.differentiate, self.update
         gathered = sum(t.bytes for kind, t in a.collectives.items() if kind == "all-gather")
@@ -104,9 +104,14 @@ class Plan:
         return sum(traffic.bytes for traffic in program.collectives.values())
 
 
-def chip_of(device: jax.Device, topology: str) -> chips.Chip:
-    """What a device of a slice can do. Raises InputError where nothing is known of it."""
+def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
+    """What a device of a slice can do, or one that is here: its memory is then what is left for
+    us. Raises InputError where nothing is known of it."""
+    device = mesh.devices.flat[0]
     chip = chips.chip_of(device.device_kind)
+    if topology == HERE and (room := memory.room(mesh)):
+        here = chip or chips.Chip(room.name, math.nan, 0, math.nan, math.nan)
+        return dataclasses.replace(here, memory=room.limit - room.taken, usable=1.0)
     if chip is None:
         raise InputError(f"{topology}: nothing is known of the chip {device.device_kind}.")
     return chip
@@ -115,8 +120,8 @@ def chip_of(device: jax.Device, topology: str) -> chips.Chip:
 def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     """Compile a step for a slice. Raises InputError where mesh or slice cannot be."""
     devices = devices_of(topology)
-    chip = chip_of(devices[0], topology)
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
+    chip = chip_of(mesh, topology)
     attention = backend_for(cfg.attention, mesh)
     decoder = decoder_of(cfg, work.model, attention)
     optimiser = make_optimiser(cfg.optim)
@@ -126,19 +131,18 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     begin = time.perf_counter()
     programs: dict[str, Program] = {}
     with sharding.on(mesh), jax.default_matmul_precision(precision_of(cfg.model.dtype)):
-        abstract = train.abstract_state(decoder, optimiser, mesh, method_of(cfg).rules)
-        differentiate, _, update = train.jit_step(
-            cfg, decoder, optimiser, abstract, learning_rate(cfg.optim, 1000)
-        )
+        abstract = run_state.abstract_state(decoder, optimiser, mesh, method_of(cfg).rules)
+        differentiate, _ = train.jit_gradients(cfg, decoder, abstract)
+        update = train.jit_update(cfg, optimiser, abstract, learning_rate(cfg.optim, 1000))
         layout = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
         placed = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), batch
         )
         models = abstract.all_params()
         sums = sharding.with_layout(jax.eval_shape(differentiate, models, placed), mesh)
-        state_bytes, sums_bytes = device_bytes(abstract), device_bytes(sums)
+        state_bytes, sums_bytes = memory.device_bytes(abstract), memory.device_bytes(sums)
         # What lies there while gradients are computed.
-        beside = state_bytes - device_bytes(models)
+        beside = state_bytes - memory.device_bytes(models)
         if micro_batches(cfg, batch) > 1:
             beside += sums_bytes  # of those before
         needed, limit = 0.0, chip.memory * chip.usable
@@ -149,12 +153,16 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         ):
             log.info("compiling %s for %s", name, topology)
             try:
-                program = Program.of(*compile_for(function, *args), len(devices))
+                program = Program.of(
+                    *compile_for(function, *args), len(devices), memory.is_host(mesh)
+                )
             except DoesNotFit as error:
                 needed, limit = max(needed, error.needed + others), min(limit, error.limit)
                 break
             programs[name] = program
             needed = max(needed, program.peak + program.code + others)
+        if memory.is_host(mesh):  # where the copy that a checkpoint makes lies beside the state
+            needed = max(needed, 2.0 * state_bytes)
     whole = programs if len(programs) == 2 else {}
     row = jax.tree.map(lambda x: x[:1], rows)
     per_row = bench.gradient_flops(decoder, row, cfg)
@@ -193,12 +201,4 @@ def decoder_of(cfg: ConfigDict, model: DecoderConfig, attention: str) -> Decoder
         param_dtype=jnp.dtype(cfg.model.param_dtype),
         remat=cfg.remat,
         attention=attention,
-    )
-
-
-def device_bytes(abstract: Any) -> int:
-    """Of one device's share of a tree of shapes with shardings."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(abstract)
     )

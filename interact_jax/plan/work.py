@@ -18,6 +18,7 @@ from interact_jax.data.tree import Size, Tree, split
 from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.families import DecoderConfig
+from interact_jax.places import check_name
 from interact_jax.schema import Batch
 
 SMALL_DATA = 50e6  # bytes; the data of a config up to there is read, for the rows it fills
@@ -65,6 +66,7 @@ def work_of(cfg: ConfigDict) -> Work:
     """The model and, where it is here and small, the data of a config; else synthetic dialogues."""
     directory = hf.resolve(cfg.model.path, weights=False)
     _, model = hf.load_config(directory, weights=cfg.model.init == "pretrained")
+    check_name(f"data.path={cfg.data.path}", cfg.data.path)
     file = Path(cfg.data.path)
     small = file.is_file() and file.stat().st_size <= SMALL_DATA
     if cfg.data.path != "pocket" and not small:

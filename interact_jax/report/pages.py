@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from interact_jax import places
 from interact_jax.data.chat import ChatFormat
+from interact_jax.metrics import read_log
 from interact_jax.report import plots
 from interact_jax.report.colour import HIGH, LOW, css
 from interact_jax.report.terminal import visible
@@ -83,7 +83,7 @@ def write_run_report(
     """Write `index.html`: what was measured before and after, and how training went; `shown` is a
     metric beside loss and gradient norm."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    lines = read_log(metrics_file)
     body = ["<h1>Training run</h1>"]
     if before and after:
         body += [_picture(folder, "before_after", plots.before_after(before, after))]

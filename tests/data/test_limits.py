@@ -10,7 +10,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Draws, LogBatches, Packing
+from interact_jax.data.pipeline import Draws, LogBatches, packing_for
 from tests.logs import chat, write
 from tests.tiny import tiny_tokenizer
 
@@ -68,7 +68,7 @@ def test_a_step_is_limited_by_the_weights_of_its_interactions(tmp_path):
     )
     batch = SimpleNamespace(conversations=5, interactions=0)
     draws = Draws(dataset.interactions, batch, 0, 1)
-    packing = Packing.for_run(dataset, draws, 64, 1, 0)
+    packing = packing_for(dataset, draws, 64, 1, 0)
     step = LogBatches(dataset, draws, packing, Limits(user=4)).next()
     shares = sorted(np.concatenate([m.replies.share_BxI.ravel() for m in step.micro]))[-5:]
     assert shares == pytest.approx([1, 1, 1, 1, 4])

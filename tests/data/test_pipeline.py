@@ -12,7 +12,8 @@ import pytest
 
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset
-from interact_jax.data.pipeline import AHEAD, Draws, LogBatches, Packing
+from interact_jax.data.pipeline import AHEAD, Draws, LogBatches, packing_for
+from interact_jax.data.rows import Packing
 from interact_jax.schema import InputError
 from tests.trees import grow, random_window
 
@@ -25,7 +26,7 @@ def batches(turns=TURNS, conversations=0, interactions=0, seed=0, epochs=0.0) ->
     dataset = Dataset([], trees, turns, collections.Counter(), ReadReport())
     sizes = SimpleNamespace(conversations=conversations, interactions=interactions)
     draws = Draws(turns, sizes, seed, epochs)
-    return LogBatches(dataset, draws, Packing.for_run(dataset, draws, 64, 2, 0))
+    return LogBatches(dataset, draws, packing_for(dataset, draws, 64, 2, 0))
 
 
 def interactions_of(source: LogBatches, steps: int) -> list[int]:

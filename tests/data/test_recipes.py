@@ -11,8 +11,8 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import PREFERRED, REJECTED
-from interact_jax.data.pipeline import Packing
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, RECIPES
+from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Size, apart, paths, plant_apart, split
 from interact_jax.schema import Conversation, Message, Preference
 from tests.runs import TALKS, records, write_lines

@@ -15,8 +15,9 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import as_ids
-from interact_jax.data.pipeline import Draws, LogBatches, Packing
+from interact_jax.data.pipeline import Draws, LogBatches, packing_for
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.data.rows import Packing
 from interact_jax.data.shapes import PLANNED, fill, full_row, plan_shapes, share_out, spread
 from interact_jax.data.tree import Size
 from interact_jax.pocket import MODEL
@@ -167,7 +168,7 @@ def epoch_of(dataset, row_tokens, height=1, seed=0, conversations=0, interaction
     """Padding of the token arrays and of the reply entries, mean over the steps; the shapes."""
     batch = SimpleNamespace(conversations=conversations, interactions=interactions)
     draws = Draws(dataset.interactions, batch, seed, epochs=1)
-    packing = Packing.for_run(dataset, draws, row_tokens, height, 2)
+    packing = packing_for(dataset, draws, row_tokens, height, 2)
     source = LogBatches(dataset, draws, packing)
     tokens, replies, shapes = [], [], set()
     for _ in range(source.steps_left()):

@@ -3,7 +3,9 @@
     python -m tests.faults.corrupt --folder /tmp/faults --count 700
 
 After each fault, the run either ends as the undisturbed one did, bit for bit, or is refused with a
-message, or its user was told what is not the same. A case depends on --seed and its number alone:
+message, or its user was told what is not the same. --program export does so to a run that is
+exported; generate and plan to the model of an export, where damage may be plausible, as there are
+no digests: what comes of it then is other. A case depends on --seed and its number alone:
 --from goes on where an earlier call ended, --count 1 shows one case again. Exit status 1 where a
 case was silent or not caught.
 """
@@ -20,6 +22,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,13 @@ import jax
 
 from interact_jax import cli
 from launch import train as launch_train
+from tests.faults.programs import PROGRAMS, Program, quietly
 from tests.faults.runs import METHODS, different, ending, settings_of
 from tests.runs import train_arguments
 
 RESUMED_AT, STEPS = 4, 6  # checkpoints 2 and 4 are there; the undisturbed run goes on to 6
 BAD = ("silent", "uncaught")
-KINDS = (*BAD, "refused", "told", "fell back", "same")
+KINDS = (*BAD, "other", "refused", "told", "fell back", "same")
 
 
 @dataclasses.dataclass
@@ -48,7 +52,8 @@ class Case:
 
 @dataclasses.dataclass
 class Outcome:
-    """`kind`: same, fell back, refused, told (of what is not the same), silent, uncaught."""
+    """`kind`: same, fell back, refused, told (of what is not the same), other (which nothing could
+    notice), silent, uncaught."""
 
     kind: str
     said: str
@@ -130,33 +135,71 @@ def damage(workdir: Path, rng: random.Random) -> tuple[str, str]:
     return file.relative_to(workdir).as_posix(), fault(file, rng)
 
 
-def run_case(number: int, seed: int, folder: Path) -> tuple[Case, Outcome]:
+def run_case(number: int, seed: int, folder: Path, program: str) -> tuple[Case, Outcome]:
     """One fault and what came of it."""
     rng = random.Random(f"{seed}-{number}")
     method = rng.choice(sorted(METHODS))
     rest, expected = make(folder, method)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         workdir = Path(shutil.copytree(rest, Path(place) / "run"))
-        case = Case(method, *damage(workdir, rng))
-        return case, outcome(workdir, folder, method, expected)
+        if program == "train":
+            case = Case(method, *damage(workdir, rng))
+            return case, outcome(workdir, folder, method, expected)
+        read = workdir
+        if not PROGRAMS[program].of_run:
+            whole = folder / f"{method}-whole"
+            read = Path(shutil.copytree(whole / "export", Path(place) / "model"))
+        sound = _made(program, read, Path(place) / "sound")
+        case = Case(method, *damage(read, rng))
+        return case, outcome_of(PROGRAMS[program], read, Path(place) / "out", sound)
 
 
 def outcome(workdir: Path, folder: Path, method: str, expected: dict[str, Any]) -> Outcome:
     """Resume a run and compare."""
-    stderr = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(stderr):
-            cli.run(lambda: resume(workdir, folder, method, STEPS))
-    except SystemExit as ended:
-        status = ended.code
-    lines = stderr.getvalue().splitlines()
-    said = "\n".join(line for line in lines if not line.startswith("step "))  # not of progress
+    status, said = _ended(lambda: resume(workdir, folder, method, STEPS))
     if status:
-        clear = said and status in (1, 2) and "Traceback" not in said
-        return Outcome("refused" if clear else "uncaught", said)
+        return _refused(status, said)
     if other := different(ending(workdir), expected):
         return Outcome("told" if said else "silent", f"other: {', '.join(other)}. {said}")
     return Outcome("fell back" if said else "same", said)
+
+
+def outcome_of(program: Program, read: Path, out: Path, expected: Any) -> Outcome:
+    """Call another program and compare."""
+    made: list[Any] = []
+    status, said = _ended(lambda: made.append(quietly(program, read, out)))
+    if status:
+        return _refused(status, said)
+    if made == [expected]:
+        return Outcome("same", said)
+    if not program.of_run:
+        return Outcome("other", said)
+    return Outcome("told" if said else "silent", said)
+
+
+def _made(program: str, read: Path, out: Path) -> Any:
+    """What comes of what is sound; a plan ends with a message even so."""
+    made: list[Any] = []
+    status, said = _ended(lambda: made.append(quietly(PROGRAMS[program], read, out)))
+    assert made or (program, status) == ("plan", 2), said
+    return made[0] if made else None
+
+
+def _ended(main: Callable[[], None]) -> tuple[Any, str]:
+    """Exit status, and what was said on stderr that is not of progress."""
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            cli.run(main)
+    except SystemExit as ended:
+        status = ended.code
+    lines = stderr.getvalue().splitlines()
+    return status, "\n".join(line for line in lines if not line.startswith("step "))
+
+
+def _refused(status: Any, said: str) -> Outcome:
+    clear = said and status in (1, 2) and "Traceback" not in said
+    return Outcome("refused" if clear else "uncaught", said)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -167,6 +210,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--from", type=int, default=0, dest="first", help="number of a case")
     parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--program", default="train", choices=["train", *PROGRAMS])
     parser.add_argument("--show", action="store_true", help="every case, not only the bad ones")
     return parser.parse_args(argv)
 
@@ -179,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
         keep_compiled(folder / "compiled")
         found: collections.Counter[str] = collections.Counter()
         for number in range(args.first, args.first + args.count):
-            case, came = run_case(number, args.seed, folder.resolve())
+            case, came = run_case(number, args.seed, folder.resolve(), args.program)
             found[came.kind] += 1
             if args.show or came.kind in BAD:
                 print(f"{number}: {came.kind}: {case}\n{came.said}", flush=True)

@@ -339,7 +339,9 @@ def test_parse_size(size, expected):
     assert parse_size(size) == expected
 
 
-@pytest.mark.parametrize("size", ["five", "5 PB", "0GB", "-1"])
+@pytest.mark.parametrize(
+    "size", ["five", "5 PB", "0GB", "-1", "0.5", "7" * 400, "99999999999TB"], ids=lambda x: x[:20]
+)
 def test_parse_size_errors(size):
     with pytest.raises(InputError, match="expected a size such as 5GB"):
         parse_size(size)

@@ -15,6 +15,7 @@ from interact_jax.json_files import read_json, short
 from interact_jax.models.families import DecoderConfig, read_config
 from interact_jax.models.hf.tensor_files import TensorFiles, some
 from interact_jax.models.hf.tokenizer_files import TEMPLATE_DIRECTORIES
+from interact_jax.places import check_name
 from interact_jax.schema import InputError
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def resolve(path: str, weights: bool = True) -> Path:
         if not (POCKET / "config.json").is_file():
             raise InputError(f"pocket: this installation lacks the shipped model ({POCKET}).")
         return POCKET
+    check_name(f"model {path}", path)
     local = Path(path).expanduser()
     if local.is_dir():
         _check_links(local)

@@ -19,6 +19,7 @@ from interact_jax.schema import InputError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 COMPARED = 1 << 24  # numbers of a tensor that are compared with another's at a time
+MOST_BYTES = 1 << 63  # more than any file has
 SHARD = r"model-\d{5,}-of-\d{5,}\.safetensors"
 READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # what weights are stored as -> bytes a number
 
@@ -180,9 +181,14 @@ def parse_size(size: str | int) -> int:
     """Bytes of "5GB", "500MB", "1GiB" or a plain number; decimal units are powers of 1000."""
     powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper())
-    if not found or float(found[1]) <= 0:
-        raise InputError(f"max_shard_size={size!r}: expected a size such as 5GB, 500MB or 1GiB.")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** powers[found[2]])
+    count = 0.0
+    if found:
+        count = float(found[1]) * (1024 if found[3] else 1000) ** powers[found[2]]
+    if not 1 <= count < MOST_BYTES:
+        raise InputError(
+            f"max_shard_size={short(size)}: expected a size such as 5GB, 500MB or 1GiB."
+        )
+    return int(count)
 
 
 def write_tensors(

@@ -1,0 +1,80 @@
+"""How a run's trees become rows: the shapes they have, and batches of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from interact_jax.data.examples import Target
+from interact_jax.data.pack import Placed, pack
+from interact_jax.data.shapes import cost, full_row, plan_shapes, share_out
+from interact_jax.data.tree import Size, Tree, split
+from interact_jax.schema import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How trees become batches: the shapes of rows, rows of a batch, tokens of y that don't count.
+
+    A batch has one of `shapes`, or `full` where none of them will do.
+    """
+
+    shapes: tuple[Size, ...]
+    full: Size
+    height: int
+    ignore_first: int = 0
+    known: frozenset[str] = frozenset()  # log-probabilities from elsewhere that some reply has
+
+    @classmethod
+    def for_trees(
+        cls,
+        trees: Sequence[Tree],
+        row_tokens: int,
+        height: int,
+        ignore_first: int = 0,
+        steps: Iterable[Sequence[Tree]] | None = None,
+        known: Collection[str] = (),
+    ) -> Packing:
+        """Shapes for `steps`, which need not be all there will be; by default one of all trees.
+
+        `known` names log-probabilities that replies will have by then, beside those they have.
+        """
+        full = full_row(trees, row_tokens)
+        parts = (_split(step, full) for step in ([trees] if steps is None else steps))
+        shapes = plan_shapes(parts, full, row_tokens, height)
+        have = {name for tree in trees for reply in tree.replies for name in reply.target.known}
+        return cls(shapes, full, height, ignore_first, frozenset(have.union(known)))
+
+    def batches(
+        self, trees: Sequence[Tree], factor: Callable[[Target], float] = lambda target: 1.0
+    ) -> Iterator[tuple[Batch, list[Placed]]]:
+        """Micro-batches that hold these trees, split where they are too large for a row; `factor`
+        multiplies the weight of an example."""
+        parts = _split(trees, self.full)
+        for shape, rows in share_out(parts, self.shapes, self.full, self.height):
+            yield pack(rows, shape, self.height, self.ignore_first, factor, self.known)
+
+    def largest(self, trees: Sequence[Tree]) -> Batch:
+        """A batch of the largest planned shape, with one of these trees in it: for programs that
+        are compiled beforehand."""
+        parts = _split(trees, self.full)
+        shape = max(self.shapes, key=cost)
+        tree = min(parts, key=lambda tree: tree.size.T)
+        shape = shape if tree.size.fits(shape) else self.full
+        return pack([[tree]], shape, self.height, self.ignore_first, known=self.known)[0]
+
+    def count(self, trees: Sequence[Tree]) -> int:
+        """How many micro-batches these trees make."""
+        parts = _split(trees, self.full)
+        return sum(1 for _ in share_out(parts, self.shapes, self.full, self.height))
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{s.T}+{s.P}+{s.Q}" for s in self.shapes)
+        return (
+            f"{self.height} row(s) of {shapes} tokens (trunk + live + frozen branches) a "
+            "micro-batch"
+        )
+
+
+def _split(trees: Sequence[Tree], full: Size) -> list[Tree]:
+    return [part for tree in trees for part in split(tree, full)]
