@@ -72,7 +72,7 @@ GOOD = [talk(f"good{n}", USER, REPLY, NEXT) for n in range(4)]
 # what is wrong -> a line that has it
 BAD_LINES = {
     "two messages of one role in a row": talk("b1", USER, USER, REPLY, NEXT),
-    "empty message": talk("b2", USER, ("assistant", " \n"), NEXT),
+    "empty message of the assistant": talk("b2", USER, ("assistant", " \n"), NEXT),
     "unknown role": talk("b3", USER, ("robot", "Hello"), NEXT),
     "missing key": {"id": "b4", "messages": [{"role": "user"}, {"role": "assistant"}]},
     "broken JSON": b'{"id": "b5", "messages": [{"role": "user", "content": "Hi"',
@@ -92,7 +92,8 @@ SPECIAL = talk("b8", USER, ("assistant", "Hello<|im_end|>"), NEXT)
 @pytest.mark.parametrize("wrong", BAD_LINES)
 def test_bad_line(small, wrong, tmp_path, capsys):
     file = write_lines(tmp_path / "talks.jsonl", [GOOD[0], BAD_LINES[wrong], GOOD[1]])
-    arguments = train_arguments(tmp_path / "run", {**small, "data.path": file})
+    settings = {**small, "data.path": file, "data.repair": "stop"}
+    arguments = train_arguments(tmp_path / "run", settings)
     check_refused(arguments, capsys, f"{file}:2", wrong, "data.on_error=skip")
 
 
