@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 
 from interact_jax import (
     checkpoint,
+    guard,
+    held_out,
     hindsight_check,
     methods,
     objectives,
@@ -29,7 +31,7 @@ from interact_jax import (
     skipping,
     teachers,
 )
-from interact_jax.data import chat, dataset, encode, limits, pipeline, tree, weighing
+from interact_jax.data import chat, dataset, encode, holdout, limits, pipeline, tree, weighing
 from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
 from interact_jax.schema import InputError
@@ -40,7 +42,8 @@ SETTINGS = {
     "epochs": Setting(2.0, "or passes over the data; 0 = by steps", least=0, most=1e6, free=True),
     "evaluation.name": Setting(
         "auto",
-        "measured before and after; auto = by the model",
+        "what replies to the pocket world's requests are measured by, before and after; auto = "
+        "where the data is its own",
         ("auto", "none", "pocket"),
         free=True,
     ),
@@ -72,6 +75,9 @@ HOMES = (
     limits.SETTINGS,
     skipping.SETTINGS,
     hindsight_check.SETTINGS,
+    holdout.SETTINGS,
+    held_out.SETTINGS,
+    guard.SETTINGS,
     optim.SETTINGS,
     decoder.SETTINGS,
     attention.SETTINGS,

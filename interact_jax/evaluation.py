@@ -1,16 +1,18 @@
-"""Measurements of a model by what it says: sampled replies, judged by a program.
+"""Did it work? What a run is measured by, before its first step, during and after.
 
-So far one: the pocket world, whose replies can be read back (`interact_jax.pocket`).
+On conversations that are held out of any log (`held_out`), and where the data is the pocket world's
+by what a program makes of sampled replies (`interact_jax.pocket`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from interact_jax import places, sharding
+from interact_jax import guard, places, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
 from interact_jax.json_files import read_json
@@ -18,6 +20,8 @@ from interact_jax.models.decoder import Decoder
 from interact_jax.pocket import measure as pocket_measure
 from interact_jax.pocket import world
 from interact_jax.schema import Message
+
+log = logging.getLogger(__name__)
 
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
 
@@ -43,11 +47,9 @@ EVALUATIONS: dict[str, Measure] = {"pocket": pocket}
 
 
 def chosen(config: Any) -> Measure | None:
-    """What a run is measured by: "auto" knows the shipped model, and of no other."""
+    """What sampled replies are judged by: "auto" knows the shipped logs, and no others."""
     name = config.evaluation.name
-    if name == "auto":
-        name = config.model.path
-    return EVALUATIONS.get(name)
+    return EVALUATIONS.get(config.data.path if name == "auto" else name)
 
 
 def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
@@ -56,6 +58,8 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
 
     None where nothing is to be measured, or was not then.
     """
+    if run.held_out is not None:
+        run.held_out.begin(run.state.params, run.workdir, resumed=int(run.state.step) > 0)
     if int(run.state.step) == 0:
         run.kept["before"] = measure_run(run, file)
     elif "before" not in run.kept:  # an earlier version kept it in the file alone
@@ -63,15 +67,58 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
     return run.kept["before"]
 
 
-def measure_run(run: Any, file: Path) -> Mapping[str, float] | None:
-    """Measure a `train.Run` as it stands, and write the result to `file`; None if `none` is set."""
-    measure = chosen(run.config)
-    if measure is None:
+def measure_run(run: Any, file: Path) -> dict[str, float] | None:
+    """Measure a `train.Run` as it stands, and write the result to `file`; None where nothing is to
+    be measured."""
+    measure, model = chosen(run.config), run.model
+    found: dict[str, float] = {}
+    if measure is not None:
+        with sharding.on(model.mesh):
+            replies, seed = run.config.evaluation.replies, run.config.seed
+            found = measure(model.decoder, run.state.params, model.chat, replies, seed)
+    found |= of_held_out(run)
+    if not found:
         return None
-    replies, seed = run.config.evaluation.replies, run.config.seed
-    model = run.model
-    with sharding.on(model.mesh):
-        found = measure(model.decoder, run.state.params, model.chat, replies, seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     places.write(file, json.dumps(found, indent=2) + "\n")
     return found
+
+
+def of_held_out(run: Any) -> dict[str, float]:
+    """What held-out conversations say of the model as it stands; the replies that were sampled are
+    kept with the run. Measured once a step."""
+    if run.held_out is None:
+        return {}
+    step = int(run.state.step)
+    if run.kept.get("held_out", {}).get("step") != step:
+        values, replies = run.held_out.measure(run.state.params)
+        run.kept["held_out"] = {"step": step, "values": values, "replies": replies}
+    values = run.kept["held_out"]["values"]
+    assert isinstance(values, dict)
+    return values
+
+
+def during(run: Any, step: int, due: bool) -> dict[str, float]:
+    """What the log says of held-out conversations at a step, where they are `due`, or by
+    `evaluation.every`; with the first step also what was found before it."""
+    if run.held_out is None:
+        return {}
+    before = run.kept.get("before") or {}
+    first = {f"before_{k}": v for k, v in before.items() if k.startswith("held_out_")}
+    every = run.config.evaluation.every
+    now = of_held_out(run) if due or (every and step % every == 0) else {}
+    return (first if step == 1 else {}) | now
+
+
+def alarm(run: Any, now: Mapping[str, float]) -> str:
+    """Warn where the model shows signs of collapse; what is wrong, where the run is to stop for
+    that."""
+    how, before = run.config.evaluation.guard, run.kept.get("before") or {}
+    found = guard.signs(before, now) if how != "none" else []
+    if not found:
+        return ""
+    said = f"the model shows signs of collapse: {'; '.join(found)}."
+    if how == "warn":
+        log.warning("step %d: %s %s", int(run.state.step), said, guard.ADVICE)
+        return ""
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -9,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Journal:
         self.total, self.first = total, first
         self._shown = ("loss", shown, "grad_norm")
         self.bad_steps_in_row = 0
-        self._pending: tuple[int, Any, StepBatch] | None = None
+        self._pending: tuple[int, Any, StepBatch, dict[str, float]] | None = None
         kept = _go_on_from(self.file, first, {*self._shown, "step", "seconds"})
         self._digest = hashlib.blake2b(kept)
         if digest is not None and self.digest() != digest:
@@ -83,11 +84,25 @@ class Journal:
             self._lines.close()
             self._events.close()
 
-    def add(self, step: int, shown: dict[str, jax.Array], batch: StepBatch) -> None:
-        """Note a step whose numbers the device is still computing; report the one before it."""
-        before, self._pending = self._pending, (step, shown, batch)
+    def add(
+        self,
+        step: int,
+        shown: dict[str, jax.Array],
+        batch: StepBatch,
+        measured: dict[str, float] | None = None,
+    ) -> None:
+        """Note a step whose numbers the device is still computing, and what was `measured` after
+        it; report the one before it."""
+        before, self._pending = self._pending, (step, shown, batch, measured or {})
         if before:
             self._report(*before)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile is no part of any step's time."""
+        began = time.perf_counter()
+        yield
+        self._time += time.perf_counter() - began
 
     def flush(self) -> None:
         """Report everything, and put it on disk."""
@@ -101,7 +116,13 @@ class Journal:
         """Of all lines so far."""
         return self._digest.hexdigest()
 
-    def _report(self, step: int, shown: dict[str, jax.Array], batch: StepBatch) -> None:
+    def _report(
+        self,
+        step: int,
+        shown: dict[str, jax.Array],
+        batch: StepBatch,
+        measured: dict[str, float],
+    ) -> None:
         self._standing.check()
         values = {name: x.item() for name, x in jax.device_get(shown).items()}
         now = time.perf_counter()
@@ -113,7 +134,7 @@ class Journal:
             "reply_tokens": batch.reply_tokens,
             "tokens": batch.tokens,
             "padding": round(1 - batch.tokens / batch.slots, 6),
-            **{name: round(value, 6) for name, value in batch.told.items()},
+            **{name: round(value, 6) for name, value in (batch.told | measured).items()},
             "seconds": round(now - self._time, 6),
         }
         self._time = now
@@ -123,7 +144,7 @@ class Journal:
         self._lines.write(encoded)
         self._lines.flush()
         self._digest.update(encoded)
-        for name, value in {**values, **batch.told}.items():
+        for name, value in {**values, **batch.told, **measured}.items():
             self._events.add_scalar(name, value, step)
         text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown)
         self._bar.update(self._task, completed=step, shown=text)

@@ -24,7 +24,19 @@ import optax
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, known, memory, resuming, scoring, sharding, skipping
+from interact_jax import (
+    checkpoint,
+    config,
+    evaluation,
+    guard,
+    known,
+    memory,
+    resuming,
+    scoring,
+    sharding,
+    skipping,
+)
+from interact_jax.data import holdout
 from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
@@ -32,6 +44,7 @@ from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, StepBatch
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
 from interact_jax.ends import Deferred
+from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
 from interact_jax.models import hf
@@ -61,6 +74,7 @@ class Run:
     add: Callable[..., Any]
     update: Callable[..., Any]
     skim: skipping.Skimmer | None  # None: nothing is skipped
+    held_out: HeldOut | None  # None: nothing is measured on other conversations
     checkpoints: checkpoint.Checkpoints
     state: TrainState
     kept: dict[str, Any]  # what goes with every checkpoint
@@ -106,6 +120,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     )
     for line in dataset.lines():
         log.info("%s", line)
+    dataset, held = holdout.split(dataset, cfg.evaluation.holdout)
+    log.info("%s", holdout.told(held, dataset))
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
@@ -143,6 +159,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         add=add,
         update=update,
         skim=skim,
+        held_out=HeldOut.of(held, model, cfg),
         checkpoints=checkpoints,
         state=state,
         kept=kept,
@@ -351,9 +368,13 @@ def loop(run: Run) -> None:
             sums, batch = sums_of(run, run.source.next(run.state))
             run.state, shown = run.update(run.state, sums)
             del sums  # before a checkpoint's copy of the state wants room
-            journal.add(step, shown, batch)
             asked = stop.asked  # once: a signal may come between any two lines
             due = step % cfg.checkpoint.every == 0 or step == last or asked
+            with journal.paused():
+                measured = evaluation.during(run, step, step == last)
+            journal.add(step, shown, batch, measured)
+            wrong = evaluation.alarm(run, measured)
+            due = due or bool(wrong)
             if due:
                 journal.flush()  # the log must not lag behind what a resumed run takes for done
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
@@ -365,6 +386,11 @@ def loop(run: Run) -> None:
             if due:
                 run.kept |= {"position": run.source.position(), "log": journal.digest()}
                 run.checkpoints.save(step, run.state, run.kept)
+            if wrong:
+                raise RunStopped(
+                    f"step {step}: {wrong} A checkpoint is saved, the same command goes on from it "
+                    f"with --config.evaluation.guard=warn. {guard.ADVICE}"
+                )
             if asked:
                 break
     if stop.asked:

@@ -1,0 +1,81 @@
+"""Which conversations a run does not learn from, so that what it learns can be measured on them.
+
+A conversation is held out by a hash of its user. Where it has none, of its opening: the messages up
+to the user's first one. So all of a user, all paths of a message tree and all copies of a dialogue
+are on one side, and whatever is in the data decides, not its order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+
+from interact_jax.data.dataset import Dataset
+from interact_jax.schema import Conversation
+from interact_jax.settings import Setting
+
+FEWEST = 30  # conversations: from fewer there is little to be seen
+SETTINGS = {
+    "evaluation.holdout": Setting(
+        0.03,
+        "share of conversations that are held out, by a hash of the user, else of the opening, and "
+        f"measured; none where these would be fewer than {FEWEST}; 0 = none",
+        least=0,
+        most=0.9,
+        before=0.0,
+    ),
+}
+
+
+def split(dataset: Dataset, share: float) -> tuple[Dataset, list[Conversation]]:
+    """What is left to learn from, and the conversations held out: none where there are too few, or
+    where nothing would be left."""
+    if share * len(dataset.conversations) < FEWEST:
+        return dataset, []
+    out = [is_held_out(conversation, share) for conversation in dataset.conversations]
+    if all(out):
+        return dataset, []
+    kept = [not one for one in out]
+    rest = dataclasses.replace(
+        dataset,
+        conversations=list(itertools.compress(dataset.conversations, kept)),
+        trees=list(itertools.compress(dataset.trees, kept)),
+        interactions=list(itertools.compress(dataset.interactions, kept)),
+    )
+    return rest, list(itertools.compress(dataset.conversations, out))
+
+
+def told(held: list[Conversation], rest: Dataset) -> str:
+    """In words, what is held out."""
+    count = len(rest.conversations) + len(held)
+    if held:
+        return f"held out to measure by: {len(held):,} of {count:,} conversations"
+    return (
+        f"held out to measure by: none of {count:,} conversations (evaluation.holdout, a share; at "
+        f"least {FEWEST} conversations)"
+    )
+
+
+def is_held_out(conversation: Conversation, share: float) -> bool:
+    """Whether a conversation is among the `share` that is held out; a larger share has it too."""
+    return hash_of(key_of(conversation)) < share
+
+
+def key_of(conversation: Conversation) -> str:
+    """What conversations have in common that must be on one side."""
+    if conversation.user:
+        return f"user {conversation.user}"
+    opening: list[tuple[str, str]] = []
+    for message in conversation.messages:
+        opening.append((message.role, message.content))
+        if message.role == "user":
+            break
+    return f"opening {json.dumps(opening)}"
+
+
+def hash_of(text: str) -> float:
+    """From 0 to 1, as good as random, the same everywhere."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

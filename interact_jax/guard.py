@@ -1,0 +1,57 @@
+"""Signs that a model collapses, told while there is still something to save.
+
+A model that is trained for too long, or too fast, first changes how it says things: its replies run
+on or shrink, it becomes sure of every token or of none, it moves far from where it began. Measured
+on held-out prompts (`held_out.MEASURES`), against the same model before training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from interact_jax.settings import Setting
+
+SETTINGS = {
+    "evaluation.guard": Setting(
+        "warn",
+        "where held-out replies show that the model collapses: warn, stop after a checkpoint, or "
+        "do nothing",
+        ("warn", "stop", "none"),
+        free=True,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sign:
+    """When a measure says that something is wrong, by its value before and now; and in words."""
+
+    measure: str
+    seen: Callable[[float, float], bool]
+    words: str
+
+
+SIGNS = (
+    Sign("held_out_length", lambda before, now: now > 2 * before + 16, "replies run on"),
+    Sign("held_out_length", lambda before, now: now < before / 4, "replies shrink to nothing"),
+    Sign("held_out_finished", lambda before, now: now < before - 0.2, "replies do not end"),
+    Sign("held_out_readable", lambda before, now: now < before - 0.1, "replies cannot be read"),
+    Sign("held_out_entropy", lambda before, now: now < before / 4, "every reply is like another"),
+    Sign("held_out_entropy", lambda before, now: now > 2 * before + 0.5, "replies are noise"),
+    Sign("held_out_distance", lambda before, now: now > 1.0, "it is far from the initial model"),
+)
+ADVICE = (
+    "Go back to an earlier checkpoint, and try a smaller optim.lr, fewer steps, "
+    "teacher.name=trust_region, or objective.kl_initial."
+)
+
+
+def signs(before: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    """What is wrong, in words with the figures; nothing where all is well."""
+    return [
+        f"{sign.words} ({sign.measure} {before.get(sign.measure, 0.0):.3g} -> "
+        f"{now[sign.measure]:.3g})"
+        for sign in SIGNS
+        if sign.measure in now and sign.seen(before.get(sign.measure, 0.0), now[sign.measure])
+    ]
