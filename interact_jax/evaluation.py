@@ -114,10 +114,12 @@ def alarm(run: Any, now: Mapping[str, float]) -> str:
     """Warn where the model shows signs of collapse; what is wrong, where the run is to stop for
     that."""
     how, before = run.config.evaluation.guard, run.kept.get("before") or {}
-    found = guard.signs(before, now) if how != "none" else []
-    if not found:
+    found = guard.signs(before, now) if how != "none" else {}
+    news = found.keys() - set(run.kept.get("signs", ()))
+    run.kept["signs"] = sorted(found.keys() | set(run.kept.get("signs", ())))
+    if not news:
         return ""
-    said = f"the model shows signs of collapse: {'; '.join(found)}."
+    said = f"the model shows signs of collapse: {'; '.join(found[sign] for sign in news)}."
     if how == "warn":
         log.warning("step %d: %s %s", int(run.state.step), said, guard.ADVICE)
         return ""

@@ -47,11 +47,12 @@ ADVICE = (
 )
 
 
-def signs(before: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
-    """What is wrong, in words with the figures; nothing where all is well."""
-    return [
-        f"{sign.words} ({sign.measure} {before.get(sign.measure, 0.0):.3g} -> "
+def signs(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, str]:
+    """What is wrong, and the same with its figures; nothing where all is well."""
+    return {
+        sign.words: f"{sign.words} ({sign.measure} {before[sign.measure]:.3g} -> "
         f"{now[sign.measure]:.3g})"
         for sign in SIGNS
-        if sign.measure in now and sign.seen(before.get(sign.measure, 0.0), now[sign.measure])
-    ]
+        if sign.measure in before.keys() & now.keys()
+        and sign.seen(before[sign.measure], now[sign.measure])
+    }

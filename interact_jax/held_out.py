@@ -1,7 +1,7 @@
 """Did it work? Measured on conversations that the run does not learn from, whatever they are about.
 
-    held = HeldOut.of(conversations, model, cfg)      what is measured, chosen once
-    held.begin(params, folder, resumed)               what the initial model replies, kept with the run
+    held = HeldOut.of(conversations, model, cfg)     what is measured, chosen once
+    held.begin(params, workdir, resumed)             what the initial model replies, kept there
     values, replies = held.measure(params)
 
 Of the model as it stands, under the names of MEASURES: the signal on held-out interactions; how

@@ -1,0 +1,72 @@
+"""What is held out depends on the data alone, and nothing of it is learned."""
+
+import collections
+import dataclasses
+
+from interact_jax.data import holdout
+from interact_jax.data.conversations import ReadReport
+from interact_jax.data.dataset import Dataset
+from interact_jax.schema import Conversation, Message
+
+
+def conversation(name, user="", opening="Hi", system=""):
+    messages = [Message("user", opening), Message("assistant", "y"), Message("user", "o")]
+    if system:
+        messages.insert(0, Message("system", system))
+    return Conversation(name, tuple(messages), user)
+
+
+def dataset(conversations):
+    empty = [[] for _ in conversations]
+    ones = [1] * len(conversations)
+    return Dataset(list(conversations), empty, ones, collections.Counter(), ReadReport())
+
+
+MANY = [conversation(f"c{n}", opening=f"question {n}") for n in range(2_000)]
+
+
+def test_about_the_share_is_held_out_whatever_the_order():
+    rest, held = holdout.split(dataset(MANY), 0.1)
+    assert 150 < len(held) < 250
+    assert {c.id for c in held}.isdisjoint(c.id for c in rest.conversations)
+    assert len(held) + len(rest.conversations) == len(rest.interactions) + len(held) == len(MANY)
+    _, other = holdout.split(dataset(MANY[::-1]), 0.1)
+    assert {c.id for c in other} == {c.id for c in held}
+    _, more = holdout.split(dataset(MANY), 0.2)
+    assert {c.id for c in held} < {c.id for c in more}, "a larger share has them too"
+
+
+def test_all_of_a_user_are_on_one_side():
+    several = [dataclasses.replace(c, user=f"u{n % 100}", id=f"{c.id}") for n, c in enumerate(MANY)]
+    rest, held = holdout.split(dataset(several), 0.3)
+    assert held and {c.user for c in held}.isdisjoint(c.user for c in rest.conversations)
+
+
+def test_so_are_conversations_with_one_opening():
+    """Paths of a message tree, and copies, share their first turns."""
+    paths = [dataclasses.replace(c, id=f"{c.id}.{n}") for c in MANY[:500] for n in range(3)]
+    rest, held = holdout.split(dataset(paths), 0.3)
+    openings = [{c.messages[0].content for c in side} for side in (held, rest.conversations)]
+    assert held and openings[0].isdisjoint(openings[1])
+
+
+def test_a_system_message_alone_is_no_opening():
+    same = [conversation(f"c{n}", opening=f"q {n}", system="Be brief.") for n in range(500)]
+    rest, held = holdout.split(dataset(same), 0.3)
+    assert held and rest.conversations
+
+
+def test_few_conversations_hold_out_none_and_it_is_said():
+    few = dataset(MANY[:200])
+    rest, held = holdout.split(few, 0.03)
+    assert rest is few and not held
+    assert "none of 200" in holdout.told(held, rest)
+    rest, held = holdout.split(few, 0.2)
+    assert held and f"{len(held)} of 200" in holdout.told(held, rest)
+
+
+def test_something_is_always_left_to_learn_from():
+    same = dataset([conversation(f"c{n}", user="u") for n in range(500)])
+    for share in (0.1, 0.9):
+        rest, held = holdout.split(same, share)
+        assert rest is same and not held

@@ -1,0 +1,214 @@
+"""What held-out conversations say of a model, before, during and after a run."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+
+from interact_jax import config, guard, held_out, train
+from interact_jax.schema import RunStopped
+from interact_jax.signal import score_trees
+from launch import train as launch_train
+from tests.runs import ROOT, overrides, read_lines, tiny, train_arguments, write_lines
+
+REAL = ROOT.parent / "shared/real/conversations/oasst_en_100_tree.jsonl"
+TALK = [
+    ("Say {n}", "It is {n}.", "Shorter", "{n}", "Thank you"),
+    ("What comes after {n}?", "A number.", "Which one?"),
+]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A run on 120 short conversations, of which a good quarter are held out."""
+    folder = tmp_path_factory.mktemp("given")
+    tiny(folder / "model")
+    lines = []
+    for n in range(120):
+        texts = [text.format(n=n) for text in TALK[n % 2]]
+        turns = [{"role": ("user", "assistant")[k % 2], "content": t} for k, t in enumerate(texts)]
+        lines.append({"id": f"c{n}", "messages": turns})
+    return {
+        "model.path": folder / "model",
+        "data.path": write_lines(folder / "logs.jsonl", lines),
+        "data.max_length": 256,
+        "batch.row_tokens": 128,
+        "batch.interactions": 8,
+        "evaluation.holdout": 0.3,
+        "evaluation.every": 2,
+        "evaluation.prompts": 5,
+        "evaluation.new_tokens": 12,
+        "steps": 5,
+        "epochs": 0,
+        "optim.lr": 0.01,
+        "optim.schedule": "constant",
+        "checkpoint.every": 3,
+        "report.interactions": 0,
+        "check_hindsight": 0,
+    }
+
+
+@pytest.fixture(scope="module")
+def ended(settings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("ended") / "run"
+    launch_train.main(train_arguments(workdir, settings))
+    return workdir
+
+
+def measured(workdir):
+    """{step: what its line says of held-out conversations}."""
+    lines = read_lines(workdir / "metrics.jsonl")
+    found = {
+        line["step"]: {k: v for k, v in line.items() if k.startswith("held_out_")} for line in lines
+    }
+    return {step: values for step, values in found.items() if values}
+
+
+def test_measures_stand_in_the_log_and_in_the_summary(ended):
+    found = measured(ended)
+    assert list(found) == [2, 4, 5], "every second step, and the last"
+    summary = json.loads((ended / "summary.json").read_text())
+    assert summary["after"] == pytest.approx(found[5], abs=1e-6)
+    first = read_lines(ended / "metrics.jsonl")[0]
+    for name, value in summary["before"].items():
+        assert first[f"before_{name}"] == pytest.approx(value, abs=1e-6)
+    assert set(found[5]) == set(held_out.MEASURES)
+    assert summary["before"]["held_out_distance"] == pytest.approx(0, abs=1e-6)
+    assert found[5]["held_out_distance"] > 0
+    assert 0 < found[5]["held_out_length"] <= 12
+
+
+def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
+    workdir = tmp_path / "run"
+    launch_train.main(train_arguments(workdir, {**settings, "steps": 3}))
+    launch_train.main(train_arguments(workdir, settings))
+    before, after = (json.loads((w / "summary.json").read_text()) for w in (ended, workdir))
+    assert after["before"] == before["before"] and after["after"] == before["after"]
+    assert measured(workdir)[4] == measured(ended)[4]
+
+
+def test_without_what_the_initial_model_said_the_distance_is_left_out(
+    ended, settings, tmp_path, caplog
+):
+    workdir = tmp_path / "run"
+    launch_train.main(train_arguments(workdir, {**settings, "steps": 3}))
+    (workdir / "held_out/initial.jsonl").write_text("damaged")
+    with caplog.at_level(logging.WARNING, "interact_jax"):
+        logging.getLogger("interact_jax").propagate = True
+        launch_train.main(train_arguments(workdir, settings))
+    after = json.loads((workdir / "summary.json").read_text())["after"]
+    assert set(after) == set(held_out.MEASURES) - {"held_out_distance"}
+
+
+def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
+    """And the margin that of revised replies over those complained about, per token."""
+    cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides(settings))
+    run = train.start(cfg, tmp_path / "run")
+    held = run.held_out
+    learned = {c.id for c in run.dataset.conversations}
+    names = {reply.target.conversation for tree in held.trees for reply in tree.replies}
+    assert names and names.isdisjoint(learned)
+    found = held._scores(run.state.params)
+    scored = score_trees(run.model.decoder, run.state.params, held.trees, run.model.mesh)
+    mean = {one.id: one.signal.mean() for one in scored if not one.id.endswith("+")}
+    plain = {one.id: one.logp_student.mean() for one in scored}
+    assert found["held_out_signal"] == pytest.approx(np.mean(list(mean.values())), rel=1e-5)
+    pairs = [plain[name] - plain[name[:-1]] for name in plain if name.endswith("+")]
+    assert pairs and found["held_out_margin"] == pytest.approx(np.mean(pairs), rel=1e-5)
+    run.checkpoints.close()
+
+
+def test_what_can_be_read():
+    assert held_out.readable("Paris.", [5, 6])
+    assert not held_out.readable("  \n", [5])
+    assert not held_out.readable("half a \ufffd", [5])
+    assert not held_out.readable("\x1b[2J", [5])
+    assert not held_out.readable("no no no no", [7, 8] * 20)
+    assert held_out.readable("many words", list(range(40)))
+
+
+# --------------------------------------------------------------------------------------- collapse
+
+SOUND = {
+    "held_out_length": 20.0,
+    "held_out_finished": 1.0,
+    "held_out_readable": 1.0,
+    "held_out_entropy": 0.6,
+    "held_out_distance": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    "measure, value",
+    [
+        ("held_out_length", 80.0),
+        ("held_out_length", 2.0),
+        ("held_out_finished", 0.7),
+        ("held_out_readable", 0.8),
+        ("held_out_entropy", 0.1),
+        ("held_out_entropy", 2.0),
+        ("held_out_distance", 1.5),
+    ],
+)
+def test_each_sign_is_told_with_its_figures(measure, value):
+    assert not guard.signs(SOUND, SOUND)
+    (said,) = guard.signs(SOUND, {**SOUND, measure: value}).values()
+    assert f"{measure} {SOUND[measure]:.3g} -> {value:.3g}" in said
+
+
+def test_what_was_not_measured_is_no_sign():
+    assert not guard.signs({}, SOUND) and not guard.signs(SOUND, {"held_out_signal": math.nan})
+
+
+def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp_path):
+    """A large constant learning rate, on the pocket model: by the world's own measure more than
+    half of the replies are readable when the guard stops the run."""
+    settings = {
+        "optim.lr": 1e-3,
+        "optim.schedule": "constant",
+        "evaluation.every": 8,
+        "evaluation.guard": "stop",
+        "evaluation.replies": 256,
+        "report.interactions": 0,
+        "check_hindsight": 0,
+    }
+    workdir = tmp_path / "run"
+    with pytest.raises(RunStopped, match=r"signs of collapse: .*held_out_distance"):
+        launch_train.main(train_arguments(workdir, settings))
+    stopped = len(read_lines(workdir / "metrics.jsonl"))
+    assert 8 <= stopped < 80
+    # Ended there, from the checkpoint that was saved.
+    launch_train.main(train_arguments(workdir, {**settings, "steps": stopped, "epochs": 0}))
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["before"]["readable"] > 0.95 and summary["after"]["readable"] > 0.5
+
+
+# ------------------------------------------------------------------------------------ on real logs
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs real conversations")
+def test_message_trees_of_real_people(tmp_path, capsys):
+    tiny(tmp_path / "model")
+    settings = {
+        "model.path": tmp_path / "model",
+        "data.path": REAL,
+        "data.max_length": 512,
+        "batch.row_tokens": 512,
+        "evaluation.holdout": 0.4,
+        "evaluation.prompts": 4,
+        "evaluation.new_tokens": 8,
+        "steps": 2,
+        "epochs": 0,
+        "report.interactions": 0,
+        "check_hindsight": 0,
+    }
+    launch_train.main(train_arguments(tmp_path / "run", settings))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert {"held_out_signal_abs", "held_out_margin"} <= summary["before"].keys()
+    assert summary["before"].keys() == summary["after"].keys()
+    assert list(measured(tmp_path / "run")) == [2]
+    told = capsys.readouterr().out
+    page = (tmp_path / "run/report/index.html").read_text()
+    assert "signal" in told and "signal" in page
