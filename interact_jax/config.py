@@ -26,6 +26,7 @@ from interact_jax import (
     optim,
     places,
     sharding,
+    shipped,
     skipping,
     teachers,
 )
@@ -117,19 +118,42 @@ def describe() -> str:
     return "\n".join(setting.describe(name) for name, setting in settings().items())
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def find(given: str) -> Path:
+    """The file that --config means: a path, or the name of a shipped recipe, such as quickstart.
+
+    Raises InputError where there is none, with what there is.
+    """
+    recipes = shipped.names("configs")
+    if given in recipes:
+        return shipped.folder("configs") / f"{given}.py"
+    file = Path(given)
+    if file.is_file():
+        if file.suffix != ".py":
+            raise InputError(
+                f"--config={given}: expected a Python file, or a recipe: {', '.join(recipes)}."
+            )
+        return file
+    beside = sorted(p.as_posix() for p in file.parent.glob("*.py"))
+    is_name = file.name == given and not file.suffix
+    said = "no shipped recipe of that name" if is_name else "no such file"
+    near = difflib.get_close_matches(given, [*recipes, *beside], n=1)
+    if file.stem in recipes:  # configs/NAME.py, and this is elsewhere
+        near = [file.stem]
+    raise InputError(
+        f"--config={given}: {said}."
+        + (f" Did you mean {near[0]}?" if near else "")
+        + f" Recipes by name: {', '.join(recipes)}."
+        + (f" Files there: {', '.join(beside)}." if beside else "")
+    )
+
+
+def load(given: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Run `get_config()` of a Python file, apply `--config.KEY=VALUE` arguments, check everything.
 
-    Raises InputError with one message for the person who typed it.
+    `given` is the file's path, or the name of a shipped recipe. Raises InputError with one message
+    for the person who typed it.
     """
-    file = Path(path)
-    if not file.is_file():
-        there = ", ".join(sorted(p.as_posix() for p in file.parent.glob("*.py")))
-        raise InputError(
-            f"--config={path}: no such file. " + (f"There is: {there}." if there else "")
-        )
-    if file.suffix != ".py":
-        raise InputError(f"--config={path}: expected a Python file, such as configs/quickstart.py.")
+    file = find(given)
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert spec is not None and spec.loader is not None  # as of any file that ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -138,10 +162,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config()
     except Exception as error:  # the file is the user's program: anything can come out of it
         where = traceback.extract_tb(error.__traceback__)[-1]
-        line = f"{path}:{where.lineno}" if where.filename == str(file) else path
+        line = f"{file}:{where.lineno}" if where.filename == str(file) else file
         raise InputError(f"{line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise InputError(f"{path}: get_config() gave {config!r}, expected a ConfigDict.")
+        raise InputError(f"{file}: get_config() gave {config!r}, expected a ConfigDict.")
     for argument in overrides:
         override(config, argument)
     check(config)

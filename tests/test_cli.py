@@ -1,14 +1,13 @@
 """What the programs share."""
 
 import gzip
-import subprocess
-import sys
 
 import pytest
 
 from interact_jax import cli
 from launch import bench, make_pocket, plan, score
 from tests.runs import ROOT, outcome, read_lines, records, write_lines
+
 
 def test_a_file_of_lines_is_whole_or_not_there(tmp_path):
     def lines():

@@ -103,6 +103,31 @@ def test_a_missing_file_lists_those_that_are_there():
         config.load(str(CONFIGS[0].with_name("quickstrt.py")))
 
 
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_recipe_is_found_by_name_anywhere(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file.stem).mkdir()  # what lies around under that name changes nothing
+    assert config.to_json(config.load(file.stem)) == config.to_json(config.load(str(file)))
+
+
+def test_a_path_is_a_path_where_a_recipe_has_the_same_name(tmp_path, monkeypatch):
+    text = CONFIGS[0].with_name("quickstart.py").read_text()
+    (tmp_path / "quickstart.py").write_text(text.replace("epochs = 1.0", "epochs = 7.0"))
+    monkeypatch.chdir(tmp_path)
+    assert config.load("quickstart.py").epochs == 7
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [("quickstrt", "quickstart"), ("configs/quickstart.py", "quickstart"), ("dop", "dpo")],
+)
+def test_an_unknown_recipe_lists_those_that_there_are(given, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ", ".join(file.stem for file in CONFIGS)
+    with pytest.raises(InputError, match=rf"--config={given}: no .*mean {meant}\?.*: {names}\."):
+        config.load(given)
+
+
 def test_a_broken_file_names_itself(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

@@ -12,6 +12,7 @@ LAYERS = (
     {
         "schema",
         "settings",
+        "shipped",
         "places",
         "files",
         "digests",
