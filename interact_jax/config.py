@@ -11,7 +11,7 @@ import importlib.util
 import json
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +133,8 @@ def find(given: str) -> Path:
                 f"--config={given}: expected a Python file, or a recipe: {', '.join(recipes)}."
             )
         return file
-    beside = sorted(p.as_posix() for p in file.parent.glob("*.py"))
     is_name = file.name == given and not file.suffix
+    beside = [] if is_name else sorted(p.as_posix() for p in file.parent.glob("*.py"))
     said = "no shipped recipe of that name" if is_name else "no such file"
     near = difflib.get_close_matches(given, [*recipes, *beside], n=1)
     if file.stem in recipes:  # configs/NAME.py, and this is elsewhere
@@ -168,6 +168,7 @@ def load(given: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise InputError(f"{file}: get_config() gave {config!r}, expected a ConfigDict.")
     for argument in overrides:
         override(config, argument)
+    _choose_length(config, {_name_of(argument) for argument in overrides})
     check(config)
     methods.method_of(config)  # raises where objective and recipe do not go together
     return config.lock()
@@ -178,7 +179,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 def override(config: ConfigDict, argument: str) -> None:
     """Apply one "--config.KEY=VALUE" (or "KEY=VALUE"); the value takes the type of the default."""
-    name, equals, text = argument.removeprefix("--config.").partition("=")
+    name, (_, equals, text) = _name_of(argument), argument.partition("=")
     known = flatten(config)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -200,6 +201,17 @@ def override(config: ConfigDict, argument: str) -> None:
     for parent in parents:
         config = config[parent]
     config[last] = value
+
+
+def _name_of(argument: str) -> str:
+    return argument.removeprefix("--config.").partition("=")[0]
+
+
+def _choose_length(config: ConfigDict, given: Set[str]) -> None:
+    """Of `steps` and `epochs`, the one on the command line wins over the other in the file."""
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given and other not in given and config[one]:
+            config[other] = type(config[other])(0)
 
 
 def check(config: ConfigDict) -> None:

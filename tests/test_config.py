@@ -30,12 +30,28 @@ def test_overrides_take_the_type_of_the_default():
 
 
 @pytest.mark.parametrize(
+    "given, steps, epochs",
+    [
+        (["steps=3"], 3, 0),
+        (["epochs=0.5"], 0, 0.5),
+        (["steps=3", "epochs=0"], 3, 0),
+        (["steps=0"], 0, 1),
+    ],
+)
+def test_a_length_on_the_command_line_wins_over_that_of_the_file(given, steps, epochs):
+    c = load(*given)
+    assert (c.steps, c.epochs) == (steps, epochs)
+
+
+@pytest.mark.parametrize(
     "overrides, message",
     [
         (["optim.lrr=1"], r"optim\.lrr: there is no such setting\. Did you mean optim\.lr"),
         (["batch.rows=two"], r"batch\.rows=two: expected an int"),
         (["batch.rows"], r"expected --config\.batch\.rows=VALUE"),
-        (["steps=3"], "steps=3 and epochs=.*exactly one"),
+        (["steps=3", "epochs=1"], "steps=3 and epochs=1.*exactly one"),
+        (["steps=0", "epochs=0"], "steps=0 and epochs=0.*exactly one"),
+        (["epochs=0"], "steps=0 and epochs=0.*exactly one"),
         (["batch.conversations=3"], "exactly one"),
         (["objective.name=ppo"], r"objective\.name='ppo': expected one of 'sdpo'"),
         (["remat=all"], "remat='all': expected one of 'none', 'full', 'attention', 'dots'"),
