@@ -42,7 +42,7 @@ LAYERS = (
     },
     {"methods", "resuming", "metrics", "signal", "known", "skipping", "hindsight_check"},
     {"config"},
-    {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
+    {"train", "bench", "plan", "pocket", "evaluation", "report", "cli", "commands", "__main__"},
 )
 APART = {
     ("models", "data"),
