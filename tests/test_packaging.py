@@ -85,3 +85,8 @@ def test_notebooks_know_the_address_of_the_package():
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
         code = "".join(cell.source for cell in nbformat.read(file, as_version=4).cells)
         assert re.findall(r'^REPOSITORY = "(.*?)"', code, re.M) == [interact_jax.REPOSITORY]
+
+
+def test_a_citation_names_the_version_of_the_package():
+    found = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    assert found and found[1] == interact_jax.__version__
