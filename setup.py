@@ -107,6 +107,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

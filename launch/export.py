@@ -21,7 +21,7 @@ from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,7 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--weights", default="policy", metavar="MODEL", help="or teacher: those of an average (ema)"
     )
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     cli.log_to_stderr(logging.INFO)
 
     run, step = checkpoint.find(args.checkpoint)
