@@ -41,6 +41,7 @@ BESIDE = {
     "interact_jax.launch": "launch",
     "interact_jax.launch.pocket_model": "launch/pocket_model",
 }
+WANDB = "wandb>=0.22"
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -49,6 +50,7 @@ TEST = [
     "nbformat>=5.10",
     "ipykernel>=6",
     "setuptools>=77",  # reads this file
+    WANDB,
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler
 ]
 
@@ -108,6 +110,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
+        "wandb": [WANDB],
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from interact_jax import (
     checkpoint,
     hindsight_check,
+    loggers,
     methods,
     objectives,
     opening,
@@ -77,6 +78,7 @@ HOMES = (
     attention.SETTINGS,
     sharding.SETTINGS,
     checkpoint.SETTINGS,
+    loggers.SETTINGS,
     SETTINGS,
 )
 
@@ -228,6 +230,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(
                 f"{one}={flat[one]} and {other}={flat[other]}: exactly one must not be 0."
             )
+    loggers.names_of(flat["loggers"])
     if not flat["model.path"]:
         raise InputError("model.path is not set: give a directory, a hub id, or pocket.")
     if flat["data.max_reply"] <= flat["objective.ignore_first"]:

@@ -24,7 +24,17 @@ import optax
 from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
-from interact_jax import checkpoint, config, known, memory, resuming, scoring, sharding, skipping
+from interact_jax import (
+    checkpoint,
+    config,
+    known,
+    loggers,
+    memory,
+    resuming,
+    scoring,
+    sharding,
+    skipping,
+)
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import (
@@ -90,6 +100,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     hf.check_place(workdir / "export")
+    loggers.check_installed(cfg.loggers)
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
     checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint, method.fixed)
     resumed = checkpoints.latest() is not None
@@ -348,10 +359,11 @@ def loop(run: Run) -> None:
     on a signal that asks the program to end, then with a checkpoint of the last step.
     """
     cfg, first, last = run.config, int(run.state.step), run.total_steps
+    curves = loggers.Loggers(cfg.loggers, run.workdir, first, config.to_json(cfg))
     with (
         sharding.on(run.model.mesh),
         Deferred() as stop,
-        Journal(run.workdir, first, last, run.method.shown, run.kept.get("log")) as journal,
+        Journal(run.workdir, first, last, run.method.shown, run.kept.get("log"), curves) as journal,
         run.checkpoints.settled(),
     ):
         for step in range(first + 1, last + 1):

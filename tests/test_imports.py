@@ -40,7 +40,7 @@ LAYERS = (
         "run_state",
         "memory",
     },
-    {"methods", "resuming", "metrics", "signal", "known", "skipping", "hindsight_check"},
+    {"methods", "resuming", "loggers", "metrics", "signal", "known", "skipping", "hindsight_check"},
     {"config"},
     {"train", "bench", "plan", "pocket", "evaluation", "report", "cli", "commands", "__main__"},
 )
