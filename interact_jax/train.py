@@ -25,6 +25,7 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    card,
     checkpoint,
     config,
     known,
@@ -415,6 +416,7 @@ def finish(run: Run) -> list[str]:
     files = run.workdir / "model"  # the run's own: others may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
+    card.write(run.workdir, run.workdir / "export", int(run.state.step))
     run.checkpoints.close()
     found, bad = counted(run), int(run.state.counters.bad_steps)
     lines = [

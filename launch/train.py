@@ -24,6 +24,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    card,
     cli,
     config,
     evaluation,
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             after=after,
         )
         write_summary(run, before, after)
+        card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
         summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
@@ -136,6 +138,7 @@ def write_summary(
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
+        "step": int(run.state.step),
         "interactions": train.counted(run)["interactions"],
         "seconds": round(sum(json.loads(line)["seconds"] for line in lines), 3),
     }

@@ -42,7 +42,19 @@ LAYERS = (
     },
     {"methods", "resuming", "loggers", "metrics", "signal", "known", "skipping", "hindsight_check"},
     {"config"},
-    {"train", "bench", "plan", "pocket", "evaluation", "report", "cli", "commands", "__main__"},
+    {
+        "train",
+        "bench",
+        "plan",
+        "pocket",
+        "evaluation",
+        "report",
+        "cli",
+        "commands",
+        "__main__",
+        "card",
+        "hub",
+    },
 )
 APART = {
     ("models", "data"),
