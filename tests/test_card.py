@@ -9,8 +9,9 @@ import shutil
 import pytest
 
 import interact_jax
-from interact_jax import card, config
-from launch import export, train
+from interact_jax import card, config, train
+from launch import export
+from launch import train as launch_train
 from tests.runs import (
     FLOAT32,
     ONE_ROW_SHARD,
@@ -40,7 +41,9 @@ def trained(tmp_path_factory):
         **FLOAT32,
         **ONE_ROW_SHARD,
     }
-    train.main(train_arguments(folder / "run", settings))
+    given = train_arguments(folder / "run", settings)
+    launch_train.main(given)
+    (folder / "run/given.json").write_text(json.dumps(given[4:]))
     return folder / "run"
 
 
@@ -70,6 +73,25 @@ def test_a_run_says_what_was_trained_on_what(trained):
     assert found["hindsight"] == ["a &#124; {o}"]
     assert "mesh.sequence" not in found and "Measured" not in text
     assert str(trained.parent) not in text and trained.parent.name not in text
+
+
+def test_a_run_that_no_program_began_has_one_too(run):
+    before = (run / "export/README.md").read_text()
+    (run / "export/README.md").unlink()
+    again = train.start(
+        config.load("quickstart", json.loads((run / "given.json").read_text())), run
+    )
+    train.finish(again)
+    assert (run / "export/README.md").read_text() == before
+
+
+def test_a_program_that_measures_says_what(tmp_path):
+    settings = {"steps": 1, "evaluation.replies": 16, "report.interactions": 0}
+    launch_train.main(train_arguments(tmp_path, settings))
+    found = json.loads((tmp_path / "summary.json").read_text())
+    told = table((tmp_path / "export/README.md").read_text())
+    for name in found["after"]:
+        assert told[name] == [f"{found[moment][name]:.4g}" for moment in ("before", "after")]
 
 
 def summary(run, **changed):
