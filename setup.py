@@ -1,15 +1,47 @@
 """Package metadata. Ranges here; the versions that CI uses are in constraints.txt."""
 
+import ast
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = next(
-    line.split('"')[1]
-    for line in (HERE / "interact_jax/__init__.py").read_text().splitlines()
-    if line.startswith("__version__")
-)
+ABOUT = {  # version and addresses, as the package states them
+    node.targets[0].id: ast.literal_eval(node.value)
+    for node in ast.parse((HERE / "interact_jax/__init__.py").read_text()).body
+    if isinstance(node, ast.Assign)
+}
+REPOSITORY = ABOUT["REPOSITORY"]
+URLS = {
+    "Repository": REPOSITORY,
+    "Documentation": ABOUT["DOCUMENTATION"],
+    "Issues": REPOSITORY and f"{REPOSITORY}/issues",
+    "Changelog": REPOSITORY and f"{REPOSITORY}/blob/main/CHANGELOG.md",
+    "Paper": "https://arxiv.org/abs/2603.12273",
+}
+
+
+def readme() -> str:
+    """README.md as a package index shows it: links to files lead to the repository, or away."""
+
+    def link(found: re.Match[str]) -> str:
+        image, text, target = found.groups()
+        if "://" in target:
+            return found[0]
+        if not REPOSITORY:
+            return "" if image else text
+        return f"{image}[{text}]({REPOSITORY}/{'raw' if image else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?)\[([^]]*)\]\(([^)]+)\)", link, (HERE / "README.md").read_text())
+
+
+BESIDE = {
+    "interact_jax.configs": "configs",
+    "interact_jax.launch": "launch",
+    "interact_jax.launch.pocket_model": "launch/pocket_model",
+}
+WANDB = "wandb>=0.22"
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -17,22 +49,44 @@ TEST = [
     "nbclient>=0.10",
     "nbformat>=5.10",
     "ipykernel>=6",
+    "setuptools>=77",  # reads this file
+    WANDB,
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler
 ]
 
 setup(
     name="interact_jax",
-    version=VERSION,
+    version=ABOUT["__version__"],
     description="Train a language model on what its users say next: hindsight self-distillation",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=readme(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    project_urls={name: url for name, url in URLS.items() if url},
+    keywords=["alignment", "language models", "self-distillation", "user feedback", "JAX", "Flax"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
-    packages=find_packages(include=["interact_jax", "interact_jax.*"]),
+    # Recipes and programs stand at the top of the repository, and inside the package where it is
+    # installed (interact_jax/shipped.py).
+    packages=[*find_packages(include=["interact_jax", "interact_jax.*"]), *BESIDE],
+    package_dir=BESIDE,
     package_data={
+        "interact_jax": ["py.typed"],
         "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
         "interact_jax.models.attention": ["*.cc"],  # compiled where it runs, see foreign.py
     },
+    entry_points={"console_scripts": ["interact = interact_jax.commands:main"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -55,6 +109,8 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
+        "wandb": [WANDB],
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

@@ -65,7 +65,9 @@ def settings_parser(description: str | None) -> argparse.ArgumentParser:
         epilog="settings, with their defaults:\n" + config.describe(),
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE.py", help="settings of the run")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py", help="settings of the run; or a recipe's name"
+    )
     return parser
 
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from interact_jax import (
     guard,
     held_out,
     hindsight_check,
+    loggers,
     methods,
     objectives,
     opening,
     optim,
     places,
     sharding,
+    shipped,
     skipping,
     teachers,
 )
@@ -83,6 +85,7 @@ HOMES = (
     attention.SETTINGS,
     sharding.SETTINGS,
     checkpoint.SETTINGS,
+    loggers.SETTINGS,
     SETTINGS,
 )
 
@@ -124,20 +127,43 @@ def describe() -> str:
     return "\n".join(setting.describe(name) for name, setting in settings().items())
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+def find(given: str) -> Path:
+    """The file that --config means: a path, or the name of a shipped recipe, such as quickstart.
+
+    Raises InputError where there is none, with what there is.
+    """
+    recipes = shipped.names("configs")
+    if given in recipes:
+        return shipped.folder("configs") / f"{given}.py"
+    file = Path(given)
+    if file.is_file():
+        if file.suffix != ".py":
+            raise InputError(
+                f"--config={given}: expected a Python file, or a recipe: {', '.join(recipes)}."
+            )
+        return file
+    is_name = file.name == given and not file.suffix
+    beside = [] if is_name else sorted(p.as_posix() for p in file.parent.glob("*.py"))
+    said = "no shipped recipe of that name" if is_name else "no such file"
+    near = difflib.get_close_matches(given, [*recipes, *beside], n=1)
+    if file.stem in recipes:  # configs/NAME.py, and this is elsewhere
+        near = [file.stem]
+    raise InputError(
+        f"--config={given}: {said}."
+        + (f" Did you mean {near[0]}?" if near else "")
+        + f" Recipes by name: {', '.join(recipes)}."
+        + (f" Files there: {', '.join(beside)}." if beside else "")
+    )
+
+
+def load(given: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Run `get_config()` of a Python file, apply `--config.KEY=VALUE` arguments, check everything.
 
-    Raises InputError with one message for the person who typed it.
+    `given` is the file's path, or the name of a shipped recipe. Raises InputError with one message
+    for the person who typed it.
     """
-    places.check_name(f"--config={path}", path)
-    file = Path(path)
-    if not file.is_file():
-        there = ", ".join(sorted(p.as_posix() for p in file.parent.glob("*.py")))
-        raise InputError(
-            f"--config={path}: no such file. " + (f"There is: {there}." if there else "")
-        )
-    if file.suffix != ".py":
-        raise InputError(f"--config={path}: expected a Python file, such as configs/quickstart.py.")
+    places.check_name(f"--config={given}", given)
+    file = find(given)
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     assert spec is not None and spec.loader is not None  # as of any file that ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -146,12 +172,13 @@ def load(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config()
     except Exception as error:  # the file is the user's program: anything can come out of it
         where = traceback.extract_tb(error.__traceback__)[-1]
-        line = f"{path}:{where.lineno}" if where.filename == str(file) else path
+        line = f"{file}:{where.lineno}" if where.filename == str(file) else file
         raise InputError(f"{line}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
-        raise InputError(f"{path}: get_config() gave {config!r}, expected a ConfigDict.")
+        raise InputError(f"{file}: get_config() gave {config!r}, expected a ConfigDict.")
     for argument in overrides:
         override(config, argument)
+    _choose_length(config, {_name_of(argument) for argument in overrides})
     check(config)
     methods.method_of(config)  # raises where objective and recipe do not go together
     return config.lock()
@@ -162,7 +189,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 def override(config: ConfigDict, argument: str) -> None:
     """Apply one "--config.KEY=VALUE" (or "KEY=VALUE"); the value takes the type of the default."""
-    name, equals, text = argument.removeprefix("--config.").partition("=")
+    name, (_, equals, text) = _name_of(argument), argument.partition("=")
     known = flatten(config)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
@@ -186,6 +213,17 @@ def override(config: ConfigDict, argument: str) -> None:
     config[last] = value
 
 
+def _name_of(argument: str) -> str:
+    return argument.removeprefix("--config.").partition("=")[0]
+
+
+def _choose_length(config: ConfigDict, given: Set[str]) -> None:
+    """Of `steps` and `epochs`, the one on the command line wins over the other in the file."""
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given and other not in given and config[one]:
+            config[other] = type(config[other])(0)
+
+
 def check(config: ConfigDict) -> None:
     """Raise InputError for a value that cannot be meant."""
     flat = flatten(config)
@@ -200,6 +238,7 @@ def check(config: ConfigDict) -> None:
             raise InputError(
                 f"{one}={flat[one]} and {other}={flat[other]}: exactly one must not be 0."
             )
+    loggers.names_of(flat["loggers"])
     if not flat["model.path"]:
         raise InputError("model.path is not set: give a directory, a hub id, or pocket.")
     if flat["data.max_reply"] <= flat["objective.ignore_first"]:

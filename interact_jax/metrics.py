@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar, `metrics.jsonl`, TensorBoard events."""
+"""What a run tells while it goes: a progress bar, `metrics.jsonl`, and what `loggers` are for."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
 
 from interact_jax import files, places
 from interact_jax.data.pipeline import StepBatch
+from interact_jax.loggers import Loggers
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +39,17 @@ class Journal:
 
     A resumed run (`first` steps done) goes on behind line `first`; later lines, of steps that a
     crash undid, are dropped. `shown` is what is told beside loss and gradient norm, `digest` what
-    the checkpoint says of the lines up to there.
+    the checkpoint says of the lines up to there. `loggers` get the same numbers, and are closed.
     """
 
     def __init__(
-        self, workdir: Path, first: int, total: int, shown: str, digest: str | None = None
+        self,
+        workdir: Path,
+        first: int,
+        total: int,
+        shown: str,
+        digest: str | None = None,
+        loggers: Loggers | None = None,
     ):
         self.file = workdir / "metrics.jsonl"
         self.total, self.first = total, first
@@ -56,7 +62,7 @@ class Journal:
             log.error("%s: its lines up to step %d are not what the run wrote", self.file, first)
         self._lines = self.file.open("ab")
         self._standing = files.Standing(self.file)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+        self._loggers = loggers
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("training"),
@@ -82,7 +88,8 @@ class Journal:
             self._bar.stop()
             self._standing.close()
             self._lines.close()
-            self._events.close()
+            if self._loggers is not None:
+                self._loggers.close()
 
     def add(
         self,
@@ -144,8 +151,8 @@ class Journal:
         self._lines.write(encoded)
         self._lines.flush()
         self._digest.update(encoded)
-        for name, value in {**values, **batch.told, **measured}.items():
-            self._events.add_scalar(name, value, step)
+        if self._loggers is not None:
+            self._loggers.write(step, {**values, **batch.told, **measured})
         text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown)
         self._bar.update(self._task, completed=step, shown=text)
         if self._plain and (step % max(1, self.total // LINES) == 0 or step == self.total):

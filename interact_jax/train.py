@@ -25,11 +25,13 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    card,
     checkpoint,
     config,
     evaluation,
     guard,
     known,
+    loggers,
     memory,
     resuming,
     scoring,
@@ -97,6 +99,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     hf.check_place(workdir / "export")
+    loggers.check_installed(cfg.loggers)
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
     checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint, method.fixed)
     resumed = checkpoints.latest() is not None
@@ -358,10 +361,11 @@ def loop(run: Run) -> None:
     on a signal that asks the program to end, then with a checkpoint of the last step.
     """
     cfg, first, last = run.config, int(run.state.step), run.total_steps
+    curves = loggers.Loggers(cfg.loggers, run.workdir, first, config.to_json(cfg))
     with (
         sharding.on(run.model.mesh),
         Deferred() as stop,
-        Journal(run.workdir, first, last, run.method.shown, run.kept.get("log")) as journal,
+        Journal(run.workdir, first, last, run.method.shown, run.kept.get("log"), curves) as journal,
         run.checkpoints.settled(),
     ):
         for step in range(first + 1, last + 1):
@@ -422,6 +426,7 @@ def finish(run: Run) -> list[str]:
     files = run.workdir / "model"  # the run's own: others may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
+    card.write(run.workdir, run.workdir / "export", int(run.state.step))
     run.checkpoints.close()
     found, bad = counted(run), int(run.state.counters.bad_steps)
     lines = [

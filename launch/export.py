@@ -1,8 +1,10 @@
 """Export a checkpoint to a Hugging Face directory.
 
     python launch/export.py --checkpoint runs/wild --out wild-hf --max-shard-size 5GB
+    python launch/export.py --checkpoint runs/wild --out wild-hf --push-to-hub OWNER/NAME
 
---checkpoint is the --workdir of a run (its newest checkpoint) or its checkpoints/STEP.
+--checkpoint is the --workdir of a run (its newest checkpoint) or its checkpoints/STEP. A model
+card, README.md, says what was trained on what; a README.md of your own stays.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ if __name__ == "__main__":  # before what takes seconds to import
 import argparse
 import logging
 
-from interact_jax import checkpoint, cli
+from interact_jax import card, checkpoint, cli, hub
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,9 +34,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--weights", default="policy", metavar="MODEL", help="or teacher: those of an average (ema)"
     )
-    args = parser.parse_args(argv)
+    parser.add_argument("--push-to-hub", metavar="NAME", help="upload it, too; OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="there, if it is new")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     cli.log_to_stderr(logging.INFO)
 
+    if args.push_to_hub is not None:
+        hub.check_name(args.push_to_hub)
     run, step = checkpoint.find(args.checkpoint)
     hf.check_place(args.out, (run / "model",))
     parse_size(args.max_shard_size)
@@ -42,7 +52,10 @@ def main(argv: list[str] | None = None) -> None:
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, args.dtype, args.max_shard_size)
+    card.write(run, args.out, step, args.weights)
     cli.show(f"step {step} of {run}: {args.out}")
+    if args.push_to_hub is not None:
+        cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    card,
     cli,
     config,
     evaluation,
@@ -84,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
             after=after,
         )
         write_summary(run, before, after)
+        card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
         summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     cli.show(*lines)
@@ -139,6 +141,7 @@ def write_summary(
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
+        "step": int(run.state.step),
         "interactions": train.counted(run)["interactions"],
         "seconds": round(
             sum(line["seconds"] for line in read_log(run.workdir / "metrics.jsonl")), 3

@@ -30,12 +30,28 @@ def test_overrides_take_the_type_of_the_default():
 
 
 @pytest.mark.parametrize(
+    "given, steps, epochs",
+    [
+        (["steps=3"], 3, 0),
+        (["epochs=0.5"], 0, 0.5),
+        (["steps=3", "epochs=0"], 3, 0),
+        (["steps=0"], 0, 1),
+    ],
+)
+def test_a_length_on_the_command_line_wins_over_that_of_the_file(given, steps, epochs):
+    c = load(*given)
+    assert (c.steps, c.epochs) == (steps, epochs)
+
+
+@pytest.mark.parametrize(
     "overrides, message",
     [
         (["optim.lrr=1"], r"optim\.lrr: there is no such setting\. Did you mean optim\.lr"),
         (["batch.rows=two"], r"batch\.rows=two: expected an int"),
         (["batch.rows"], r"expected --config\.batch\.rows=VALUE"),
-        (["steps=3"], "steps=3 and epochs=.*exactly one"),
+        (["steps=3", "epochs=1"], "steps=3 and epochs=1.*exactly one"),
+        (["steps=0", "epochs=0"], "steps=0 and epochs=0.*exactly one"),
+        (["epochs=0"], "steps=0 and epochs=0.*exactly one"),
         (["batch.conversations=3"], "exactly one"),
         (["objective.name=ppo"], r"objective\.name='ppo': expected one of 'sdpo'"),
         (["remat=all"], "remat='all': expected one of 'none', 'full', 'attention', 'dots'"),
@@ -101,6 +117,31 @@ def test_a_file_that_sets_another_type_is_refused(name, value, tmp_path):
 def test_a_missing_file_lists_those_that_are_there():
     with pytest.raises(InputError, match=r"no such file.*quickstart\.py"):
         config.load(str(CONFIGS[0].with_name("quickstrt.py")))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_recipe_is_found_by_name_anywhere(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / file.stem).mkdir()  # what lies around under that name changes nothing
+    assert config.to_json(config.load(file.stem)) == config.to_json(config.load(str(file)))
+
+
+def test_a_path_is_a_path_where_a_recipe_has_the_same_name(tmp_path, monkeypatch):
+    text = CONFIGS[0].with_name("quickstart.py").read_text()
+    (tmp_path / "quickstart.py").write_text(text.replace("epochs = 1.0", "epochs = 7.0"))
+    monkeypatch.chdir(tmp_path)
+    assert config.load("quickstart.py").epochs == 7
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [("quickstrt", "quickstart"), ("configs/quickstart.py", "quickstart"), ("dop", "dpo")],
+)
+def test_an_unknown_recipe_lists_those_that_there_are(given, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ", ".join(file.stem for file in CONFIGS)
+    with pytest.raises(InputError, match=rf"--config={given}: no .*mean {meant}\?.*: {names}\."):
+        config.load(given)
 
 
 def test_a_broken_file_names_itself(tmp_path):

@@ -12,6 +12,7 @@ LAYERS = (
     {
         "schema",
         "settings",
+        "shipped",
         "places",
         "printable",
         "files",
@@ -44,6 +45,7 @@ LAYERS = (
     {
         "methods",
         "resuming",
+        "loggers",
         "metrics",
         "signal",
         "known",
@@ -52,7 +54,19 @@ LAYERS = (
         "held_out",
     },
     {"config"},
-    {"train", "bench", "plan", "pocket", "evaluation", "report", "cli"},
+    {
+        "train",
+        "bench",
+        "plan",
+        "pocket",
+        "evaluation",
+        "report",
+        "cli",
+        "commands",
+        "__main__",
+        "card",
+        "hub",
+    },
 )
 APART = {
     ("models", "data"),

@@ -11,7 +11,7 @@ of each only what this process's devices hold; export writes one file after the 
 """
 
 from interact_jax.models.hf.directories import eos_token_ids, load_config, resolve
-from interact_jax.models.hf.exporting import check_place, export
+from interact_jax.models.hf.exporting import check_place, export, files_of
 from interact_jax.models.hf.importing import load_params
 from interact_jax.models.hf.tokenizer_files import copy_tokenizer
 
@@ -20,6 +20,7 @@ __all__ = [
     "copy_tokenizer",
     "eos_token_ids",
     "export",
+    "files_of",
     "load_config",
     "load_params",
     "resolve",

@@ -113,6 +113,12 @@ def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
         )
 
 
+def files_of(out: Path) -> list[str]:
+    """Patterns of what an export consists of, as it lies in a directory."""
+    names = sorted(filter(_is_ours, os.listdir(out)))
+    return [f"{name}/*" if (out / name).is_dir() else name for name in names]
+
+
 def _is_of_a_model(config: Path) -> bool:
     try:
         return "model_type" in read_json(config)

@@ -1,0 +1,7 @@
+"""`python -m interact_jax train ...`, where the command `interact` is not on the path."""
+
+import sys
+
+from interact_jax.commands import main
+
+sys.exit(main())

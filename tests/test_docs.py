@@ -1,0 +1,115 @@
+"""What the documentation says is so: links, commands, messages, the list of modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+
+import pytest
+
+from interact_jax import config
+from launch import bench, export, generate, plan, score, train
+from tests.runs import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PROGRAMS = {
+    "bench": bench,
+    "export": export,
+    "generate": generate,
+    "plan": plan,
+    "score": score,
+    "train": train,
+}
+COMMAND = re.compile(r"(?:python launch/(\w+)\.py|interact ([\w-]+)) ([^&|;)]*)")
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    """The module that makes the site; no part of a package."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere_in_the_repository_and_on_the_site(page, hooks):
+    text, file = page.read_text(), name_of(page)
+    site = hooks.TOP.get(file, file.removeprefix("docs/"))
+    pages = {hooks.TOP.get(name_of(p), name_of(p).removeprefix("docs/")) for p in PAGES}
+    for _, _, target, _ in hooks.LINK.findall(hooks.relinked(text, file, site, "")):
+        if target and ":" not in target:
+            there = os.path.normpath(os.path.join(os.path.dirname(site), target))
+            assert there in pages or (DOCS / there).is_file(), f"{file}: {target}"
+
+
+def test_links_to_what_is_no_page_lead_into_the_repository_or_away(hooks):
+    text = (
+        "See [the licence](../LICENSE), ![it](pictures/before_after.png), [home](../README.md#a)."
+    )
+    rest = "![it](pictures/before_after.png), [home](index.md#a)."
+    without = hooks.relinked(text, "docs/data.md", "data.md", "")
+    assert without == f"See the licence, {rest}"
+    with_one = hooks.relinked(text, "docs/data.md", "data.md", "https://forge.example/a/b")
+    assert with_one == f"See [the licence](https://forge.example/a/b/blob/main/LICENSE), {rest}"
+    with pytest.raises(ValueError, match=r"docs/data\.md: a link to absent\.md"):
+        hooks.relinked("[x](absent.md)", "docs/data.md", "data.md", "")
+
+
+def commands(text):
+    """(program, arguments) of every command of ours, but for those that leave something out."""
+    whole = text.replace("\\\n", " ")
+    for line in whole.splitlines():
+        for found in COMMAND.finditer(line):
+            script, command, given = found.groups()
+            name = (script or command).replace("-", "_")
+            shown = line.startswith((" ", "interact", "pip", "python")) or "FLAGS" in line
+            if shown and name in PROGRAMS and "…" not in given and "..." not in given:
+                yield name, shlex.split(given.split("`")[0])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_are_accepted(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name, given in commands(page.read_text()):
+        if name in ("train", "plan"):
+            args, overrides = PROGRAMS[name].parse(given)
+            config.load(args.config, overrides)
+        else:
+            PROGRAMS[name].parse(given)
+
+
+def test_there_are_commands_to_accept():
+    counts = {name_of(page): len(list(commands(page.read_text()))) for page in PAGES}
+    for page in ("README.md", "docs/data.md", "docs/resume_and_export.md", "docs/performance.md"):
+        assert counts[page] >= 4
+
+
+def test_the_messages_that_are_explained_are_those_of_the_program():
+    files = [*(ROOT / "interact_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(file.read_text() for file in files))
+    explained = re.findall(r"^\*\*`(.*?)`\*\*", (DOCS / "troubleshooting.md").read_text(), re.M)
+    assert len(explained) > 20
+    for message in explained:
+        fixed = max(re.findall(r"[A-Za-z ,]+", message), key=len).strip(" ,")
+        assert fixed in source, message
+
+
+def test_the_reference_has_every_module_once():
+    named = [
+        name
+        for page in sorted((DOCS / "reference").glob("*.md"))
+        for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    ]
+    modules = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for file in (ROOT / "interact_jax").rglob("*.py")
+    }
+    assert sorted(named) == sorted(modules - {"interact_jax", "interact_jax.__main__"})
