@@ -13,6 +13,7 @@ LAYERS = (
         "schema",
         "settings",
         "places",
+        "printable",
         "files",
         "digests",
         "lock",
