@@ -76,15 +76,18 @@ def main(argv: list[str] | None = None) -> None:
         train.loop(run)
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
+        summary += told_lines(run.workdir / "metrics.jsonl")
         page = report.write_run_report(
             folder,
             metrics_file=run.workdir / "metrics.jsonl",
             shown=run.method.shown,
+            settings=config.to_json(run.config),
+            interactions=train.counted(run)["interactions"],
             before=before,
             after=after,
+            notes=summary,
         )
         write_summary(run, before, after)
-        summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     print("\n".join(lines))
 
@@ -158,7 +161,9 @@ def show_signal(run: train.Run, folder: Path) -> None:
     )[:most]
     interactions = signal.interactions_by_id(run.dataset)
     title = f"The signal before training: {run.config.model.path} on {run.config.data.path}"
-    report.write_signal_report(folder, scored, interactions, run.model.chat, title=title)
+    report.write_signal_report(
+        folder, scored, interactions, run.model.chat, title=title, of_run=True
+    )
 
 
 if __name__ == "__main__":

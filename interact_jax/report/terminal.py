@@ -10,14 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.printable import printable
+from interact_jax.report import measures
 from interact_jax.report.colour import on_black
 from interact_jax.schema import Interaction
 from interact_jax.signal import Scored
 
 
 def visible(piece: str) -> str:
-    """A token's text with its line ends and tabs to be seen; "∅" for part of a character."""
-    return piece.replace("\n", "⏎").replace("\t", "⇥") or "∅"
+    """A token's text with all that is in it to be seen; "∅" for part of a character."""
+    return printable(piece).replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 
 def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> Group:
@@ -30,7 +32,7 @@ def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> G
     rows = zip(pieces, scored.logp_student, scored.logp_teacher, scored.signal, strict=True)
     for t, (piece, student, teacher, signal) in enumerate(rows):
         style = f"white on {on_black(float(signal))}"
-        reply.append(piece if piece else "∅", style=style)
+        reply.append(printable(piece) or "∅", style=style)
         table.add_row(
             str(t),
             Text(visible(piece), style=style),
@@ -39,24 +41,29 @@ def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> G
             Text(f"{signal:+.3f}", style=style),
         )
     return Group(
-        Panel(Text(interaction.x[-1].content), title=f"{scored.id}: user", title_align="left"),
+        _panel(f"{scored.id}: {interaction.x[-1].role}", interaction.x[-1].content),
         Panel(reply, title="reply, by signal", title_align="left"),
-        Panel(Text(interaction.o.content), title="follow-up", title_align="left"),
+        _panel("follow-up", interaction.o.content),
         table,
     )
+
+
+def _panel(title: str, text: str) -> Panel:
+    # As `Text`: in a plain string, rich would take brackets for markup.
+    return Panel(Text(printable(text)), title=Text(printable(title)), title_align="left")
 
 
 def before_after_lines(
     before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> list[str]:
-    """A line a measured share: before, after, the difference in points."""
+    """A line for all that was measured: before, after, the difference; units as in `measures`."""
     if not before or not after:
         return []
     width = max(map(len, after))
     lines = [f"{'':{width}}  before   after  difference"]
-    for name, value in after.items():
-        difference = 100 * (value - before[name])
-        lines.append(
-            f"{name:{width}}  {before[name]:6.1%}  {value:6.1%}  {difference:+6.1f} points"
-        )
+    for name in after:
+        old, new = measures.known(before, name), measures.known(after, name)
+        told = measures.value(name, old), measures.value(name, new)
+        difference = measures.difference(name, old, new)
+        lines.append(f"{name:{width}}  {told[0]:>6}  {told[1]:>6}  {difference:>13}")
     return lines
