@@ -123,7 +123,6 @@ figcaption {{ max-width: 46rem }}
   left: 1rem; right: 1rem; bottom: 1rem; margin: auto; width: fit-content; padding: .4rem .9rem;
   border-radius: 6px; color: var(--page); background: var(--ink); white-space: pre-wrap;
   font-variant-numeric: tabular-nums; direction: ltr }}
-.t:focus:not(:hover)::after {{ z-index: 1 }}
 @media (max-width: 45rem) {{
   .turns, .turns.halves {{ grid-template-columns: 1fr }}
   th, td {{ padding-right: .8rem }}
