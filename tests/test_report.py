@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import re
 
 import numpy as np
@@ -24,7 +25,9 @@ from interact_jax.report.losses import LOSSES
 from interact_jax.report.style import DARK_COLOURS, LIGHT_COLOURS
 from interact_jax.schema import Interaction, Message
 from interact_jax.signal import Scored
+from launch import train
 from tests.pages import Page, replies, run_page, step
+from tests.runs import train_arguments
 from tests.tiny import tiny_tokenizer
 
 EVIL = "<script>alert(1)</script><img src=x> & \u202eback\x1b[31m\0"
@@ -164,6 +167,17 @@ def test_pages_of_a_run_link_one_another(pages):
     }
 
 
+def test_a_run_writes_both_pages(tmp_path):
+    settings = {"steps": 2, "epochs": 0, "report.interactions": 3, "check_hindsight": 0}
+    train.main(train_arguments(tmp_path, settings | {"evaluation.name": "none"}))
+    index, signal = (Page(tmp_path / "report" / name) for name in NAMES[:2])
+    assert index.all("a", href="signal.html") and signal.all("a", href="index.html")
+    assert "2 steps" in index.outside and "counted reply tokens" in index.outside
+    assert "3 of the 4,096 in the data" in signal.outside
+    learned = json.loads((tmp_path / "summary.json").read_text())["interactions"]
+    assert f"{learned} learned from" in index.outside
+
+
 def test_nothing_is_linked_that_is_not_there(chat, data, tmp_path):
     assert not Page(run_page(tmp_path / "run")).all("a")
     assert not Page(report.replies_page(tmp_path / "x", ROWS, 3)).all("a", href="signal.html")
@@ -212,6 +226,11 @@ def test_the_loss_is_explained(name, tmp_path):
     assert LOSSES[name] in text and "0.25 times the KL divergence" in text
     assert ("no floor" in text) == (name == "sdpo")
     assert ("teacher self" in text) == (OBJECTIVES[name].recipes == ("hindsight",))
+
+
+def test_the_loss_of_clipped_ratios_is_another(tmp_path):
+    text = Page(run_page(tmp_path, [step(1)], changed={"objective.ratio": "trainer"})).outside
+    assert "clipped ratio" in text and "no floor at 0" in text and LOSSES["sdpo"] not in text
 
 
 def test_a_run_without_steps_has_a_page(tmp_path):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 SURROGATE = (
-    "The loss is a policy-gradient surrogate: minus the signal times log π(yₜ | x), the signal "
-    "held fixed. Only its gradient means something: it has no floor at 0, may be negative, and "
-    "need not fall while the model learns. What tells is the mean |signal|, which shrinks as the "
-    "model comes to say by itself what hindsight would have it say, and what was measured."
+    "The loss is a policy-gradient surrogate: minus the signal, held fixed, times {}. Only its "
+    "gradient means something. It has no floor at 0, and where signals are negative it goes on "
+    "falling as these tokens become less likely; how low it is does not say how well the model has "
+    "learned. What was measured does."
 )
 DIVERGENCE = (
     "The loss is {}, in nats per token: 0 where student and teacher agree, never less. A teacher "
@@ -17,7 +17,7 @@ DIVERGENCE = (
 )
 
 LOSSES = {
-    "sdpo": SURROGATE,
+    "sdpo": SURROGATE.format("log π(yₜ | x)"),
     "reverse_kl": DIVERGENCE.format("the reverse KL divergence of the student from the teacher"),
     "forward_kl": DIVERGENCE.format("the forward KL divergence, of the teacher from the student"),
     "jsd": DIVERGENCE.format("the Jensen-Shannon divergence of student and teacher"),
@@ -39,6 +39,8 @@ def loss_told(settings: Mapping[str, Any]) -> str:
     """Of a run with these settings; "" for an objective that is not known here."""
     name = settings["objective.name"]
     told = LOSSES.get(name, "")
+    if name == "sdpo" and settings["objective.ratio"] != "none":
+        told = SURROGATE.format("the clipped ratio of π(yₜ | x) to its older value")
     if settings["objective.kl_initial"]:
         told += (
             f" {settings['objective.kl_initial']:g} times the KL divergence from the initial model "
