@@ -2,7 +2,7 @@
 
 A model that is trained for too long, or too fast, first changes how it says things: its replies run
 on or shrink, it becomes sure of every token or of none, it moves far from where it began. Measured
-on held-out prompts (`held_out.MEASURES`), against the same model before training.
+on held-out prompts (`held_out`), against the same model before training.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     held.begin(params, workdir, resumed)             what the initial model replies, kept there
     values, replies = held.measure(params)
 
-Of the model as it stands, under the names of MEASURES: the signal on held-out interactions; how
+Of the model as it stands, under NAMES: the signal on held-out interactions; how
 much likelier it makes the reply that came after a complaint than the one complained about, where
 the log has both; and of replies that it samples to held-out prompts their length, entropy, and
 share that a person could read. How far it has moved is estimated on the replies y of the initial
@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +63,18 @@ SETTINGS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """What a measure means, for people; its unit, "" for a share."""
-
-    meaning: str
-    unit: str = ""
-
-
-MEASURES = {
-    "held_out_signal": Measure("mean signal", "nats"),
-    "held_out_signal_abs": Measure("mean |signal|", "nats"),
-    "held_out_margin": Measure("revised reply over the one complained about", "nats a token"),
-    "held_out_preferred": Measure("revised reply is the likelier"),
-    "held_out_entropy": Measure("entropy of sampled replies", "nats a token"),
-    "held_out_length": Measure("length of sampled replies", "tokens"),
-    "held_out_finished": Measure("sampled replies that end by themselves"),
-    "held_out_readable": Measure("sampled replies that can be read"),
-    "held_out_distance": Measure("distance from the initial model", "nats a token"),
-}
+NAMES = (
+    "held_out_signal",
+    "held_out_signal_abs",
+    "held_out_margin",
+    "held_out_preferred",
+    "held_out_entropy",
+    "held_out_length",
+    "held_out_finished",
+    "held_out_readable",
+    "held_out_distance",
+)
+"""What may be measured; `report.measures` says what each means, and its unit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,13 +341,3 @@ def _read(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Completion, np.
             error,
         )
         return None
-
-
-def before_after(
-    before: Mapping[str, float], after: Mapping[str, float]
-) -> Iterator[tuple[str, float, float]]:
-    """(meaning with unit, before, after) of the measures that both have."""
-    for name, measure in MEASURES.items():
-        if name in before and name in after:
-            unit = f", {measure.unit}" if measure.unit else ""
-            yield f"{measure.meaning}{unit}", before[name], after[name]

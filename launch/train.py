@@ -77,16 +77,20 @@ def main(argv: list[str] | None = None) -> None:
         train.loop(run)
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
+        summary += told_lines(run.workdir / "metrics.jsonl")
+        show_replies(run, folder)
         page = report.write_run_report(
             folder,
             metrics_file=run.workdir / "metrics.jsonl",
             shown=run.method.shown,
+            settings=config.to_json(run.config),
+            interactions=train.counted(run)["interactions"],
             before=before,
             after=after,
+            notes=summary,
         )
         write_summary(run, before, after)
         card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
-        summary += told_lines(run.workdir / "metrics.jsonl")
     lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
     cli.show(*lines)
 
@@ -150,6 +154,20 @@ def write_summary(
     places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 
 
+def show_replies(run: train.Run, folder: Path) -> None:
+    """Write `replies.html`: what the model said to held-out prompts before the run, and says now."""
+    held, now = run.held_out, run.kept.get("held_out", {}).get("replies")
+    before = held.first_replies() if held else None
+    if held is None or not before or not now:
+        return
+    prompts = held.prompts
+    rows = [
+        (prompt.x[-1].content, old, new, prompt.o)
+        for prompt, old, new in zip(prompts, before, now, strict=True)
+    ]
+    report.replies_page(folder, rows, len(rows))
+
+
 def show_signal(run: train.Run, folder: Path) -> None:
     """Write `signal.html`: the first replies as the model that training begins with scores them."""
     most = run.config.report.interactions
@@ -161,7 +179,9 @@ def show_signal(run: train.Run, folder: Path) -> None:
     )[:most]
     interactions = signal.interactions_by_id(run.dataset)
     title = f"The signal before training: {run.config.model.path} on {run.config.data.path}"
-    report.write_signal_report(folder, scored, interactions, run.model.chat, title=title)
+    report.write_signal_report(
+        folder, scored, interactions, run.model.chat, title=title, of_run=True
+    )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_measures_stand_in_the_log_and_in_the_summary(ended):
     first = read_lines(ended / "metrics.jsonl")[0]
     for name, value in summary["before"].items():
         assert first[f"before_{name}"] == pytest.approx(value, abs=1e-6)
-    assert set(found[5]) == set(held_out.MEASURES)
+    assert set(found[5]) == set(held_out.NAMES)
     assert summary["before"]["held_out_distance"] == pytest.approx(0, abs=1e-6)
     assert found[5]["held_out_distance"] > 0
     assert 0 < found[5]["held_out_length"] <= 12
@@ -99,7 +99,7 @@ def test_without_what_the_initial_model_said_the_distance_is_left_out(
         logging.getLogger("interact_jax").propagate = True
         launch_train.main(train_arguments(workdir, settings))
     after = json.loads((workdir / "summary.json").read_text())["after"]
-    assert set(after) == set(held_out.MEASURES) - {"held_out_distance"}
+    assert set(after) == set(held_out.NAMES) - {"held_out_distance"}
 
 
 def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):

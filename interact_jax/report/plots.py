@@ -1,95 +1,212 @@
-"""The pictures, as matplotlib figures without a global state; the caller saves them."""
+"""The pictures, as matplotlib figures without a global state; the caller saves them.
+
+Panels are as wide as a small screen, so that a page can put them side by side or under one another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from interact_jax.report.colour import HIGH, LOW, SignalScale, colour_map
+from interact_jax.printable import printable
+from interact_jax.report import measures
+from interact_jax.report.colour import (
+    LEVELS,
+    LIGHT,
+    TICKS,
+    SignalScale,
+    colour_map,
+    level,
+    shade,
+    strength,
+)
+from interact_jax.report.style import LIGHT_COLOURS as COLOURS
+from interact_jax.report.summing import Points, grouped, over_replies
 
-MOST_ROWS = 200  # interactions in a heat map
+P = ParamSpec("P")
+PANEL, TALL = (4.8, 2.8), (4.8, 3.6)  # inches
+SIGNAL = "log π(yₜ | x, o) − log π(yₜ | x), nats"
+LABELLED = 40  # rows of a heat map, at most, that have room for their ids
+
+LOOK: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": COLOURS["soft"],
+    "axes.labelcolor": COLOURS["soft"],
+    "xtick.color": COLOURS["soft"],
+    "ytick.color": COLOURS["soft"],
+    "text.color": COLOURS["ink"],
+    "axes.titlecolor": COLOURS["ink"],
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+    "text.parse_math": False,  # dollars in ids are dollars
+}
 
 
-def heat_map(signals: Sequence[np.ndarray]) -> Figure:
+def drawn_alike(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context(LOOK):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@drawn_alike
+def heat_map(signals: Sequence[np.ndarray], ids: Sequence[str]) -> Figure:
     """Interactions (the given order) by position in the reply, coloured by signal."""
-    rows = signals[:MOST_ROWS]
-    longest = max(len(s) for s in rows)
-    grid = np.ma.masked_all((len(rows), longest))
-    for i, signal in enumerate(rows):
-        grid[i, : len(signal)] = signal
-    figure = Figure(figsize=(10, min(8, 1.6 + 0.09 * len(rows))), layout="constrained")
+    longest = max(len(s) for s in signals)
+    grid = np.ma.masked_all((len(signals), longest))
+    for i, signal in enumerate(signals):
+        grid[i, : len(signal)] = np.ma.masked_invalid(signal)
+    row = max(0.024, min(0.16, 5 / len(signals)))  # inches
+    figure = Figure(figsize=(10, 1.6 + row * len(signals)), layout="constrained")
     axes = figure.subplots()
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     image = axes.imshow(
         grid, aspect="auto", interpolation="nearest", cmap=colour_map(), norm=SignalScale()
     )
-    axes.set(xlabel="position in the reply (token)", ylabel="interaction", title="Signal")
-    bar = figure.colorbar(image, ax=axes, ticks=[LOW, -3, -1, -0.3, 0, 0.3, 1, HIGH])
-    bar.set_label("log π(yₜ | x, o) − log π(yₜ | x), nats")
-    bar.ax.set_yticklabels(["−15", "−3", "−1", "−0.3", "0", "0.3", "1", "3"])
+    axes.set(xlabel="position in the reply (token)", title="Signal")
+    if len(signals) <= LABELLED:
+        axes.set_yticks(range(len(ids)), [_short(name) for name in ids], fontsize=8)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylabel("interaction")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure.colorbar(image, ax=axes, ticks=TICKS)
+    bar.set_label(SIGNAL)
+    bar.ax.set_yticklabels(map(_nats, TICKS))
     return figure
 
 
+@drawn_alike
 def histogram(signals: Sequence[np.ndarray]) -> Figure:
-    """How the tokens' signals are distributed; the count is logarithmic, for the tails."""
-    values = np.clip(np.concatenate(signals), LOW, HIGH)
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    """How many tokens have which colour; the counts are logarithmic, for the tails."""
+    tokens = np.concatenate(signals)
+    levels = [level(float(signal)) for signal in tokens[np.isfinite(tokens)]]
+    steps = np.arange(-LEVELS, LEVELS + 1)
+    counts = np.bincount(np.asarray(levels, int) + LEVELS, minlength=len(steps))
+    colours = [shade(int(step), LIGHT) if step else COLOURS["page"] for step in steps]
+    figure = Figure(figsize=TALL, layout="constrained")
     axes = figure.subplots()
-    axes.hist(values, bins=np.linspace(LOW, HIGH, 73).tolist(), color="#555577", log=True)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="signal (nats)", ylabel="tokens", title="Distribution of the signal")
+    axes.bar(steps, counts, 1, color=colours, edgecolor=COLOURS["soft"], linewidth=0.5)
+    _log_counts(axes, int(counts.max(initial=1)))
+    labels = [_nats(tick) for tick in TICKS]
+    labels[0], labels[-1] = f"≤ {labels[0]}", f"≥ {labels[-1]}"
+    axes.set_xticks([LEVELS * strength(tick) for tick in TICKS], labels)
+    axes.set(xlabel="signal (nats), on the scale of the colours", title="Tokens by signal")
     return figure
 
 
+@drawn_alike
 def by_position(signals: Sequence[np.ndarray]) -> Figure:
-    """Mean signal and mean |signal| at every position, over the replies that are that long."""
-    longest = max(len(s) for s in signals)
-    grid = np.full((len(signals), longest), np.nan)
-    for i, signal in enumerate(signals):
-        grid[i, : len(signal)] = signal
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(np.nanmean(np.abs(grid), axis=0), label="mean |signal|", color="#aa5500")
-    axes.plot(np.nanmean(grid, axis=0), label="mean signal", color="#224488")
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="position in the reply (token)", ylabel="nats", title="Signal by position")
-    axes.legend(frameon=False)
+    """Mean signal and mean |signal| at every position over the replies that are that long, a band
+    of one standard error around them, and how many replies these are."""
+    figure = Figure(figsize=TALL, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for label, colour, values in (
+        ("mean |signal|", COLOURS["first"], [np.abs(signal) for signal in signals]),
+        ("mean signal", COLOURS["second"], signals),
+    ):
+        points = over_replies(values)
+        _band(above, points, label, colour)
+    above.axhline(0, color=COLOURS["soft"], linewidth=0.8)
+    above.set(ylabel="nats", title="Signal by position, ± 1 standard error")
+    above.legend()
+    counts = over_replies(signals).counts
+    below.fill_between(np.arange(len(counts)), counts, step="mid", color=COLOURS["pale"])
+    below.set(xlabel="position in the reply (token)", ylabel="replies", ylim=(0, None))
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_locator(
+            MaxNLocator(integer=True, nbins=4 if axis is below.yaxis else "auto")
+        )
     return figure
 
 
-def training(lines: Sequence[Mapping[str, Any]], shown: str) -> Figure:
-    """Loss, a metric and the gradient norm over the steps; skipped steps are marked."""
-    figure = Figure(figsize=(10, 2.8), layout="constrained")
-    steps = [line["step"] for line in lines]
-    titles = {"signal_abs_mean": "mean |signal|", "grad_norm": "gradient norm"}
-    for axes, name in zip(figure.subplots(1, 3), ("loss", shown, "grad_norm"), strict=True):
-        values = [np.nan if line[name] is None else line[name] for line in lines]
-        title = titles.get(name, name.replace("_", " "))
-        axes.plot(steps, values, color="#224488", linewidth=1)
-        for step, line in zip(steps, lines, strict=True):
-            if line["loss"] is None or line["grad_norm"] is None:
-                axes.axvline(step, color="#d6362e", linewidth=0.8)
-        axes.set(xlabel="step", title=title)
+def _band(axes: Axes, points: Points, label: str, colour: str) -> None:
+    at = np.arange(len(points.means))
+    mark, width = "o" if len(at) == 1 else None, 1.4 if len(at) <= 100 else 0.8
+    axes.plot(at, points.means, label=label, color=colour, marker=mark, linewidth=width)
+    axes.fill_between(
+        at,
+        points.means - points.errors,
+        points.means + points.errors,
+        color=colour,
+        alpha=0.25,
+        linewidth=0,
+    )
+
+
+@drawn_alike
+def training(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
+    """Metrics over the steps, side by side; skipped steps are marked."""
+    figure = Figure(figsize=(PANEL[0] * len(names), PANEL[1]), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        groups = grouped(lines, name)
+        mark = "o" if len(groups.steps) <= 20 else None
+        axes.plot(
+            groups.steps,
+            groups.means,
+            color=COLOURS["second"],
+            marker=mark,
+            markersize=3,
+            linewidth=1.2,
+        )
+        for step in groups.skipped:
+            axes.axvline(step, color=COLOURS["alarm"], linewidth=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="step", title=measures.metric(name))
+        axes.ticklabel_format(axis="y", useOffset=False)
     return figure
 
 
+@drawn_alike
 def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> Figure:
     """Bars of every measured share, before and after training."""
-    figure = Figure(figsize=(1.6 + 1.7 * len(after), 3.4), layout="constrained")
+    names = [name for name in after if measures.measure_of(name).share]
+    figure = Figure(figsize=(PANEL[0], 0.9 + 0.75 * len(names)), layout="constrained")
     axes = figure.subplots()
-    at = np.arange(len(after))
+    at = np.arange(len(names))
     for shift, label, colour, values in (
-        (-0.2, "before", "#b0b4c0", [before[name] for name in after]),
-        (0.2, "after", "#2469d6", list(after.values())),
+        (-0.19, "before", COLOURS["pale"], before),
+        (0.19, "after", COLOURS["second"], after),
     ):
-        bars = axes.bar(at + shift, [100 * v for v in values], 0.38, label=label, color=colour)
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=9)
-    axes.set_xticks(at, [name.replace("_", " ") for name in after])
-    axes.set(ylabel="% of sampled replies", ylim=(0, 126))
-    axes.legend(frameon=False, ncols=2, loc="upper center")
-    axes.spines[["top", "right"]].set_visible(False)
+        numbers = [measures.known(values, name) for name in names]
+        told = [measures.value(name, number) for name, number in zip(names, numbers, strict=True)]
+        widths = [100 * number if number is not None else 0 for number in numbers]
+        bars = axes.barh(at + shift, widths, 0.36, label=label, color=colour)
+        axes.bar_label(bars, told, padding=3, fontsize=9)
+    axes.set_yticks(at, [measures.measure_of(name).label for name in names])
+    axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
+    axes.invert_yaxis()
+    axes.set(xlabel="%", xlim=(0, 118), xticks=range(0, 101, 25))
+    figure.legend(loc="outside upper right", ncols=2)
     return figure
+
+
+def _short(name: str, most: int = 24) -> str:
+    """An id that fits beside a picture."""
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _nats(number: float) -> str:
+    return f"{number:g}".replace("-", "−")
+
+
+def _log_counts(axes: Axes, most: int) -> None:
+    axes.set_yscale("log")
+    axes.set_ylim(0.5, most * 2)  # so that one token is seen
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("tokens")

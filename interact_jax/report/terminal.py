@@ -11,6 +11,7 @@ from rich.text import Text
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.printable import printable
+from interact_jax.report import measures
 from interact_jax.report.colour import on_black
 from interact_jax.schema import Interaction
 from interact_jax.signal import Scored
@@ -55,14 +56,14 @@ def _panel(title: str, text: str) -> Panel:
 def before_after_lines(
     before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> list[str]:
-    """A line a measured share: before, after, the difference in points."""
+    """A line for all that was measured: before, after, the difference; units as in `measures`."""
     if not before or not after:
         return []
     width = max(map(len, after))
     lines = [f"{'':{width}}  before   after  difference"]
-    for name, value in after.items():
-        difference = 100 * (value - before[name])
-        lines.append(
-            f"{name:{width}}  {before[name]:6.1%}  {value:6.1%}  {difference:+6.1f} points"
-        )
+    for name in after:
+        old, new = measures.known(before, name), measures.known(after, name)
+        told = measures.value(name, old), measures.value(name, new)
+        difference = measures.difference(name, old, new)
+        lines.append(f"{name:{width}}  {told[0]:>6}  {told[1]:>6}  {difference:>13}")
     return lines

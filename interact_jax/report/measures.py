@@ -1,0 +1,71 @@
+"""What was measured, as people read it: one table of names and units."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """`share`: a number from 0 to 1 that is told in %, and its difference in points."""
+
+    label: str
+    share: bool = False
+
+
+MEASURES = {
+    "wanted_styles": Measure("wanted styles", share=True),
+    "correct": Measure("correct answers", share=True),
+    "readable": Measure("readable replies", share=True),
+    "all_wanted": Measure("all styles as wanted", share=True),
+    "held_out_signal": Measure("held out: mean signal, nats"),
+    "held_out_signal_abs": Measure("held out: mean |signal|, nats"),
+    "held_out_margin": Measure("held out: revised reply over y, nats a token"),
+    "held_out_preferred": Measure("held out: revised reply likelier than y", share=True),
+    "held_out_entropy": Measure("held out: entropy, nats a token"),
+    "held_out_length": Measure("held out: length of replies, tokens"),
+    "held_out_finished": Measure("held out: replies that end", share=True),
+    "held_out_readable": Measure("held out: readable replies", share=True),
+    "held_out_distance": Measure("held out: distance from before, nats a token"),
+}
+"""By the names of `summary.json`. What is not here is told by its name, as a number."""
+
+METRICS = {
+    "signal_abs_mean": "mean |signal|, nats",
+    "grad_norm": "gradient norm",
+    "logp_mean": "mean log π(yₜ), nats",
+    "margin": "mean margin of the preferred reply",
+}
+"""Of `metrics.jsonl`, where its name does not say it."""
+
+
+def metric(name: str) -> str:
+    return METRICS[name] if name in METRICS else name.replace("_", " ")
+
+
+def measure_of(name: str) -> Measure:
+    return MEASURES[name] if name in MEASURES else Measure(name.replace("_", " "))
+
+
+def known(measured: Mapping[str, float | None], name: str) -> float | None:
+    """None for what was not measured, or is no finite number."""
+    number = measured.get(name)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def value(name: str, number: float | None) -> str:
+    """ "44.7%" or "1.234"; "–" for what is not known."""
+    if number is None:
+        return "–"
+    return f"{number:.1%}" if measure_of(name).share else f"{number:,.4g}"
+
+
+def difference(name: str, before: float | None, after: float | None) -> str:
+    """ "+34.3 points" or "+0.12"."""
+    if before is None or after is None:
+        return "–"
+    if measure_of(name).share:
+        return f"{100 * (after - before):+.1f} points"
+    return f"{after - before:+,.4g}"

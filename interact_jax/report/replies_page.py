@@ -1,0 +1,42 @@
+"""`replies.html`: what the model says before and after training, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from interact_jax.report import html
+
+TITLE = "Replies before and after training"
+Row = tuple[str, str, str, str]
+"""Prompt, reply before, reply after; what the user said next, or ""."""
+
+
+def replies_page(folder: Path, rows: Sequence[Row], shown_of: int) -> Path:
+    """Write `replies.html` into `folder`; the page's path. `rows` are those to be shown, of
+    `shown_of` that there are. The run's page links it where it is written before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    same = sum(before == after for _, before, after, _ in rows)
+    body = [
+        f'<p class="note">{html.shown_of(len(rows), shown_of, "replies")} {same:,} of those shown '
+        f"{'is' if same == 1 else 'are'} the same before and after.</p>"
+    ]
+    body += [_row(number, *row) for number, row in enumerate(rows, 1)]
+    beside = [html.RUN] + [html.SIGNAL] * (folder / html.SIGNAL).exists()
+    return html.write_page(folder / html.REPLIES, TITLE, body, beside)
+
+
+def _row(number: int, prompt: str, before: str, after: str, follow_up: str) -> str:
+    same = ' <span class="soft">the same before and after</span>' if before == after else ""
+    return (
+        f'<article class="pair"><header><h2>{number}</h2>{same}</header><div class="turns halves">'
+        + html.part("prompt", html.said(prompt), "wide")
+        + html.part("before", html.said(before) or _nothing())
+        + html.part("after", html.said(after) or _nothing())
+        + (html.part("follow-up", html.said(follow_up), "wide follow") if follow_up else "")
+        + "</div></article>"
+    )
+
+
+def _nothing() -> str:
+    return '<span class="soft">(empty)</span>'

@@ -1,0 +1,189 @@
+"""`signal.html`: what hindsight says of every token of logged replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.report import html, plots
+from interact_jax.report.colour import LIMIT, TICKS, css_name, level
+from interact_jax.report.heat import MOST_ROWS, heat_map
+from interact_jax.report.summing import token_mean
+from interact_jax.report.terminal import visible
+from interact_jax.schema import Interaction
+from interact_jax.signal import Scored
+
+MOST_REPLIES = 500  # shown token by token, the strongest signals first
+MOST_TOKENS = 40_000  # of them: a page of some megabytes, which browsers scroll without effort
+OPEN = 20  # the others are folded
+HEAD = 160  # tokens of a long reply that stand in front of the fold
+SPARED = 60  # what is no longer than this is not worth a fold
+
+
+def write_signal_report(
+    folder: Path,
+    scored: Sequence[Scored],
+    interactions: Mapping[str, Interaction],
+    chat: ChatFormat,
+    *,
+    title: str,
+    of_run: bool = False,
+) -> Path:
+    """Write `signal.html`, and its pictures as PNG as well, into `folder`; the page's path.
+
+    `interactions` are all that the data has. Replies are sorted by mean |signal|, strongest first,
+    here as in the heat map. The page of a run (`of_run`) links the run's page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(scored, key=lambda s: -_strength(s))
+    body = [_figures(ordered, len(interactions))]
+    if ordered:
+        body += [_legend(), *_pictures(folder, ordered), *_replies(ordered, interactions, chat)]
+    return html.write_page(folder / html.SIGNAL, title, body, [html.RUN] if of_run else [])
+
+
+def figures(signals: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
+    """The numbers at the top of the page, each with its standard error over interactions."""
+    large = [np.where(np.isfinite(s), np.abs(s) > 0.5, np.nan) for s in signals]
+    return {
+        "mean signal": token_mean(signals),
+        "mean |signal|": token_mean([np.abs(signal) for signal in signals]),
+        "share of tokens with |signal| > 0.5": token_mean(large),
+    }
+
+
+def _strength(scored: Scored) -> float:
+    """What replies are sorted by; those without any finite signal come last."""
+    mean, _ = token_mean([np.abs(scored.signal)])
+    return mean if np.isfinite(mean) else -1.0
+
+
+def _figures(scored: Sequence[Scored], total: int) -> str:
+    signals = [s.signal for s in scored]
+    tokens = sum(map(len, signals))
+    rows = [
+        ("interactions", f"{len(signals):,} of the {total:,} in the data"),
+        ("reply tokens", f"{tokens:,}"),
+    ]
+    for name, (mean, error) in figures(signals).items() if tokens else ():
+        told = f"{mean:.4f}".replace("-", "−") if np.isfinite(mean) else "–"
+        rows.append((name, f"{told}\u00a0±\u00a0{error:.4f}" if np.isfinite(error) else told))
+    endless = sum(int((~np.isfinite(signal)).sum()) for signal in signals)
+    if endless:
+        rows.append(("tokens without a finite signal", f"{endless:,}, left out of all means"))
+    return html.table(rows) + (
+        '<p class="note">The signal of a token is log π(yₜ | x, o) − log π(yₜ | x), in nats: how '
+        "much more gladly the model says it when it has been shown the user's follow-up o. ± is "
+        "one standard error over interactions: tokens of one reply depend on one another.</p>"
+    )
+
+
+def _legend() -> str:
+    ends = {-LIMIT: "≤ −{:g}", LIMIT: "≥ {:g}"}
+    spans = "".join(
+        f'<span class="{css_name(level(tick))}">'
+        f"{ends[tick].format(LIMIT) if tick in ends else f'{tick:g}'.replace('-', '−')}</span>"
+        for tick in TICKS
+    )
+    return (
+        f'<p class="legend">{spans} nats</p>'
+        '<p class="note">Red: shown the follow-up, the model would rather not have said it. Blue: '
+        "it would all the more. Equally strong signals have equally strong colours.</p>"
+    )
+
+
+def _pictures(folder: Path, scored: Sequence[Scored]) -> Iterator[str]:
+    signals = [s.signal for s in scored]
+    most = scored[:MOST_ROWS]
+    figure = plots.heat_map([s.signal for s in most], [s.id for s in most])
+    html.picture(folder, "signal_heatmap", figure)
+    yield "<h2>Every token</h2>"
+    yield heat_map(scored, len(_on_page(scored)))
+    mean, absolute = (found for found, _ in list(figures(signals).values())[:2])
+    longest = max(map(len, signals))
+    by_position, histogram = plots.by_position(signals), plots.histogram(signals)
+    html.picture(folder, "signal_by_position", by_position)
+    html.picture(folder, "signal_histogram", histogram)
+    yield '<h2>All tokens together</h2><div class="figures">'
+    yield html.drawn(
+        by_position,
+        f"Mean signal and mean |signal| by position in the reply, 0 to {longest - 1}. Over all "
+        f"tokens they are {mean:.4f} and {absolute:.4f} nats.",
+        "Above, means over the replies that are so long; below, how many these are. The band is "
+        "one standard error over them; a single reply has none.",
+    )
+    counts = [int(sum((sign * s > 0.5).sum() for s in signals)) for sign in (-1, 1)]
+    yield html.drawn(
+        histogram,
+        f"Histogram of the signal: {counts[0]:,} tokens below −0.5 nats, {counts[1]:,} above 0.5, "
+        f"of {sum(map(len, signals)):,}.",
+        f"Bars are as wide as steps of colour, counts on a logarithmic scale. What lies beyond "
+        f"±{LIMIT:g} nats is counted in the last bar of its side.",
+    )
+    yield "</div>"
+
+
+# --------------------------------------------------------------------------------------- replies
+
+
+def _on_page(ordered: Sequence[Scored]) -> Sequence[Scored]:
+    """Replies that are shown token by token: the first at least, however long it is."""
+    tokens = np.cumsum([len(s.y) for s in ordered[:MOST_REPLIES]])
+    return ordered[: max(1, int((tokens <= MOST_TOKENS).sum()))]
+
+
+def _replies(
+    ordered: Sequence[Scored], interactions: Mapping[str, Interaction], chat: ChatFormat
+) -> Iterator[str]:
+    there = _on_page(ordered)
+    yield "<h2>Replies, strongest signal first</h2>"
+    yield (
+        f'<p class="note">{html.shown_of(len(there), len(ordered), "scored replies")} Point at a '
+        "token, or focus it, for its log-probabilities.</p>"
+    )
+    for number, scored in enumerate(there, 1):
+        yield _reply(number, scored, interactions[scored.id], chat)
+
+
+def _reply(number: int, scored: Scored, interaction: Interaction, chat: ChatFormat) -> str:
+    mean = _strength(scored)
+    told = f"mean |signal| {mean:.3f}" if mean >= 0 else "no finite signal"
+    asked = interaction.x[-1]
+    return (
+        f'<details class="pair"{" open" if number <= OPEN else ""}>'
+        f"<summary><h3>{number} · {html.shown(scored.id)}</h3> "
+        f'<span class="soft">{told}</span></summary>'
+        f'<div class="turns" id="reply-{number}">'
+        + html.part(asked.role, html.said(asked.content), "wide")
+        + html.part("reply", _tokens(scored, chat))
+        + html.part("follow-up", html.said(interaction.o.content), "follow")
+        + "</div></details>"
+    )
+
+
+def _tokens(scored: Scored, chat: ChatFormat) -> str:
+    rows = zip(
+        chat.pieces(scored.y.tolist()),
+        scored.logp_student,
+        scored.logp_teacher,
+        scored.signal,
+        strict=True,
+    )
+    tokens = [_token(piece, *map(float, numbers)) for piece, *numbers in rows]
+    if len(tokens) <= HEAD + SPARED:
+        return "".join(tokens)
+    rest = tokens[HEAD:]
+    return "".join(tokens[:HEAD]) + html.folded(f"{len(rest):,} more tokens", "".join(rest))
+
+
+def _token(piece: str, student: float, teacher: float, signal: float) -> str:
+    colour = css_name(level(signal)) if np.isfinite(signal) else "odd"
+    numbers = f"student {student:.3f}  teacher {teacher:.3f}  signal {signal:+.3f}"
+    text = html.shown(piece).replace("\n", "⏎\n") or "∅"
+    return (
+        f'<span class="t {colour}" tabindex="0" data-n="{html.attribute(visible(piece))}   '
+        f'{numbers}">{text}</span>'
+    )
