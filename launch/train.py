@@ -155,7 +155,7 @@ def write_summary(
 
 
 def show_replies(run: train.Run, folder: Path) -> None:
-    """Write `replies.html`: what the model said to held-out prompts before the run, and says now."""
+    """Write `replies.html`: what the model says to held-out prompts, before the run and after."""
     held, now = run.held_out, run.kept.get("held_out", {}).get("replies")
     before = held.first_replies() if held else None
     if held is None or not before or not now:
