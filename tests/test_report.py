@@ -1,5 +1,6 @@
 """The report: self-contained, escaped, with the figures that numpy gives."""
 
+import dataclasses
 import io
 import re
 
@@ -9,6 +10,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from interact_jax import report
+from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.report.colour import HIGH, LOW, SignalScale, css, strength
 from interact_jax.report.pages import figures
@@ -70,6 +72,19 @@ def test_colour_grows_with_the_signal_from_red_over_nothing_to_blue():
     assert css(-2.0).startswith("rgba(214") and css(2.0).startswith("rgba(36")
     scale = SignalScale()
     np.testing.assert_allclose(scale.inverse(scale([-4.0, 0.0, 0.7])), [-4, 0, 0.7], atol=1e-9)
+
+
+def test_how_the_prompt_was_rendered_is_told(chat, data, tmp_path):
+    """On the page and in the terminal, of the reply that has reasoning alone."""
+    scored, interactions = data
+    scored = [dataclasses.replace(scored[0], reasoning=thinking.KEPT), scored[1]]
+    page = report.write_signal_report(tmp_path, scored, interactions, chat, title="mine")
+    headers = re.findall("<header>(.*?)</header>", page.read_text())
+    assert sorted("thinking on" in header for header in headers) == [False, True]
+    for one in scored:
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(report.token_table(one, interactions[one.id], chat))
+        assert ("thinking on" in console.export_text()) == bool(one.reasoning)
 
 
 def test_the_terminal_shows_every_token(chat, data):

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from interact_jax import places
+from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.metrics import read_log
 from interact_jax.report import plots
@@ -142,13 +143,18 @@ def _reply(scored: Scored, interaction: Interaction, chat: ChatFormat) -> str:
     )
     mean = float(np.abs(scored.signal).mean())
     return (
-        f"<article><header>{escape(scored.id)} · mean |signal| {mean:.3f}</header>"
+        f"<article><header>{escape(scored.id)} · mean |signal| {mean:.3f}{_reasoning(scored)}"
+        "</header>"
         f'<div class="turns"><div class="user"><span class="label">user</span>'
         f"{escape(interaction.x[-1].content)}</div>"
         f'<div><span class="label">reply</span>{tokens}</div>'
         f'<div class="follow"><span class="label">follow-up</span>'
         f"{escape(interaction.o.content)}</div></div></article>"
     )
+
+
+def _reasoning(scored: Scored) -> str:
+    return f" · {escape(thinking.NOTES[scored.reasoning])}" if scored.reasoning else ""
 
 
 def _picture(folder: Path, name: str, figure: Figure) -> str:
