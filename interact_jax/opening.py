@@ -19,6 +19,7 @@ import numpy as np
 from interact_jax import memory, sharding
 from interact_jax.checkpoint import check_model_files
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.rendering import DATE
 from interact_jax.models import hf
 from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, precision_of
@@ -65,8 +66,12 @@ class OpenedModel:
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a reply."""
-        return list(dict.fromkeys([*hf.eos_token_ids(self.files), self.chat.eos_id]))
+        """The ids that end a reply: at which the model is stopped, and the one that is learned."""
+        return list(dict.fromkeys([*hf.eos_token_ids(self.files), *self._ends]))
+
+    @property
+    def _ends(self) -> list[int]:
+        return [self.chat.tokenizer.eos_token_id, self.chat.eos_id]
 
     def abstract(self) -> Any:
         """Shapes, types and shardings of the parameters, before any is there."""
@@ -98,7 +103,7 @@ class OpenedModel:
             dtype=dtype,
             source_dir=self.files,
             tokenizer_dir=self.tokenizer_files,
-            eos_ids=[self.chat.eos_id],
+            eos_ids=self._ends,
             max_shard_size=max_shard_size,
         )
 
@@ -111,6 +116,9 @@ def open_model(
     weights: bool = True,
     hindsight: str = "offline",
     reply_tokens: str = "in_place",
+    thinking: str = "auto",
+    date: str = DATE,
+    end: str = "auto",
     max_length: int = 1,
     dtype: str = "float32",
     param_dtype: str = "",
@@ -129,8 +137,17 @@ def open_model(
     files = hf.resolve(str(path), weights=weights)
     raw, config = hf.load_config(files, weights)
     tokenizer_files = hf.resolve(tokenizer, weights=False) if tokenizer else files
-    chat = ChatFormat.load(tokenizer_files, hindsight, reply_tokens)
-    hf.eos_token_ids(files)  # what is wrong there is said now
+    chat = ChatFormat.load(
+        tokenizer_files,
+        hindsight,
+        reply_tokens,
+        thinking=thinking,
+        date=date,
+        end=end,
+        stops=hf.eos_token_ids(files),
+    )
+    if told := chat.end_told():
+        log.info("%s", told)
     check_tokenizer(chat.vocabulary, max_length, config)
     decoder = Decoder(
         config,
@@ -155,6 +172,9 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
         weights=cfg.model.init == "pretrained" and not own,
         hindsight=cfg.hindsight,
         reply_tokens=cfg.data.reply_tokens,
+        thinking=cfg.data.thinking,
+        date=cfg.data.date,
+        end=cfg.data.end,
         max_length=cfg.data.max_length,
         dtype=cfg.model.dtype,
         param_dtype=cfg.model.param_dtype,

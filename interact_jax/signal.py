@@ -26,12 +26,14 @@ PORTION = 512  # trees that are shared out over rows together
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One reply token by token, [R] each: ids of y with EOS, and its log-probabilities (nats)."""
+    """One reply token by token, [R] each: ids of y with EOS, and its log-probabilities (nats);
+    what became of its reasoning, as `Target.reasoning`."""
 
     id: str
     y: np.ndarray
     logp_student: np.ndarray
     logp_teacher: np.ndarray
+    reasoning: str = ""
 
     @property
     def signal(self) -> np.ndarray:
@@ -52,7 +54,7 @@ def score_trees(
     logps = logps_of(decoder, params, trees, mesh, views, **how)
     replies = (reply.target for tree in trees for reply in tree.replies)
     return [
-        Scored(target.id, target.y, *(found[view] for view in views))
+        Scored(target.id, target.y, found[PLAIN], found[HINDSIGHT], target.reasoning)
         for target, found in zip(replies, logps, strict=True)
     ]
 

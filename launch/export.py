@@ -18,6 +18,7 @@ import argparse
 import logging
 
 from interact_jax import card, checkpoint, cli, hub
+from interact_jax.json_files import read_json
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
@@ -48,7 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     run, step = checkpoint.find(args.checkpoint)
     hf.check_place(args.out, (run / "model",))
     parse_size(args.max_shard_size)
-    model = open_model(checkpoint.check_model_files(run), weights=False, attention="xla")
+    files = checkpoint.check_model_files(run)
+    settings = run / "config.json"
+    end = read_json(settings).get("data.end", "auto") if settings.is_file() else "auto"
+    model = open_model(files, weights=False, attention="xla", end=end)
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, args.dtype, args.max_shard_size)

@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before what takes seconds to import
     ends.in_words()
 
 import argparse
+import datetime
 import logging
 import time
 from typing import Any
@@ -25,7 +26,9 @@ from typing import Any
 import jax
 
 from interact_jax import cli, memory, sharding
-from interact_jax.data.chat import ChatFormat
+from interact_jax.data.chat import ChatFormat, check_date
+from interact_jax.data.rendering import DATE
+from interact_jax.data.thinking import CLOSED, ON, PLAIN
 from interact_jax.generation import (
     Completion,
     Prompt,
@@ -38,6 +41,7 @@ from interact_jax.opening import open_model
 from interact_jax.schema import InputError
 
 ADDED = ("completion", "completion_ids", "logps")
+KINDS = {"auto": PLAIN, "on": ON, "off": CLOSED}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -58,6 +62,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=0,
         help="of what is drawn at other temperatures (default 0)",
     )
+    add(
+        "--thinking",
+        default="auto",
+        choices=list(KINDS),
+        help="room for reasoning before the answer (on), or none (off); auto: as training renders "
+        "the prompt of a reply without any",
+    )
+    add(
+        "--date",
+        default=DATE,
+        metavar="DAY",
+        help="today, for chat templates that show it: YYYY-MM-DD, or today. By default the day "
+        "that training and scoring use, so that prompts are those that were learned",
+    )
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--rows", type=int, default=64, help="prompts at a time at most (default 64)")
     return parser.parse_args(argv)
@@ -65,6 +83,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    if args.date == "today":
+        args.date = datetime.date.today().isoformat()
+    check_date(args.date, "--date")
     cli.log_to_stderr(logging.INFO)
     memory.keep_freed()
     cli.keep_compiled()
@@ -76,10 +97,16 @@ def main(argv: list[str] | None = None) -> None:
 def generate(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
-    model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla")
-    chat = model.chat
+    model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla", date=args.date)
+    chat, kind = model.chat, KINDS[args.thinking]
+    if kind == ON and not chat.thinks.able:
+        raise InputError(
+            f"--thinking on: the chat template of {args.model} leaves no room for reasoning. Take "
+            "another model, or leave the flag out."
+        )
     prompts = [fitted(prompt, chat) for prompt in prompts]
-    prompt_ids = [encode(prompt, chat, model.config.max_positions) for prompt in prompts]
+    context = model.config.max_positions
+    prompt_ids = [encode(prompt, chat, context, kind) for prompt in prompts]
     sampler = Sampler(model.decoder, model.eos_ids, rows=args.rows, vocab_limit=len(chat.tokenizer))
     settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
     sampler.check(prompt_ids, **settings)
@@ -93,9 +120,9 @@ def generate(args: argparse.Namespace) -> None:
     cli.show(summary(args.out, prompts, completions, chat, seconds))
 
 
-def encode(prompt: Prompt, chat: ChatFormat, context: int) -> list[int]:
+def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str) -> list[int]:
     try:
-        ids = chat.prompt(prompt.messages, tools=prompt.tools)
+        ids = chat.prompt(prompt.messages, tools=prompt.tools, kind=kind)
     except InputError as error:
         raise InputError(f"{prompt.source}: {error}") from error
     if len(ids) >= context:

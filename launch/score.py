@@ -21,13 +21,16 @@ from typing import Any
 from rich.console import Console
 
 from interact_jax import cli, memory, places, report, sharding
-from interact_jax.data.chat import REPLY_TOKENS, ChatFormat
+from interact_jax.data.chat import REPLY_TOKENS, ChatFormat, check_date
 from interact_jax.data.conversations import FORMATS, ON_ERROR
 from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
+from interact_jax.data.ending import END
 from interact_jax.data.mending import REPAIR
 from interact_jax.data.records import find_files
+from interact_jax.data.rendering import DATE
 from interact_jax.data.sources import MOST_BYTES
+from interact_jax.data.thinking import THINKING
 from interact_jax.data.tree import GROW, picture
 from interact_jax.hindsight_check import check_hindsight
 from interact_jax.models.attention import BACKENDS
@@ -75,6 +78,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--sharing", default="tree", choices=list(GROW), help="one pass, or two full forwards")
     add("--reply-tokens", default="in_place", choices=REPLY_TOKENS, help="how y is tokenised")
+    add("--thinking", default="auto", choices=THINKING, help="reasoning in y: see data.thinking")
+    add("--date", default=DATE, metavar="DAY", help="today, for chat templates: see data.date")
+    add("--end", default="auto", choices=END, help="the token that ends y: see data.end")
     add("--history", default="conversation", choices=list(WINDOWS), help="what y sees of it")
     add(
         "--max-length",
@@ -111,6 +117,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    check_date(args.date, "--date")
     cli.log_to_stderr(logging.INFO)
     memory.keep_freed()
     cli.keep_compiled()
@@ -129,6 +136,9 @@ def score(args: argparse.Namespace) -> None:
         tokenizer=args.tokenizer,
         hindsight=args.hindsight,
         reply_tokens=args.reply_tokens,
+        thinking=args.thinking,
+        date=args.date,
+        end=args.end,
         max_length=args.max_length or 1,
         dtype=args.dtype,
         attention=args.attention,

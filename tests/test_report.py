@@ -1,5 +1,6 @@
 """The pages of a report: self-contained, escaped, legible everywhere; those of runs and replies."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from interact_jax import config, report
+from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.objectives import OBJECTIVES
 from interact_jax.report import html, summing
@@ -257,6 +259,19 @@ def test_replies_before_and_after(pages):
     assert "3 of 2,048 replies are shown. 1 of those shown is the same" in page.outside
     assert page.everything.count("word ") == 900 and page.outside.count("word ") < 200
     assert page.everything.count("follow-up") == 2 and "(empty)" in page.everything
+
+
+def test_how_the_prompt_was_rendered_is_told(chat, data, tmp_path):
+    """On the page and in the terminal, of the reply that has reasoning alone."""
+    scored, interactions = data
+    scored = [dataclasses.replace(scored[0], reasoning=thinking.KEPT), scored[1]]
+    page = report.write_signal_report(tmp_path, scored, interactions, chat, title="mine")
+    headers = re.findall("<summary>(.*?)</summary>", page.read_text())
+    assert sorted("thinking on" in header for header in headers) == [False, True]
+    for one in scored:
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(report.token_table(one, interactions[one.id], chat))
+        assert ("thinking on" in console.export_text()) == bool(one.reasoning)
 
 
 def test_the_terminal_shows_every_token(chat, data):

@@ -22,6 +22,7 @@ from interact_jax.opening import open_model
 from interact_jax.schema import InputError, RunStopped
 from launch import export as launch_export
 from launch import train as launch_train
+from tests.clock import another_clock
 from tests.runs import (
     FLOAT32,
     ONE_ROW_SHARD,
@@ -326,6 +327,23 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(small, uninterrupted, stoppe
     assert len(read_lines(workdir / "metrics.jsonl")) == 5
     launch_train.main(train_arguments(workdir, {**small, **RUN}))
     check_same_run(workdir, uninterrupted)
+
+
+def test_a_template_that_shows_the_day_does_not_keep_a_run_from_going_on(
+    small, tmp_path, monkeypatch
+):
+    """The day is that of the run's settings: another is another run, whatever the clock says."""
+    model = shutil.copytree(small["model.path"], tmp_path / "model")
+    file = model / "chat_template.jinja"
+    file.write_text("{{ strftime_now('%d %B %Y') }}\n" + file.read_text())
+    settings = {**small, **BATCHES, "model.path": model, "epochs": 0, "steps": 1}
+    launch_train.main(train_arguments(tmp_path / "run", settings))
+    with another_clock(monkeypatch, tmp_path):
+        run = begin(tmp_path / "run", {**settings, "steps": 2})
+    assert int(run.state.step) == 1
+    run.checkpoints.close()
+    with pytest.raises(InputError, match=r"data\.date: '2026-01-01' then, '2026-01-02' now"):
+        begin(tmp_path / "run", {**settings, "data.date": "2026-01-02"})
 
 
 def test_killed_run_goes_on_as_if_nothing_had_been(small, uninterrupted, tmp_path):

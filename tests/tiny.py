@@ -28,6 +28,35 @@ THINK = CHATML.replace(
     "{{ '<think>\\n\\n</think>\\n\\n' }}"
     "{% endif %}",
 )
+# It thinks unless it is told not to: reasoning stands beside the text or in it, and is shown of the
+# last reply only, as in Qwen3.
+REASONS = (
+    "{% for m in messages %}"
+    "{% set c = m.content %}{% set r = m.reasoning_content or '' %}"
+    "{% if m.role == 'assistant' and '</think>' in c %}"
+    "{% set r = r or c.split('</think>')[0].split('<think>')[-1] | trim %}"
+    "{% set c = c.split('</think>')[-1].lstrip() %}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\\n' }}"
+    "{% if r and loop.last %}{{ '<think>\\n' + r + '\\n</think>\\n\\n' }}{% endif %}"
+    "{{ c + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think>\\n\\n</think>\\n\\n' }}"
+    "{% endif %}{% endif %}"
+)
+# Its generation prompt opens the block, and nothing turns that off, as in DeepSeek-R1.
+OPENS = (
+    "{% for m in messages %}"
+    "{% set c = m.content %}"
+    "{% if m.role == 'assistant' and '</think>' in c %}"
+    "{% set c = c.split('</think>')[-1].lstrip() %}"
+    "{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + c + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}"
+)
 LLAMA = (
     "{{ bos_token }}"
     "{% for m in messages %}"
@@ -39,6 +68,8 @@ LLAMA = (
 TEMPLATES: dict[str, tuple[str, list[str], list[str]]] = {
     "chatml": (CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], []),
     "think": (THINK, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], ["<think>", "</think>"]),
+    "reasons": (REASONS, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], ["<think>", "</think>"]),
+    "opens": (OPENS, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], ["<think>", "</think>"]),
     "llama": (LLAMA, ["<|pad|>", "<|begin|>", "<|eot|>", "<|head|>", "<|/head|>"], []),
 }
 TEXT = (

@@ -16,8 +16,8 @@ from interact_jax.data.templates import ChatTemplate, Refusal
 Row = dict[str, Any]  # a message as templates are told it
 
 # Words that no template has of its own: where one comes out, the template has shown it.
-SYSTEM, GREETING, RESULT, CALLED, TOOL, REASONS = (
-    f"zq{name}qz" for name in ("system", "greeting", "result", "called", "tool", "reasons")
+SYSTEM, GREETING, RESULT, CALLED, TOOL = (
+    f"zq{name}qz" for name in ("system", "greeting", "result", "called", "tool")
 )
 USER: Row = {"role": "user", "content": "Hi"}
 REPLY: Row = {"role": "assistant", "content": "Hello."}
@@ -45,8 +45,9 @@ def _result(of: Row) -> list[Row]:
 @dataclasses.dataclass(frozen=True)
 class Abilities:
     """Whether a template shows a system message, a message of the assistant before any other, the
-    results of tools, the calls of them, what could be called, and what a reply was reasoned by.
-    `arguments_as_text` is how it takes those of calls."""
+    results of tools, the calls of them, and what could be called; whether it is told what a reply
+    was reasoned by (of which `thinking` knows more). `arguments_as_text` is how it takes those of
+    calls."""
 
     system: bool
     greeting: bool
@@ -88,8 +89,8 @@ def _as_text(call: Row) -> Row:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def abilities_of(template: ChatTemplate) -> Abilities:
-    """Of a template, which is asked a handful of questions."""
+def abilities_of(template: ChatTemplate, reasoning: bool) -> Abilities:
+    """Of a template, which is asked a handful of questions; `reasoning` is known already."""
 
     def shows(word: str, *rows: Row, tools: Sequence[Any] = ()) -> bool:
         try:
@@ -99,13 +100,12 @@ def abilities_of(template: ChatTemplate) -> Abilities:
 
     calls = shows(CALLED, *_result(_call({"at": "noon"})), tools=[OFFERED])
     as_text = not calls and shows(CALLED, *_result(_call('{"at": "noon"}')), tools=[OFFERED])
-    thought = {**REPLY, "reasoning_content": REASONS}
     return Abilities(
         system=shows(SYSTEM, {"role": "system", "content": SYSTEM}, USER, REPLY, USER),
         greeting=shows(GREETING, {"role": "assistant", "content": GREETING}, USER, REPLY, USER),
         results=any(shows(RESULT, *_result(of)) for of in (REPLY, _call({}), _call("{}"))),
         calls=calls or as_text,
         tools=shows(TOOL, USER, tools=[OFFERED]),
-        reasoning=shows(REASONS, USER, thought, USER) or shows(REASONS, USER, thought),
+        reasoning=reasoning,
         arguments_as_text=as_text,
     )

@@ -7,15 +7,20 @@ shows the model what the user said next. Both are rendered by the tokenizer's ow
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from interact_jax.data import thinking
 from interact_jax.data.abilities import Abilities, abilities_of
+from interact_jax.data.ending import END, chosen, turn_end
+from interact_jax.data.rendering import DATE
 from interact_jax.data.templates import ChatTemplate
+from interact_jax.data.thinking import CLOSED, ON, PLAIN, THINKING, Thinking, parts_of
 from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.schema import InputError, Message
 from interact_jax.settings import Setting
@@ -36,8 +41,32 @@ SETTINGS = {
     "data.reply_tokens": Setting(
         "in_place", "ids that y has behind its prompt, or tokenised by itself", REPLY_TOKENS
     ),
+    "data.thinking": Setting(
+        "auto",
+        "reasoning in replies: keep learns it, with prompts that have thinking on; strip leaves it "
+        "out of y; off out of the history too; auto keeps it where the chat template leaves room "
+        "for it. All is counted",
+        THINKING,
+    ),
+    "data.date": Setting(DATE, "the day that chat templates take for today, YYYY-MM-DD"),
+    "data.end": Setting(
+        "auto",
+        "the token that ends y: eos of the tokenizer, or that with which the chat template ends a "
+        "turn; auto = the latter where it is another and the model is stopped at it",
+        END,
+    ),
     "hindsight": Setting("offline", "prompt that shows o: offline, online, or a text with {o}"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """How a reply is learned: `y`, the kind of prompt that it stands behind, and what became of
+    its reasoning (a line of the summary, "" where it has none)."""
+
+    y: Message
+    prompt: str = PLAIN
+    treated: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +75,29 @@ class ChatFormat:
 
     `hindsight` is a text with "{o}"; `reply_tokens` is "in_place" (the ids y has where it stands
     behind the prompt) or "alone" (y tokenised by itself, as the reference implementation does).
+    `thinking` and `end` are the settings `data.*` of these names; `stops` are the ids at which the
+    model's own files end sampling.
     """
 
     tokenizer: Any
     template: ChatTemplate
     hindsight: str = HINDSIGHT["offline"]
     reply_tokens: str = "in_place"
+    thinking: str = "auto"
+    end: str = "auto"
+    stops: Collection[int] = ()
 
     @classmethod
     def load(
-        cls, directory: str | Path, hindsight: str = "offline", reply_tokens: str = "in_place"
+        cls,
+        directory: str | Path,
+        hindsight: str = "offline",
+        reply_tokens: str = "in_place",
+        *,
+        thinking: str = "auto",
+        date: str = DATE,
+        end: str = "auto",
+        stops: Collection[int] = (),
     ) -> ChatFormat:
         """Load a Hugging Face tokenizer directory; `hindsight` is a name in HINDSIGHT or a text.
 
@@ -75,22 +117,50 @@ class ChatFormat:
                 f"{directory}: the tokenizer has no EOS token, so a reply could not learn to stop. "
                 'Set "eos_token" in tokenizer_config.json to the token that ends a reply.'
             )
-        if reply_tokens not in REPLY_TOKENS:
-            raise InputError(
-                f"data.reply_tokens={reply_tokens!r}: expected one of {', '.join(REPLY_TOKENS)}."
-            )
+        for name, value, choices in (
+            ("data.reply_tokens", reply_tokens, REPLY_TOKENS),
+            ("data.thinking", thinking, THINKING),
+            ("data.end", end, END),
+        ):
+            if value not in choices:
+                raise InputError(f"{name}={value!r}: expected one of {', '.join(choices)}.")
         shows = HINDSIGHT.get(hindsight, hindsight)
         if "{o}" not in shows:
             raise InputError(
                 f"hindsight={hindsight!r}: expected {', '.join(HINDSIGHT)}, or a text that holds "
                 "{o} where the follow-up goes."
             )
-        return cls(tokenizer, _template_of(tokenizer, Path(directory)), shows, reply_tokens)
+        check_date(date)
+        template = _template_of(tokenizer, Path(directory), date)
+        chat = cls(tokenizer, template, shows, reply_tokens, thinking, end, stops)
+        if end == "turn" and chat.turn_id is None:
+            raise InputError(
+                f"data.end=turn: the chat template of {directory} ends a reply with no token of "
+                "its own. Set data.end=eos."
+            )
+        return chat
 
-    @property
+    @functools.cached_property
+    def turn_id(self) -> int | None:
+        """The token with which the template ends a reply; None where there is none."""
+        return turn_end(self.template, self.tokenizer)
+
+    @functools.cached_property
     def eos_id(self) -> int:
-        """The token that ends a reply: the tokenizer's EOS."""
-        return self.tokenizer.eos_token_id
+        """The token that ends a reply, by `end`: the tokenizer's EOS, or `turn_id`."""
+        return chosen(self.end, self.tokenizer.eos_token_id, self.turn_id, self.stops)
+
+    def end_told(self) -> str:
+        """A line on how replies end, where the tokenizer and its template do not agree; else ""."""
+        eos, turn = self.tokenizer.eos_token_id, self.turn_id
+        if turn is None or turn == eos:
+            return ""
+        ends = [(eos, "the tokenizer's EOS"), (turn, "the chat template's end of a turn")]
+        (end, whose), (other, others) = ends if self.eos_id == eos else reversed(ends)
+        return (
+            f"replies end with {self.decode([end])!r}, {whose}, and not with "
+            f"{self.decode([other])!r}, {others} (data.end)"
+        )
 
     @property
     def vocabulary(self) -> int:
@@ -100,24 +170,49 @@ class ChatFormat:
     @functools.cached_property
     def abilities(self) -> Abilities:
         """What the template takes and shows, found out when it is first asked."""
-        return abilities_of(self.template)
+        return abilities_of(self.template, reasoning=not self._unheeded)
+
+    @functools.cached_property
+    def thinks(self) -> Thinking:
+        """What the template makes of reasoning, found out when it is first asked."""
+        return thinking.thinking_of(self.template)
 
     def render(
         self,
         messages: Sequence[Message],
         hindsight: str | None = None,
         tools: Sequence[Any] = (),
+        kind: str = PLAIN,
     ) -> str:
         """The prompt as text, up to where the model's reply begins; `hindsight` is o or None. It
-        goes to the last message of the user, behind which may be those of tools."""
-        rows = [{"role": m.role, "content": m.content, **m.fields} for m in messages]
+        goes to the last message of the user, behind which may be those of tools. `kind` says what
+        the prompt does about reasoning: see `thinking`."""
+        rows = [self._row(message) for message in messages]
         if hindsight is not None:
             asked = next(row for row in reversed(rows) if row["role"] == "user")
             # replace() and not format(): braces elsewhere in the text mean nothing.
             asked["content"] += self.hindsight.replace("{o}", hindsight.strip())
         if rows[0]["role"] != "user" or any(len(row) > 2 for row in rows):
             rows = self.abilities.fit(rows)
-        return self.template.render(rows, tools)
+        text = self.template.render(rows, tools, thinking=kind == ON)
+        if kind == CLOSED and self.thinks.opens(text):
+            text += self.thinks.between
+        return text
+
+    def _row(self, message: Message) -> dict[str, Any]:
+        """A message as the template is told it."""
+        row = {"role": message.role, "content": message.content, **message.fields}
+        parts = parts_of(message.content, message.fields) if message.role == "assistant" else None
+        if parts is None:
+            return row
+        if self.thinking == "off" or self._unheeded:
+            return thinking.without(row, parts)
+        return self.thinks.row(row, parts)
+
+    @property
+    def _unheeded(self) -> bool:
+        """Whether a log's reasoning is of no use, since the template leaves no room for any."""
+        return self.thinking == "auto" and not self.thinks.able
 
     def encode(self, text: str) -> list[int]:
         """Token ids of rendered text. The template has written BOS already where there is one."""
@@ -128,12 +223,34 @@ class ChatFormat:
         messages: Sequence[Message],
         hindsight: str | None = None,
         tools: Sequence[Any] = (),
+        kind: str = PLAIN,
     ) -> list[int]:
         """Token ids of the prompt, with the generation prompt."""
-        return self.encode(self.render(messages, hindsight, tools))
+        return self.encode(self.render(messages, hindsight, tools, kind))
+
+    def said(self, y: Message, room: bool = True) -> Said:
+        """How y is learned; `room` says whether its prompt leaves any for reasoning."""
+        leaves_out = self.thinking in ("off", "strip")
+        parts = parts_of(y.content, y.fields)
+        sampled = None if y.token_ids is None else parts_of(self.decode(y.token_ids))
+        if parts is None and sampled is not None:  # the ids are of more than the words of the log
+            parts = dataclasses.replace(sampled, answer=y.content)
+        if parts is None:
+            return Said(y, CLOSED if leaves_out else PLAIN)
+        if parts.reasoning and room and not leaves_out and not self._unheeded:
+            ids = sampled is not None and self._begins_as_told(y.token_ids)
+            return Said(_spoken(y, self.thinks.written(parts), ids), ON, thinking.KEPT)
+        treated = thinking.ASKED_OUT if leaves_out else thinking.UNABLE
+        answer = _spoken(y, parts.answer, ids=sampled is None)
+        return Said(answer, CLOSED, treated if parts.reasoning else thinking.EMPTY)
+
+    def _begins_as_told(self, ids: Iterable[int] | None) -> bool:
+        """Whether a sampler's ids open the block where the prompt does not, and only there."""
+        opened = self.decode(ids or ()).lstrip().startswith(self.thinks.opening)
+        return opened == bool(self.thinks.before)
 
     def reply(self, y: Message, prompt_text: str, prompt_ids: Sequence[int]) -> list[int]:
-        """Token ids of y and EOS; trailing white space of y is dropped first.
+        """Token ids of y and its end; trailing white space of y is dropped first.
 
         What a sampler produced is kept as it is. In place: y is tokenised behind its prompt; where
         a token would span the border between the two, y is tokenised alone.
@@ -164,7 +281,24 @@ class ChatFormat:
         return found and found.group()
 
 
-def _template_of(tokenizer: Any, directory: Path) -> ChatTemplate:
+def _spoken(y: Message, text: str, ids: bool) -> Message:
+    """The reply as a text; what a sampler produced for it stays if `ids`."""
+    if ids:
+        return dataclasses.replace(y, content=text)
+    return dataclasses.replace(y, content=text, token_ids=None, logps=None)
+
+
+def check_date(date: str, name: str = "data.date") -> None:
+    """Raise InputError for what is no day."""
+    try:
+        right = datetime.date.fromisoformat(date).isoformat() == date
+    except ValueError:
+        right = False
+    if not right:
+        raise InputError(f"{name}={date!r}: expected a day as YYYY-MM-DD, such as {DATE}.")
+
+
+def _template_of(tokenizer: Any, directory: Path, date: str) -> ChatTemplate:
     """The chat template that transformers takes where no other is asked for."""
     own = directory / "chat_template.jinja"
     file = own if own.is_file() else directory / "tokenizer_config.json"
@@ -174,7 +308,7 @@ def _template_of(tokenizer: Any, directory: Path) -> ChatTemplate:
         raise InputError(f"{file}: no chat template for everyday use ({error}).") from None
     if not isinstance(source, str):
         raise InputError(f"{file}: chat_template is no text but a {type(source).__name__}.")
-    return ChatTemplate(source, tokenizer.special_tokens_map, file)
+    return ChatTemplate(source, tokenizer.special_tokens_map, file, date)
 
 
 @functools.lru_cache(maxsize=8)

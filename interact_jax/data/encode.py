@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from interact_jax.data import weighing
+from interact_jax.data import thinking, weighing
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.examples import Draft, Example, Target, as_ids
 from interact_jax.data.recipes import RECIPES, Recipe
@@ -95,7 +95,7 @@ def encode(
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []
     windows = WINDOWS[settings.history]
-    units = _weighed(conversation, recipe, settings, counts)
+    units = _answering(_weighed(conversation, recipe, settings, counts), chat, counts)
     try:
         kept = []
         for window in windows(conversation, units, chat, settings, counts):
@@ -109,6 +109,8 @@ def encode(
             ) from error
         counts[f"{REFUSED}: {error.why[:MOST_SAID]}"] += 1
         return []
+    reasoned = (e.target.reasoning for window in kept for unit in window for e in unit)
+    counts.update(filter(None, reasoned))
     return [window for window in kept if window]
 
 
@@ -125,11 +127,28 @@ def _weighed(
             counts["interactions left out: weight 0"] += 1
 
 
+def _answering(
+    units: Iterable[list[Draft]], chat: ChatFormat, counts: Counts
+) -> Iterator[list[Draft]]:
+    """The units whose replies say something, whatever becomes of their reasoning."""
+    for unit in units:
+        said = [chat.said(draft.y) for draft in unit]
+        if any(one.treated and not one.y.content.strip() for one in said):
+            counts[thinking.NO_ANSWER] += 1
+            continue
+        for draft, one in zip(unit, said, strict=True):
+            if draft.y.token_ids is not None and one.y.token_ids is None:
+                counts[thinking.OTHER_IDS] += 1
+        yield unit
+
+
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
     # What templates show of calls and tools is text of strangers too.
     texts = [json.dumps(conversation.tools, ensure_ascii=False)] if conversation.tools else []
     for message in _messages(conversation):
-        texts.append(message.content)
+        parts = thinking.parts_of(message.content) if message.role == "assistant" else None
+        # The marks of reasoning are read, not said.
+        texts += [parts.reasoning, parts.answer] if parts else [message.content]
         if message.fields:
             texts.append(json.dumps(dict(message.fields), ensure_ascii=False))
     found = map(chat.special_token_in, texts)
@@ -249,18 +268,26 @@ def _encode(
     conversation: Conversation,
     chat: ChatFormat,
 ) -> Example:
-    text = chat.render(x, tools=conversation.tools)
+    said = chat.said(draft.y)
+    text = chat.render(x, tools=conversation.tools, kind=said.prompt)
+    if said.prompt == thinking.ON and chat.thinks.closes(text):  # the messages switch it off
+        said = chat.said(draft.y, room=False)
+        text = chat.render(x, tools=conversation.tools, kind=said.prompt)
+    treated = said.treated
+    if not treated and thinking.opens_a_block(text):
+        treated = thinking.NO_BLOCK
     x_ids = chat.encode(text)
     contexts = {
-        view: as_ids(x_ids if o is None else chat.prompt(x, o, conversation.tools))
+        view: as_ids(x_ids if o is None else chat.prompt(x, o, conversation.tools, said.prompt))
         for view, o in draft.views.items()
     }
-    y = as_ids(chat.reply(draft.y, text, x_ids))
+    y = as_ids(chat.reply(said.y, text, x_ids))
     known = {}
-    if draft.y.logps is not None:
-        known["sampler"] = np.asarray(draft.y.logps, np.float32)
+    if said.y.logps is not None:
+        known["sampler"] = np.asarray(said.y.logps, np.float32)
     unit, side, weight = draft.unit or draft.id, draft.side, draft.weight
-    return Example(Target(draft.id, y, conversation.id, unit, side, weight, known), contexts)
+    target = Target(draft.id, y, conversation.id, unit, side, weight, known, treated)
+    return Example(target, contexts)
 
 
 def _cut(example: Example, settings: EncodeSettings, counts: Counts) -> Example:

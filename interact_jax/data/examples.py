@@ -49,6 +49,8 @@ class Target:
     weight: float = 1.0
     known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Log-probabilities of y from elsewhere, by name: "sampler" where a log holds them."""
+    reasoning: str = ""
+    """What became of the reasoning of y, as the summary says it; "" where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ import dataclasses
 from collections.abc import Collection
 
 from interact_jax.data.abilities import Abilities
+from interact_jax.data.thinking import KEY
 from interact_jax.schema import Conversation, InputError, Message
 
 Counts = collections.Counter[str]
@@ -80,9 +81,10 @@ def _count_fields(conversation: Conversation, abilities: Abilities, counts: Coun
 
 
 def count_learned(conversation: Conversation, counts: Counts) -> None:
-    """Count what is not learned of replies: all but their words."""
+    """Count what is not learned of replies: all but their words, and their reasoning, of which
+    `encode` says what became of it."""
     for _, index in conversation.replies():
-        for name in conversation.messages[index].fields:
+        for name in conversation.messages[index].fields.keys() - {KEY}:
             counts[f"replies learned without their {name}: words alone are"] += 1
 
 

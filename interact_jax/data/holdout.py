@@ -35,7 +35,7 @@ def split(dataset: Dataset, share: float) -> tuple[Dataset, list[Conversation]]:
     if share * len(dataset.conversations) < FEWEST:
         return dataset, []
     out = [is_held_out(conversation, share) for conversation in dataset.conversations]
-    if all(out):
+    if all(out) or not any(out):
         return dataset, []
     kept = [not one for one in out]
     rest = dataclasses.replace(

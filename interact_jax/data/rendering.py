@@ -3,7 +3,8 @@
 A template is a program from whoever made the model. Here it can loop, multiply and recurse as it
 likes: the kernel ends the process when a rendering has taken SECONDS of a processor, or keeps it
 from more than MEMORY, and the program that asked goes on (`templates.py`). Lines of JSON come in
-and go out: first the template and its variables, then messages, and tools, again and again.
+and go out: first the template, its variables and its date, then messages, tools and variables of
+one rendering, again and again.
 
 The environment is that of transformers' `apply_chat_template`. Nothing here imports more than
 Jinja, so that the process starts at once.
@@ -28,6 +29,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 SECONDS = 2  # of a processor, for one rendering
 MEMORY = 1 << 30  # bytes
 LONGEST = 64  # times as many characters as it is told, plus 1,000,000
+DATE = "2026-01-01"
+"""The day that templates take for today, unless told otherwise: a clock would give other token ids
+tomorrow."""
 
 
 class Generation(Extension):
@@ -87,15 +91,16 @@ def tojson(
     )
 
 
-def compiled(source: str) -> jinja2.Template:
-    """The template, ready to be rendered. Raises jinja2.TemplateError."""
+def compiled(source: str, date: str) -> jinja2.Template:
+    """The template, ready to be rendered on that day. Raises jinja2.TemplateError."""
+    now = datetime.datetime.fromisoformat(date)
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = tojson
     environment.globals |= {"dict": Dict(), "namespace": Namespace}
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.globals["strftime_now"] = now.strftime
     return environment.from_string(source)
 
 
@@ -113,7 +118,8 @@ def told(error: BaseException) -> str:
 
 
 def rendered(template: jinja2.Template, variables: dict[str, Any], asked: str) -> dict[str, str]:
-    """{"text": what was rendered} or {"why": what is wrong}; `asked` has messages and tools."""
+    """{"text": what was rendered} or {"why": what is wrong}; `asked` has messages and tools, and
+    variables that replace those of all renderings."""
     most = 1_000_000 + LONGEST * len(asked)
     try:
         text = template.render(**{**variables, **json.loads(asked)})
@@ -138,7 +144,7 @@ def main() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing else may speak there
     bounded()
     try:
-        template = compiled(given["source"])
+        template = compiled(given["source"], given["date"])
     except Exception as error:  # a compiler may raise anything: RecursionError, MemoryError, ...
         print(json.dumps({"why": told(error)}), file=answers, flush=True)
         return

@@ -22,6 +22,8 @@ START = "import sys; sys.path.insert(0, sys.argv[1]); from interact_jax.data imp
 COMMAND = (sys.executable, "-P", "-c", START + "rendering.main()", ROOT)
 MEANT = {"tools": None, "documents": None, "add_generation_prompt": True, "enable_thinking": False}
 """What a template is told besides the messages; as transformers does."""
+THINKING = {"enable_thinking": True, "thinking": True}
+"""What it is told instead where a reply is to be thought over: the switches that templates have."""
 _SYSTEM = {"role": "system", "content": "Be brief."}
 _USER = {"role": "user", "content": "Hi"}
 _REPLY = {"role": "assistant", "content": "Hello."}
@@ -42,18 +44,26 @@ class Refusal(InputError):
 
 
 class ChatTemplate:
-    """A chat template with what it may call special tokens; `file` is for messages to people.
+    """A chat template with what it may call special tokens, and the day that it takes for today;
+    `file` is for messages to people.
 
     It is tried before it is used. Raises InputError, with the template's line, where it cannot be
     compiled, or renders no conversation at all.
     """
 
-    def __init__(self, source: str, tokens: Mapping[str, Any], file: str | Path) -> None:
-        self._given = (source, tokens, file)
-        self._file = file
+    def __init__(
+        self,
+        source: str,
+        tokens: Mapping[str, Any],
+        file: str | Path,
+        date: str = rendering.DATE,
+    ) -> None:
+        self._given = (source, tokens, file, date)
+        self.source, self._file = source, file
         if len(source) > SOURCE:
             raise self._unusable(f"it has {len(source):,} characters")
-        self._process = _process(json.dumps({"source": source, "variables": {**MEANT, **tokens}}))
+        given = {"source": source, "variables": {**MEANT, **tokens}, "date": date}
+        self._process = _process(json.dumps(given))
         if why := self._process.refused:
             raise self._unusable(why)
         whys = []
@@ -63,16 +73,33 @@ class ChatTemplate:
             if ENDED in whys or len(whys) == len(CONVERSATIONS):
                 raise self._unusable(whys[-1])
 
-    def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
-        """The text of messages, with the generation prompt; `tools` are what could be called.
-        Raises Refusal, with the template's line, whatever goes wrong in it."""
-        answer = self._ask(messages, tools)
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] = (),
+        *,
+        thinking: bool = False,
+        finished: bool = False,
+    ) -> str:
+        """The text of messages, with the generation prompt unless they are `finished`; `tools` are
+        what could be called. Raises Refusal, with the template's line, whatever goes wrong in it.
+        """
+        told: dict[str, Any] = dict(THINKING) if thinking else {}
+        if finished:
+            told["add_generation_prompt"] = False
+        answer = self._ask(messages, tools, told)
         if "why" in answer:
             raise Refusal(answer["why"], self._file)
         return answer["text"]
 
-    def _ask(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> Any:
-        return self._process.ask(json.dumps({"messages": messages, "tools": tools or None}))
+    def _ask(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] = (),
+        told: Mapping[str, Any] | None = None,
+    ) -> Any:
+        asked = {"messages": messages, "tools": tools or None, **(told or {})}
+        return self._process.ask(json.dumps(asked))
 
     def _unusable(self, why: str) -> InputError:
         return InputError(

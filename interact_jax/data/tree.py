@@ -23,6 +23,7 @@ import numpy as np
 
 from interact_jax.data.encode import Unit
 from interact_jax.data.examples import Example, Target
+from interact_jax.data.thinking import NOTES
 from interact_jax.settings import Setting
 
 SHARED = 0.5  # of the shorter context: two sequences that share less stand in separate trees
@@ -275,6 +276,9 @@ def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 100) -
             text = clip(decode(limb.ids), room)
             view = views[bool(frozen), number]
             lines.append(f"{view:<10s}{len(limb.ids):5d} tokens  {indent}|{text}")
+    for treated, note in NOTES.items():
+        if such := [r.target.id for r in tree.replies if r.target.reasoning == treated]:
+            lines.append(f"{note}: {', '.join(such)}")
     size = tree.size
     alone = sum(len(ids) for _, _, ids in paths(tree))
     lines.append(

@@ -42,6 +42,7 @@ ROLE_KEYS, TEXT_KEYS = ("role", "from", "speaker"), ("content", "value", "text",
 TEXT_PARTS = ("text", "input_text", "output_text")
 FIELDS = ("tool_calls", "tool_call_id", "reasoning_content")
 """What chat templates may show beside the text; for tools' messages `name` too."""
+REASONING = "reasoning"  # what some servers call reasoning_content
 SAMPLED = ("token_ids", "logps")
 TOLD = {*FIELDS, *SAMPLED, "function_call", "weight"}
 
@@ -81,6 +82,7 @@ def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -
     turn = an_object(value)
     role_key, text_key = _present(turn, ROLE_KEYS), _present(turn, TEXT_KEYS)
     role, fields = role_of(turn, role_key), _fields(turn)
+    told = REASONING if fields.get("reasoning_content") == turn.get(REASONING) else ""
     text, left_out = "", list[str]()
     if text_key in turn or not fields.get("tool_calls"):
         text = _text(turn, text_key, left_out)
@@ -90,7 +92,7 @@ def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -
     if role == "tool" and isinstance(turn.get("name"), str):
         fields["name"] = turn["name"]
     _check_fields(fields)
-    read = {role_key, text_key, *TOLD, *known, *fields}
+    read = {role_key, text_key, *TOLD, *known, *fields, told}
     unused = tuple(key for key in turn if key not in read and turn[key] not in (None, "", [], {}))
     message = Message(role, text, *_sampled(turn, role), _weight(turn, role), fields)
     return Turn(index, label, role, message, left_out=tuple(left_out), unused=unused)
@@ -178,6 +180,8 @@ def _kind_of(part: Any) -> str:
 def _fields(turn: Mapping[str, Any]) -> dict[str, Any]:
     """What templates may show of a turn; a call in OpenAI's older form as they know it."""
     found = {key: turn[key] for key in FIELDS if turn.get(key)}
+    if isinstance(turn.get(REASONING), str) and turn[REASONING]:
+        found.setdefault("reasoning_content", turn[REASONING])
     calls = found.get("tool_calls", [])
     if isinstance(turn.get("function_call"), dict) and not calls:
         calls = [{"type": "function", "function": turn["function_call"]}]

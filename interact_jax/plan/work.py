@@ -76,6 +76,10 @@ def work_of(cfg: ConfigDict) -> Work:
         hf.resolve(other, weights=False) if other else directory,
         cfg.hindsight,
         cfg.data.reply_tokens,
+        thinking=cfg.data.thinking,
+        date=cfg.data.date,
+        end=cfg.data.end,
+        stops=hf.eos_token_ids(directory),
     )
     dataset = load_dataset(
         cfg.data.path,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.report import html, plots
 from interact_jax.report.colour import LIMIT, TICKS, css_name, level
@@ -151,6 +152,8 @@ def _replies(
 def _reply(number: int, scored: Scored, interaction: Interaction, chat: ChatFormat) -> str:
     mean = _strength(scored)
     told = f"mean |signal| {mean:.3f}" if mean >= 0 else "no finite signal"
+    if scored.reasoning:
+        told += f" · {html.shown(thinking.NOTES[scored.reasoning])}"
     asked = interaction.x[-1]
     return (
         f'<details class="pair"{" open" if number <= OPEN else ""}>'

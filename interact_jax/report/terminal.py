@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.printable import printable
 from interact_jax.report import measures
@@ -42,10 +43,14 @@ def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> G
         )
     return Group(
         _panel(f"{scored.id}: {interaction.x[-1].role}", interaction.x[-1].content),
-        Panel(reply, title="reply, by signal", title_align="left"),
+        Panel(reply, title=f"reply, by signal{_reasoning(scored)}", title_align="left"),
         _panel("follow-up", interaction.o.content),
         table,
     )
+
+
+def _reasoning(scored: Scored) -> str:
+    return f" ({thinking.NOTES[scored.reasoning]})" if scored.reasoning else ""
 
 
 def _panel(title: str, text: str) -> Panel:

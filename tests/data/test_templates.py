@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.templates import ChatTemplate
 from interact_jax.schema import InputError, Message
+from tests.clock import another_clock
 from tests.tiny import TEMPLATES, tiny_tokenizer
 
 SYSTEM = Message("system", "Be <brief> & kind.")
@@ -192,6 +193,27 @@ def test_a_template_that_declines_some_messages_is_used_for_others():
 def test_a_template_that_declines_all_messages_is_refused():
     with pytest.raises(InputError, match=r"cannot be used: line 1: never"):
         ChatTemplate("{{ raise_exception('never') }}", {}, "chat_template.jinja")
+
+
+DATED = "{{ strftime_now('%d %B %Y, %A, %H:%M') }}"
+
+
+def test_the_day_is_the_one_that_was_set(monkeypatch, tmp_path):
+    """Whatever the clock says, here and in the process of the template."""
+    rows = [{"role": "user", "content": "Hi"}]
+    by_default = ChatTemplate(DATED, {}, "t.jinja").render(rows)
+    assert by_default == "01 January 2026, Thursday, 00:00"
+    with another_clock(monkeypatch, tmp_path):
+        assert ChatTemplate(DATED, {}, "t.jinja").render(rows) == by_default
+        set_by_hand = ChatTemplate(DATED, {}, "t.jinja", "2031-02-03")
+        assert set_by_hand.render(rows) == "03 February 2031, Monday, 00:00"
+        assert pickle.loads(pickle.dumps(set_by_hand)).render(rows) == set_by_hand.render(rows)
+
+
+@pytest.mark.parametrize("date", ["2026-13-01", "tomorrow", "20260101", "2026-W01-1", ""])
+def test_a_day_that_there_is_not(directory, date):
+    with pytest.raises(InputError, match=r"data\.date=.*: expected a day as YYYY-MM-DD"):
+        ChatFormat.load(directory, date=date)
 
 
 def test_a_template_goes_to_another_process(directory):

@@ -1,3 +1,4 @@
+import datetime
 import gzip
 import json
 import subprocess
@@ -85,6 +86,57 @@ def test_a_prompt_is_a_user_message(model, tmp_path):
     assert run_on(model, prompts, out) == 0
     first, second = (json.loads(x) for x in gzip.decompress(out.read_bytes()).splitlines())
     assert first["completion_ids"] == second["completion_ids"]
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    """A model whose template can think, and shows the day."""
+    directory = tiny_tokenizer(tmp_path_factory.mktemp("thinker"), "think")
+    file = directory / "chat_template.jinja"
+    file.write_text("{{ strftime_now('%d %B %Y') }}\n" + file.read_text())
+    tiny_model(directory, "qwen3", num_hidden_layers=2)
+    return directory
+
+
+def test_thinking_and_the_day_are_what_the_prompt_says(model, thinker, tmp_path, capsys):
+    """By default, those of training. A prompt that spells all of it out is answered the same."""
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "Hi"}\n')
+
+    def logps(*flags):
+        assert run_on(thinker, prompts, out, *flags) == 0
+        return read(out)[0]["logps"]
+
+    on, off, later = (
+        logps(*flags)
+        for flags in (("--thinking", "on"), ("--thinking", "off"), ("--date", "2031-02-03"))
+    )
+    assert logps() == off == logps("--thinking", "auto", "--date", "2026-01-01")
+    assert on != off != later
+    file = thinker / "chat_template.jinja"
+    dated, constant = file.read_text(), file.read_text().replace("%d %B %Y", "03 February 2031")
+    for template, flags, expected in (
+        (constant, (), later),
+        (dated.replace("not enable_thinking", "false"), (), on),
+        (dated, ("--date", "2031-02-03"), later),
+    ):
+        file.write_text(template)
+        assert logps(*flags) == expected
+    file.write_text(dated)
+    assert run_on(model, prompts, out, "--thinking", "on") == 2
+    assert "--thinking on: the chat template" in capsys.readouterr().err
+    assert run_on(thinker, prompts, out, "--date", "3 May") == 2
+    assert "--date='3 May': expected a day as YYYY-MM-DD" in capsys.readouterr().err
+
+
+def test_the_day_may_be_today(thinker, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "Hi"}\n')
+    found = []
+    for day in (datetime.date.today(), "today", datetime.date.today()):
+        assert run_on(thinker, prompts, out, "--date", day) == 0
+        found.append(read(out)[0]["logps"])
+    assert found[1] in (found[0], found[2])  # midnight may pass
 
 
 def test_prompts_are_read_as_conversations_are(model, tmp_path, capsys):
