@@ -57,7 +57,7 @@ def run(
     cfg = config.load(str(QUICKSTART)).unlock()
     cfg.data.path, cfg.seed, cfg.epochs = str(data), seed, epochs
     cfg.limits.user, cfg.limits.conversation = limit, 2 * limit
-    cfg.evaluation.replies = replies
+    cfg.evaluation.replies, cfg.evaluation.holdout, cfg.evaluation.name = replies, 0.0, "pocket"
     one = train.start(cfg.lock(), workdir)
     train.loop(one)
     one.checkpoints.close()

@@ -315,6 +315,7 @@ def settings(case: Case, lr: float, path: Path, epochs: int) -> Any:
     changed: dict[str, Any] = {
         "data.path": path,
         "evaluation.name": "none",
+        "evaluation.holdout": 0.0,
         "report.interactions": 0,
         "checkpoint.every": 1_000_000,  # at the end alone
         "epochs": epochs,

@@ -33,7 +33,11 @@ def _row(number: int, prompt: str, before: str, after: str, follow_up: str) -> s
         + html.part("prompt", html.said(prompt), "wide")
         + html.part("before", html.said(before) or _nothing())
         + html.part("after", html.said(after) or _nothing())
-        + (html.part("follow-up", html.said(follow_up), "wide follow") if follow_up else "")
+        + (
+            html.part("follow-up to the reply in the log", html.said(follow_up), "wide follow")
+            if follow_up
+            else ""
+        )
         + "</div></article>"
     )
 

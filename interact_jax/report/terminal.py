@@ -64,11 +64,13 @@ def before_after_lines(
     """A line for all that was measured: before, after, the difference; units as in `measures`."""
     if not before or not after:
         return []
-    width = max(map(len, after))
-    lines = [f"{'':{width}}  before   after  difference"]
+    rows = [["", "before", "after", "difference"]]
     for name in after:
         old, new = measures.known(before, name), measures.known(after, name)
         told = measures.value(name, old), measures.value(name, new)
-        difference = measures.difference(name, old, new)
-        lines.append(f"{name:{width}}  {told[0]:>6}  {told[1]:>6}  {difference:>13}")
-    return lines
+        rows.append([name, *told, measures.difference(name, old, new)])
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return [
+        "  ".join([f"{name:{first}}", *(f"{c:>{w}}" for c, w in zip(cells, others, strict=True))])
+        for name, *cells in rows
+    ]

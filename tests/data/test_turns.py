@@ -46,6 +46,22 @@ def test_keys_and_roles_of_one_format_inside_another(
     assert not (report.lost or report.mended or report.unused)
 
 
+def test_reasoning_has_two_names(tmp_path):
+    """One of them is read; what else stands under the other is told."""
+    record = chat("c", *TEXTS)
+    record["messages"][1]["reasoning"] = "Salt, then."
+    [conversation], report = read(tmp_path, record)
+    assert conversation.messages[1].fields == {"reasoning_content": "Salt, then."}
+    assert not report.unused
+    record["messages"][1]["reasoning_content"] = "Salt, then."
+    assert not read(tmp_path, record)[1].unused
+    for other in ("Pepper.", {"effort": "high"}):
+        record["messages"][1]["reasoning"] = other
+        [conversation], report = read(tmp_path, record)
+        assert conversation.messages[1].fields == {"reasoning_content": "Salt, then."}
+        assert [n for reason, n in report.unused.items() if "reasoning" in reason] == [1]
+
+
 @pytest.mark.parametrize("identity", [None, "", "absent"])
 def test_an_id_in_some_lines_only(tmp_path, identity):
     """Where there is none, a name is made up; the others keep theirs."""
