@@ -72,7 +72,7 @@ def text(workdir: Path, step: int, weights: str) -> str:
     measured = _measured(workdir / "summary.json", step) if weights == "policy" else []
     parts = [
         _front_matter(settings["model.path"]),
-        f"# {html.escape(workdir.resolve().name)}\n",
+        f"# {html.escape(base)}, trained on {html.escape(data)}\n",
         _method(settings),
         _table(("", ""), facts.items()),
     ]

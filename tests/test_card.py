@@ -197,7 +197,8 @@ def test_a_base_model_is_claimed_where_it_is_known_to_be_one_of_the_hub(run, tmp
 
 
 def test_every_card_begins_with_what_the_hub_reads(run):
-    head = re.match(r"---\n(.*?)\n---\n\n# run\n", card.text(run, 2, "policy"), re.DOTALL)
+    title = "# small-model, trained on talks.jsonl"
+    head = re.match(rf"---\n(.*?)\n---\n\n{title}\n", card.text(run, 2, "policy"), re.DOTALL)
     assert head and "library_name: transformers" in head[1].splitlines()
 
 
