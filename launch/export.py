@@ -16,12 +16,16 @@ if __name__ == "__main__":  # before what takes seconds to import
 
 import argparse
 import logging
+from pathlib import Path
 
 from interact_jax import card, checkpoint, cli, hub
 from interact_jax.json_files import read_json
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
+from interact_jax.schema import InputError
+
+log = logging.getLogger("interact_jax.launch.export")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -50,9 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     hf.check_place(args.out, (run / "model",))
     parse_size(args.max_shard_size)
     files = checkpoint.check_model_files(run)
-    settings = run / "config.json"
-    end = read_json(settings).get("data.end", "auto") if settings.is_file() else "auto"
-    model = open_model(files, weights=False, attention="xla", end=end)
+    model = open_model(files, weights=False, attention="xla", end=end_of(run))
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, args.dtype, args.max_shard_size)
@@ -60,6 +62,15 @@ def main(argv: list[str] | None = None) -> None:
     cli.show(f"step {step} of {run}: {args.out}")
     if args.push_to_hub is not None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
+
+
+def end_of(run: Path) -> str:
+    """What replies end with, by the settings of a run, which a damaged file does not tell."""
+    try:
+        return str(read_json(run / "config.json").get("data.end", "auto"))
+    except InputError as error:
+        log.warning("%s; replies are taken to end as with data.end=auto", error)
+        return "auto"
 
 
 if __name__ == "__main__":

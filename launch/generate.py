@@ -120,7 +120,7 @@ def generate(args: argparse.Namespace) -> None:
     cli.show(summary(args.out, prompts, completions, chat, seconds))
 
 
-def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str) -> list[int]:
+def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str = PLAIN) -> list[int]:
     try:
         ids = chat.prompt(prompt.messages, tools=prompt.tools, kind=kind)
     except InputError as error:

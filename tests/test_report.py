@@ -171,6 +171,7 @@ def test_pages_of_a_run_link_one_another(pages):
 
 def test_a_run_writes_both_pages(tmp_path):
     settings = {"steps": 2, "epochs": 0, "report.interactions": 3, "check_hindsight": 0}
+    settings["evaluation.holdout"] = 0.0
     train.main(train_arguments(tmp_path, settings | {"evaluation.name": "none"}))
     index, signal = (Page(tmp_path / "report" / name) for name in NAMES[:2])
     assert index.all("a", href="signal.html") and signal.all("a", href="index.html")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import checkpoint, config, places, sharding
-from interact_jax.data import pipeline
+from interact_jax.data import dataset
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
@@ -85,7 +85,7 @@ def encoded(stand: Stand, file: Path, format: str, chat: ChatFormat, recipe: str
     """Read it, and make tokens and trees of it, in both modes."""
     for on_error in ("skip", "stop"):
         settings = dataclasses.replace(ENCODING, on_error=on_error)
-        pipeline.load_dataset(str(file), format, chat, settings, "tree", recipe=recipe)
+        dataset.load_dataset(str(file), format, chat, settings, "tree", recipe=recipe)
 
 
 def conversations(rng: random.Random, stand: Stand) -> Case:
