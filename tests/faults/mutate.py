@@ -151,7 +151,7 @@ def by_program(main: Callable[[list[str]], None], arguments: list[str]) -> Outco
 
 def refused(said: str) -> Outcome:
     """What people can read."""
-    odd = {c for c in said if unicodedata.category(c) == "Cc" and c != "\n"}
+    odd = {c for c in said if unicodedata.category(c) == "Cc" and c not in "\n\t"}
     if odd or not said.strip() or len(said) > LONGEST:
         return Outcome("unclear", f"{len(said)} characters, control characters {odd}: {said[:500]}")
     return Outcome("refused", said)
