@@ -8,7 +8,6 @@ All of it is read from the run's directory. A README.md that somebody else wrote
 from __future__ import annotations
 
 import html
-import json
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ import interact_jax
 from interact_jax import config, places
 from interact_jax.data.recipes import HINDSIGHT
 from interact_jax.json_files import read_json
+from interact_jax.metrics import read_log
 from interact_jax.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ def _name(path: str) -> str:
 def _interactions(metrics: Path, step: int) -> str:
     if not metrics.is_file():
         return "not known"
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return f"{sum(line['interactions'] for line in lines if line['step'] <= step):,}"
+    learned = (line["interactions"] for line in read_log(metrics) if line["step"] <= step)
+    return f"{sum(learned):,}"
 
 
 def _measured(summary: Path, step: int) -> list[tuple[str, str, str]]:

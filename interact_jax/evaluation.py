@@ -23,6 +23,7 @@ from interact_jax.schema import Message
 
 log = logging.getLogger(__name__)
 
+SHOWS = "the model shows signs of collapse: {}."
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
 
 
@@ -58,8 +59,8 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
 
     None where nothing is to be measured, or was not then.
     """
-    if run.held_out is not None:
-        run.held_out.begin(run.state.params, run.workdir, resumed=int(run.state.step) > 0)
+    if run.held_out is not None and int(run.state.step) > 0:
+        run.held_out.resume(run.workdir)
     if int(run.state.step) == 0:
         run.kept["before"] = measure_run(run, file)
     elif "before" not in run.kept:  # an earlier version kept it in the file alone
@@ -91,7 +92,8 @@ def of_held_out(run: Any) -> dict[str, float]:
         return {}
     step = int(run.state.step)
     if run.kept.get("held_out", {}).get("step") != step:
-        values, replies = run.held_out.measure(run.state.params)
+        begin = None if step else run.workdir
+        values, replies = run.held_out.measure(run.state.params, begin)
         run.kept["held_out"] = {"step": step, "values": values, "replies": replies}
     values = run.kept["held_out"]["values"]
     assert isinstance(values, dict)
@@ -115,12 +117,12 @@ def alarm(run: Any, now: Mapping[str, float]) -> str:
     that."""
     how, before = run.config.evaluation.guard, run.kept.get("before") or {}
     found = guard.signs(before, now) if how != "none" else {}
-    news = found.keys() - set(run.kept.get("signs", ()))
-    run.kept["signs"] = sorted(found.keys() | set(run.kept.get("signs", ())))
-    if not news:
-        return ""
-    said = f"the model shows signs of collapse: {'; '.join(found[sign] for sign in news)}."
-    if how == "warn":
+    told = run.kept.get("signs", [])
+    news = [text for sign, text in found.items() if sign not in told]
+    run.kept["signs"] = sorted({*told, *found})
+    if how == "stop" and found:
+        return SHOWS.format("; ".join(found.values()))
+    if news:  # each is told once
+        said = SHOWS.format("; ".join(news))
         log.warning("step %d: %s %s", int(run.state.step), said, guard.ADVICE)
-        return ""
-    return said
+    return ""

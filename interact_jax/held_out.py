@@ -1,23 +1,26 @@
 """Did it work? Measured on conversations that the run does not learn from, whatever they are about.
 
-    held = HeldOut.of(conversations, model, cfg)     what is measured, chosen once
-    held.begin(params, workdir, resumed)             what the initial model replies, kept there
+    held = HeldOut.of(conversations, model, cfg)            what is measured, chosen once
+    values, replies = held.measure(params, begin=workdir)   of the initial model, kept there
+    held.resume(workdir)                                    or read again
     values, replies = held.measure(params)
 
-Of the model as it stands, under NAMES: the signal on held-out interactions; how
-much likelier it makes the reply that came after a complaint than the one complained about, where
-the log has both; and of replies that it samples to held-out prompts their length, entropy, and
-share that a person could read. How far it has moved is estimated on the replies y of the initial
-model: the mean over their tokens of log pi_0(y_t | x, y_<t) - log pi(y_t | x, y_<t), which is the
-Kullback-Leibler divergence of pi from pi_0.
+Of the model as it stands, under NAMES: the signal on held-out interactions; how much likelier it
+makes the reply that came after a complaint than the one complained about, or a preferred reply than
+a rejected one, where the log has both; and of replies that it samples to held-out prompts their
+length, entropy, and share that a person could read. How far it has moved is estimated on the
+replies y of the initial model: the mean over their tokens of log pi_0(y_t | x, y_<t) -
+log pi(y_t | x, y_<t), which is the Kullback-Leibler divergence of pi from pi_0.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 import logging
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +31,8 @@ from interact_jax import digests, files, sharding
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
 from interact_jax.data.holdout import hash_of
-from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, revised
+from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised
 from interact_jax.data.tree import GROW, Tree
-from interact_jax.digests import Damaged
 from interact_jax.generation.sampler import Completion, Sampler
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import Conversation, InputError, Interaction, Message
@@ -39,7 +41,7 @@ from interact_jax.signal import logps_of
 
 log = logging.getLogger(__name__)
 
-FOLDER, FILE = "held_out", "initial.jsonl"
+FOLDER, FILE, LOGPS = "held_out", "initial.jsonl", "initial.npy"
 GRAM = 4  # tokens in a row; a reply in which most of these came before says nothing more
 LEAST = 3 * GRAM  # tokens of a reply that can be called repetitive
 
@@ -87,6 +89,16 @@ class Prompt:
     ids: Sequence[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """What the initial model replied to the prompts: as it was sampled, as trees, and log pi_0 of
+    its tokens."""
+
+    completions: list[Completion]
+    trees: list[Tree]
+    logps: np.ndarray
+
+
 @dataclasses.dataclass
 class HeldOut:
     """What is measured of a model. `trees` are of interactions and revised replies, `prompts` of
@@ -99,7 +111,7 @@ class HeldOut:
     new_tokens: int
     trees: list[Tree]
     prompts: list[Prompt]
-    initial: list[tuple[Completion, np.ndarray]] | None = None  # replies, and log pi_0 of them
+    initial: Initial | None = None
 
     @classmethod
     def of(
@@ -119,23 +131,20 @@ class HeldOut:
             cfg.sharing,
             cfg.seed,
             cfg.evaluation.new_tokens,
-            list(_trees(chosen, model, settings, cfg.sharing)),
+            list(_grown(chosen, model, settings, cfg.sharing, LOGGED)),
             list(_prompts(chosen, model, cfg.evaluation.prompts)),
         )
 
-    def begin(self, params: Any, workdir: Path, resumed: bool) -> None:
-        """Sample what the initial model replies and keep it with the run; or read it again."""
-        if not self.prompts:
-            return
-        if resumed:
-            self.initial = _read(workdir / FOLDER, self.prompts)
-            return
-        completions = self._sample(params)
-        self.initial = list(zip(completions, self._logps(params, completions), strict=True))
-        _write(workdir / FOLDER, self.prompts, self.initial)
+    def resume(self, workdir: Path) -> None:
+        """Read what the initial model replied; where that is not there, a warning says so."""
+        found = _read(workdir / FOLDER, self.prompts) if self.prompts else None
+        if found is not None:
+            completions, logps = found
+            self.initial = Initial(completions, self._trees_of(completions), logps)
 
-    def measure(self, params: Any) -> tuple[dict[str, float], list[str]]:
-        """The measures of these parameters that can be told, by name; the replies sampled."""
+    def measure(self, params: Any, begin: Path | None = None) -> tuple[dict[str, float], list[str]]:
+        """The measures of these parameters that can be told, by name; the replies sampled. Those of
+        the initial model are kept in the run's directory, `begin`."""
         found = self._scores(params)
         if not self.prompts:
             return found, []
@@ -150,15 +159,19 @@ class HeldOut:
                 [readable(text, c.ids) for text, c in zip(texts, completions, strict=True)]
             ),
         }
-        if self.initial is not None:
-            then = [logp for _, logp in self.initial]
-            now = self._logps(params, [completion for completion, _ in self.initial])
-            found["held_out_distance"] = float(np.mean(np.concatenate(then) - np.concatenate(now)))
+        if begin is not None:
+            trees = self._trees_of(completions)
+            logps = self._logps(params, trees) if trees else np.zeros(0, np.float32)
+            self.initial = Initial(completions, trees, logps)
+            _write(begin / FOLDER, self.prompts, self.initial)
+        if self.initial is not None and self.initial.trees:
+            now = self._logps(params, self.initial.trees) if begin is None else self.initial.logps
+            found["held_out_distance"] = _mean(self.initial.logps - now)
         return found, texts
 
     def first_replies(self) -> list[str] | None:
         """What the initial model replied."""
-        return None if self.initial is None else [self.text(c) for c, _ in self.initial]
+        return None if self.initial is None else [self.text(c) for c in self.initial.completions]
 
     def text(self, completion: Completion) -> str:
         ended = completion.ids[:-1] if completion.finished else completion.ids
@@ -166,16 +179,14 @@ class HeldOut:
 
     def _scores(self, params: Any) -> dict[str, float]:
         """Of what is in the logs."""
-        views = (PLAIN, HINDSIGHT)
-        logps = logps_of(
-            self.model.decoder, params, self.trees, self.model.mesh, views, sharing=self.sharing
-        )
-        targets = [reply.target for tree in self.trees for reply in tree.replies]
         signals, sides = [], collections.defaultdict[str, dict[int, float]](dict)
-        for target, seen in zip(targets, logps, strict=True):
-            if target.side != PREFERRED:
-                signals.append(seen[HINDSIGHT] - seen[PLAIN])
-            sides[target.unit][target.side] = float(seen[PLAIN].mean())
+        for views in ((PLAIN, HINDSIGHT), (PLAIN,)):  # trees of pairs alone have no hindsight
+            trees = [tree for tree in self.trees if _views(tree) == set(views)]
+            replies = [reply for tree in trees for reply in tree.replies]
+            for reply, seen in zip(replies, self._seen(params, trees, views), strict=True):
+                if HINDSIGHT in reply.places:
+                    signals.append(seen[HINDSIGHT] - seen[PLAIN])
+                sides[reply.target.unit][reply.target.side] = float(seen[PLAIN].mean())
         found = {}
         if signals:
             found["held_out_signal"] = _mean([signal.mean() for signal in signals])
@@ -186,38 +197,48 @@ class HeldOut:
             found["held_out_preferred"] = _mean([margin > 0 for margin in margins])
         return found
 
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        limit = len(self.model.chat.tokenizer)
+        return Sampler(self.model.decoder, self.model.eos_ids, vocab_limit=limit)
+
     def _sample(self, params: Any) -> list[Completion]:
-        chat = self.model.chat
-        limit = len(chat.tokenizer)
-        sampler = Sampler(self.model.decoder, self.model.eos_ids, vocab_limit=limit)
         ids = [prompt.ids for prompt in self.prompts]
         with sharding.on(self.model.mesh):
-            return sampler.sample(
+            return self._sampler.sample(
                 params, ids, max_new_tokens=self.new_tokens, temperature=1.0, seed=self.seed
             )
 
-    def _logps(self, params: Any, completions: Sequence[Completion]) -> list[np.ndarray]:
-        """log pi of sampled tokens behind their prompts; [0] of a reply that cannot be encoded."""
+    def _trees_of(self, completions: Sequence[Completion]) -> list[Tree]:
+        """Of sampled tokens behind their prompts, whole."""
         whole = self.model.config.max_positions
         settings = dataclasses.replace(
             self.settings, history="conversation", max_length=whole, max_reply=whole
         )
-        drafts = {}
+        trees: list[Tree] = []
         for prompt, completion in zip(self.prompts, completions, strict=True):
             y = Message("assistant", self.text(completion), tuple(completion.ids))
-            drafts[prompt.id] = [Draft(prompt.id, prompt.x, y, {PLAIN: None})]
-        recipe = Recipe(lambda conversation: iter(drafts[conversation.id]))
-        trees = []
-        for prompt in self.prompts:
+            draft = Draft(prompt.id, prompt.x, y, {PLAIN: None})
+            recipe = Recipe(lambda _, draft=draft: iter([draft]))  # type: ignore[misc]
             one = Conversation(prompt.id, tuple(prompt.x))
-            for window in encode(one, self.model.chat, settings, collections.Counter(), recipe):
-                trees += GROW[self.sharing](window, recipe.frozen)
-        logps = logps_of(
-            self.model.decoder, params, trees, self.model.mesh, (PLAIN,), sharing=self.sharing
-        )
-        targets = (reply.target for tree in trees for reply in tree.replies)
-        found = {t.id: seen[PLAIN] for t, seen in zip(targets, logps, strict=True)}
-        return [found.get(prompt.id, np.zeros(0, np.float32)) for prompt in self.prompts]
+            trees += _grown([one], self.model, settings, self.sharing, recipe)
+        return trees
+
+    def _logps(self, params: Any, trees: Sequence[Tree]) -> np.ndarray:
+        """Of all tokens of their replies, one behind the other."""
+        return np.concatenate([seen[PLAIN] for seen in self._seen(params, trees, (PLAIN,))])
+
+    def _seen(
+        self, params: Any, trees: Sequence[Tree], views: Sequence[str]
+    ) -> list[dict[str, np.ndarray]]:
+        model = self.model
+        if not trees:
+            return []
+        return logps_of(model.decoder, params, trees, model.mesh, views, sharing=self.sharing)
+
+
+def _views(tree: Tree) -> set[str]:
+    return {view for reply in tree.replies for view in reply.places}
 
 
 def readable(text: str, ids: Sequence[int]) -> bool:
@@ -225,7 +246,7 @@ def readable(text: str, ids: Sequence[int]) -> bool:
     again."""
     if not text.strip() or "\ufffd" in text:
         return False
-    if any(not character.isprintable() and character not in "\n\t\r" for character in text):
+    if any(unicodedata.category(c) == "Cc" and c not in "\n\t\r" for c in text):
         return False
     if len(ids) < LEAST:
         return True
@@ -251,23 +272,29 @@ def _first(conversations: Sequence[Conversation], most: int) -> Iterator[Convers
 
 def _drafts(conversation: Conversation) -> Iterator[Draft]:
     """Interactions as they are learned from, and beside each the reply that was accepted after it,
-    where that is another."""
+    where that is another; or what the data says of two replies."""
+    if conversation.preferences is not None:
+        yield from pairs(conversation)
+        return
     better = {i.id: y for i, y in revised(conversation) if y.content != i.y.content}
     for draft in hindsight(conversation):
         side = REJECTED if draft.id in better else 0
         yield dataclasses.replace(draft, unit=draft.id, side=side)
         if side:
             y, name = better[draft.id], f"{draft.id}+"
-            yield dataclasses.replace(draft, id=name, y=y, unit=draft.id, side=PREFERRED)
+            yield Draft(name, draft.x, y, {PLAIN: None}, unit=draft.id, side=PREFERRED)
 
 
-def _trees(
+LOGGED = Recipe(_drafts, frozenset({HINDSIGHT}))
+
+
+def _grown(
     conversations: Sequence[Conversation],
     model: OpenedModel,
     settings: EncodeSettings,
     sharing: str,
+    recipe: Recipe,
 ) -> Iterator[Tree]:
-    recipe = Recipe(_drafts, frozenset({HINDSIGHT}))
     for conversation in conversations:
         for window in encode(conversation, model.chat, settings, collections.Counter(), recipe):
             yield from GROW[sharing](window, recipe.frozen)
@@ -300,40 +327,26 @@ def _ids(interaction: Interaction, model: OpenedModel) -> list[int] | None:
 # --------------------------------------------------------------------------- kept with the run
 
 
-def _write(
-    folder: Path,
-    prompts: Sequence[Prompt],
-    initial: Sequence[tuple[Completion, np.ndarray]],
-) -> None:
+def _write(folder: Path, prompts: Sequence[Prompt], initial: Initial) -> None:
     with files.whole_directory(folder) as partial:
         lines = [
-            {
-                "id": prompt.id,
-                "ids": completion.ids,
-                "finished": completion.finished,
-                "logps": logps.tolist(),
-            }
-            for prompt, (completion, logps) in zip(prompts, initial, strict=True)
+            {"id": prompt.id, **dataclasses.asdict(completion)}
+            for prompt, completion in zip(prompts, initial.completions, strict=True)
         ]
         (partial / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        np.save(partial / LOGPS, initial.logps)
         digests.seal(partial)
 
 
-def _read(folder: Path, prompts: Sequence[Prompt]) -> list[tuple[Completion, np.ndarray]] | None:
+def _read(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Completion], np.ndarray] | None:
     """None, and a warning, where these are not the replies to these prompts."""
     try:
         digests.check(folder)
         lines = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
-        if [line["id"] for line in lines] != [prompt.id for prompt in prompts]:
+        if [line.pop("id") for line in lines] != [prompt.id for prompt in prompts]:
             raise ValueError("it is of other prompts")
-        return [
-            (
-                Completion(line["ids"], line["logps"], line["finished"]),
-                np.array(line["logps"], np.float32),
-            )
-            for line in lines
-        ]
-    except (OSError, ValueError, Damaged) as error:
+        return [Completion(**line) for line in lines], np.load(folder / LOGPS)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(
             "%s: what the initial model replied cannot be read (%s); the distance from it is not "
             "measured any more",

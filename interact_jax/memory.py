@@ -1,7 +1,7 @@
 """What a run needs of its devices' memory, by the compiler's own figures, and what they have.
 
     room = memory.room(mesh)
-    needs = memory.needs(differentiate, abstract, batch, several=True, mesh=mesh)
+    needs = memory.needs(differentiate, abstract, batch, mesh, several=True)
     memory.check(needs, room)         says it; raises DoesNotFit before a weight is loaded
 
 Where the host itself computes, its memory is shared by the process, by the devices that jax makes
@@ -94,13 +94,19 @@ def needs(
     """
     rows = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch)
-    models = abstract.all_params()
-    analysis = differentiate.lower(models, placed).compile().memory_analysis()
+    compiled = differentiate.lower(abstract.all_params(), placed).compile()
+    analysis = compiled.memory_analysis()
     state, sums = device_bytes(abstract), analysis.output_size_in_bytes
-    beside = state - device_bytes(models) + several * sums
-    step = max(peak(analysis, is_host(mesh)) + beside, state + sums)  # of gradient, and update
+    gradient = peak(analysis, is_host(mesh)) + beside_gradient(abstract, sums, several)
+    step = max(gradient, state + sums)  # the latter while the update is computed
     kept = device_bytes({name: abstract.models[name] for name in fixed})
     return Needs(state, sums, step, state - kept if is_host(mesh) else 0)
+
+
+def beside_gradient(abstract: Any, sums: int, several: bool) -> int:
+    """Bytes of what lies there while a gradient is computed and is none of its arguments: the
+    optimiser's state, and the sums of the micro-batches before, where a step has `several`."""
+    return device_bytes(abstract) - device_bytes(abstract.all_params()) + several * sums
 
 
 def peak(analysis: Any, on_host: bool) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.stages import Wrapped
 
 from interact_jax import scoring, sharding
 from interact_jax.data.dataset import Dataset
@@ -78,6 +80,23 @@ def logps_of(
     portions = [trees[i : i + PORTION] for i in range(0, len(trees), PORTION)]
     height = rows * sharding.row_shards(mesh)
     packing = Packing.for_trees(trees, row_tokens, height, steps=portions[:LOOK_AHEAD])
+    compute = _scorer(decoder, mesh, tuple(views), sharing)
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with sharding.on(mesh):
+        batches = (packing.batches(portion) for portion in portions)
+        for batch, placed in itertools.chain.from_iterable(batches):
+            logps = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
+            for place in placed:
+                at = (place.row, slice(place.start, place.start + place.length))
+                found[place.id] = {view: logps[view][at] for view in views}
+    return [found[reply.target.id] for tree in trees for reply in tree.replies]
+
+
+@functools.lru_cache(maxsize=8)
+def _scorer(
+    decoder: Decoder, mesh: jax.sharding.Mesh, views: tuple[str, ...], sharing: str
+) -> Wrapped:
+    """(params, batch) -> log-probabilities by view; kept, since runs measure themselves often."""
     roles = {view: ((1.0, Source("policy", view)),) for view in views}
     want = {view: logp(view) for view in views}
     sources = [source for ((_, source),) in roles.values()]
@@ -86,16 +105,7 @@ def logps_of(
         seen = scoring.look(scoring.FORWARD[sharing], decoder, {"policy": params}, batch, sources)
         return scoring.score(seen, roles, batch.replies.target_BxR, want)
 
-    found: dict[str, dict[str, np.ndarray]] = {}
-    with sharding.on(mesh):
-        compute = jax.jit(quantities, out_shardings=sharding.replicated(mesh))
-        batches = (packing.batches(portion) for portion in portions)
-        for batch, placed in itertools.chain.from_iterable(batches):
-            logps = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
-            for place in placed:
-                at = (place.row, slice(place.start, place.start + place.length))
-                found[place.id] = {view: logps[view][at] for view in views}
-    return [found[reply.target.id] for tree in trees for reply in tree.replies]
+    return jax.jit(quantities, out_shardings=sharding.replicated(mesh))
 
 
 def interactions_by_id(dataset: Dataset) -> dict[str, Interaction]:

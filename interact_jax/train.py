@@ -125,6 +125,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         log.info("%s", line)
     dataset, held = holdout.split(dataset, cfg.evaluation.holdout)
     log.info("%s", holdout.told(held, dataset))
+    held_out = HeldOut.of(held, model, cfg)
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
@@ -162,7 +163,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         add=add,
         update=update,
         skim=skim,
-        held_out=HeldOut.of(held, model, cfg),
+        held_out=held_out,
         checkpoints=checkpoints,
         state=state,
         kept=kept,

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from interact_jax import config, guard, held_out, train
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.schema import RunStopped
 from interact_jax.signal import score_trees
 from launch import train as launch_train
 from tests.runs import ROOT, overrides, read_lines, tiny, train_arguments, write_lines
 
-REAL = ROOT.parent / "shared/real/conversations/oasst_en_100_tree.jsonl"
 TALK = [
     ("Say {n}", "It is {n}.", "Shorter", "{n}", "Thank you"),
     ("What comes after {n}?", "A number.", "Which one?"),
@@ -111,6 +111,8 @@ def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
     names = {reply.target.conversation for tree in held.trees for reply in tree.replies}
     assert names and names.isdisjoint(learned)
     found = held._scores(run.state.params)
+    (views,) = {frozenset(view for r in t.replies for view in r.places) for t in held.trees}
+    assert views == {PLAIN, HINDSIGHT}
     scored = score_trees(run.model.decoder, run.state.params, held.trees, run.model.mesh)
     mean = {one.id: one.signal.mean() for one in scored if not one.id.endswith("+")}
     plain = {one.id: one.logp_student.mean() for one in scored}
@@ -120,11 +122,40 @@ def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
     run.checkpoints.close()
 
 
+def test_pairs_without_any_interaction_are_measured_by_their_margin(settings, tmp_path):
+    """Preference files hold nothing but pairs: no follow-up, so no signal."""
+    lines = [
+        {"prompt": f"Say {n}", "chosen": f"{n}", "rejected": f"It is {n}, I think."}
+        for n in range(120)
+    ]
+    given = {
+        **settings,
+        "data.path": write_lines(tmp_path / "pairs.jsonl", lines),
+        "objective.name": "dpo",
+        "objective.ignore_first": 0,
+        "steps": 2,
+    }
+    launch_train.main(train_arguments(tmp_path / "run", given))
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["after"].keys() == {"held_out_margin", "held_out_preferred"}
+    assert summary["after"]["held_out_margin"] > summary["before"]["held_out_margin"]
+
+
+def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "SIGNS", (guard.Sign("held_out_length", lambda *_: True, "odd"),))
+    given = {**settings, "evaluation.guard": "stop"}
+    for step in (2, 4):
+        with pytest.raises(RunStopped, match=rf"step {step}: .*signs of collapse: odd"):
+            launch_train.main(train_arguments(tmp_path / "run", given))
+    assert len(read_lines(tmp_path / "run/metrics.jsonl")) == 4
+
+
 def test_what_can_be_read():
     assert held_out.readable("Paris.", [5, 6])
     assert not held_out.readable("  \n", [5])
     assert not held_out.readable("half a \ufffd", [5])
     assert not held_out.readable("\x1b[2J", [5])
+    assert held_out.readable("a family: 👨\u200d👩\u200d👧", [5])
     assert not held_out.readable("no no no no", [7, 8] * 20)
     assert held_out.readable("many words", list(range(40)))
 
@@ -188,12 +219,11 @@ def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp
 # ------------------------------------------------------------------------------------ on real logs
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="needs real conversations")
-def test_message_trees_of_real_people(tmp_path, capsys):
+def test_message_trees_of_real_people(shared, tmp_path, capsys):
     tiny(tmp_path / "model")
     settings = {
         "model.path": tmp_path / "model",
-        "data.path": REAL,
+        "data.path": shared / "real/conversations/oasst_en_100_tree.jsonl",
         "data.max_length": 512,
         "batch.row_tokens": 512,
         "evaluation.holdout": 0.4,

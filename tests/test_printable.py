@@ -19,7 +19,7 @@ from interact_jax.schema import InputError, Interaction, Message
 from interact_jax.signal import Scored
 from launch import score
 from tests.logs import chat, write
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.runs import tiny
 
 EVIL = "a\x1b[31mred\x1b[0m\x07\0\r\x9b2J\u202eback\u200d"
 
@@ -43,8 +43,7 @@ def test_every_character_is_shown():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = tmp_path_factory.mktemp("model")
-    tiny_tokenizer(directory)
-    tiny_model(directory, "qwen3", num_hidden_layers=2)
+    tiny(directory)
     return directory
 
 

@@ -141,10 +141,8 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         models = abstract.all_params()
         sums = sharding.with_layout(jax.eval_shape(differentiate, models, placed), mesh)
         state_bytes, sums_bytes = memory.device_bytes(abstract), memory.device_bytes(sums)
-        # What lies there while gradients are computed.
-        beside = state_bytes - memory.device_bytes(models)
-        if micro_batches(cfg, batch) > 1:
-            beside += sums_bytes  # of those before
+        several = micro_batches(cfg, batch) > 1
+        beside = memory.beside_gradient(abstract, sums_bytes, several)
         needed, limit = 0.0, chip.memory * chip.usable
         for name, function, args, others in (
             ("differentiate", differentiate, (models, placed), beside),

@@ -32,6 +32,7 @@ import jax
 
 from interact_jax import cli
 from launch import train as launch_train
+from tests.faults import runs
 from tests.faults.programs import PROGRAMS, Program, quietly
 from tests.faults.runs import METHODS, different, ending, settings_of
 from tests.runs import train_arguments
@@ -203,15 +204,8 @@ def _refused(status: Any, said: str) -> Outcome:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, help="keeps the run that is damaged; made if new")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--from", type=int, default=0, dest="first", help="number of a case")
-    parser.add_argument("--count", type=int, default=100)
+    parser = runs.parser(__doc__, "the run that is damaged", 100)
     parser.add_argument("--program", default="train", choices=["train", *PROGRAMS])
-    parser.add_argument("--show", action="store_true", help="every case, not only the bad ones")
     return parser.parse_args(argv)
 
 

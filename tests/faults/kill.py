@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.faults import runs
 from tests.faults.runs import METHODS, different, ending, settings_of
 from tests.runs import ROOT, train_arguments
 
@@ -156,15 +157,7 @@ def taken(outcome: Outcome) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, help="keeps the undisturbed run; made if new")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--from", type=int, default=0, dest="first", help="number of a case")
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--show", action="store_true", help="every case, not only the bad ones")
-    return parser.parse_args(argv)
+    return runs.parser(__doc__, "the undisturbed run", 100).parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -37,7 +37,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # strange names are asked of nobody
 
 from interact_jax import cli
 from interact_jax.schema import InputError
-from tests.faults import inputs
+from tests.faults import inputs, runs
 from tests.faults.corrupt import keep_compiled
 
 BAD = ("wrong", "uncaught", "unclear", "slow", "large")
@@ -183,16 +183,9 @@ def outcomes(args: argparse.Namespace, folder: Path) -> Iterator[tuple[int, str,
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, help="keeps the sound files; made if new")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--from", type=int, default=0, dest="first", help="number of a case")
-    parser.add_argument("--count", type=int, default=1000)
+    parser = runs.parser(__doc__, "the sound files", 1000)
     parser.add_argument("--programs", type=int, default=500, help="every so many through a program")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--show", action="store_true", help="every case, not only the bad ones")
     return parser.parse_args(argv)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Mapping
@@ -29,6 +30,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "trust_region": {"teacher.name": "trust_region", "teacher.mix": 0.3},
     "dpo": {"objective.name": "dpo", "objective.ignore_first": 0},
 }
+
+
+def parser(description: str | None, folder: str, count: int) -> argparse.ArgumentParser:
+    """What the programs here are told; `folder` says what is kept there."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--folder", type=Path, help=f"keeps {folder}; made if new")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--from", type=int, default=0, dest="first", help="number of a case")
+    made.add_argument("--count", type=int, default=count)
+    made.add_argument("--show", action="store_true", help="every case, not only the bad ones")
+    return made
 
 
 def settings_of(folder: Path, method: str) -> dict[str, Any]:
