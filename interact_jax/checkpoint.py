@@ -138,9 +138,12 @@ class Checkpoints:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
             digests.seal(place)
 
-    def save(self, step: int, state: Any, kept: Mapping[str, Any]) -> None:
+    def save(
+        self, step: int, state: Any, kept: Mapping[str, Any], lasting: Collection[int] = ()
+    ) -> None:
         """Copy the state off the device and go on; the files are written in the background, unless
-        `begin` was told that there is no room for that copy beside the next step.
+        `begin` was told that there is no room for that copy beside the next step. Of the steps
+        before, the newest stay, and those that are `lasting`.
 
         Raises OSError where the one before could not be written.
         """
@@ -156,17 +159,19 @@ class Checkpoints:
                     state=ocp.args.StandardSave(self._moving(state)), data=ocp.args.JsonSave(data)
                 ),
             )
-        self._pending = self._pool.submit(self._complete, self._writer, place)
+        self._pending = self._pool.submit(self._complete, self._writer, place, set(lasting))
         if not self._overlapping:
             self.wait()
             memory.trim()  # gigabytes of what was packed
 
-    def _complete(self, writer: ocp.AsyncCheckpointer, place: Path) -> None:
+    def _complete(self, writer: ocp.AsyncCheckpointer, place: Path, lasting: set[int]) -> None:
         """In the background: once Orbax has written everything, the digests; then older ones go."""
         with orbax_errors.clear():
             writer.wait_until_finished()
         digests.seal(place)
         for step in sorted(_finished(self._folder))[: -self._keep]:
+            if step in lasting:
+                continue
             old = self._folder / f".{step}.old"  # what is half deleted is no checkpoint
             os.rename(self._folder / str(step), old)
             shutil.rmtree(old)
@@ -210,6 +215,11 @@ class Checkpoints:
     def _check_standing(self) -> None:
         if self._standing is not None:
             self._standing.check()
+
+
+def finished_steps(run: Path) -> list[int]:
+    """Of the checkpoints of a run that are complete."""
+    return _finished(run / "checkpoints")
 
 
 def _finished(folder: Path) -> list[int]:

@@ -23,6 +23,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -80,6 +81,45 @@ def parse_settings(
     if unknown:
         parser.error(presentable(f"unrecognized arguments: {' '.join(unknown)}"))
     return args, rest
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    flags: Mapping[str, str],
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Settings of a run as arguments of their own, setting -> flag: with their meaning, bounds and
+    choices, and their default unless `defaults` has another."""
+    for name, flag in flags.items():
+        setting = config.settings()[name]
+        parser.add_argument(
+            flag,
+            type=like(name),
+            default=(defaults or {}).get(name, setting.default),
+            choices=setting.choices or None,
+            help=setting.meaning.replace("%", "%%"),
+        )
+
+
+_FLAGS: dict[str, str] = {}  # setting -> the flag that means it in the program at hand
+
+
+def name_flags(flags: Mapping[str, str]) -> None:
+    """From now on, where a message names one of these settings, it names the flag."""
+    _FLAGS.clear()
+    _FLAGS.update(flags)
+
+
+def in_flags(text: str) -> str:
+    """A message with the flags that the program at hand has in the place of settings."""
+
+    def flag(match: re.Match[str]) -> str:
+        whole, name, equals = match.group(0), match.group(2), match.group(3)
+        if name not in _FLAGS or ("." not in name and not match.group(1)):
+            return whole
+        return _FLAGS[name] + (" " if equals else "")
+
+    return re.sub(r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(=)?(?!\w*[/(])", flag, text)
 
 
 def like(name: str) -> Callable[[str], Any]:
@@ -188,7 +228,7 @@ class _Presentable(logging.Formatter):
     """What is logged holds names and texts of others, as messages of errors do."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return presentable(super().format(record))
+        return presentable(in_flags(super().format(record)))
 
 
 def show(*lines: str) -> None:
@@ -232,7 +272,7 @@ def _flush() -> None:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
-        print(printable(message), file=sys.stderr, flush=True)
+        print(printable(in_flags(message)), file=sys.stderr, flush=True)
     sys.exit(status)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import logging
 import math
 import traceback
 from collections.abc import Sequence, Set
@@ -18,6 +19,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    best,
     checkpoint,
     guard,
     held_out,
@@ -38,6 +40,8 @@ from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
 from interact_jax.schema import InputError
 from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting
+
+log = logging.getLogger(__name__)
 
 SETTINGS = {
     "steps": Setting(0, "length of the run; 0 = by epochs", least=0, most=MOST_COUNTED, free=True),
@@ -85,6 +89,7 @@ HOMES = (
     attention.SETTINGS,
     sharding.SETTINGS,
     checkpoint.SETTINGS,
+    best.SETTINGS,
     loggers.SETTINGS,
     SETTINGS,
 )
@@ -192,7 +197,7 @@ def override(config: ConfigDict, argument: str) -> None:
     name, (_, equals, text) = _name_of(argument), argument.partition("=")
     known = flatten(config)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        near = _near(name, list(known))
         raise InputError(
             f"--config.{name}: there is no such setting."
             + (f" Did you mean {' or '.join(near)}?" if near else f" There is: {', '.join(known)}.")
@@ -213,6 +218,36 @@ def override(config: ConfigDict, argument: str) -> None:
     config[last] = value
 
 
+ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "batch_size": "batch.interactions",
+    "per_device_train_batch_size": "batch.interactions",
+    "max_steps": "steps",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_grad_norm": "optim.clip_norm",
+    "lr_scheduler_type": "optim.schedule",
+    "warmup_ratio": "optim.warmup_fraction",
+    "model_name_or_path": "model.path",
+    "dataset_name": "data.path",
+    "max_seq_length": "data.max_length",
+    "gradient_checkpointing": "remat",
+    "save_steps": "checkpoint.every",
+    "save_total_limit": "checkpoint.keep",
+    "report_to": "loggers",
+}
+"""What other trainers call a setting."""
+
+
+def _near(name: str, known: Sequence[str]) -> list[str]:
+    """The settings that may be meant: those called so elsewhere, or in another group, or nearly."""
+    last = name.rpartition(".")[2]
+    same = [one for one in known if one.rpartition(".")[2] == last]
+    if last in ELSEWHERE:
+        same.insert(0, ELSEWHERE[last])
+    return same or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+
+
 def _name_of(argument: str) -> str:
     return argument.removeprefix("--config.").partition("=")[0]
 
@@ -220,7 +255,8 @@ def _name_of(argument: str) -> str:
 def _choose_length(config: ConfigDict, given: Set[str]) -> None:
     """Of `steps` and `epochs`, the one on the command line wins over the other in the file."""
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in given and other not in given and config[one]:
+        if one in given and other not in given and config[one] and config[other]:
+            log.info("%s=%s as given, instead of %s=%s", one, config[one], other, config[other])
             config[other] = type(config[other])(0)
 
 

@@ -34,7 +34,7 @@ class Damaged(InputError):
 def seal(folder: Path, process: int = 0, processes: int = 1) -> None:
     """Put the files of a directory on disk, and then their digests beside them."""
     names = sorted(p.relative_to(folder).as_posix() for p in _files(folder))
-    found = _hash_all([folder / name for name in names])
+    found = of_files([folder / name for name in names])
     files.sync_tree(folder)
     lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, found, strict=True))
     text = f"{lines}{LAST}{_hash(lines.encode())}\n"
@@ -73,7 +73,7 @@ def check(folder: Path, remedy: str = "", needed: bool = True) -> bool:
     if missing:
         raise damaged(missing[0], "is missing")
     try:
-        found = _hash_all([folder / name for name in expected])
+        found = of_files([folder / name for name in expected])
     except OSError as error:
         raise damaged(str(error.filename), f"cannot be read ({error.strerror})") from error
     for (name, then), now in zip(expected.items(), found, strict=True):
@@ -106,8 +106,8 @@ def _hash(data: bytes) -> str:
     return hashlib.blake2b(data).hexdigest()
 
 
-def _hash_all(places: list[Path]) -> list[str]:
-    """Several at a time: hashlib lets other threads go on meanwhile."""
+def of_files(places: list[Path]) -> list[str]:
+    """The digest of each. Several at a time: hashlib lets other threads go on meanwhile."""
 
     def one(place: Path) -> str:
         with place.open("rb") as file:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from interact_jax import guard, places, sharding
+from interact_jax import best, guard, places, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
 from interact_jax.json_files import read_json
@@ -57,7 +57,8 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
     """Measure a `train.Run` before its first step; a resumed run has what it found then from its
     checkpoint.
 
-    None where nothing is to be measured, or was not then.
+    None where nothing is to be measured, or was not then. Raises InputError where the run is to go
+    by a measure that is not there.
     """
     if run.held_out is not None and int(run.state.step) > 0:
         run.held_out.resume(run.workdir)
@@ -65,6 +66,7 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
         run.kept["before"] = measure_run(run, file)
     elif "before" not in run.kept:  # an earlier version kept it in the file alone
         run.kept["before"] = read_json(file) if file.is_file() else None
+    best.check(run.config, run.kept["before"])
     return run.kept["before"]
 
 

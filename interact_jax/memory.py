@@ -16,7 +16,7 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ import psutil
 from jax.sharding import NamedSharding, PartitionSpec
 
 from interact_jax import chips, sharding
+from interact_jax.data.rows import Packing
+from interact_jax.data.tree import Tree
 from interact_jax.schema import InputError
 
 log = logging.getLogger(__name__)
@@ -195,6 +197,29 @@ def _left(folder: Path, limit: str, usage: str, files: str) -> tuple[int, int] |
 
 
 # ------------------------------------------------------------------------------- both, and in words
+
+
+def check_run(
+    differentiate: Any,
+    abstract: Any,
+    packing: Packing,
+    trees: Sequence[Tree],
+    mesh: jax.sharding.Mesh,
+    fixed: Collection[str],
+) -> bool:
+    """Whether checkpoints may be written beside the steps of a run, of which one works on `trees`;
+    see `needs`. The allocator is set for it.
+
+    Raises DoesNotFit where the steps alone need more than there is.
+    """
+    several = packing.count(trees) > 1
+    needed = needs(
+        differentiate, abstract, packing.largest(trees), mesh, several=several, fixed=fixed
+    )
+    overlapping = check(needed, room(mesh))
+    check_host(needed, mesh)
+    settle(needed.step, mesh)
+    return overlapping
 
 
 def check(needs: Needs, room: Room | None) -> bool:

@@ -25,10 +25,10 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.Array]:
-    """step (0 = first) -> learning rate: linear warm-up from 0, then the schedule over the rest.
+    """step (0 = first) -> learning rate: linear warm-up, then the schedule over the rest.
 
-    `settings` has `lr`, `schedule` and `warmup_fraction` (share of the run, but never all of it:
-    the first step of a warm-up moves nothing).
+    `settings` has `lr`, `schedule` and `warmup_fraction`, the share of the run before the first
+    step with the whole `lr`. Every step of the warm-up moves something, the first one too.
     """
     warmup = min(math.ceil(settings.warmup_fraction * total_steps), max(0, total_steps - 1))
     decay = choose("optim.schedule", settings.schedule, SCHEDULES)
@@ -36,7 +36,7 @@ def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.
     def at(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         share = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
-        return settings.lr * jnp.where(step < warmup, step / max(1, warmup), decay(share))
+        return settings.lr * jnp.where(step < warmup, (step + 1) / (warmup + 1), decay(share))
 
     return at
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from jax.stages import Wrapped
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    best,
     card,
     checkpoint,
     config,
@@ -44,7 +45,6 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, StepBatch, packing_for
 from interact_jax.data.rows import Packing
-from interact_jax.data.tree import Tree
 from interact_jax.ends import Deferred
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
@@ -124,7 +124,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     for line in dataset.lines():
         log.info("%s", line)
     dataset, held = holdout.split(dataset, cfg.evaluation.holdout)
-    log.info("%s", holdout.told(held, dataset))
+    log.info("%s", holdout.told(held, dataset, cfg.evaluation.holdout))
     held_out = HeldOut.of(held, model, cfg)
 
     optimiser = make_optimiser(cfg.optim)
@@ -132,8 +132,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
         differentiate, add = jit_gradients(cfg, model.decoder, abstract)
         draws, packing = draws_of(cfg, dataset, mesh, method)
-        overlapping = check_memory(
-            differentiate, abstract, dataset.trees_of(draws.step(0)), packing, mesh, method
+        overlapping = memory.check_run(
+            differentiate, abstract, packing, dataset.trees_of(draws.step(0)), mesh, method.fixed
         )
         state, then = first_state(cfg, model, optimiser, method, abstract, checkpoints)
         dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
@@ -181,32 +181,6 @@ def draws_of(
     )
     log.info("%s", packing)
     return draws, packing
-
-
-def check_memory(
-    differentiate: Wrapped,
-    abstract: TrainState,
-    trees: Sequence[Tree],
-    packing: Packing,
-    mesh: jax.sharding.Mesh,
-    method: Method,
-) -> bool:
-    """Whether checkpoints may be written beside the steps, of which one works on `trees`.
-
-    Raises memory.DoesNotFit where the steps alone need more than there is.
-    """
-    needs = memory.needs(
-        differentiate,
-        abstract,
-        packing.largest(trees),
-        mesh,
-        several=packing.count(trees) > 1,
-        fixed=method.fixed,
-    )
-    overlapping = memory.check(needs, memory.room(mesh))
-    memory.check_host(needs, mesh)
-    memory.settle(needs.step, mesh)
-    return overlapping
 
 
 def first_state(
@@ -379,7 +353,8 @@ def loop(run: Run) -> None:
                 measured = evaluation.during(run, step, step == last)
             journal.add(step, shown, batch, measured)
             wrong = evaluation.alarm(run, measured)
-            due = due or bool(wrong)
+            better = best.note(run.kept, cfg, step, measured)
+            due = due or bool(wrong) or better
             if due:
                 journal.flush()  # the log must not lag behind what a resumed run takes for done
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
@@ -390,7 +365,7 @@ def loop(run: Run) -> None:
                 )
             if due:
                 run.kept |= {"position": run.source.position(), "log": journal.digest()}
-                run.checkpoints.save(step, run.state, run.kept)
+                run.checkpoints.save(step, run.state, run.kept, best.steps(run.kept))
             if wrong:
                 raise RunStopped(
                     f"step {step}: {wrong} A checkpoint is saved, the same command goes on from it "
@@ -423,20 +398,22 @@ def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
 
 
 def finish(run: Run) -> list[str]:
-    """Write `export/`, a Hugging Face directory; the lines of the run's summary."""
+    """Write `export/`, a Hugging Face directory of the last step, or of the best one; the lines of
+    the run's summary."""
+    numbers, bad = counted(run), int(run.state.counters.bad_steps)
+    lines = [
+        f"{int(run.state.step):,} steps, {numbers['interactions']:,} interactions, "
+        f"{numbers['reply_tokens']:,} counted reply tokens"
+    ]
+    if bad:
+        lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
+    run.checkpoints.close()
+    run.state, about = best.take(run.state, run.kept, run.config, run.workdir)
     files = run.workdir / "model"  # the run's own: others may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
     card.write(run.workdir, run.workdir / "export", int(run.state.step))
-    run.checkpoints.close()
-    found, bad = counted(run), int(run.state.counters.bad_steps)
-    lines = [
-        f"{int(run.state.step):,} steps, {found['interactions']:,} interactions, "
-        f"{found['reply_tokens']:,} counted reply tokens"
-    ]
-    if bad:
-        lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
-    return [*lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]
+    return [*lines, *about, *run.source.summary(), f"model: {run.workdir / 'export'}"]
 
 
 def counted(run: Run) -> dict[str, int]:

@@ -18,11 +18,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from interact_jax import card, checkpoint, cli, hub
+from interact_jax import card, checkpoint, cli, config, hub
 from interact_jax.json_files import read_json
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
-from interact_jax.opening import open_model
+from interact_jax.opening import DTYPES, open_model
 from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.export")
@@ -35,7 +35,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="run or checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument("--max-shard-size", default="5GB", help="of a weight file (default 5GB)")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights (default: the run's export.dtype)"
+    )
     parser.add_argument(
         "--weights", default="policy", metavar="MODEL", help="or teacher: those of an average (ema)"
     )
@@ -54,23 +56,25 @@ def main(argv: list[str] | None = None) -> None:
     hf.check_place(args.out, (run / "model",))
     parse_size(args.max_shard_size)
     files = checkpoint.check_model_files(run)
-    model = open_model(files, weights=False, attention="xla", end=end_of(run))
+    end, dtype = kept_setting(run, "data.end"), args.dtype or kept_setting(run, "export.dtype")
+    model = open_model(files, weights=False, attention="xla", end=end)
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
-    model.export(params, args.out, args.dtype, args.max_shard_size)
+    model.export(params, args.out, dtype, args.max_shard_size)
     card.write(run, args.out, step, args.weights)
     cli.show(f"step {step} of {run}: {args.out}")
     if args.push_to_hub is not None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
 
 
-def end_of(run: Path) -> str:
-    """What replies end with, by the settings of a run, which a damaged file does not tell."""
+def kept_setting(run: Path, name: str) -> str:
+    """A setting of a run; its default where the run is older, or the file is damaged."""
+    default = str(config.settings()[name].default)
     try:
-        return str(read_json(run / "config.json").get("data.end", "auto"))
+        return str(read_json(run / "config.json").get(name, default))
     except InputError as error:
-        log.warning("%s; replies are taken to end as with data.end=auto", error)
-        return "auto"
+        log.warning("%s; %s is taken to be %s", error, name, default)
+        return default
 
 
 if __name__ == "__main__":

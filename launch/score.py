@@ -21,25 +21,47 @@ from typing import Any
 from rich.console import Console
 
 from interact_jax import cli, memory, places, report, sharding
-from interact_jax.data.chat import REPLY_TOKENS, ChatFormat, check_date
-from interact_jax.data.conversations import FORMATS, ON_ERROR
+from interact_jax.data.chat import ChatFormat, check_date
 from interact_jax.data.dataset import Dataset, load_dataset
-from interact_jax.data.encode import SPECIAL_TOKENS, WINDOWS, EncodeSettings
-from interact_jax.data.ending import END
-from interact_jax.data.mending import REPAIR
+from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.records import find_files
-from interact_jax.data.rendering import DATE
-from interact_jax.data.sources import MOST_BYTES
-from interact_jax.data.thinking import THINKING
-from interact_jax.data.tree import GROW, picture
+from interact_jax.data.tree import picture
 from interact_jax.hindsight_check import check_hindsight
-from interact_jax.models.attention import BACKENDS
-from interact_jax.opening import open_model
+from interact_jax.opening import DTYPES, open_model
 from interact_jax.printable import printable
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
 MAX_LENGTH = 4096  # tokens of a conversation, if the model has positions for them
 CHECKED = 512  # pairs that --check-hindsight looks at, at most
+COUNT = cli.at_least(0)
+SETTINGS = {
+    "model.tokenizer": "--tokenizer",
+    "hindsight": "--hindsight",
+    "data.format": "--format",
+    "data.on_error": "--on-error",
+    "data.repair": "--repair",
+    "data.max_bytes": "--max-bytes",
+    "data.special_tokens": "--special-tokens",
+    "data.thinking": "--thinking",
+    "data.date": "--date",
+    "data.end": "--end",
+    "data.history": "--history",
+    "data.reply_tokens": "--reply-tokens",
+    "data.max_reply": "--max-reply",
+    "sharing": "--sharing",
+    "attention": "--attention",
+    "batch.row_tokens": "--row-tokens",
+    "mesh.fsdp": "--mesh-fsdp",
+    "mesh.tensor": "--mesh-tensor",
+}
+"""Settings of a run that are arguments here, as they are there."""
+GIVEN = {
+    "model.path": "--model",
+    "model.dtype": "--dtype",
+    "data.path": "--data",
+    "data.max_length": "--max-length",
+}
+"""And those with a default of their own."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -49,69 +71,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, help="Hugging Face directory, hub id, or pocket")
-    add("--tokenizer", default="", help="another tokenizer's directory")
+    add("--model", required=True, help="Hugging Face directory, hub id, a run, or pocket")
     add("--data", required=True, help="conversations: file, glob, directory; - = standard input")
     add("--out", required=True, help="JSON Lines file to write; - = standard output")
     add("--report", default="", metavar="DIR", help="write HTML and pictures there")
-    add(
-        "--show",
-        type=cli.at_least(0),
-        default=0,
-        metavar="N",
-        help="print the N replies of strongest signal",
-    )
+    add("--show", type=COUNT, default=0, metavar="N", help="print the N replies of most signal")
+    add("--show-trees", type=COUNT, default=0, metavar="N", help="print the first N token trees")
     add(
         "--check-hindsight",
         action="store_true",
         help="does the model use hindsight? by the replies that came after a follow-up",
     )
     add(
-        "--show-trees",
-        type=cli.at_least(0),
-        default=0,
-        metavar="N",
-        help="print the first N token trees",
-    )
-    add("--hindsight", default="offline", help="offline, online, or a text with {o}")
-    add("--format", default="auto", choices=list(FORMATS), help="of the data")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
-    add("--sharing", default="tree", choices=list(GROW), help="one pass, or two full forwards")
-    add("--reply-tokens", default="in_place", choices=REPLY_TOKENS, help="how y is tokenised")
-    add("--thinking", default="auto", choices=THINKING, help="reasoning in y: see data.thinking")
-    add("--date", default=DATE, metavar="DAY", help="today, for chat templates: see data.date")
-    add("--end", default="auto", choices=END, help="the token that ends y: see data.end")
-    add("--history", default="conversation", choices=list(WINDOWS), help="what y sees of it")
-    add(
         "--max-length",
-        type=cli.at_least(0),
+        type=COUNT,
         default=0,
-        help="tokens before the window hops; 0 = as fit, 4096",
+        help="tokens of a conversation before the window hops; 0 = as fit, 4096",
     )
-    add(
-        "--max-reply",
-        type=cli.like("data.max_reply"),
-        default=2048,
-        help="tokens of a reply before it is cut",
-    )
-    add("--special-tokens", default="drop", choices=SPECIAL_TOKENS, help="spelt in a message")
-    add("--on-error", default="stop", choices=ON_ERROR, help="at a bad record")
-    add("--repair", default="join", choices=REPAIR, help="of what is not clean: see data.repair")
-    add(
-        "--max-bytes",
-        type=cli.like("data.max_bytes"),
-        default=MOST_BYTES,
-        help="of a file, unpacked, that are read",
-    )
-    add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
-    add(
-        "--row-tokens",
-        type=cli.like("batch.row_tokens"),
-        default=1024,
-        help="trunk length of a packed row",
-    )
-    add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
-    add("--mesh-tensor", type=int, default=1, help="devices that share every matrix out")
+    add("--dtype", default="float32", choices=DTYPES, help="of the computation")
+    cli.add_settings(parser, SETTINGS, {"batch.row_tokens": 1024})
+    cli.name_flags(SETTINGS | GIVEN)
     return parser.parse_args(argv)
 
 

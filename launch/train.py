@@ -28,6 +28,7 @@ from interact_jax import (
     cli,
     config,
     evaluation,
+    finished,
     hindsight_check,
     lock,
     memory,
@@ -44,8 +45,20 @@ from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
 
-WRITTEN = ("config.json", "metrics.jsonl", "metrics.jsonl.unreadable", "summary.json")
+WRITTEN = (
+    "config.json",
+    "metrics.jsonl",
+    "metrics.jsonl.unreadable",
+    "summary.json",
+    finished.NAME,
+)
 """Files that a run replaces in its directory; others may be writing further ones there."""
+
+
+ENDED = (
+    "This run had ended already; nothing was computed. More --config.steps or --config.epochs make "
+    "it longer, another --workdir begins a new one."
+)
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -64,6 +77,9 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
     with lock.held(Path(args.workdir)) as standing:
+        if (ended := finished.lines(cfg, Path(args.workdir))) is not None:
+            cli.show(*ended, ENDED)
+            return
         run = start(cfg, args.workdir)
         standing.check()
         places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
@@ -91,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         write_summary(run, before, after)
         card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
-    lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
+        lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
+        finished.note(cfg, run.workdir, lines)
     cli.show(*lines)
 
 
@@ -141,15 +158,15 @@ def write_summary(
     run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> None:
     """`summary.json`: what was measured, under which settings, from how much."""
+    lines = read_log(run.workdir / "metrics.jsonl")
     found = {
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
-        "step": int(run.state.step),
+        "step": int(run.state.step),  # that was exported
+        "steps": len(lines),
         "interactions": train.counted(run)["interactions"],
-        "seconds": round(
-            sum(line["seconds"] for line in read_log(run.workdir / "metrics.jsonl")), 3
-        ),
+        "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
     places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
 

@@ -52,6 +52,7 @@ LAYERS = (
         "skipping",
         "hindsight_check",
         "held_out",
+        "best",
     },
     {"config"},
     {
@@ -60,6 +61,7 @@ LAYERS = (
         "plan",
         "pocket",
         "evaluation",
+        "finished",
         "report",
         "cli",
         "commands",

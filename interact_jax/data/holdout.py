@@ -47,15 +47,13 @@ def split(dataset: Dataset, share: float) -> tuple[Dataset, list[Conversation]]:
     return rest, list(itertools.compress(dataset.conversations, out))
 
 
-def told(held: list[Conversation], rest: Dataset) -> str:
+def told(held: list[Conversation], rest: Dataset, share: float) -> str:
     """In words, what is held out."""
     count = len(rest.conversations) + len(held)
     if held:
-        return f"held out to measure by: {len(held):,} of {count:,} conversations"
-    return (
-        f"held out to measure by: none of {count:,} conversations (evaluation.holdout, a share; at "
-        f"least {FEWEST} conversations)"
-    )
+        return f"held out, to measure by: {len(held):,} of {count:,} conversations"
+    why = f"{share:g} of {count:,} conversations are fewer than {FEWEST}" if share else "as asked"
+    return f"held out, to measure by: nothing ({why}; evaluation.holdout)"
 
 
 def is_held_out(conversation: Conversation, share: float) -> bool:

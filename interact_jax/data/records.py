@@ -18,7 +18,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from interact_jax import places
-from interact_jax.data.sources import FIX_FILE, LONGEST, MOST_BYTES, Source, lines_of
+from interact_jax.data.sources import (
+    FIX_FILE,
+    LONGEST,
+    MOST_BYTES,
+    Source,
+    lines_of,
+    other_kind,
+)
 from interact_jax.schema import InputError
 
 SUFFIXES = (".json", ".jsonl", ".gz")
@@ -118,6 +125,9 @@ def read_records(path: str, stem: str, most: int = MOST_BYTES) -> Iterator[Recor
         head = b""
         while len(head) < 64 and (more := next(chunks, b"")):  # gzip members may be tiny
             head += more
+        if (other := other_kind(path, head)) is not None:
+            yield Loss(other.reason, source.name, other.detail, other.remedy)
+            return
         head = head.removeprefix(codecs.BOM_UTF8)
         read = _items if head.lstrip().startswith(b"[") else _lines
         for item in read(source, itertools.chain([head], chunks), stem):

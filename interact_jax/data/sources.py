@@ -16,10 +16,24 @@ MOST_BYTES = 1 << 32  # of a file, unpacked: conversations stay in memory, and t
 LONGEST = 1 << 28  # bytes of a line; a longer one is not kept to look at
 
 FIX_FILE = "Replace the file, or set --config.data.on_error=skip to use what else can be read"
+FIX_JSON = "conversations are read from JSON Lines or JSON, plain or .gz"
 RAISE_BOUND = (
     "Set --config.data.max_bytes higher if the file is what it should be, or data.on_error=skip to "
     "use what stands before"
 )
+
+
+KINDS = (
+    (b"PAR1", "Parquet", "pandas.read_parquet({!r})"),
+    (b"ARROW1", "Arrow", "pandas.read_feather({!r})"),
+    (b"\x28\xb5\x2f\xfd", "zstd", ""),
+    (b"BZh", "bzip2", ""),
+    (b"\xfd7zXZ", "xz", ""),
+    (b"PK\x03\x04", "zip", ""),
+    (b"SQLite format 3", "SQLite", ""),
+)
+"""Files that are no text: how they begin, what they are, and how they are read in Python."""
+TABLES = {".csv": "pandas.read_csv({!r})", ".tsv": "pandas.read_csv({!r}, sep='\\t')"}
 
 
 class Cut(NamedTuple):
@@ -87,6 +101,25 @@ def _salvage(unpacker: Any, chunk: bytes) -> bytes:
         except zlib.error:
             break
     return b"".join(out)
+
+
+def other_kind(path: str, head: bytes) -> Cut | None:
+    """Why a file that begins with `head` is no JSON, where its kind is known."""
+    for magic, kind, read in KINDS:
+        if head.startswith(magic):
+            remedy = _convert(read, path) if read else f"Unpack or convert it: {FIX_JSON}"
+            return Cut(f"{kind} file", f"it is of the kind {kind}, not JSON", remedy)
+    ending = next((ending for ending in TABLES if path.lower().endswith(ending)), None)
+    if ending and not head.lstrip().startswith((b"{", b"[")):
+        return Cut("table", f"it is a table ({ending}), not JSON", _convert(TABLES[ending], path))
+    return None
+
+
+def _convert(read: str, path: str) -> str:
+    return (
+        f"Convert it in Python, {read.format(path)}.to_json('logs.jsonl', orient='records', "
+        "lines=True), and give that file"
+    )
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:

@@ -10,7 +10,7 @@ Neither way is the model ever whole in host memory: import makes one parameter a
 of each only what this process's devices hold; export writes one file after the other.
 """
 
-from interact_jax.models.hf.directories import eos_token_ids, load_config, resolve
+from interact_jax.models.hf.directories import eos_token_ids, is_run, load_config, resolve
 from interact_jax.models.hf.exporting import check_place, export, files_of
 from interact_jax.models.hf.importing import load_params
 from interact_jax.models.hf.tokenizer_files import copy_tokenizer
@@ -21,6 +21,7 @@ __all__ = [
     "eos_token_ids",
     "export",
     "files_of",
+    "is_run",
     "load_config",
     "load_params",
     "resolve",

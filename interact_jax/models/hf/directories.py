@@ -39,6 +39,7 @@ def resolve(path: str, weights: bool = True) -> Path:
     check_name(f"model {path}", path)
     local = Path(path).expanduser()
     if local.is_dir():
+        local = _export_of(local) if is_run(local) else local
         _check_links(local)
         return local
     if local.exists():
@@ -65,6 +66,22 @@ def resolve(path: str, weights: bool = True) -> Path:
         ) from error
     _check_links(found)
     return found
+
+
+def is_run(directory: Path) -> bool:
+    """Whether a directory is that of a run, whose models lie in directories of it."""
+    return (directory / "model/config.json").is_file() and (directory / "checkpoints").is_dir()
+
+
+def _export_of(run: Path) -> Path:
+    """The model that a run has left."""
+    if not (run / "export/config.json").is_file():
+        raise InputError(
+            f"{run}: a run that has not come to its end, so there is no model of it yet. Start it "
+            f"again, or export its newest checkpoint: launch/export.py --checkpoint {run} --out DIR"
+        )
+    log.info("%s is a run; its model is %s", run, run / "export")
+    return run / "export"
 
 
 def _check_links(directory: Path) -> None:
