@@ -20,7 +20,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from interact_jax import digests, files, memory, orbax_errors, places, saved
+from interact_jax import digests, files, memory, orbax_errors, places, progress, saved
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
@@ -68,6 +68,7 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return max(_finished(self._folder), default=None)
 
+    @progress.of("reading the checkpoint")
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """The newest sound checkpoint: the state, laid out by the shardings of `abstract_state`,
         and what was kept with it.
@@ -204,6 +205,7 @@ class Checkpoints:
             raise
         self.wait()
 
+    @progress.of("writing the checkpoint")
     def close(self) -> None:
         self.wait()
         self._pool.shutdown()
@@ -270,6 +272,7 @@ def find(path: str) -> tuple[Path, int]:
     return run, step
 
 
+@progress.of("reading the checkpoint")
 def restore_params(path: str, abstract_params: Any, model: str = "policy") -> Any:
     """Only the parameters of one model of a checkpoint, laid out by the shardings of
     `abstract_params`. Raises InputError, also where it is damaged: which one is meant instead is

@@ -24,7 +24,9 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -51,6 +53,7 @@ UNWRITABLE_REMEDY = (
     "{}, and start the same command again; checkpoints that were complete are as they were."
 )
 EXHAUSTED = "RESOURCE_EXHAUSTED"  # as jax says that a device's memory has run out
+KEEP: Any = {"break_long_words": False, "break_on_hyphens": False}  # paths and flags as they are
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -216,7 +219,7 @@ def keep_compiled(directory: str = "auto") -> None:
 
 def log_to_stderr(level: int = logging.INFO) -> None:
     """Show what the package logs, as plain lines."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Presentable("%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root's: libraries set that up as they like
@@ -224,16 +227,37 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logger.setLevel(level)
 
 
+class _Stderr(logging.StreamHandler[Any]):
+    """Whatever stderr is at the time: a bar on a terminal puts what is logged above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 class _Presentable(logging.Formatter):
     """What is logged holds names and texts of others, as messages of errors do."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return presentable(in_flags(super().format(record)))
+        return wrapped(presentable(in_flags(super().format(record))), sys.stderr)
+
+
+def wrapped(text: str, stream: Any) -> str:
+    """Lines that are too long for the terminal, broken between words."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())] + "  "
+        short = len(line) <= width
+        lines += [line] if short else textwrap.wrap(line, width, subsequent_indent=indent, **KEEP)
+    return "\n".join(lines)
 
 
 def show(*lines: str) -> None:
     """Lines on standard output, with nothing in them that a terminal would obey."""
-    print(printable("\n".join(lines)), flush=True)
+    print(wrapped(printable("\n".join(lines)), sys.stdout), flush=True)
 
 
 def check_out(out: str | Path, *read: str | Path, option: str = "--out") -> None:
@@ -272,7 +296,7 @@ def _flush() -> None:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
-        print(printable(in_flags(message)), file=sys.stderr, flush=True)
+        print(wrapped(printable(in_flags(message)), sys.stderr), file=sys.stderr, flush=True)
     sys.exit(status)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from interact_jax import best, guard, places, sharding
+from interact_jax import best, guard, places, progress, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
 from interact_jax.json_files import read_json
@@ -70,6 +70,7 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
     return run.kept["before"]
 
 
+@progress.of("measuring the model")
 def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     """Measure a `train.Run` as it stands, and write the result to `file`; None where nothing is to
     be measured."""

@@ -24,10 +24,11 @@ import jax
 import psutil
 from jax.sharding import NamedSharding, PartitionSpec
 
-from interact_jax import chips, sharding
+from interact_jax import chips, progress, sharding
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
 from interact_jax.schema import InputError
+from interact_jax.startup import has_accelerator
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ ADVICE = (
     "optim.name=sgd."
 )
 
-ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd")  # in /dev: TPU, GPU
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8  # glibc's malloc.h
 KEEP = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
 RETURN = ((M_MMAP_MAX, 65_536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**25))
@@ -213,9 +213,10 @@ def check_run(
     Raises DoesNotFit where the steps alone need more than there is.
     """
     several = packing.count(trees) > 1
-    needed = needs(
-        differentiate, abstract, packing.largest(trees), mesh, several=several, fixed=fixed
-    )
+    with progress.of("compiling a step"):
+        needed = needs(
+            differentiate, abstract, packing.largest(trees), mesh, several=several, fixed=fixed
+        )
     overlapping = check(needed, room(mesh))
     check_host(needed, mesh)
     settle(needed.step, mesh)
@@ -242,13 +243,13 @@ def check(needs: Needs, room: Room | None) -> bool:
         parts += "" if overlapping else ", written before the next step"
     if room.taken:
         parts = f"{size(room.taken)} process and compiler, {parts}"
-    said = f"{size(needed)} of {size(room.limit)} that {room.name} has ({parts})"
+    said = f"{size(needed)} of {size(room.limit)} that {room.name} has"
     if needed > room.limit:
-        raise DoesNotFit(f"the run does not fit into memory: a device needs {said}.")
+        raise DoesNotFit(f"the run does not fit into memory: a device needs {said} ({parts}).")
     if needed > TIGHT * room.limit:
-        log.warning("memory: a device needs %s, which is tight", said)
+        log.warning("memory: a device needs %s, which is tight\n  %s", said, parts)
     else:
-        log.info("memory: a device needs %s", said)
+        log.info("memory: a device needs %s\n  %s", said, parts)
     return overlapping
 
 
@@ -280,10 +281,7 @@ def keep_freed() -> None:
     step. To be called before JAX starts its threads, which would get heaps of their own. Nothing is
     done without glibc, where an accelerator is, or where GLIBC_TUNABLES tells what is wanted.
     """
-    on_host = os.environ.get("JAX_PLATFORMS") == HOST or not any(
-        any(Path("/dev").glob(pattern)) for pattern in ACCELERATORS
-    )
-    if on_host:
+    if os.environ.get("JAX_PLATFORMS") == HOST or not has_accelerator():
         _set_allocator(KEEP)
 
 

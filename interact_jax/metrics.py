@@ -21,10 +21,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from interact_jax import files, places
+from interact_jax import files, places, progress
 from interact_jax.data.pipeline import StepBatch
 from interact_jax.loggers import Loggers
 
@@ -69,15 +70,20 @@ class Journal:
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
         self._plain = not console.is_terminal
+        self._showing = contextlib.ExitStack()
         self._task = self._bar.add_task("", total=total, completed=first, shown="")
 
     def __enter__(self) -> Journal:
         self._bar.start()
+        first = progress.of("the first step, and compiling it")
+        self._showing.enter_context(first if self._plain else progress.bar())
         self._time = time.perf_counter()
         return self
 
@@ -85,6 +91,7 @@ class Journal:
         try:
             self.flush()
         finally:  # a full disk must not cost the terminal its cursor
+            self._showing.close()
             self._bar.stop()
             self._standing.close()
             self._lines.close()
@@ -131,6 +138,8 @@ class Journal:
         measured: dict[str, float],
     ) -> None:
         self._standing.check()
+        if self._plain:
+            self._showing.close()
         values = {name: x.item() for name, x in jax.device_get(shown).items()}
         now = time.perf_counter()
         self.bad_steps_in_row = values.pop("bad_steps_in_row")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interact_jax import memory, sharding
+from interact_jax import memory, progress, sharding
 from interact_jax.checkpoint import check_model_files
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.rendering import DATE
@@ -78,6 +78,7 @@ class OpenedModel:
         shapes = jax.eval_shape(self.decoder.fresh_params, 0)
         return sharding.with_layout(shapes, self.mesh)
 
+    @progress.of("loading the weights")
     def load(self) -> Any:
         """The parameters from safetensors, each process and device its own part."""
         abstract = self.abstract()
@@ -91,6 +92,7 @@ class OpenedModel:
         fresh = jax.jit(self.decoder.fresh_params, out_shardings=layout)
         return fresh(np.uint32(seed))  # an int would be int32
 
+    @progress.of("exporting the model")
     def export(
         self, params: Any, directory: Path | str, dtype: str, max_shard_size: str | int = "5GB"
     ) -> None:

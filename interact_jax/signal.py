@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.stages import Wrapped
 
-from interact_jax import scoring, sharding
+from interact_jax import progress, scoring, sharding
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.pipeline import LOOK_AHEAD
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
@@ -61,6 +61,7 @@ def score_trees(
     ]
 
 
+@progress.of("scoring replies")
 def logps_of(
     decoder: Decoder,
     params: Any,

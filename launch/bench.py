@@ -15,9 +15,9 @@ temporaries, FLOPs and bound of models that this machine has no room for.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from interact_jax import ends
+    from interact_jax import startup
 
-    ends.in_words()
+    startup.begin()
 
 import argparse
 import dataclasses

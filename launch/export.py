@@ -10,9 +10,9 @@ card, README.md, says what was trained on what; a README.md of your own stays.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from interact_jax import ends
+    from interact_jax import startup
 
-    ends.in_words()
+    startup.begin()
 
 import argparse
 import logging

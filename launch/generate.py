@@ -13,9 +13,9 @@ temperature 1).
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from interact_jax import ends
+    from interact_jax import startup
 
-    ends.in_words()
+    startup.begin()
 
 import argparse
 import datetime

@@ -12,9 +12,9 @@ fit, it looks for the first change that does. Any setting can be set by --config
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from interact_jax import ends
+    from interact_jax import startup
 
-    ends.in_words()
+    startup.begin()
 
 import argparse
 import json

@@ -9,9 +9,9 @@ Writes a line per interaction: id, completion_ids (y and EOS), logp_student, log
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from interact_jax import ends
+    from interact_jax import startup
 
-    ends.in_words()
+    startup.begin()
 
 import argparse
 import logging

@@ -11,9 +11,9 @@ with the same workdir, a run goes on where its last checkpoint is.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before what takes seconds to import
-    from interact_jax import ends
+    from interact_jax import startup
 
-    ends.in_words()
+    startup.begin()
 
 import argparse
 import json

@@ -27,6 +27,8 @@ LAYERS = (
         "logits",
         "divergences",
         "ends",
+        "startup",
+        "progress",
     },
     {"sharding", "models", "data"},
     {

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from interact_jax import progress
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
 from interact_jax.data.encode import Counts, EncodeSettings
@@ -101,9 +102,10 @@ def load_dataset(
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
     usable, expected = RECIPES[recipe].units, RECIPES[recipe].expected
-    conversations, report = read_conversations(
-        path, format, settings.on_error, usable, expected, settings.repair, settings.max_bytes
-    )
+    with progress.of(f"reading {input_name(path)}"):
+        conversations, report = read_conversations(
+            path, format, settings.on_error, usable, expected, settings.repair, settings.max_bytes
+        )
     dataset = Dataset([], [], [], collections.Counter(), report)
     conversations = list(_fitted(conversations, chat, settings, dataset))
     found = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)

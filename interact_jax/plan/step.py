@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from interact_jax import bench, chips, memory, run_state, sharding, train
+from interact_jax import bench, chips, memory, progress, run_state, sharding, train
 from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, precision_of
@@ -151,9 +151,9 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         ):
             log.info("compiling %s for %s", name, topology)
             try:
-                program = Program.of(
-                    *compile_for(function, *args), len(devices), memory.is_host(mesh)
-                )
+                with progress.of("compiling"):
+                    compiled = compile_for(function, *args)
+                program = Program.of(*compiled, len(devices), memory.is_host(mesh))
             except DoesNotFit as error:
                 needed, limit = max(needed, error.needed + others), min(limit, error.limit)
                 break

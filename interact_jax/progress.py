@@ -1,0 +1,77 @@
+"""What takes long says so: on a terminal by a line that counts the seconds, elsewhere in the log.
+
+    with progress.of("loading the weights"):
+        ...
+
+    @progress.of("loading the weights")
+    def load(): ...
+
+Only the outermost shows; none does beside a bar of its own (`bar`), nor where the log is off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+log = logging.getLogger(__name__)
+
+FIRST = 5.0  # seconds until a log hears of it; then after twice as many, and so on
+_shown = False  # whether one is shown, or a bar
+
+
+@contextlib.contextmanager
+def of(what: str) -> Iterator[None]:
+    """Show that this goes on, and for how long."""
+    if _shown or not log.isEnabledFor(logging.INFO):
+        yield
+        return
+    began, console = time.monotonic(), Console(stderr=True)
+    with bar(), _line(what, console) if console.is_terminal else _lines(what):
+        yield
+    seconds = time.monotonic() - began
+    if seconds > FIRST:
+        log.info("%s took %.0f s", what, seconds)
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[None]:
+    """In here something else shows progress."""
+    global _shown
+    before, _shown = _shown, True
+    try:
+        yield
+    finally:
+        _shown = before
+
+
+def _line(what: str, console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    line = Progress(*columns, console=console, transient=True)
+    line.add_task(what.replace("[", r"\["), total=None)
+    return line
+
+
+@contextlib.contextmanager
+def _lines(what: str) -> Iterator[None]:
+    ended, began = threading.Event(), time.monotonic()
+
+    def count() -> None:
+        wait = FIRST
+        while not ended.wait(began + wait - time.monotonic()):
+            log.info("%s: %.0f s so far", what, wait)
+            wait *= 2
+
+    thread = threading.Thread(target=count, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

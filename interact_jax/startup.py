@@ -1,0 +1,42 @@
+"""What a program does before it imports what takes seconds.
+
+if __name__ == "__main__":
+    from interact_jax import startup
+
+    startup.begin()
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from interact_jax import __version__, ends
+
+ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")  # TPU, GPU
+SILENT = ("-h", "--help", "--quiet")
+
+
+def begin() -> None:
+    """Signals end the program in words from here on; libraries are quiet; on a terminal a line
+    says that it has begun."""
+    ends.in_words()
+    quieten()
+    if sys.stderr.isatty() and not set(SILENT) & set(sys.argv):
+        print(f"interact_jax {__version__}", file=sys.stderr, flush=True)
+
+
+def quieten() -> None:
+    """Libraries keep to themselves what is no concern of ours: transformers that torch is not
+    there, libtpu that no TPU is. To be called before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    if importlib.util.find_spec("libtpu") is not None and not has_accelerator():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def has_accelerator(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine has a TPU or a GPU, as far as its devices tell."""
+    return any(any(devices.glob(pattern)) for pattern in ACCELERATORS)
