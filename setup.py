@@ -109,6 +109,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "cuda12": ["jax[cuda12]"],  # drivers before 580
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
         "test": TEST,

@@ -83,7 +83,7 @@ def test_every_folder_with_code_goes_into_the_wheel(monkeypatch):
 
 def test_notebooks_know_the_address_of_the_package():
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        code = "".join(cell.source for cell in nbformat.read(file, as_version=4).cells)
+        code = "\n".join(cell.source for cell in nbformat.read(file, as_version=4).cells)
         assert re.findall(r'^REPOSITORY = "(.*?)"', code, re.M) == [interact_jax.REPOSITORY]
 
 
