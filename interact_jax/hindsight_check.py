@@ -78,11 +78,12 @@ class HindsightCheck:
         if not self.pairs:
             return ["hindsight: no reply after a follow-up is there to check by"]
         return [
-            f"hindsight: over {self.pairs} pairs of a reply and the one after the follow-up, the "
-            f"follow-up raises the latter by {self.relevant:+.2f} nats, a shuffled one by "
-            f"{self.shuffled:+.2f};",
-            f"  its own helped more in {self.helped:.0%} (chance: 50 % +- {self.error:.0%}): "
-            f"{verdict}",
+            f"hindsight: {verdict}",
+            f"  ({self.pairs} revised replies: the follow-up favours them over the first reply by "
+            f"{self.relevant:+.2f}",
+            f"  nats, one of another conversation by {self.shuffled:+.2f}; their own by more in "
+            f"{self.helped:.0%},",
+            f"  where chance is 50 % +- {self.error:.0%})",
         ]
 
 

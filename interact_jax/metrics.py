@@ -28,6 +28,7 @@ from rich.progress import (
 from interact_jax import files, places, progress
 from interact_jax.data.pipeline import StepBatch
 from interact_jax.loggers import Loggers
+from interact_jax.printable import count
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +67,13 @@ class Journal:
         self._loggers = loggers
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            TextColumn("step"),
             MofNCompleteColumn(),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[shown]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -162,8 +163,9 @@ class Journal:
         self._digest.update(encoded)
         if self._loggers is not None:
             self._loggers.write(step, {**values, **batch.told, **measured})
-        text = "  ".join(f"{name} {values[name]:.4g}" for name in self._shown)
-        self._bar.update(self._task, completed=step, shown=text)
+        texts = [f"{name} {values[name]:.4g}" for name in self._shown]
+        text = "  ".join(texts)
+        self._bar.update(self._task, completed=step, shown=texts[0])  # there is room for one
         if self._plain and (step % max(1, self.total // LINES) == 0 or step == self.total):
             print(f"step {step}/{self.total}  {text}", file=sys.stderr, flush=True)
 
@@ -186,7 +188,7 @@ def _go_on_from(file: Path, step: int, names: Set[str]) -> bytes:
         aside = file.with_name(file.name + ".unreadable")
         before = aside.read_bytes() if aside.exists() else b""
         places.write(aside, before + b"".join(unreadable))
-        log.error("%s: %d line(s) cannot be read, kept in %s", file, len(unreadable), aside)
+        log.error("%s: %s cannot be read, kept in %s", file, count(len(unreadable), "line"), aside)
     if kept != found:
         places.write(file, kept)
     return kept

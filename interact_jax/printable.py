@@ -15,6 +15,11 @@ LONGEST_LINE = 2000  # characters of a message's line
 HIDDEN = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")  # categories of Unicode
 
 
+def count(number: int, thing: str) -> str:
+    """ "1 file", "2,540 files"."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def printable(text: str) -> str:
     """`text` with nothing in it that a terminal would do other than show."""
     return text if text.isprintable() else "".join(map(_shown, text))

@@ -78,4 +78,4 @@ def test_a_run_says_whether_its_model_uses_hindsight(tmp_path, capsys):
     settings = {"steps": 1, "epochs": 0, "report.interactions": 0, "evaluation.name": "none"}
     settings |= {"check_hindsight": 24}
     status, said = outcome(launch_train.main, train_arguments(tmp_path, settings), capsys)
-    assert status == 0 and "over 24 pairs" in said and "the model uses hindsight" in said
+    assert status == 0 and "24 revised replies" in said and "the model uses hindsight" in said

@@ -88,7 +88,7 @@ def test_a_line_that_cannot_be_read_is_kept_aside(spoilt, tmp_path, errors):
         go_on(tmp_path, 4, 4, digest)
         assert steps(tmp_path) == [1, 2, 3, 4]
         assert aside.read_bytes() == expected + b"\n"
-    assert errors == [f"{file}: 1 line(s) cannot be read, kept in {aside}"] * 2
+    assert errors == [f"{file}: 1 line cannot be read, kept in {aside}"] * 2
 
 
 SOUND = b'{"step": 2, "loss": 1, "signal": null, "grad_norm": 1.5, "seconds": 1, "limited": 0.5}'

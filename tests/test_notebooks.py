@@ -110,7 +110,7 @@ def test_your_logs(execute, tmp_path):
 
     # What was read, mended and left out; a conversation, and its tree.
     read_of = printed(notebook, "read_conversations(")
-    assert "121 record(s): 120 conversation(s) with 240 interaction(s)" in read_of
+    assert "121 records: 120 conversations, 240 interactions" in read_of
     assert "1 x broken JSON, such as runs/example.jsonl:121" in read_of
     assert "1 x two messages of one role in a row, such as runs/example.jsonl:8" in read_of
     assert "user: Capital of Algeria?" in printed(notebook, "message.role")

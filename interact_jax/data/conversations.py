@@ -30,6 +30,7 @@ from interact_jax.data.records import (
 )
 from interact_jax.data.sources import MOST_BYTES
 from interact_jax.places import input_name
+from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
 
 ON_ERROR = ("stop", "skip")
@@ -66,12 +67,13 @@ class ReadReport:
     def lines(self) -> list[str]:
         """The summary for a terminal."""
         lines = [
-            f"read {self.files:,} file(s), {self.records:,} record(s): {self.conversations:,} "
-            f"conversation(s) with {self.interactions:,} interaction(s)"
+            f"read {count(self.files, 'file')}, {count(self.records, 'record')}: "
+            f"{count(self.conversations, 'conversation')}, "
+            f"{count(self.interactions, 'interaction')}"
         ]
         shown = self.unused.most_common(FIELDS_SHOWN)
-        for reason, count in [*self.lost.most_common(), *self.mended.most_common(), *shown]:
-            lines.append(f"  {count:,} x {reason}, such as {self.examples[reason]}")
+        for reason, times in [*self.lost.most_common(), *self.mended.most_common(), *shown]:
+            lines.append(f"  {times:,} x {reason}, such as {self.examples[reason]}")
         if len(self.unused) > FIELDS_SHOWN:
             lines.append(f"  and {len(self.unused) - FIELDS_SHOWN:,} more fields not used")
         return lines

@@ -23,6 +23,7 @@ from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
 from interact_jax.data.tree import Tree
 from interact_jax.places import input_name
+from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
 from interact_jax.settings import Setting
 
@@ -76,12 +77,13 @@ class Dataset:
         """What came through and what was lost, for people."""
         lines = [
             *self.read.lines(),
-            f"{len(self.trees):,} conversations with {sum(self.interactions):,} interactions to "
-            f"train on, {sum(len(t) for t in self.trees):,} token trees",
+            f"{count(len(self.trees), 'conversation')} with "
+            f"{count(sum(self.interactions), 'interaction')}: "
+            f"{count(sum(len(t) for t in self.trees), 'token tree')}",
         ]
-        for reason, count in sorted(self.counts.items()):
+        for reason, times in sorted(self.counts.items()):
             such = f", such as {self.examples[reason]}" if reason in self.examples else ""
-            lines.append(f"  {count:,} {reason}{such}")
+            lines.append(f"  {times:,} {reason}{such}")
         return lines
 
 

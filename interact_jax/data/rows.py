@@ -9,6 +9,7 @@ from interact_jax.data.examples import Target
 from interact_jax.data.pack import Placed, pack
 from interact_jax.data.shapes import cost, full_row, plan_shapes, share_out
 from interact_jax.data.tree import Size, Tree, split
+from interact_jax.printable import count
 from interact_jax.schema import Batch
 
 
@@ -70,9 +71,10 @@ class Packing:
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{s.T}+{s.P}+{s.Q}" for s in self.shapes)
+        rows = count(self.height, "row")
         return (
-            f"{self.height} row(s) of {shapes} tokens (trunk + live + frozen branches) a "
-            "micro-batch"
+            f"micro-batches of {rows}: {shapes} tokens\n"
+            "  (trunk + branches that are differentiated + others)"
         )
 
 

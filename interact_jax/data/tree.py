@@ -252,7 +252,7 @@ def paths(tree: Tree) -> list[tuple[str, str, np.ndarray]]:
     ]
 
 
-def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 100) -> str:
+def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 79) -> str:
     """The tree as text, a line a sequence: shared tokens are drawn as `·`, a limb begins with `|`.
 
     `decode` turns ids into text. Columns are not tokens: every line has its own numbers.

@@ -152,7 +152,7 @@ def test_report_names_counts_and_causes(tmp_path):
     _, report = read_conversations(path, on_error="skip")
     assert isinstance(report, ReadReport)
     first, *rest = report.lines()
-    assert "1 file(s), 5 record(s): 1 conversation(s) with 1 interaction(s)" in first
+    assert "1 file, 5 records: 1 conversation, 1 interaction" in first
     assert rest[0].startswith(f"  2 x unknown role, such as {path}:2: ")
     assert rest[1].startswith(f"  1 x broken JSON, such as {path}:4: ")
     assert rest[2].startswith(f"  1 x no follow-up, such as {path}:5: ")
