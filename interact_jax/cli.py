@@ -63,6 +63,7 @@ class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFo
 
 def settings_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser that knows --config and lists all settings in its help."""
+    name_flags({})
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -104,6 +105,9 @@ def add_settings(
         )
 
 
+NAMED = re.compile(  # what may be a setting, with or without "--config.", and "=" behind it
+    r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(?![\w/(-]|\.\w)(=)?"
+)
 _FLAGS: dict[str, str] = {}  # setting -> the flag that means it in the program at hand
 
 
@@ -122,7 +126,7 @@ def in_flags(text: str) -> str:
             return whole
         return _FLAGS[name] + (" " if equals else "")
 
-    return re.sub(r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(=)?(?!\w*[/(])", flag, text)
+    return NAMED.sub(flag, text)
 
 
 def like(name: str) -> Callable[[str], Any]:

@@ -43,6 +43,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--push-to-hub", metavar="NAME", help="upload it, too; OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="there, if it is new")
+    cli.name_flags({"export.dtype": "--dtype"})
     return parser.parse_args(argv)
 
 

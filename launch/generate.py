@@ -51,7 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model", required=True, help="Hugging Face directory, hub id, or pocket")
+    add("--model", required=True, help="Hugging Face directory, hub id, a run, or pocket")
     add("--prompts", required=True, metavar="FILE", help="JSON Lines, .gz too; - = standard input")
     add("--out", required=True, metavar="FILE", help="to write, the same; - = standard output")
     add("--max-new-tokens", type=int, default=256, metavar="N", help="of a reply (default 256)")
@@ -78,6 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
     add("--rows", type=int, default=64, help="prompts at a time at most (default 64)")
+    cli.name_flags({"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"})
     return parser.parse_args(argv)
 
 

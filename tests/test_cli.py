@@ -1,5 +1,6 @@
 """What the programs share."""
 
+import argparse
 import gzip
 import io
 import logging
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from interact_jax import cli
+from interact_jax import cli, config
 from interact_jax.schema import InputError
 from launch import bench, make_pocket, plan, score
 from tests.runs import ROOT, outcome, read_lines, records, write_lines
@@ -133,3 +134,59 @@ def test_what_a_program_could_not_write_it_refuses_at_once(name, tmp_path, capsy
 def test_numbers_that_cannot_be_meant_are_refused_with_their_argument(main, given, capsys):
     status, said = outcome(main, given, capsys)
     assert status == 2 and f"error: argument {given[-2]}: " in said
+
+
+FLAGS = {"data.on_error": "--on-error", "data.max_length": "--max-length", "sharing": "--sharing"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("set --config.data.on_error=skip to", "set --on-error skip to"),
+        ("data.on_error=skip, or", "--on-error skip, or"),
+        ("Set data.max_length to 512.", "Set --max-length to 512."),
+        ("longer than data.max_length by themselves", "longer than --max-length by themselves"),
+        ("give --config.sharing=none", "give --sharing none"),
+        ("sharing=none is slower", "sharing=none is slower"),  # a word, with no dot in it
+        ("logs/data.on_error/x and my.data.on_error", "logs/data.on_error/x and my.data.on_error"),
+        ("--config.batch.rows=1", "--config.batch.rows=1"),  # which has no flag here
+        ("data.on_error.jsonl:3", "data.on_error.jsonl:3"),
+    ],
+)
+def test_messages_name_the_flags_of_the_program_at_hand(text, expected):
+    cli.name_flags(FLAGS)
+    try:
+        assert cli.in_flags(text) == expected
+    finally:
+        cli.name_flags({})
+    assert cli.in_flags(text) == text
+
+
+def test_settings_as_arguments_have_one_home():
+    parser = argparse.ArgumentParser()
+    flags = {"data.repair": "--repair", "data.max_reply": "--max-reply"}
+    cli.add_settings(parser, flags, {"data.max_reply": 7})
+    settings = config.settings()
+    given = parser.parse_args([])
+    assert given.repair == settings["data.repair"].default and given.max_reply == 7
+    assert settings["data.max_reply"].meaning[:20] in " ".join(parser.format_help().split())
+    assert parser.parse_args(["--repair", "drop"]).repair == "drop"
+    for wrong in (["--repair", "perhaps"], ["--max-reply", "0"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong)
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_are_broken_between_words_on_a_terminal_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "short\n  a line of words that is longer than the terminal --config.optim.lr=1e-3"
+    broken = cli.wrapped(text, Screen())
+    assert all(len(line) <= 40 for line in broken.split("\n"))
+    assert broken.split("\n")[:2] == ["short", "  a line of words that is longer than"]
+    assert broken.split() == text.split() and "\n    the terminal --config" in broken
+    assert cli.wrapped(text, io.StringIO()) == text
+    assert cli.wrapped("x" * 99, Screen()) == "x" * 99, "a path is left whole"
