@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
     cfg = config.load(args.config, overrides)
+    places.check_name(f"--workdir {args.workdir}", args.workdir)
     check_places(Path(args.workdir))
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)

@@ -34,7 +34,7 @@ from interact_jax.models.hf.tokenizer_files import (
     copy_tokenizer,
     is_of_tokenizer,
 )
-from interact_jax.places import check_directory, sync
+from interact_jax.places import check_directory, check_name, sync
 from interact_jax.schema import InputError
 
 EXPORT_DTYPES = ("float32", "bfloat16")
@@ -97,10 +97,11 @@ def export(
 
 def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
     """Refuse a place where no export can be written, before there is one. Raises InputError."""
+    said = f"{out}: no place for an export"
+    check_name(said, out)
     out = Path(out)
     if any(os.path.realpath(out) == os.path.realpath(source) for source in sources):
         raise InputError(f"{out}: an export there would overwrite the model that it came from.")
-    said = f"{out}: no place for an export"
     check_directory(said, out)
     there = sorted(filter(_is_ours, os.listdir(out))) if out.exists() else []
     strange = [name for name in there if (out / name).is_dir() and name not in TEMPLATE_DIRECTORIES]
