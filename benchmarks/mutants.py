@@ -224,7 +224,11 @@ class Bench:
 
     def __init__(self, out: Path):
         self.file, self.copy = out / "MUTANTS.jsonl", out / "copy"
-        out.mkdir(parents=True, exist_ok=True)
+        self.compiled = out / "compiled"
+
+    def set_up(self) -> None:
+        """Copy the checkout as it is now."""
+        self.copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.copy, ignore_errors=True)
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -233,7 +237,6 @@ class Bench:
                 target = self.copy / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, target)
-        self.compiled = out / "compiled"
 
     def done(self) -> dict[str, Record]:
         lines = self.file.read_text().splitlines() if self.file.exists() else []
@@ -318,6 +321,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.table:
         print(table(list(done.values())))
         return
+    bench.set_up()
     end = time.monotonic() + 60 * args.minutes
     found = all_mutants()
     drawn = random.Random(args.seed).sample(found, min(args.count, len(found)))
