@@ -16,6 +16,7 @@ import argparse
 import ast
 import copy
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from interact_jax import cli
+from interact_jax import cli, places
 from interact_jax.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,12 +220,20 @@ def source_of(mutant: Mutant) -> str:
 # --------------------------------------------------------------------------------------------- run
 
 
+def digest_of(module: str) -> str:
+    return hashlib.blake2b((ROOT / "interact_jax" / module).read_bytes(), digest_size=8).hexdigest()
+
+
 class Bench:
     """A copy of the checkout in which one module at a time is broken."""
 
     def __init__(self, out: Path):
         self.file, self.copy = out / "MUTANTS.jsonl", out / "copy"
-        out.mkdir(parents=True, exist_ok=True)
+        self.compiled = out / "compiled"
+
+    def set_up(self) -> None:
+        """Copy the checkout as it is now."""
+        self.copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.copy, ignore_errors=True)
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -233,11 +242,13 @@ class Bench:
                 target = self.copy / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, target)
-        self.compiled = out / "compiled"
 
     def done(self) -> dict[str, Record]:
+        """By name; what was found of modules that have changed since counts no more."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
-        return {record["name"]: record for record in map(json.loads, lines)}
+        now = {module: digest_of(module) for module in TESTS}
+        records = map(json.loads, lines)
+        return {one["name"]: one for one in records if one["source"] == now.get(one["module"])}
 
     def tests(self, module: str) -> tuple[bool, str, float]:
         """(whether they pass, what failed first, seconds) of a module, as it stands in the copy."""
@@ -273,6 +284,7 @@ class Bench:
         return {
             "name": mutant.name,
             **dataclasses.asdict(mutant),
+            "source": digest_of(mutant.module),
             "noticed": not passed,
             "by": "" if passed else first,
             "seconds": round(seconds, 1),
@@ -318,6 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.table:
         print(table(list(done.values())))
         return
+    bench.set_up()
     end = time.monotonic() + 60 * args.minutes
     found = all_mutants()
     drawn = random.Random(args.seed).sample(found, min(args.count, len(found)))
@@ -335,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
         record = bench.run(mutant)
         done[mutant.name] = record
         say(record)
-        bench.file.write_text("".join(json.dumps(one) + "\n" for one in done.values()))
+        places.write(bench.file, "".join(json.dumps(one) + "\n" for one in done.values()))
     left = sum(mutant.name not in done for mutant in drawn)
     print(f"{len(done)} of {len(found):,} mutants were tried, {left} are left")
 

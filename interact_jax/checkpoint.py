@@ -90,6 +90,8 @@ class Checkpoints:
             place = self._folder / str(step)
             try:
                 found = saved.read(place, moving)
+                if (held := int(found[0].step)) != step:  # a copy under another name
+                    raise Damaged(f"{place} is damaged: it is of step {held}")
             except Damaged as error:
                 if self._damaged == "stop":
                     raise InputError(

@@ -54,6 +54,7 @@ UNWRITABLE_REMEDY = (
 )
 EXHAUSTED = "RESOURCE_EXHAUSTED"  # as jax says that a device's memory has run out
 KEEP: Any = {"break_long_words": False, "break_on_hyphens": False}  # paths and flags as they are
+NO_THREAD = "can't start new thread"  # as Python says that the system gives no more of them
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
@@ -194,11 +195,12 @@ def run(main: Callable[[], None], smaller: str = "") -> NoReturn:
         if place and isinstance(error, BAD_PLACE):
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:  # those of jax are RuntimeErrors
         said = str(error).strip().partition("\n")[0]
-        if isinstance(error, jax.errors.JaxRuntimeError) and EXHAUSTED not in said:
+        what = "memory, or of processes" if NO_THREAD in said else "memory"
+        if isinstance(error, RuntimeError) and EXHAUSTED not in said and NO_THREAD not in said:
             _internal_failure()
-        _leave(1, " ".join(f"error: out of memory: {said or 'of this machine'}. {smaller}".split()))
+        _leave(1, " ".join(f"error: out of {what}: {said or 'of this machine'}. {smaller}".split()))
     except Exception:
         _internal_failure()
     sys.exit(0)

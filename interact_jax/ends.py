@@ -22,12 +22,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 5.0  # seconds
+RETRY = 0.01  # seconds
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden it
 
 _deferred = 0  # blocks that take a signal for a request
@@ -62,11 +64,19 @@ def in_words() -> None:
 def catching() -> Any:
     """In here signals raise `Ended`; before, they end the process at once."""
     global _caught
-    _caught = True
+    _caught, before = True, sys.unraisablehook
+
+    def dropped(raised: sys.UnraisableHookArgs) -> None:
+        if isinstance(raised.exc_value, Ended):
+            _again(raised.exc_value.number)
+        else:
+            before(raised)
+
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
-        _caught = False
+        _caught, sys.unraisablehook = False, before
 
 
 def leave(number: int) -> NoReturn:
@@ -85,6 +95,15 @@ def _end(number: int, _: Any) -> None:
         leave(number)
     _told = number
     raise Ended(number)
+
+
+def _again(number: int) -> None:
+    """Raise `Ended` once more: the main thread was in a callback of weak references or the like,
+    out of which Python hands no exception on. It is to be outside by then."""
+    global _told
+    _told = 0
+    main = threading.main_thread().ident
+    threading.Timer(RETRY, signal.pthread_kill, (main, number)).start()
 
 
 def _watch(reader: int) -> None:

@@ -24,6 +24,10 @@ from interact_jax.schema import Message
 log = logging.getLogger(__name__)
 
 SHOWS = "the model shows signs of collapse: {}."
+OTHERS = (
+    "what is held out is not what was measured before training (other data, or other settings of "
+    "evaluation): before and after cannot be compared"
+)
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
 
 
@@ -60,8 +64,11 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
     None where nothing is to be measured, or was not then. Raises InputError where the run is to go
     by a measure that is not there.
     """
-    if run.held_out is not None and int(run.state.step) > 0:
-        run.held_out.resume(run.workdir)
+    if (held := run.held_out) is not None:
+        if int(run.state.step) > 0:
+            held.resume(run.workdir)
+        if run.kept.setdefault("measured_on", held.digest) != held.digest:
+            log.warning(OTHERS)
     if int(run.state.step) == 0:
         run.kept["before"] = measure_run(run, file)
     elif "before" not in run.kept:  # an earlier version kept it in the file alone

@@ -30,6 +30,7 @@ import numpy as np
 from interact_jax import digests, files, sharding
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
+from interact_jax.data.fingerprint import of_trees
 from interact_jax.data.holdout import hash_of
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised
 from interact_jax.data.tree import GROW, Tree
@@ -134,6 +135,11 @@ class HeldOut:
             list(_grown(chosen, model, settings, cfg.sharing, LOGGED)),
             list(_prompts(chosen, model, cfg.evaluation.prompts)),
         )
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that is measured."""
+        return of_trees(self.trees, [list(prompt.ids) for prompt in self.prompts])
 
     def resume(self, workdir: Path) -> None:
         """Read what the initial model replied; where that is not there, a warning says so."""

@@ -63,7 +63,7 @@ def _lock(place: Path) -> Iterator[None]:
 
 def _taken(place: Path) -> int:
     while True:
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _opened(place)
         try:
             certain = _flocked(place, descriptor)
             owner = _owner(place)
@@ -79,6 +79,15 @@ def _taken(place: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
+
+
+def _opened(place: Path) -> int:
+    try:
+        return os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{place}: a link, where a run keeps its own file. Delete it.") from None
 
 
 def _flocked(place: Path, descriptor: int) -> bool:

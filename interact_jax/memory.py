@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import platform
+import resource
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,12 @@ def host_left() -> tuple[int, int, str]:
     """Bytes that the host still has for this process, bytes that it has in all, and the name of
     what has the limit."""
     machine = psutil.virtual_memory()
-    groups = [(left, most, f"the container ({file})") for left, most, file in cgroups_left()]
-    return min([(machine.available, machine.total, "this machine"), *groups])
+    limits = [(left, most, f"the container ({file})") for left, most, file in cgroups_left()]
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        left = max(0, most - psutil.Process().memory_info().vms)
+        limits.append((left, most, "this process (ulimit -v)"))
+    return min([(machine.available, machine.total, "this machine"), *limits])
 
 
 def cgroups_left(

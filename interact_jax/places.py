@@ -86,8 +86,10 @@ class _Kept(io.RawIOBase):
 
 
 def check_name(said: str, path: str | Path) -> None:
-    """Refuse what no file can be called: names that are too long, or hold what none may hold.
-    `said` is what the user typed. Raises InputError."""
+    """Refuse what no file can be called: names that are empty (as where a shell's variable is not
+    set), too long, or hold what none may hold. `said` is what the user typed. Raises InputError."""
+    if not str(path):
+        raise InputError(f"{said}: an empty name. Give another path.")
     try:
         os.lstat(os.path.expanduser(path))
     except ValueError as error:  # a zero byte, half a character

@@ -55,6 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         hub.check_name(args.push_to_hub)
     run, step = checkpoint.find(args.checkpoint)
     hf.check_place(args.out, (run / "model",))
+    if Path(args.out).resolve().is_relative_to((run / "checkpoints").resolve()):
+        raise InputError(
+            f"--out {args.out}: the run deletes what is older there. Name another directory."
+        )
     parse_size(args.max_shard_size)
     files = checkpoint.check_model_files(run)
     end, dtype = kept_setting(run, "data.end"), args.dtype or kept_setting(run, "export.dtype")

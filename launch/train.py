@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
     cfg = config.load(args.config, overrides)
+    places.check_name(f"--workdir {args.workdir}", args.workdir)
     check_places(Path(args.workdir))
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
@@ -125,7 +126,7 @@ def start(cfg: ConfigDict, workdir: str) -> train.Run:
 
 def check_places(workdir: Path) -> None:
     """Refuse at the start what could not be written at the end. Raises InputError."""
-    for place in (workdir, workdir / "report", workdir / "tensorboard"):
+    for place in (workdir, *(workdir / name for name in ("report", "tensorboard", "checkpoints"))):
         places.check_directory(str(place), place)
     if workdir.is_dir():
         for place in (workdir / "metrics.jsonl", workdir / "summary.json"):

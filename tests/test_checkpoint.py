@@ -143,6 +143,14 @@ def test_the_newest_sound_checkpoint_is_gone_on_from(damage, settings, workdir, 
     assert not (workdir / "checkpoints/4").exists()
 
 
+def test_a_copy_under_another_name_is_not_taken_for_that_step(settings, workdir, said):
+    shutil.copytree(workdir / "checkpoints/2", workdir / "checkpoints/5")
+    assert resumed_at(workdir, {**settings, "steps": 6}) == 4
+    (line,) = [line for line in said if "going on from checkpoint 4" in line]
+    assert "checkpoints/5 is damaged: it is of step 2" in line
+    assert not (workdir / "checkpoints/5").exists()
+
+
 def test_where_none_is_sound_the_run_is_refused_and_stays_as_it_was(settings, workdir):
     for step in (2, 4):
         array_flipped(workdir / f"checkpoints/{step}")

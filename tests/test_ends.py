@@ -99,6 +99,30 @@ def test_a_computation_does_not_keep_a_program_from_ending():
     assert signalled(COMPUTES, signal.SIGINT) == (130, "interrupted\n")
 
 
+LOST = """
+import time, weakref
+from interact_jax import cli, ends
+
+class Gone:
+    pass
+
+def main():
+    gone = Gone()
+    kept = weakref.ref(gone, lambda _: print('ready', flush=True) or time.sleep(5))
+    del gone
+    time.sleep(40)
+
+ends.GRACE = 60
+ends.in_words()
+cli.run(main)
+"""
+
+
+def test_where_python_drops_what_is_raised_it_is_raised_again():
+    """In a callback of the garbage collection, for one."""
+    assert signalled(LOST, signal.SIGTERM) == (143, "ended by SIGTERM\n")
+
+
 def test_what_is_ignored_stays_ignored():
     """As under `nohup`."""
     status, said = signalled(ASLEEP, signal.SIGHUP, signal.SIGTERM, ignored=[signal.SIGHUP])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from interact_jax import config, guard, held_out, train
+from interact_jax.data import holdout
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.schema import RunStopped
+from interact_jax.schema import Conversation, Message, RunStopped
 from interact_jax.signal import score_trees
 from launch import train as launch_train
 from tests.runs import ROOT, overrides, read_lines, tiny, train_arguments, write_lines
@@ -87,6 +88,33 @@ def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
     before, after = (json.loads((w / "summary.json").read_text()) for w in (ended, workdir))
     assert after["before"] == before["before"] and after["after"] == before["after"]
     assert measured(workdir)[4] == measured(ended)[4]
+
+
+OTHERWISE = {
+    "the same": (lambda lines: lines, {}, False),
+    "other follow-ups": (lambda lines: lines.replace("Which one?", "Which, then?"), {}, True),
+    "more of them": (lambda lines: lines, {"evaluation.interactions": 3}, True),
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE)
+def test_a_resumed_run_says_where_it_measures_on_something_else(case, settings, tmp_path, capsys):
+    change, more, told = OTHERWISE[case]
+    workdir, logs = tmp_path / "run", tmp_path / "logs.jsonl"
+    given = settings | {"data.path": logs, "objective.name": "sft", "checkpoint.every": 1}
+    text = settings["data.path"].read_text()
+    logs.write_text(text)
+    launch_train.main(train_arguments(workdir, {**given, "steps": 1}))
+    lines = text.splitlines(keepends=True)
+    logs.write_text("".join(change(x) if is_held(x) else x for x in lines))
+    capsys.readouterr()
+    launch_train.main(train_arguments(workdir, {**given, **more, "steps": 2}))
+    assert ("before and after cannot be compared" in capsys.readouterr().err) == told
+
+
+def is_held(line) -> bool:
+    opening = Message("user", json.loads(line)["messages"][0]["content"])
+    return holdout.is_held_out(Conversation("c", (opening,)), 0.3)
 
 
 def test_without_what_the_initial_model_said_the_distance_is_left_out(

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -241,3 +242,16 @@ def test_a_host_that_runs_out_is_one_message_with_advice(capsys):
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "Traceback" not in said
     assert said.startswith("error: out of memory: ") and said.endswith("Use less.\n")
+
+
+def test_where_there_is_no_room_for_a_thread_that_is_said(capsys, monkeypatch):
+    def refused(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "_start_new_thread", refused)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(threading.Thread(target=print).start, "Use less.")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" not in said
+    assert said.startswith("error: out of memory, or of processes: ")
+    assert said.endswith("Use less.\n")

@@ -19,6 +19,7 @@ from interact_jax.data.records import Loss, find_files, read_records
 from interact_jax.models import hf
 from interact_jax.schema import InputError
 from launch import plan
+from launch import train as launch_train
 from tests.runs import ROOT, outcome
 
 
@@ -35,7 +36,12 @@ def names(directory):
 # ------------------------------------------------------------------------- what is no name at all
 
 
-NO_NAMES = {"x" * 5000: "File name too long", "a\0b": "null byte", "\ud83d": "can't encode"}
+NO_NAMES = {
+    "": "an empty name",
+    "x" * 5000: "File name too long",
+    "a\0b": "null byte",
+    "\ud83d": "can't encode",
+}
 ASKED = {
     "config": config.load,
     "model": hf.resolve,
@@ -44,6 +50,8 @@ ASKED = {
     "prompts": places.reading,
     "out": lambda name: places.check_output(f"--out {name}", name),
     "directory": lambda name: places.check_directory(f"--report {name}", name),
+    "export": hf.check_place,
+    "workdir": lambda name: launch_train.main(["--config", "quickstart", "--workdir", name]),
 }
 
 

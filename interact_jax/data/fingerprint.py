@@ -2,6 +2,7 @@
 
 fingerprint(dataset)    {"conversations": "9f3c...", "contexts": "0b17...", ...}
 difference(then, now)   in words, what is not the same
+of_trees(trees)         a digest of what is measured, not learned from
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ def fingerprint(dataset: Any) -> dict[str, str]:
         "replies": _digest(map(_said, replies), (reply.target.y for reply in replies)),
         "weights": _digest([_users(dataset), *map(_weight, replies)], _known(replies)),
     }
+
+
+def of_trees(trees: Sequence[Tree], more: Sequence[Any] = ()) -> str:
+    """One digest of all that stands in trees, and of `more`, JSON values."""
+    replies = [reply for tree in trees for reply in tree.replies]
+    arrays = [*(tree.trunk for tree in trees), *_limbs(trees), *(r.target.y for r in replies)]
+    return _digest([*map(_places, trees), *map(_said, replies), *more], arrays)
 
 
 def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:

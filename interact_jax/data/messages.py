@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from interact_jax.settings import LARGEST
 
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
@@ -83,14 +84,14 @@ def whole_text(text: str, label: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """`value` as a float, None where it is no number that a float can hold."""
+    """`value` as a float, None where it is no number that float32 holds: devices compute in it."""
     if type(value) not in (int, float):
         return None
     try:
         found = float(value)
     except OverflowError:  # JSON has whole numbers of any length
         return None
-    return found if math.isfinite(found) else None
+    return found if abs(found) <= LARGEST else None
 
 
 def keys_of(record: Mapping[str, Any]) -> str:

@@ -123,6 +123,7 @@ def rendered(template: jinja2.Template, variables: dict[str, Any], asked: str) -
     most = 1_000_000 + LONGEST * len(asked)
     try:
         text = template.render(**{**variables, **json.loads(asked)})
+        text.encode()  # halves of characters are no text
     except Exception as error:
         return {"why": told(error)}
     if len(text) > most:

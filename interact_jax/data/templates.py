@@ -142,7 +142,8 @@ class _Process:
         try:
             streams[0].write(question + "\n")
             streams[0].flush()
-            if line := streams[1].readline():
+            line = streams[1].readline()
+            if line.endswith("\n"):  # else it was ended meanwhile
                 return json.loads(line)
         except BrokenPipeError:
             pass

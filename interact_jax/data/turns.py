@@ -239,7 +239,7 @@ def _weight(turn: Mapping[str, Any], role: str) -> float:
         return 1.0
     found = number(weight)
     if found is None or found < 0:
-        detail = f"weight is {reprlib.repr(weight)}, expected a finite number from 0 on"
+        detail = f"weight is {reprlib.repr(weight)}, expected a float32 number from 0 on"
         raise Fault("bad weight", detail)
     return found
 
@@ -260,7 +260,7 @@ def _sampled(
         return tuple(ids), None
     found = [number(logp) for logp in logps] if isinstance(logps, list) else [None]
     if None in found:
-        raise Fault(reason, f"logps is {reprlib.repr(logps)}, expected finite numbers")
+        raise Fault(reason, f"logps is {reprlib.repr(logps)}, expected numbers that float32 holds")
     if len(ids) != len(found):
         raise Fault(reason, f"{len(ids)} token_ids but {len(found)} logps, expected as many")
     return tuple(ids), tuple(logp for logp in found if logp is not None)

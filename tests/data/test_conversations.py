@@ -60,6 +60,8 @@ BAD = {
     ),
     "large logp": (reply(token_ids=[1], logps=[-(10**400)]), "bad token_ids or logps", ["logps"]),
     "large weight": (reply(weight=10**400), "bad weight", ["weight"]),
+    "logp of 64 bits": (reply(token_ids=[1], logps=[-1e39]), "bad token_ids or logps", ["1e+39"]),
+    "weight of 64 bits": (reply(weight=1e39), "bad weight", ["1e+39"]),
 }
 
 

@@ -7,6 +7,7 @@ import pickle
 import pytest
 from transformers import AutoTokenizer
 
+from interact_jax.data import templates
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.templates import ChatTemplate
 from interact_jax.schema import InputError, Message
@@ -137,6 +138,22 @@ def test_a_process_that_has_died_is_started_anew():
     template._process._running.kill()
     template._process._running.wait()
     assert template.render([{"role": "user", "content": "Hi\n"}]) == "Hi\n"
+
+
+def test_a_process_that_is_ended_in_the_middle_of_a_word(monkeypatch):
+    cut_off = (*templates.COMMAND[:3], """print('{}\\n{"text": "He', end="")""")
+    monkeypatch.setattr(templates, "COMMAND", cut_off)
+    with pytest.raises(InputError, match="cannot be used: it takes more than 2 seconds"):
+        ChatTemplate("of a process that is cut off", {}, "chat_template.jinja")
+
+
+def test_half_a_character_is_refused():
+    """No tokenizer takes it."""
+    source = "{% if messages[0].content == 'now' %}{{ '\\ud83d' }}{% endif %}ok"
+    template = ChatTemplate(source, {}, "chat_template.jinja")
+    with pytest.raises(InputError, match="refuses these messages: UnicodeEncodeError"):
+        template.render([{"role": "user", "content": "now"}])
+    assert template.render([{"role": "user", "content": "later"}]) == "ok"
 
 
 @pytest.mark.parametrize(

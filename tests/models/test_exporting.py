@@ -205,6 +205,8 @@ REFUSED = {
     "broken config": (lambda out: text(out, "config.json", "{"), "would replace config.json"),
     "a folder": (lambda out: folder(out, "vocab.txt"), "would replace vocab.txt"),
     "a pipe": (os.mkfifo, "a file; expected a directory"),
+    "another's words": (lambda out: text(out, "vocab.csv"), "would replace vocab.csv"),
+    "a tokenizer alone": (lambda out: text(out, "tokenizer.json"), "replace tokenizer.json"),
 }
 
 

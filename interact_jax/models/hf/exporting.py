@@ -34,7 +34,7 @@ from interact_jax.models.hf.tokenizer_files import (
     copy_tokenizer,
     is_of_tokenizer,
 )
-from interact_jax.places import check_directory, sync
+from interact_jax.places import check_directory, check_name, sync
 from interact_jax.schema import InputError
 
 EXPORT_DTYPES = ("float32", "bfloat16")
@@ -97,15 +97,18 @@ def export(
 
 def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
     """Refuse a place where no export can be written, before there is one. Raises InputError."""
+    said = f"{out}: no place for an export"
+    check_name(said, out)
     out = Path(out)
     if any(os.path.realpath(out) == os.path.realpath(source) for source in sources):
         raise InputError(f"{out}: an export there would overwrite the model that it came from.")
-    said = f"{out}: no place for an export"
     check_directory(said, out)
     there = sorted(filter(_is_ours, os.listdir(out))) if out.exists() else []
     strange = [name for name in there if (out / name).is_dir() and name not in TEMPLATE_DIRECTORIES]
     if CONFIG in there and not _is_of_a_model(out / CONFIG):
         strange.append(CONFIG)
+    elif CONFIG not in there:  # no export, not even the rest of one
+        strange = there
     if strange:
         raise InputError(
             f"{said}, which would replace {some(strange)}, and that is no model's. Name another "
@@ -137,15 +140,17 @@ def _put_in_place(out: Path, complete: Path) -> None:
 
     A loader begins with the index, or with the only file of weights. It is the first to go and the
     last to come, so whatever ends this on the way, old and new are never loaded together: there
-    are no weights to be found until all is there.
+    are no weights to be found until all is there. config.json is the last to go and the first to
+    come, so that what is there on the way is known for an export (`check_place`).
     """
     new = os.listdir(complete)
     entry = INDEX if INDEX in new else SINGLE
-    for names in ([SINGLE, INDEX], [name for name in os.listdir(out) if _is_ours(name)]):
+    old = [name for name in os.listdir(out) if _is_ours(name) and name != CONFIG]
+    for names in ([SINGLE, INDEX], old, [CONFIG]):
         for name in names:
             _remove(out / name)
         sync(out)
-    for name in sorted(new, key=lambda name: (name == entry, name)):
+    for name in sorted(new, key=lambda name: (name == entry, name != CONFIG, name)):
         if name == entry:
             sync(out)
         os.replace(complete / name, out / name)
