@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from interact_jax import cli, places
+from interact_jax import cli
+from interact_jax.places import write
 from interact_jax.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -348,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
         record = bench.run(mutant)
         done[mutant.name] = record
         say(record)
-        places.write(bench.file, "".join(json.dumps(one) + "\n" for one in done.values()))
+        write(bench.file, "".join(json.dumps(one) + "\n" for one in done.values()))
     left = sum(mutant.name not in done for mutant in drawn)
     print(f"{len(done)} of {len(found):,} mutants were tried, {left} are left")
 

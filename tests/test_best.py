@@ -135,3 +135,8 @@ def test_an_error_names_what_can_be_measured():
     best.check(cfg, {MARGIN: 0.0})
     with pytest.raises(InputError, match="can be measured on this data: held_out_signal_abs"):
         best.check(cfg, {"held_out_signal_abs": 1.0})
+
+
+def test_an_export_is_not_written_among_checkpoints(ended):
+    with pytest.raises(InputError, match="deletes what is older there"):
+        export.main(["--checkpoint", str(ended), "--out", f"{ended}/checkpoints/4/export"])

@@ -113,3 +113,10 @@ def test_one_that_does_not_is_gone(weak, content):
     with lock.held(weak.parent):
         assert json.loads(weak.read_text())["process"] == os.getpid()
     assert not weak.exists()
+
+
+def test_a_link_is_no_lock(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="lock: a link"), lock.held(tmp_path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -255,3 +255,10 @@ def test_where_there_is_no_room_for_a_thread_that_is_said(capsys, monkeypatch):
     assert ended.value.code == 1 and "Traceback" not in said
     assert said.startswith("error: out of memory, or of processes: ")
     assert said.endswith("Use less.\n")
+
+
+def test_the_limit_of_the_process_counts(monkeypatch):
+    taken = psutil.Process().memory_info().vms
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (taken + 10**6, taken + 10**6))
+    left, most, name = memory.host_left()
+    assert 0 <= left <= 10**6 + 10**8 and most == taken + 10**6 and "ulimit" in name

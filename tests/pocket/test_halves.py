@@ -1,0 +1,60 @@
+"""What one half of the shipped logs teaches, measured on the other half of their users; and that it
+teaches nothing of the kind where the follow-ups are those of other conversations."""
+
+import gzip
+import json
+import random
+
+import pytest
+
+from interact_jax.data import holdout
+from interact_jax.data.dataset import POCKET_LOGS
+from launch import train as launch_train
+from tests.runs import write_lines
+
+pytestmark = pytest.mark.slow
+HALF = 0.5
+
+
+def logs():
+    return [json.loads(line) for line in gzip.decompress(POCKET_LOGS.read_bytes()).splitlines()]
+
+
+def shuffled(lines):
+    """The same, with the follow-ups of the half that is learned from dealt out anew."""
+    learned = [one for one in lines if holdout.hash_of(f"user {one['user']}") >= HALF]
+    places = [(one, at) for one in learned for at in range(2, len(one["messages"]), 2)]
+    texts = [one["messages"][at]["content"] for one, at in places]
+    random.Random(0).shuffle(texts)
+    for (one, at), text in zip(places, texts, strict=True):
+        one["messages"][at] = {"role": "user", "content": text}
+    return lines
+
+
+def trained(workdir, lines):
+    """The size of the signal on the half that is held out, before and after."""
+    settings = {
+        "data.path": write_lines(workdir / "logs.jsonl", lines),
+        "evaluation.name": "none",
+        "evaluation.holdout": HALF,
+        "evaluation.interactions": 10_000,
+        "evaluation.prompts": 0,
+        "check_hindsight": 0,
+        "report.interactions": 0,
+        "epochs": 2.0,
+    }
+    arguments = [f"--config.{name}={value}" for name, value in settings.items()]
+    run = workdir / "run"
+    launch_train.main(["--config", "quickstart", "--workdir", str(run), "--quiet", *arguments])
+    summary = json.loads((run / "summary.json").read_text())
+    return [summary[when]["held_out_signal_abs"] for when in ("before", "after")]
+
+
+def test_relevant_follow_ups_leave_hindsight_less_to_say_and_others_do_not(tmp_path):
+    (relevant := tmp_path / "relevant").mkdir()
+    (others := tmp_path / "others").mkdir()
+    before, after = trained(relevant, logs())
+    assert after < 0.99 * before
+    before_too, after_shuffled = trained(others, shuffled(logs()))
+    assert before_too == pytest.approx(before, rel=1e-6), "the half that is held out is the same"
+    assert after_shuffled > before
