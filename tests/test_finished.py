@@ -3,10 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
+from interact_jax.models import hf
+from interact_jax.schema import InputError
+from launch import export as launch_export
 from launch import train as launch_train
-from tests.runs import records, tiny, train_arguments, write_lines
+from tests.runs import records, tensors, tiny, train_arguments, write_lines
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +25,7 @@ def given(tmp_path_factory):
         "data.max_length": 256,
         "batch.row_tokens": 128,
         "report.interactions": 1,
+        "export.dtype": "float32",
     }
     launch_train.main(train_arguments(folder / "run", settings))
     return folder, settings
@@ -109,3 +114,24 @@ def test_what_is_not_as_it_was_starts_it(run, capsys, monkeypatch, name, damage)
 def test_the_note_names_what_was_left(run):
     seen = json.loads((run[0] / "finished.json").read_text())
     assert {"export/model.safetensors", "export/tokenizer.json"} <= seen["files"].keys()
+
+
+def test_a_run_stands_for_its_model(run, tmp_path):
+    workdir, _ = run
+    assert hf.resolve(str(workdir)) == workdir / "export"
+    shutil.rmtree(workdir / "export")
+    with pytest.raises(InputError, match=r"launch/export.py --checkpoint"):
+        hf.resolve(str(workdir))
+
+
+def test_its_export_can_be_made_again_in_its_own_type(run, tmp_path):
+    workdir, _ = run
+    arguments = ["--checkpoint", str(workdir), "--out"]
+    launch_export.main([*arguments, str(tmp_path / "same")])
+    launch_export.main([*arguments, str(tmp_path / "other"), "--dtype", "bfloat16"])
+    of = {name: tensors(tmp_path / name) for name in ("same", "other")}
+    for name, expected in tensors(workdir / "export").items():
+        assert of["same"][name].dtype == expected.dtype == "float32"
+        np.testing.assert_array_equal(of["same"][name], expected)
+    weights = [tmp_path / name / "model.safetensors" for name in of]
+    assert weights[1].stat().st_size < 0.6 * weights[0].stat().st_size

@@ -293,3 +293,31 @@ def test_unreadable_file(tmp_path):
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "gone.jsonl")
     with pytest.raises(InputError, match=r"a\.jsonl: unreadable file: No such file"):
         read_conversations(str(tmp_path / "a.jsonl"))
+
+
+# -------------------------------------------------------------------------------- what is no JSON
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.parquet", b"PAR1\x15\x04\x15", r"Parquet file.*read_parquet\(.*to_json\('logs.jsonl'"),
+        ("a.jsonl", b"PAR1\x15\x04\x15", r"Parquet file"),  # by what it is, not by its name
+        ("a.csv", b"id,prompt\n1,hello\n", r"table.*read_csv\(.*to_json\('logs.jsonl'"),
+        ("a.TSV", b"id\tprompt\n1\thello\n", r"table.*read_csv\(.*sep="),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", r"zstd file.*plain or .gz"),
+        ("a.zip", b"PK\x03\x04\x00", r"zip file.*plain or .gz"),
+    ],
+)
+def test_files_of_other_kinds_are_told_what_reads_them(tmp_path, name, data, message):
+    path = write(tmp_path, name, data)
+    with pytest.raises(InputError, match=message):
+        read_conversations(path)
+    write(tmp_path, "b.jsonl", native(("user", "q"), ("assistant", "a"), ("user", "o")))
+    found, report = read_conversations(f"{tmp_path}/*", on_error="skip")
+    assert len(found) == 1 and sum(report.lost.values()) == 1
+
+
+def test_json_in_a_file_that_is_called_a_table_is_read(tmp_path):
+    path = write(tmp_path, "a.csv", native(("user", "q"), ("assistant", "a"), ("user", "o")))
+    assert len(read_conversations(path)[0]) == 1
