@@ -116,7 +116,7 @@ def test_your_logs(execute, tmp_path):
     assert "user: Capital of Algeria?" in printed(notebook, "message.role")
     looked = printed(notebook, "--check-hindsight")
     assert "tokens in place of" in looked
-    assert "hindsight: over 120 pairs" in looked
+    assert "120 revised replies" in looked
     assert len(read_lines(tmp_path / "runs/scores.jsonl")) == 240
 
     # Measured before and after.
