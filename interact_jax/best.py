@@ -35,8 +35,8 @@ BETTER: dict[str, Callable[[float, float], bool]] = {
 SETTINGS = {
     "checkpoint.best": Setting(
         "none",
-        "keep the step that is best by this measure, of those that evaluation.every measures, and "
-        "export it; none = the last step is exported",
+        "the held-out measure by which the best step is kept, and exported instead of the "
+        "last; none = export the last step",
         ("none", *BETTER),
         free=True,
     ),

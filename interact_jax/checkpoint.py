@@ -29,12 +29,12 @@ from interact_jax.settings import Setting
 log = logging.getLogger(__name__)
 
 SETTINGS = {
-    "start_from": Setting("", "a checkpoint of another run to continue from; empty = none"),
-    "checkpoint.every": Setting(100, "steps from one to the next", least=1, free=True),
-    "checkpoint.keep": Setting(2, "how many", least=1, free=True),
+    "start_from": Setting("", "a checkpoint of another run to start from; empty = none"),
+    "checkpoint.every": Setting(100, "steps between checkpoints", least=1, free=True),
+    "checkpoint.keep": Setting(2, "number of checkpoints to keep", least=1, free=True),
     "checkpoint.damaged": Setting(
         "fall_back",
-        "what a run does that finds its newest damaged: go on from the one before, or stop",
+        "what to do if the newest checkpoint is damaged: fall back to the one before it, or stop",
         ("fall_back", "stop"),
         free=True,
     ),

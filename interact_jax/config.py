@@ -44,26 +44,37 @@ from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting
 log = logging.getLogger(__name__)
 
 SETTINGS = {
-    "steps": Setting(0, "length of the run; 0 = by epochs", least=0, most=MOST_COUNTED, free=True),
-    "epochs": Setting(2.0, "or passes over the data; 0 = by steps", least=0, most=1e6, free=True),
+    "steps": Setting(
+        0, "length of the run in steps; 0 = epochs decide", least=0, most=MOST_COUNTED, free=True
+    ),
+    "epochs": Setting(
+        2.0,
+        "length of the run in passes over the data; 0 = steps decide",
+        least=0,
+        most=1e6,
+        free=True,
+    ),
     "evaluation.name": Setting(
         "auto",
-        "what replies to the pocket world's requests are measured by, before and after; auto = "
-        "where the data is its own",
+        "how replies in the pocket world are judged, before and after; auto = only if the "
+        "data is the pocket world's",
         ("auto", "none", "pocket"),
         free=True,
     ),
-    "evaluation.replies": Setting(2048, "how many are sampled", least=1, free=True),
+    "evaluation.replies": Setting(2048, "number of replies sampled for that", least=1, free=True),
     "report.interactions": Setting(
-        32, "replies shown token by token in report/; 0 = none", least=0, free=True
+        32, "replies shown token by token in the report; 0 = none", least=0, free=True
     ),
     "compile_cache": Setting(
-        "auto", "directory of compiled programs; auto = the user's cache, empty = none", free=True
+        "auto", "directory for compiled programs; auto = the user's cache, empty = none", free=True
     ),
     "max_bad_steps": Setting(
-        5, "steps in a row without a finite loss before the run stops", least=1, free=True
+        5,
+        "consecutive steps without a finite loss and gradient after which the run stops",
+        least=1,
+        free=True,
     ),
-    "seed": Setting(0, "everything random follows from it", least=0, most=MOST_SEED),
+    "seed": Setting(0, "seed of everything random", least=0, most=MOST_SEED),
 }
 """Those of the run as a whole; every other one stands in the module that it changes."""
 

@@ -15,8 +15,8 @@ from interact_jax.settings import Setting
 SETTINGS = {
     "evaluation.guard": Setting(
         "warn",
-        "where held-out replies show that the model collapses: warn, stop after a checkpoint, or "
-        "do nothing",
+        "what to do when held-out replies show that the model collapses: warn, stop after a"
+        " checkpoint, or nothing",
         ("warn", "stop", "none"),
         free=True,
     ),

@@ -49,19 +49,18 @@ LEAST = 3 * GRAM  # tokens of a reply that can be called repetitive
 SETTINGS = {
     "evaluation.every": Setting(
         100,
-        "steps between measurements on held-out conversations, beside those before and after; "
-        "0 = none between",
+        "steps between measurements on held-out conversations; 0 = only before and after the run",
         least=0,
         free=True,
     ),
     "evaluation.interactions": Setting(
-        256, "held-out interactions that are measured at most", least=1, free=True
+        256, "largest number of held-out interactions to measure", least=1, free=True
     ),
     "evaluation.prompts": Setting(
-        64, "held-out prompts that replies are sampled to at most; 0 = none", least=0, free=True
+        64, "largest number of held-out prompts to sample replies to; 0 = none", least=0, free=True
     ),
     "evaluation.new_tokens": Setting(
-        128, "of those replies at most", least=1, most=2**20, free=True
+        128, "longest sampled reply, in tokens", least=1, most=2**20, free=True
     ),
 }
 

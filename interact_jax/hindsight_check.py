@@ -44,7 +44,8 @@ FEWEST = 16  # pairs below which nothing is said
 SETTINGS = {
     "check_hindsight": Setting(
         64,
-        "revised replies by which a run checks that the model uses hindsight; 0 = none",
+        "number of revised replies on which a run checks, before training, that the model "
+        "uses hindsight; 0 = no check",
         least=0,
         free=True,
     ),

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 SETTINGS = {
     "loggers": Setting(
         "tensorboard",
-        "where curves go, comma-separated: tensorboard, wandb; empty = nowhere",
+        "where curves are written, separated by commas: tensorboard, wandb; empty = nowhere",
         free=True,
     ),
 }

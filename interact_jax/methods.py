@@ -24,7 +24,7 @@ from interact_jax.teachers import POLICY, RULES, Rule, roles_of
 
 SETTINGS = {
     "data.recipe": Setting(
-        "auto", "what is learned from; auto = what the objective wants", ("auto", *RECIPES)
+        "auto", "what is learned from; auto = what the objective needs", ("auto", *RECIPES)
     ),
 }
 

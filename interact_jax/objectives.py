@@ -56,47 +56,56 @@ class Objective:
 
 SETTINGS = {
     "objective.ignore_first": Setting(
-        2, "tokens of every reply that do not count (reference code: 2)", least=0
+        2, "leading tokens of every reply that do not count (the paper's code: 2)", least=0
     ),
-    "objective.alpha": Setting(0.5, "jsd: 0 is the forward KL, 1 the reverse", least=0, most=1),
+    "objective.alpha": Setting(
+        0.5, "for jsd: 0 is the forward KL, 1 the reverse KL", least=0, most=1
+    ),
     "objective.reference": Setting(
         "kept",
-        "dpo: log-probabilities of the initial model, computed once and kept, or in every step",
+        "for dpo: log-probabilities of the initial model are computed once and kept, or in "
+        "every step",
         ("kept", "step"),
     ),
-    "objective.k": Setting(20, "top_k: tokens with a bucket of their own", least=1),
+    "objective.k": Setting(
+        20, "for top_k: number of tokens that have a bucket of their own", least=1
+    ),
     "objective.k_by": Setting(
-        "student", "top_k: by whose mass they are chosen", ("student", "teacher")
+        "student", "for top_k: whose most likely tokens these are", ("student", "teacher")
     ),
     "objective.beta": Setting(
-        0.1, "dpo: how much a log-ratio to the initial model counts", above=0, most=LARGEST
+        0.1, "for dpo: factor on the log-ratio to the initial model", above=0, most=LARGEST
     ),
     "objective.kl_initial": Setting(
         0.0,
-        "coefficient of the full-vocabulary KL to the initial model, any objective",
+        "factor on the full-vocabulary KL to the initial model, added to any objective; 0 = off",
         least=0,
         most=LARGEST,
     ),
-    "objective.centred": Setting(False, "sdpo: the signal less its mean over the reply"),
+    "objective.centred": Setting(False, "for sdpo: subtract the signal's mean over the reply"),
     "objective.signal_clip": Setting(
         float("inf"),
-        "sdpo: most that a token's signal counts, nats, either way; inf = off",
+        "for sdpo: largest size of a token's signal, in nats; inf = off",
         above=0,
     ),
     "objective.ratio": Setting(
         "none",
-        "sdpo: whose log-probabilities the ratio of a clipped step is taken against",
+        "for sdpo: whose log-probabilities the clipped ratio is taken against",
         ("none", "sampler", "trainer"),
     ),
-    "objective.ratio_clip": Setting(0.2, "sdpo: how far from 1 a ratio still counts", above=0),
+    "objective.ratio_clip": Setting(
+        0.2, "for sdpo: distance from 1 at which the ratio is clipped", above=0
+    ),
     "objective.old_every": Setting(
         8,
-        "sdpo, ratio=trainer: steps after which the policy is copied to compare with",
+        "for sdpo with ratio=trainer: steps between copies of the policy to compare with",
         least=1,
         most=MOST_COUNTED,
     ),
     "objective.importance": Setting(
-        0.0, "sdpo: most weight of a token by student over sampler; 0 = off", least=0
+        0.0,
+        "for sdpo: largest importance weight of a token, student over sampler; 0 = off",
+        least=0,
     ),
 }
 
@@ -334,7 +343,7 @@ OBJECTIVES = {
 }
 """By the name of the setting `objective.name`."""
 SETTINGS = {
-    "objective.name": Setting("sdpo", "what is made small", tuple(OBJECTIVES)),
+    "objective.name": Setting("sdpo", "the objective that is minimised", tuple(OBJECTIVES)),
     **SETTINGS,
 }
 

@@ -33,19 +33,25 @@ DTYPES = ("float32", "bfloat16")
 WITH_WORK = 3  # what a model and the work with it take, in parameters, at a guess
 SETTINGS = {
     "model.path": Setting(
-        "pocket", "Hugging Face directory or hub id; pocket = the shipped model", free=True
+        "pocket",
+        "the model: a Hugging Face directory or hub id, or the directory of a finished run;"
+        " pocket = the shipped model",
+        free=True,
     ),
-    "model.tokenizer": Setting("", "another tokenizer's directory; empty = the model's"),
+    "model.tokenizer": Setting("", "directory of another tokenizer; empty = the model's own"),
     "model.init": Setting(
         "pretrained",
-        "where weights come from; random needs config.json only",
+        "where the weights come from; random needs only config.json",
         ("pretrained", "random"),
     ),
-    "model.dtype": Setting("bfloat16", "of the computation", DTYPES),
+    "model.dtype": Setting("bfloat16", "type in which the model computes", DTYPES),
     "model.param_dtype": Setting(
-        "float32", "of the parameters; bfloat16 loses updates below 1/256 of them", DTYPES
+        "float32",
+        "type in which parameters are kept; bfloat16 loses updates smaller than 1/256 of a "
+        "parameter",
+        DTYPES,
     ),
-    "export.dtype": Setting("bfloat16", "of the exported weights", DTYPES, free=True),
+    "export.dtype": Setting("bfloat16", "type of the exported weights", DTYPES, free=True),
 }
 
 

@@ -67,11 +67,20 @@ OPTIMISERS = {"adamw": adamw, "sgd": sgd}
 
 SETTINGS = {
     "optim.name": Setting("adamw", "the optimiser", tuple(OPTIMISERS)),
-    "optim.lr": Setting(2e-6, "learning rate at its peak", least=0, most=LARGEST),
-    "optim.weight_decay": Setting(0.0, "decoupled, of matrices only", least=0, most=LARGEST),
-    "optim.schedule": Setting("cosine", "of the learning rate after warm-up", tuple(SCHEDULES)),
-    "optim.warmup_fraction": Setting(0.05, "share of the run", least=0, most=1),
-    "optim.clip_norm": Setting(10.0, "of the whole gradient; inf = off", above=0),
+    "optim.lr": Setting(2e-6, "peak learning rate", least=0, most=LARGEST),
+    "optim.weight_decay": Setting(
+        0.0, "decoupled weight decay, on matrices only", least=0, most=LARGEST
+    ),
+    "optim.schedule": Setting(
+        "cosine", "the learning rate's schedule after warm-up", tuple(SCHEDULES)
+    ),
+    "optim.warmup_fraction": Setting(
+        0.05,
+        "share of the run in which the learning rate rises linearly to its peak",
+        least=0,
+        most=1,
+    ),
+    "optim.clip_norm": Setting(10.0, "largest norm of the whole gradient; inf = off", above=0),
 }
 
 

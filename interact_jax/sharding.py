@@ -36,10 +36,18 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
 """Letter -> mesh axes; letters that are not here stay whole on every device."""
 
 SETTINGS = {
-    "mesh.data": Setting(-1, "devices; -1 for one of the four = those that are left", free=True),
-    "mesh.fsdp": Setting(1, "devices that share parameters and rows out", free=True),
-    "mesh.tensor": Setting(1, "devices that share every matrix out", free=True),
-    "mesh.sequence": Setting(1, "shares nothing out yet: its devices compute the same", free=True),
+    "mesh.data": Setting(
+        -1,
+        "devices along the data axis; -1, for one of the four axes, = as many as are left",
+        free=True,
+    ),
+    "mesh.fsdp": Setting(
+        1, "devices along the fsdp axis, which share parameters and rows", free=True
+    ),
+    "mesh.tensor": Setting(1, "devices along the tensor axis, which share every matrix", free=True),
+    "mesh.sequence": Setting(
+        1, "devices along the sequence axis, which nothing is sharded over yet", free=True
+    ),
 }
 
 

@@ -34,7 +34,7 @@ from interact_jax.settings import LARGEST, Setting
 SETTINGS = {
     "skip.signal": Setting(
         0.0,
-        "interactions of a smaller mean |signal| (nats a token) are skipped; 0 = none",
+        "skip interactions whose mean |signal| is below this, in nats per token; 0 = off",
         least=0,
         most=LARGEST,
     ),

@@ -87,12 +87,14 @@ TEACHERS = {
 """By the name of the setting `teacher.name`: the sources of its logits."""
 
 SETTINGS = {
-    "teacher.name": Setting("self", "whose weights see the hindsight", tuple(TEACHERS)),
+    "teacher.name": Setting(
+        "self", "whose weights score the replies in hindsight", tuple(TEACHERS)
+    ),
     "teacher.rate": Setting(
-        0.05, "ema: share of the policy in every step's average", above=0, most=1
+        0.05, "for ema: share of the policy that enters the average in every step", above=0, most=1
     ),
     "teacher.mix": Setting(
-        0.5, "trust_region: share of the initial model's logits", least=0, most=1
+        0.5, "for trust_region: share of the initial model's logits", least=0, most=1
     ),
 }
 

@@ -39,23 +39,31 @@ HINDSIGHT = {
 REPLY_TOKENS = ("in_place", "alone")
 SETTINGS = {
     "data.reply_tokens": Setting(
-        "in_place", "ids that y has behind its prompt, or tokenised by itself", REPLY_TOKENS
+        "in_place",
+        "how y is tokenised: behind its prompt (in_place), or by itself (alone, as the "
+        "paper's code does)",
+        REPLY_TOKENS,
     ),
     "data.thinking": Setting(
         "auto",
-        "reasoning in replies: keep learns it, with prompts that have thinking on; strip leaves it "
-        "out of y; off out of the history too; auto keeps it where the chat template leaves room "
-        "for it. All is counted",
+        "what to do with reasoning in replies: keep learns it, in prompts with thinking on;"
+        " strip removes it from y; off removes it from the history as well; auto keeps it "
+        "if the chat template has room for it; all cases are counted",
         THINKING,
     ),
-    "data.date": Setting(DATE, "the day that chat templates take for today, YYYY-MM-DD"),
+    "data.date": Setting(DATE, "the date that chat templates see as today, YYYY-MM-DD"),
     "data.end": Setting(
         "auto",
-        "the token that ends y: eos of the tokenizer, or that with which the chat template ends a "
-        "turn; auto = the latter where it is another and the model is stopped at it",
+        "the token that ends y: the tokenizer's EOS (eos), or the one that ends a turn in "
+        "the chat template (turn); auto = the latter, if it differs and generation stops at"
+        " it",
         END,
     ),
-    "hindsight": Setting("offline", "prompt that shows o: offline, online, or a text with {o}"),
+    "hindsight": Setting(
+        "offline",
+        "the prompt that shows o to the teacher: offline, online, or a text of your own "
+        "with {o} in it",
+    ),
 }
 
 

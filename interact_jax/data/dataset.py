@@ -29,22 +29,34 @@ from interact_jax.settings import Setting
 
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 SETTINGS = {
-    "data.path": Setting("", "file, glob or directory; pocket = the shipped logs", free=True),
-    "data.format": Setting("auto", "of the files", tuple(FORMATS)),
-    "data.on_error": Setting("stop", "at a bad record; or leave it out, counted", ON_ERROR),
+    "data.path": Setting(
+        "", "the conversations: a file, a glob or a directory; pocket = the shipped logs", free=True
+    ),
+    "data.format": Setting(
+        "auto", "format of the conversations; auto looks at the records", tuple(FORMATS)
+    ),
+    "data.on_error": Setting(
+        "stop",
+        "what to do with a record that cannot be read: stop with its file and line, or skip"
+        " and count it",
+        ON_ERROR,
+    ),
     "data.repair": Setting(
         "join",
-        "what is not clean: join mends it (messages of one role in a row, empty replies, what the "
-        "chat template does not take), drop leaves out the interactions that contain it, stop "
-        "takes it for an error. All is counted",
+        "what to do with untidy conversations: join repairs them (messages of one role in a"
+        " row, empty replies, whatever the chat template refuses), drop leaves out the "
+        "interactions concerned, stop treats it as an error; all repairs are counted",
         REPAIR,
     ),
     "data.max_bytes": Setting(
-        MOST_BYTES, "of a file, unpacked, that are read; more is an error", least=1, free=True
+        MOST_BYTES,
+        "largest size of a file, in bytes after unpacking; a larger one is an error",
+        least=1,
+        free=True,
     ),
     "data.workers": Setting(
         0,
-        "processes that tokenise; 0 = the main one. The result is the same",
+        "processes that tokenise; 0 = the main process does; the result is the same",
         least=0,
         most=1024,
         free=True,

@@ -249,15 +249,22 @@ WINDOWS = {"conversation": _hopping_windows, "reference": _reference_windows}
 """How much history an interaction sees, by the name of the setting `data.history`."""
 
 SETTINGS = {
-    "data.max_length": Setting(4096, "tokens of a conversation before the window hops", least=2),
+    "data.max_length": Setting(
+        4096, "length of a conversation, in tokens, at which the window moves on", least=2
+    ),
     "data.max_reply": Setting(
-        2048, "tokens of a reply before it is cut (its EOS is then lost)", least=1
+        2048, "length of a reply, in tokens, at which it is cut (and loses its EOS)", least=1
     ),
     "data.history": Setting(
-        "conversation", "reference: as the paper's code cuts it", tuple(WINDOWS)
+        "conversation",
+        "which messages a reply sees: the conversation, or what the paper's code leaves of "
+        "it (reference)",
+        tuple(WINDOWS),
     ),
     "data.special_tokens": Setting(
-        "drop", "conversations that spell one in a message", SPECIAL_TOKENS
+        "drop",
+        "what to do with conversations that spell out a special token in a message",
+        SPECIAL_TOKENS,
     ),
 }
 

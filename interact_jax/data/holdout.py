@@ -20,8 +20,8 @@ FEWEST = 30  # conversations: from fewer there is little to be seen
 SETTINGS = {
     "evaluation.holdout": Setting(
         0.03,
-        "share of conversations that are held out, by a hash of the user, else of the opening, and "
-        f"measured; none where these would be fewer than {FEWEST}; 0 = none",
+        "share of the conversations to hold out and measure on, chosen by a hash of the user or, "
+        f"without one, of the opening; none if they would be fewer than {FEWEST}; 0 = none",
         least=0,
         most=0.9,
         before=0.0,

@@ -25,13 +25,14 @@ from interact_jax.settings import Setting
 SETTINGS = {
     "limits.conversation": Setting(
         8.0,
-        "most weight of one, in multiples of the median conversation's; inf = off",
+        "largest weight of a conversation in a step, in multiples of the median "
+        "conversation's; inf = off",
         above=0,
         before="inf",
     ),
     "limits.user": Setting(
         4.0,
-        "most weight of one, in multiples of the median user's; inf = off",
+        "largest weight of a user in a step, in multiples of the median user's; inf = off",
         above=0,
         before="inf",
     ),

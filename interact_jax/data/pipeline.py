@@ -25,15 +25,24 @@ LOOK_AHEAD = 64  # steps that shapes are chosen for
 AHEAD = 2  # batches that are packed while the device works
 SETTINGS = {
     "batch.conversations": Setting(
-        0, "a step's batch: so many conversations; 0 = by interactions", least=0, most=2**24
+        0, "conversations in a step's batch; 0 = batch.interactions decides", least=0, most=2**24
     ),
     "batch.interactions": Setting(
-        32, "or whole conversations until at least so many; 0 = the other", least=0, most=2**24
+        32,
+        "interactions in a step's batch: whole conversations are added until there are at "
+        "least this many; 0 = batch.conversations decides",
+        least=0,
+        most=2**24,
     ),
     "batch.row_tokens": Setting(
-        4096, "trunk length of a packed row; longer trunks make rows longer", least=1, most=2**24
+        4096,
+        "length of a packed row, in tokens of its trunks; longer trunks make longer rows",
+        least=1,
+        most=2**24,
     ),
-    "batch.rows": Setting(1, "rows per micro-step and data shard", least=1, most=2**12, free=True),
+    "batch.rows": Setting(
+        1, "rows in a micro-batch, per data shard", least=1, most=2**12, free=True
+    ),
 }
 
 

@@ -155,7 +155,10 @@ GROW = {"tree": grow, "none": plant_apart}
 """How examples become trees, by the name of the setting `sharing`."""
 SETTINGS = {
     "sharing": Setting(
-        "tree", "none: a full forward for every sequence, the same numbers", tuple(GROW)
+        "tree",
+        "tree computes every shared prefix once; none runs a full forward for every "
+        "sequence, with the same result",
+        tuple(GROW),
     ),
 }
 

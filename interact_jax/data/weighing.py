@@ -32,7 +32,9 @@ Weigh = Callable[[Conversation, Draft], float]
 
 SETTINGS = {
     "data.weigh": Setting(
-        "", "FILE.py:FUNCTION that weighs every interaction, 0 leaves it out; empty = all alike"
+        "",
+        "FILE.py:FUNCTION that gives every interaction a weight, 0 to leave it out; empty ="
+        " all weigh the same",
     ),
 }
 

@@ -43,7 +43,10 @@ REMAT_POLICIES = {
 """What the backward pass recomputes, by the name that settings use."""
 SETTINGS = {
     "remat": Setting(
-        "full", "what the backward pass computes again", tuple(REMAT_POLICIES), free=True
+        "full",
+        "activations to recompute in the backward pass, by policy",
+        tuple(REMAT_POLICIES),
+        free=True,
     ),
 }
 

@@ -55,7 +55,10 @@ RUNS_ON = {"pallas": ("tpu", "cpu"), "native": ("cpu",)}
 """The platforms of those that do not run on every one."""
 SETTINGS = {
     "attention": Setting(
-        "auto", "how it is computed; auto = by the devices", ("auto", *BACKENDS), free=True
+        "auto",
+        "implementation of attention; auto = the best one for the devices",
+        ("auto", *BACKENDS),
+        free=True,
     ),
 }
 
