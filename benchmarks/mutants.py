@@ -249,7 +249,7 @@ class Bench:
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         now = {module: digest_of(module) for module in TESTS}
         records = map(json.loads, lines)
-        return {one["name"]: one for one in records if one["source"] == now.get(one["module"])}
+        return {one["name"]: one for one in records if one.get("source") == now.get(one["module"])}
 
     def tests(self, module: str) -> tuple[bool, str, float]:
         """(whether they pass, what failed first, seconds) of a module, as it stands in the copy."""

@@ -79,12 +79,12 @@ def main(argv: list[str] | None = None) -> None:
     cli.keep_compiled(cfg.compile_cache)
     with lock.held(Path(args.workdir)) as standing:
         if (ended := finished.lines(cfg, Path(args.workdir))) is not None:
+            remove_leftovers(Path(args.workdir))
             cli.show(*ended, ENDED)
             return
         run = start(cfg, args.workdir)
         standing.check()
-        places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
-        places.remove_partial(run.workdir / "report")
+        remove_leftovers(run.workdir)
         folder = run.workdir / "report"
         if not args.quiet:
             cli.show(picture(run.dataset.trees[0][0], run.model.chat.decode))
@@ -131,6 +131,12 @@ def check_places(workdir: Path) -> None:
     if workdir.is_dir():
         for place in (workdir / "metrics.jsonl", workdir / "summary.json"):
             places.check_output(str(place), place)
+
+
+def remove_leftovers(workdir: Path) -> None:
+    """What a process was writing when it was killed."""
+    places.remove_partial(workdir, *WRITTEN)
+    places.remove_partial(workdir / "report")
 
 
 def check_hindsight(run: train.Run) -> None:

@@ -121,7 +121,7 @@ def test_your_logs(execute, tmp_path):
 
     # Measured before and after.
     held_out = int(
-        re.search(r"held out to measure by: (\d+) of 120", printed(notebook, " train "))[1]
+        re.search(r"held out, to measure by: (\d+) of 120", printed(notebook, " train "))[1]
     )
     assert 15 < held_out < 60
     table = printed(notebook, "before_after_lines").splitlines()

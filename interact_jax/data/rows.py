@@ -74,7 +74,7 @@ class Packing:
         rows = count(self.height, "row")
         return (
             f"micro-batches of {rows}: {shapes} tokens\n"
-            "  (trunk + branches that are differentiated + others)"
+            "  (trunk + live branches, with gradients + frozen ones)"
         )
 
 
