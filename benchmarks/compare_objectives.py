@@ -376,17 +376,17 @@ SHARES = {
 EXPLAINED = """# Objectives and teachers on the pocket world
 
 Written by `benchmarks/compare_objectives.py --stage table`: {done} cases are done, {left} are left.
-They are the lines of `docs/data/compare_objectives.jsonl`; copied to DIR/RESULTS.jsonl, the program
-goes on from there with `--out DIR`.
+They are the lines of `docs/data/compare_objectives.jsonl`. Copy that file to DIR/RESULTS.jsonl, and
+the program resumes from it with `--out DIR`.
 
-Settings are those of `configs/quickstart.py` but for objective, teacher and learning rate. The
-rate of an objective was tuned with the teacher *self* and for no other, on logs of other users.
-Shares are of sampled replies to held-out requests; an unreadable reply is wrong and has no wanted
-style. KL is that of the policy from the initial model over the whole vocabulary, the mean over the
-tokens that the policy says. A model has collapsed where less than 90 % of its replies are readable,
-or where correct answers are more than 10 points fewer than before. Means and standard deviations
-are over seeds. What a method costs in time and memory is in `docs/performance.md`: the machine that
-made these tables had other work to do."""
+Settings are those of `configs/quickstart.py` except for objective, teacher and learning rate. The
+rate of each objective was tuned only with the teacher *self*, on logs of other users.
+Shares are of sampled replies to held-out requests; an unreadable reply counts as wrong and has no
+wanted style. KL is the divergence of the policy from the initial model over the whole vocabulary,
+as a mean over the tokens that the policy generates. A model has collapsed if fewer than 90 % of its
+replies are readable, or if correct answers fall by more than 10 points. Means and standard
+deviations are over seeds. `docs/performance.md` says what a method costs in time and memory,
+because the machine that made these tables had other work to do."""
 
 
 def tables(results: Mapping[str, Record]) -> str:
@@ -447,7 +447,7 @@ def stability_table(records: Sequence[Record], results: Mapping[str, Record]) ->
         when = f"by {fallen}x" if fallen else "no"
         teacher = "" if record["teacher"] == NONE else record["teacher"]
         rows.append([record["objective"], teacher, rate(record["lr"]), *cells, when])
-    given = "Wanted styles / correct / readable, %, and KL, nats, on the way of one long run."
+    given = "Wanted styles / correct / readable, %, and KL, nats, at points along one long run."
     head = ["objective", "teacher", "rate", *(f"{n}x" for n in MARKS), "collapsed"]
     return f"{given}\n\n{markdown(head, rows)}"
 

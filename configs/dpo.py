@@ -1,12 +1,11 @@
-"""Baseline: direct preference optimisation, the revised reply over the one before it.
+"""Baseline: direct preference optimisation of the revised reply over the one before it.
 
     python launch/train.py --config configs/dpo.py --workdir runs/dpo
     python launch/train.py --config configs/dpo.py --workdir runs/dpo \\
         --config.data.path=preferences.jsonl
 
-Files of preferences (TRL's formats, UltraFeedback, HH-RLHF) are recognised; logs make a pair of
-every reply that was complained about and the one that came next. Both replies of a pair are
-branches of one trunk.
+Preference files (TRL's formats, UltraFeedback, HH-RLHF) are detected; in logs, a reply that drew a
+complaint and the reply after it make a pair. Both replies of a pair are branches of one trunk.
 """
 
 from ml_collections import ConfigDict

@@ -17,14 +17,14 @@ def get_config() -> ConfigDict:
     c.data.max_reply = 512
     c.objective.ignore_first = 0  # pocket replies are short: every token counts
 
-    # Without the cosine, or with twice as many steps, correct answers suffer (docs/pocket.md).
+    # Without the cosine, or with twice as many steps, answers get less correct (docs/pocket.md).
     c.optim.lr = 1.3e-4
     c.optim.schedule = "cosine"
     c.optim.clip_norm = 1.0
     c.batch.interactions = 32
     c.batch.row_tokens = 256
     c.batch.rows = 4
-    c.remat = "none"  # so small a model need not save memory
+    c.remat = "none"  # a model this small need not save memory
     c.epochs = 1.0
 
     c.checkpoint.every = 100

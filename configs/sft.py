@@ -4,8 +4,8 @@
     python launch/train.py --config configs/sft.py --workdir runs/sft_revised \\
         --config.objective.name=sft_revised
 
-`sft_revised` learns the reply that came after the follow-up, as the answer to what was asked before
-it. Of files of preferences, data.recipe=chosen takes the preferred replies.
+`sft_revised` learns the reply after the follow-up as the answer to the request before it.
+In preference files, data.recipe=chosen takes the preferred replies.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""The likeliest k tokens and one bucket for the rest, with a teacher that is an average.
+"""The likeliest k tokens and one bucket for the rest, with a moving average as the teacher.
 
     python launch/train.py --config configs/top_k_ema.py --workdir runs/top_k
 
 The regularised teacher of arXiv 2601.20802 is for long runs: it follows the policy slowly, so that
-the two cannot run away together. It takes a second copy of the parameters, in float32, and a pass
-of its own over every tree, forward only.
+the two cannot run away together. It needs a second copy of the parameters, in float32, and its own
+forward pass over every tree.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     c.objective.k_by = "student"  # or teacher
     c.objective.ignore_first = 2
     c.teacher.name = "ema"  # or trust_region with its mix, frozen, self
-    c.teacher.rate = 0.05  # share of the policy in every step's average
+    c.teacher.rate = 0.05  # weight of the policy in the average, per step
 
     c.optim.lr = 2e-6
     c.optim.clip_norm = 10.0

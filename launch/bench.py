@@ -6,10 +6,10 @@
     python launch/bench.py --model-shape qwen3-1.7b --dtype bfloat16 --turns 4,8
     python launch/bench.py --model-shape qwen3-8b --repeats 0
 
-Without --data the conversations are synthetic, one to a row; with it, an epoch of real ones, packed
-as training packs them. Both ways have the same attention, scorer, optimiser and rematerialisation
-and take turns, so that their ratio holds on a noisy machine. With --repeats 0 nothing is run:
-temporaries, FLOPs and bound of models that this machine has no room for.
+Without --data the conversations are synthetic, one per row; with it, an epoch of real ones, packed
+as in training. Both ways use the same attention, scorer, optimiser and rematerialisation, and
+alternate, so that their ratio holds on a noisy machine. --repeats 0 runs nothing: it gives
+temporaries, FLOPs and bound, also for models too large for this machine.
 """
 
 from __future__ import annotations

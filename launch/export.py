@@ -4,7 +4,7 @@
     python launch/export.py --checkpoint runs/wild --out wild-hf --push-to-hub OWNER/NAME
 
 --checkpoint is the --workdir of a run (its newest checkpoint) or its checkpoints/STEP. A model
-card, README.md, says what was trained on what; a README.md of your own stays.
+card, README.md, says what was trained on what; a README.md of your own is left alone.
 """
 
 from __future__ import annotations

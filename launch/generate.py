@@ -4,9 +4,9 @@
     python launch/generate.py --model Qwen/Qwen3-0.6B --prompts prompts.jsonl \\
         --out replies.jsonl --max-new-tokens 512 --temperature 1 --dtype bfloat16
 
-A line of the prompts is {"messages": [{"role": "user", "content": "..."}]}, ending in a user
-message, or {"prompt": "..."}. It is written again, other fields and all, with `completion` (text),
-`completion_ids` (EOS included where the model ended) and `logps` (of each id under the model, at
+Each line of the prompts is {"messages": [{"role": "user", "content": "..."}]}, ending in a user
+message, or {"prompt": "..."}. The output repeats it with all its fields, and adds `completion`
+(text), `completion_ids` (with EOS if the model ended) and `logps` (of each id under the model, at
 temperature 1).
 """
 

@@ -1,4 +1,4 @@
-"""Make what the project ships of the pocket world: the model, its figures, the logs.
+"""Make the shipped parts of the pocket world: the model, its figures, the logs.
 
     python launch/make_pocket.py train --out runs/pocket
     python launch/make_pocket.py export --run runs/pocket --out interact_jax/pocket/model
@@ -6,8 +6,8 @@
     python launch/make_pocket.py logs --model interact_jax/pocket/model \\
         --out interact_jax/pocket/logs.jsonl.gz
 
-Nothing is downloaded. Two CPU cores train the shipped model in about an hour; `export` may be run
-on the way.
+Nothing is downloaded. Two CPU cores train the shipped model in about an hour; you can run `export`
+during training.
 """
 
 from __future__ import annotations

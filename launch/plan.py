@@ -1,12 +1,12 @@
-"""Does a run fit on a TPU slice, and how long does a step take? No TPU is needed to ask.
+"""Does a run fit on a TPU slice, and how long does a step take? Needs no TPU.
 
     python launch/plan.py --config configs/offline_wildfeedback.py --topology v5e:4x4 \\
         --model-shape qwen3-8b --config.mesh.data=1 --config.mesh.fsdp=-1
     python launch/plan.py --config configs/offline_wildfeedback.py --topology v5p:2x2x2
 
 Compiles the trainer's own step for the slice (pip install libtpu; a minute or two) and shows bytes
-per device by the compiler's figures, FLOPs, collectives and an estimated time. Where it does not
-fit, it looks for the first change that does. Any setting can be set by --config.KEY=VALUE.
+per device by the compiler's figures, FLOPs, collectives and an estimated time. If the run does not
+fit, it looks for the first change that makes it fit. Set any setting with --config.KEY=VALUE.
 """
 
 from __future__ import annotations

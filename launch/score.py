@@ -3,7 +3,7 @@
     python launch/score.py --model pocket --data logs.jsonl --out scores.jsonl --report report/
     python launch/score.py --model Qwen/Qwen3-0.6B --data logs.jsonl --out scores.jsonl --show 3
 
-Writes a line per interaction: id, completion_ids (y and EOS), logp_student, logp_teacher.
+Writes one line per interaction: id, completion_ids (y and EOS), logp_student, logp_teacher.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python launch/train.py --config configs/offline_wildfeedback.py \\
         --workdir runs/wild --config.model.path=Qwen/Qwen3-0.6B
 
-Any setting of the config file can be set by --config.KEY=VALUE. Started again
-with the same workdir, a run goes on where its last checkpoint is.
+Set any setting of the config file with --config.KEY=VALUE. Started again with the same --workdir,
+a run resumes from its last checkpoint.
 """
 
 from __future__ import annotations
