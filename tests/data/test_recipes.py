@@ -110,7 +110,7 @@ def test_several_pairs_of_one_history_are_units_of_their_own_in_the_order_of_his
     units = [unit for _, _, _, unit, _ in found]
     assert units == ["c_1", "c_1", "c_1.2", "c_1.2", "c_3", "c_3"]
     assert len({id for id, *_ in found}) == 6
-    assert RECIPES["pairs"].units(talk) == RECIPES["chosen"].units(talk) == 3
+    assert RECIPES["pairs"].count_units(talk) == RECIPES["chosen"].count_units(talk) == 3
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_several_pairs_of_one_history_are_units_of_their_own_in_the_order_of_his
     ids=["question", "reply", "follow-up", "revised", "system", "three", "preference"],
 )
 def test_what_there_is_to_learn_from_is_counted_in_units(talk, expected):
-    assert {name: n for name in SHIPPED if (n := RECIPES[name].units(talk))} == expected
+    assert {name: n for name in SHIPPED if (n := RECIPES[name].count_units(talk))} == expected
     for recipe, count in expected.items():
         units = {unit or id for id, _, _, unit, _ in made(recipe, talk)}
         assert len(units) == count
@@ -146,7 +146,7 @@ def test_interactions_of_a_message_tree_count_on_the_path_that_owns_them():
         ("t.1_3-", "o1", "z2", "t.1_3", REJECTED),
     ]
     for recipe in (RECIPES[name] for name in SHIPPED):
-        assert (recipe.units(first), recipe.units(second)) == (2, 1)
+        assert (recipe.count_units(first), recipe.count_units(second)) == (2, 1)
 
 
 # ---------------------------------------------------------------------------- through the pipeline
