@@ -13,7 +13,7 @@ import numpy as np
 
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
-from interact_jax.data.fingerprint import difference, earlier, fingerprint
+from interact_jax.data.fingerprint import difference, fingerprint, legacy_digests
 from interact_jax.data.limits import Limits, Member
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
@@ -221,7 +221,7 @@ class LogBatches:
         if "data" in position:
             found = difference(position["data"], self._fingerprint)
             return found and found.format(now)
-        known = earlier(self.dataset).items()  # a version before this one kept that, or less
+        known = legacy_digests(self.dataset).items()  # a version before this one kept that, or less
         if all(position.get(name, number) == number for name, number in known):
             return None
         return f"other conversations, replies or weights, or the same {now:,} in another order"
