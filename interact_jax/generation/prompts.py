@@ -78,8 +78,8 @@ def _prompt(record: Record) -> Prompt:
 
 
 def fit_prompt(prompt: Prompt, chat: ChatFormat) -> Prompt:
-    """The prompt in a form that the chat template can show. Raises InputError where that would change
-    its messages."""
+    """The prompt in a form that the chat template can show. Raises InputError if its messages would
+    change."""
     whole = Conversation("", prompt.messages, source=prompt.source, tools=prompt.tools)
     if is_plain(whole):
         return prompt
