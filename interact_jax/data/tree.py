@@ -227,7 +227,7 @@ def _build_tree(units: Sequence[Unit], frozen_views: Collection[str], share: boo
             fork = shared_prefix(trunk, path)
             if frozen:
                 # At the latest before the last token of the context: the predictor of y[0] belongs
-                # to the view, even where an empty follow-up makes its prompt equal to the plain one.
+                # to the view, even if an empty follow-up makes its prompt equal to the plain one.
                 fork = min(fork, len(context) - 1)
             if not share and (frozen or trunk_used or fork < len(trunk)):
                 fork = 0
