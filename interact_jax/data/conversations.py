@@ -120,8 +120,8 @@ def read_conversations(
             collector.take(item)
     report.conversations = len(collector.conversations)
     if not collector.conversations:
-        what = "no interaction" if count_units is count_interactions else "nothing"
-        headline = f"{input_name(path)}: {what} to learn from. Expected {expected}."
+        missing = "no interaction" if count_units is count_interactions else "nothing"
+        headline = f"{input_name(path)}: {missing} to learn from. Expected {expected}."
         raise InputError("\n".join([headline, *report.lines()]))
     return collector.conversations, report
 

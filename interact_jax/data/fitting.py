@@ -92,14 +92,14 @@ def remove_messages(conversation: Conversation, removed: Collection[int]) -> Con
     """The conversation without some messages and all that follows each up to the next user turn."""
     kept: list[int] = []
     restarts = set()
-    lost, begun = False, False
+    skipping, begun = False, False
     for index, message in enumerate(conversation.messages):
-        lost |= index in removed
-        if lost and (message.role != "user" or index in removed):
+        skipping |= index in removed
+        if skipping and (message.role != "user" or index in removed):
             continue
-        if (lost and begun) or index in conversation.restarts:
+        if (skipping and begun) or index in conversation.restarts:
             restarts.add(len(kept))
-        lost, begun = False, begun or message.role != "system"
+        skipping, begun = False, begun or message.role != "system"
         kept.append(index)
     new_index = {old: new for new, old in enumerate(kept)}
     places, owned, preferences = conversation.places, conversation.owned, conversation.preferences

@@ -96,7 +96,7 @@ def auto(items: Iterable[Record | Loss], repair: str) -> Iterator[Outcome]:
     most = max(votes.values())
     name = next(name for name, times in votes.items() if times == most)
     pending.reverse()  # so that items are taken from the end
-    while pending and (isinstance(pending[-1], Loss) or _name_of(pending[-1]) is None):
+    while pending and (isinstance(pending[-1], Loss) or _format_of(pending[-1]) is None):
         yield _unknown_format(pending.pop())
     yield from FORMATS[name].read(itertools.chain(reversed(pending), items), repair)
 
@@ -111,14 +111,14 @@ def _take_sample(
     first_of: dict[Reader, str] = {}
     for item in items:
         pending.append(item)
-        if isinstance(item, Record) and (name := _name_of(item)):
+        if isinstance(item, Record) and (name := _format_of(item)):
             votes[first_of.setdefault(FORMATS[name].read, name)] += 1
         if votes.total() == SAMPLE or len(pending) == MOST_PENDING:
             break
     return pending, votes
 
 
-def _name_of(record: Record) -> str | None:
+def _format_of(record: Record) -> str | None:
     return recognise(record.value) if isinstance(record.value, dict) else None
 
 

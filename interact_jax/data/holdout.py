@@ -52,8 +52,10 @@ def describe(held: list[Conversation], rest: Dataset, share: float) -> str:
     count = len(rest.conversations) + len(held)
     if held:
         return f"held out, to measure by: {len(held):,} of {count:,} conversations"
-    why = f"{share:g} of {count:,} conversations are fewer than {FEWEST}" if share else "as asked"
-    return f"held out, to measure by: nothing ({why}; evaluation.holdout)"
+    reason = (
+        f"{share:g} of {count:,} conversations are fewer than {FEWEST}" if share else "as asked"
+    )
+    return f"held out, to measure by: nothing ({reason}; evaluation.holdout)"
 
 
 def is_held_out(conversation: Conversation, share: float) -> bool:

@@ -82,6 +82,6 @@ class Limits:
         return {name: factors[name] * user_factors[user_of[name]] for name in weight}
 
 
-def _shrink(weight: Mapping[str, float], most: float) -> dict[str, float]:
-    """The factors that bring the weights down to `most`."""
-    return {name: min(1.0, most / w) if w > 0 else 1.0 for name, w in weight.items()}
+def _shrink(weight: Mapping[str, float], limit: float) -> dict[str, float]:
+    """The factors that bring the weights down to `limit`."""
+    return {name: min(1.0, limit / w) if w > 0 else 1.0 for name, w in weight.items()}

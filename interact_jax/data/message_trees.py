@@ -80,8 +80,8 @@ def oasst_flat(
     for name, node in nodes.items():
         if name not in rooted:
             parent = parents[name]
-            what = "leads to no first message" if parent in nodes else "is not in the file"
-            yield Loss("parent not found", node.where, f"parent {parent!r} of {name!r} {what}")
+            problem = "leads to no first message" if parent in nodes else "is not in the file"
+            yield Loss("parent not found", node.where, f"parent {parent!r} of {name!r} {problem}")
 
 
 @dataclasses.dataclass(eq=False)

@@ -148,9 +148,9 @@ def _pair(
         yield pair
         return
     places = (*dialogue.places[: len(history)], dialogue.ends[len(history) - 1] + 1)
-    whole = dataclasses.replace(dialogue, messages=(*history, chosen), places=places)
+    compared = dataclasses.replace(dialogue, messages=(*history, chosen), places=places)
     known = ("prompt", "instruction", "completions", "messages", *SIDES)
-    yield from build_conversation(record, whole, identity, user, (pair,), known)
+    yield from build_conversation(record, compared, identity, user, (pair,), known)
 
 
 def _read_side(

@@ -103,22 +103,22 @@ def find_files(path: str) -> dict[str, str]:
         )
     ordered = sorted(files)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in ordered])
-    full = [os.path.relpath(name, top) for name in ordered]
-    stems = [re.sub(r"(\.(json|jsonl|gz))+$", "", name) for name in full]
+    relatives = [os.path.relpath(name, top) for name in ordered]
+    stems = [re.sub(r"(\.(json|jsonl|gz))+$", "", name) for name in relatives]
     times = collections.Counter(stems)
     return {
-        name: stem if times[stem] == 1 else whole
-        for name, stem, whole in zip(ordered, stems, full, strict=True)
+        name: stem if times[stem] == 1 else relative
+        for name, stem, relative in zip(ordered, stems, relatives, strict=True)
     }
 
 
-def read_records(path: str, stem: str, most: int = MOST_BYTES) -> Iterator[Record | Loss]:
-    """The records of one file, plain or gzip, JSON lines or JSON lists, in order; at most `most`
-    bytes of it, after unpacking.
+def read_records(path: str, stem: str, max_bytes: int = MOST_BYTES) -> Iterator[Record | Loss]:
+    """The records of one file, plain or gzip, JSON lines or JSON lists, in order; at most
+    `max_bytes` of it, after unpacking.
 
     Lines are streamed; a list is held in memory. Blank lines are skipped.
     """
-    source = Source(path, most)
+    source = Source(path, max_bytes)
     empty = True
     try:
         chunks = filter(None, source)
@@ -204,7 +204,7 @@ def _read_list(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[R
     """
     text, clean = _decode_text(b"".join(chunks))
     position = counted = number = 0
-    line, inside, whole = 1, False, True
+    line, inside, intact = 1, False, True
     while (position := _skip(_SPACE_AND_MARKS, text, position)) < len(text):
         if text[position] == "[]"[inside]:
             inside, position = not inside, position + 1
@@ -222,7 +222,7 @@ def _read_list(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[R
             position = _skip(_SPACE_AND_MARKS, text, position)
             if text.startswith(",", position):
                 position += 1
-            elif inside and whole and position < len(text) and text[position] != "]":
+            elif inside and intact and position < len(text) and text[position] != "]":
                 # After a fault, commas are not required.
                 raise _BrokenValue("Expecting ',' or the end", *_lines_to(text, start, position))
         except (_BrokenValue, ValueError, RecursionError) as error:
@@ -238,11 +238,11 @@ def _read_list(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[R
             if opening is None:
                 detail = f"{detail}; the rest of the list cannot be read"
             yield Loss("broken JSON", where, detail)
-            position, whole = opening.end() if opening else len(text), False
+            position, intact = opening.end() if opening else len(text), False
     if source.cut:
         reason, detail, remedy = source.cut
         yield Loss(reason, f"{source.name}:{line}", detail, remedy)
-    elif whole and inside:
+    elif intact and inside:
         yield Loss("broken JSON", f"{source.name}:{line}", "the list has no end: ']' is missing")
 
 

@@ -119,13 +119,13 @@ def describe(error: BaseException) -> str:
 def render(template: jinja2.Template, variables: dict[str, Any], request: str) -> dict[str, str]:
     """{"text": the rendered text} or {"error": what is wrong}; `request` has messages, tools, and
     variables that override those of all renderings."""
-    most = 1_000_000 + LONGEST * len(request)
+    max_length = 1_000_000 + LONGEST * len(request)
     try:
         text = template.render(**{**variables, **json.loads(request)})
         text.encode()  # half a character is not text
     except Exception as error:
         return {"error": describe(error)}
-    if len(text) > most:
+    if len(text) > max_length:
         return {"error": f"it makes {len(text):,} characters of these messages"}
     return {"text": text}
 

@@ -37,9 +37,9 @@ def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
     The trunk is longer where one tree is longer than `row_tokens`, and never longer than all trees
     together. A tree with more branches than fit is split (`tree.split`); each interaction fits.
     """
-    whole = _total(tree.size for tree in trees)
-    trunk = max(min(row_tokens, whole.T), *(len(tree.trunk) for tree in trees))
-    room = [int(HEADROOM * trunk * total / whole.T) for total in whole.counts()]
+    total = _total(tree.size for tree in trees)
+    trunk = max(min(row_tokens, total.T), *(len(tree.trunk) for tree in trees))
+    room = [int(HEADROOM * trunk * size / total.T) for size in total.counts()]
     full = round_up((trunk, *room[1:]), row_tokens)
     # By themselves, since a branch that forked from the path of another one may be longer after a
     # split.
@@ -114,9 +114,9 @@ def _exchange(
     to_K = np.concatenate([row_N[others], np.array(partners, np.int64)])
     back_Kx5 = np.concatenate([sizes_Nx5[others], np.zeros((len(partners), 5), np.int64)])
     moved = sizes_Nx5[mine][:, None] - back_Kx5[None]
-    here = ((used_Bx5[full] - moved) / room_Bx5[full]).max(axis=2)
-    there = ((used_Bx5[to_K][None] + moved) / room_Bx5[to_K][None]).max(axis=2)
-    after = np.maximum(here, there)
+    own_fill = ((used_Bx5[full] - moved) / room_Bx5[full]).max(axis=2)
+    partner_fill = ((used_Bx5[to_K][None] + moved) / room_Bx5[to_K][None]).max(axis=2)
+    after = np.maximum(own_fill, partner_fill)
     if not after.size or after.min() >= fill_B[full]:
         return False
     i, k = np.unravel_index(after.argmin(), after.shape)

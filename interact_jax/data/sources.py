@@ -47,27 +47,27 @@ class Cut(NamedTuple):
 class Source:
     """Iterates over the bytes of a file, unpacked if it is gzip (by magic bytes or by name).
 
-    If a gzip file is damaged, or a file is longer than `most`, everything before that point is
+    If a gzip file is damaged, or a file is longer than `max_bytes`, everything before that point is
     yielded, and `cut` says what is wrong once the iteration has ended.
     """
 
-    def __init__(self, path: str, most: int = MOST_BYTES):
-        self.path, self.name, self.most = path, places.input_name(path), most
+    def __init__(self, path: str, max_bytes: int = MOST_BYTES):
+        self.path, self.name, self.max_bytes = path, places.input_name(path), max_bytes
         self.cut: Cut | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        with places.reading(self.path, self.most) as file:
+        with places.reading(self.path, self.max_bytes) as file:
             is_gzip = file.peek(2)[:2] == GZIP_MAGIC or self.path.endswith(".gz")
             chunks = iter(functools.partial(file.read, CHUNK), b"")
             yield from self._limit(self._unpack(chunks) if is_gzip else chunks)
 
     def _limit(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        left = self.most
+        left = self.max_bytes
         for chunk in chunks:
             yield chunk[:left]
             left -= len(chunk)
             if left < 0:
-                detail = f"it has more than data.max_bytes={self.most:,} bytes, unpacked"
+                detail = f"it has more than data.max_bytes={self.max_bytes:,} bytes, unpacked"
                 self.cut = Cut("file too large", detail, RAISE_BOUND)
                 return
 

@@ -80,7 +80,7 @@ def read_turns(values: Iterable[Any], label: str, known: Collection[str] = ()) -
 def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -> Turn:
     """One turn, which may be empty. Raises Fault."""
     turn = require_object(value)
-    role_key, text_key = _present(turn, ROLE_KEYS), _present(turn, TEXT_KEYS)
+    role_key, text_key = _present_key(turn, ROLE_KEYS), _present_key(turn, TEXT_KEYS)
     role, fields = role_of(turn, role_key), _fields(turn)
     used = REASONING if fields.get("reasoning_content") == turn.get(REASONING) else ""
     text, left_out = "", list[str]()
@@ -96,7 +96,7 @@ def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -
     unused = tuple(
         key for key in turn if key not in used_keys and turn[key] not in (None, "", [], {})
     )
-    message = Message(role, text, *_sampled(turn, role), _weight(turn, role), fields)
+    message = Message(role, text, *_sampler_output(turn, role), _weight(turn, role), fields)
     return Turn(index, label, role, message, left_out=tuple(left_out), unused=unused)
 
 
@@ -106,10 +106,10 @@ def read_reply(value: Any, label: str, known: Collection[str] = ()) -> Message:
         message = read_turn(value, 0, label, known).message
         assert message is not None
         if message.role != "assistant":
-            role = value[_present(value, ROLE_KEYS)]
+            role = value[_present_key(value, ROLE_KEYS)]
             raise Fault("unknown role", f"'role' is {role!r}, expected assistant")
         if not message.content.strip():
-            key = _present(value, TEXT_KEYS)
+            key = _present_key(value, TEXT_KEYS)
             raise Fault("empty message", f"{key!r} is {reprlib.repr(value[key])}")
         return message
 
@@ -129,12 +129,12 @@ def _normalise(name: str) -> str:
 
 def _role_or_none(turn: Mapping[str, Any]) -> str:
     try:
-        return role_of(turn, _present(turn, ROLE_KEYS))
+        return role_of(turn, _present_key(turn, ROLE_KEYS))
     except Fault:
         return ""
 
 
-def _present(turn: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+def _present_key(turn: Mapping[str, Any], keys: tuple[str, ...]) -> str:
     """The first of the keys that has a value, else the first that is present at all."""
     present = [key for key in keys if key in turn]
     return next((key for key in present if turn[key] is not None), (*present, keys[0])[0])
@@ -246,7 +246,7 @@ def _weight(turn: Mapping[str, Any], role: str) -> float:
     return value
 
 
-def _sampled(
+def _sampler_output(
     turn: Mapping[str, Any], role: str
 ) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
     """The sampled `token_ids` of a reply and, of the same length, their `logps`."""

@@ -80,12 +80,12 @@ def _prompt(record: Record) -> Prompt:
 def fit_prompt(prompt: Prompt, chat: ChatFormat) -> Prompt:
     """The prompt in a form that the chat template can show. Raises InputError if its messages would
     change."""
-    whole = Conversation("", prompt.messages, source=prompt.source, tools=prompt.tools)
-    if is_plain(whole):
+    conversation = Conversation("", prompt.messages, source=prompt.source, tools=prompt.tools)
+    if is_plain(conversation):
         return prompt
     counts: Counts = collections.Counter()
-    fitted = fit(whole, chat.abilities, "join", counts)
-    if fitted is None or fitted.messages != whole.messages:
+    fitted = fit(conversation, chat.abilities, "join", counts)
+    if fitted is None or fitted.messages != conversation.messages:
         raise InputError(f"{prompt.source}: {NO_TOOLS}. Take another model, or leave it out.")
     return dataclasses.replace(prompt, tools=fitted.tools, notes=(*prompt.notes, *counts))
 

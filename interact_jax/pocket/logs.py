@@ -45,9 +45,11 @@ def converse(
     dialogues: list[_Dialogue] = []
     planned = 0
     while planned < interactions:
-        own = random.Random(rng.random())
-        request = world.draw_request(own)
-        dialogue = _Dialogue(own, own.choices(*turns)[0], request, [Message("user", request.text)])
+        own_rng = random.Random(rng.random())
+        request = world.draw_request(own_rng)
+        dialogue = _Dialogue(
+            own_rng, own_rng.choices(*turns)[0], request, [Message("user", request.text)]
+        )
         planned += dialogue.turns
         dialogues.append(dialogue)
     for turn in range(max(turns[0])):

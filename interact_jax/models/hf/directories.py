@@ -51,10 +51,10 @@ def resolve(path: str, weights: bool = True) -> Path:
             "package."
         )
     # Some repositories have the weights twice, under other names for other programs.
-    wanted = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
-    wanted += ["model*.safetensors"] * weights
+    patterns = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+    patterns += ["model*.safetensors"] * weights
     try:
-        snapshot = Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
+        snapshot = Path(huggingface_hub.snapshot_download(path, allow_patterns=patterns))
     except (OSError, ValueError) as error:  # the hub's errors are OSErrors, except for bad names
         reason = str(error).strip().partition("\n")[0]
         raise InputError(

@@ -139,10 +139,10 @@ class TensorFiles:
                 )
 
 
-def list_names(names: Sequence[str], most: int = 8) -> str:
+def list_names(names: Sequence[str], limit: int = 8) -> str:
     """A list of names for a message, shortened if it is long."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _damaged(path: Path, error: Exception) -> str:
