@@ -308,7 +308,7 @@ def _template_of(tokenizer: Any, directory: Path, date: str) -> ChatTemplate:
     except ValueError as error:  # several templates, none of them named default
         raise InputError(f"{file}: no chat template for everyday use ({error}).") from None
     if not isinstance(source, str):
-        raise InputError(f"{file}: chat_template is no text but a {type(source).__name__}.")
+        raise InputError(f"{file}: chat_template is not text but a {type(source).__name__}.")
     return ChatTemplate(source, tokenizer.special_tokens_map, file, date)
 
 

@@ -165,7 +165,7 @@ class _Collector:
 
     def _keep(self, conversation: Conversation) -> None:
         if (first := self.sources.get(conversation.id)) is not None:
-            detail = f"conversation {conversation.id!r} is at {first} too"
+            detail = f"conversation {conversation.id!r} is also at {first}"
             if self.repair == "stop":
                 self._lose(Loss("duplicate id", conversation.source, detail, MEND_LINE))
                 return

@@ -94,5 +94,5 @@ def tools_of(value: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
         json.dumps(tools, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise Fault("wrong type", "'tools' holds what is no text, or is nested too deep") from None
+        raise Fault("wrong type", "'tools' is not text, or nested too deeply") from None
     return tuple(tools)

@@ -89,8 +89,8 @@ def encode(
         if settings.on_error == "stop":
             raise InputError(
                 f"{conversation.source or conversation.id}: token_ids hold {unknown}, but the "
-                f"tokenizer has {len(chat.tokenizer)} tokens: they are of another model. Take "
-                "them out, or set data.on_error=skip to drop such conversations."
+                f"tokenizer has {len(chat.tokenizer)} tokens: they come from another model. "
+                "Remove them, or set data.on_error=skip to drop such conversations."
             )
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []

@@ -141,7 +141,7 @@ class _Mender:
             self._empty_roles.add(message.role)
 
     def _add_late_system(self, turn: Turn, message: Message) -> None:
-        detail = "history begins anew behind it, and shows it there"
+        detail = "history restarts after it and shows it there"
         if not self._note_flaw(turn, "misplaced system message", detail):
             self._late_systems.append(message)
             self._skipping = True
@@ -187,6 +187,6 @@ class _Mender:
         weight = min(part.weight for part in entry.parts)
         for name in ("token_ids", "fields"):
             if any(getattr(part, name) for part in entry.parts):
-                detail = f"message {entry.place} is joined of several"
+                detail = f"message {entry.place} is joined from several"
                 self._notes.append(Note(f"{name} of joined messages not used", self._where, detail))
         return Message(entry.role, text, weight=weight)

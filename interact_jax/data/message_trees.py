@@ -58,7 +58,7 @@ def oasst_flat(
             name = require_name(message, key)
             parent = find_name(message, "parent_id", "parent_message_id")
             if name in nodes:
-                raise Fault("duplicate id", f"message {name!r} is at {nodes[name].where} too")
+                raise Fault("duplicate id", f"message {name!r} is also at {nodes[name].where}")
         except Fault as fault:
             yield misfit(fault, item)
         else:

@@ -56,7 +56,7 @@ def require_name(record: Mapping[str, Any], key: str) -> str:
         raise Fault("missing key", f"no {key!r}, found {keys_of(record)}")
     name = find_name(record, key)
     if not name:
-        raise Fault("wrong type", f"{key!r} is {record[key]!r}, expected a text")
+        raise Fault("wrong type", f"{key!r} is {record[key]!r}, expected a string")
     return name
 
 
@@ -67,7 +67,7 @@ def find_name(record: Mapping[str, Any], *keys: str) -> str:
         if value is None or value == "":
             continue
         if type(value) not in (str, int):
-            raise Fault("wrong type", f"{key!r} is {reprlib.repr(value)}, expected a text")
+            raise Fault("wrong type", f"{key!r} is {reprlib.repr(value)}, expected a string")
         return check_text(str(value), repr(key))
     return ""
 

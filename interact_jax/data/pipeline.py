@@ -208,9 +208,9 @@ class LogBatches:
         """Go to a position that `position()` returned; InputError if that was in other data."""
         if change := self._data_change(position):
             raise InputError(
-                f"the run to be resumed had {change}: its position in the data means nothing. Give "
-                "data.path the data of then, or use another --workdir (with --config.start_from to "
-                "continue from the parameters)."
+                f"the run to be resumed had {change}: its position in the data means nothing. Set "
+                "data.path to the data of that run, or use another --workdir (with "
+                "--config.start_from to continue from the parameters)."
             )
         self._go_to(position["drawn"])
 

@@ -68,7 +68,7 @@ def preference(record: Record, repair: str) -> Iterator[Outcome]:
     if value.get("prompt"):
         prompt = _read_side(record, "prompt", "user", repair)
         if not prompt.messages:
-            raise Fault("bad prompt", "'prompt' says nothing")
+            raise Fault("bad prompt", "'prompt' is empty")
     elif any(isinstance(value.get(side), str) for side in SIDES):
         detail = "two texts cannot be split into a prompt and its replies: add a 'prompt'"
         raise Fault("no prompt", f"{detail}, or give lists of messages")
@@ -86,7 +86,7 @@ def preference(record: Record, repair: str) -> Iterator[Outcome]:
     for name, replies in zip(SIDES, (chosen, rejected), strict=True):
         if [message.role for message in replies] != ["assistant"] or not replies[0].content:
             roles = ", ".join(message.role for message in replies) or "no message"
-            detail = f"behind the prompt {name!r} has {roles}, expected one assistant message"
+            detail = f"after the prompt, {name!r} has {roles}, expected one assistant message"
             raise Fault("not one reply", detail)
     if history[-1].role != "user":
         detail = f"the prompt ends in a message of {history[-1].role!r}, expected 'user'"
@@ -222,7 +222,7 @@ def _native_pair(
         raise Fault("bad index", f"{detail} from 1 to the number of messages, {most}")
     at = position.get(index - 1)
     if at is None:
-        detail = f"messages[{index - 1}] was left out, or joined to what comes behind it"
+        detail = f"messages[{index - 1}] was left out, or joined to the message after it"
         return Loss("no pair", record.where, detail, NOTHING_WRONG)
     if (role := dialogue.messages[at].role) != "user":
         detail = f"'index' is {index}, but messages[{index - 1}] is of {role!r}, expected 'user'"
@@ -286,7 +286,7 @@ def _transcript(value: Mapping[str, Any], key: str) -> Iterator[Turn]:
     text = require(value, key, str)
     parts = _parts(text) or _parts(_opening(value) + text)
     if not parts:
-        raise Fault("wrong type", f"{key!r} is {reprlib.repr(text)}, no transcript")
+        raise Fault("wrong type", f"{key!r} is {reprlib.repr(text)}, not a transcript")
     turns = [
         {"role": role, "content": text.strip()}
         for role, text in zip(parts[::2], parts[1::2], strict=True)

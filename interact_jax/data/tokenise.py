@@ -63,7 +63,7 @@ def tokenise(
         yield from pool.map(_tokenise, conversations, chunksize=PORTION)
     except BrokenProcessPool as error:
         raise RunStopped(
-            f"one of {workers} processes that tokenise has died, perhaps for want of memory. Set "
+            f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
             "data.workers lower; 0 tokenises in the main process."
         ) from error
     finally:

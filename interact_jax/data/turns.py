@@ -202,7 +202,7 @@ def _parse_call(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         call = None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        detail = f"{reprlib.repr(text)} is no call, expected JSON with a name and arguments"
+        detail = f"{reprlib.repr(text)} is not a call, expected JSON with a name and arguments"
         raise Fault("wrong type", detail)
     return call
 
@@ -229,7 +229,7 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     try:
         text = json.dumps(fields, ensure_ascii=False)
     except (ValueError, RecursionError):
-        detail = "it is nested too deep"
+        detail = "it is nested too deeply"
         raise Fault("wrong type", f"{', '.join(map(repr, fields))}: {detail}") from None
     check_text(text, " or ".join(map(repr, fields)))
 

@@ -45,7 +45,7 @@ def load(spec: str) -> Weigh:
     file = Path(name)
     if not colon or not file.is_file():
         raise InputError(
-            f"data.weigh={spec!r}: expected FILE.py:FUNCTION of a file that is there; "
+            f"data.weigh={spec!r}: expected FILE.py:FUNCTION of an existing file; "
             f"looked from {Path.cwd()}."
         )
     module_spec = importlib.util.spec_from_file_location(f"weigh_{file.stem}", file)

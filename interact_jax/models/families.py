@@ -138,7 +138,7 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
     kv_heads = raw.get("num_key_value_heads") or heads
     if heads % kv_heads:
         raise InputError(
-            f"{source}: num_attention_heads={heads} is no multiple of num_key_value_heads="
+            f"{source}: num_attention_heads={heads} is not a multiple of num_key_value_heads="
             f"{kv_heads}, so they cannot share keys evenly."
         )
     bias = raw.get("attention_bias", False)
@@ -179,7 +179,7 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
 def _head_width(width: int, heads: int, source: str) -> int:
     if width % heads:
         raise InputError(
-            f"{source}: hidden_size={width} is no multiple of num_attention_heads={heads}, and "
+            f"{source}: hidden_size={width} is not a multiple of num_attention_heads={heads}, and "
             "head_dim does not say how wide a head is."
         )
     return width // heads

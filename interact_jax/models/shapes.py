@@ -71,5 +71,5 @@ def shape(name: str, **changes: Any) -> DecoderConfig:
     """The model of this name; `changes` are keys of its config.json. Raises InputError, which lists
     the names, for another name."""
     if name not in SHAPES:
-        raise InputError(f"model shape {name!r} is not known. There is: {', '.join(SHAPES)}.")
+        raise InputError(f"model shape {name!r} is not known. Known shapes: {', '.join(SHAPES)}.")
     return read_config(SHAPES[name] | changes, source=f"shape {name}")

@@ -363,7 +363,7 @@ def test_reply_that_nobody_compares_is_not_checked(tmp_path):
         (transcript("Q", "A", "P", "B", "More?", "C"), "do not share"),
         (transcript("Q"), "do not share"),
         (transcript("Q", "A", "P", ""), "rejected[3]"),
-        ("Hello", "no transcript"),
+        ("Hello", "not a transcript"),
         (["Hello"], "'rejected'"),
     ],
 )

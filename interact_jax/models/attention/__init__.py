@@ -79,7 +79,9 @@ def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
         native.targets()
     except Unavailable as reason:
         if name == "native":
-            raise InputError(f"attention=native: {reason}. attention=auto does without") from None
+            raise InputError(
+                f"attention=native: {reason}. attention=auto works without it"
+            ) from None
         log.warning("attention=xla, which is slower than native would be: %s", reason)
         return "xla"
     return chosen

@@ -77,8 +77,8 @@ def _export_of(run: Path) -> Path:
     """The exported model of a run."""
     if not (run / "export/config.json").is_file():
         raise InputError(
-            f"{run}: a run that has not come to its end, so there is no model of it yet. Start it "
-            f"again, or export its newest checkpoint: launch/export.py --checkpoint {run} --out DIR"
+            f"{run}: a run that has not finished, so there is no model of it yet. Resume it, "
+            f"or export its newest checkpoint: launch/export.py --checkpoint {run} --out DIR"
         )
     log.info("%s is a run; its model is %s", run, run / "export")
     return run / "export"

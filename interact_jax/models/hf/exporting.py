@@ -111,7 +111,7 @@ def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
         foreign = names
     if foreign:
         raise InputError(
-            f"{headline}, which would replace {list_names(foreign)}, and that is no model's. Name "
+            f"{headline}, which would replace {list_names(foreign)}: not part of a model. Name "
             "another directory."
         )
 
