@@ -61,9 +61,7 @@ class Dataset:
     interactions: list[int]  # of each conversation; or pairs, if a run learns from pairs
     counts: Counts  # what was lost, mended or cut when the conversations became tokens
     read: ReadReport
-    examples: dict[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # where each of these happened first
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)  # first place of each count
 
     def note(self, counts: Counts, conversation: Conversation) -> None:
         """Count what happened to a conversation."""

@@ -240,9 +240,7 @@ def _reference_windows(
                     counts[f"contexts {name} cut on the left at {REFERENCE_CONTEXT} tokens"] += 1
             cut = {view: ids[-REFERENCE_CONTEXT:] for view, ids in whole.contexts.items()}
             unit.append(Example(whole.target, cut))
-        if (
-            _length(unit, settings) > settings.max_length
-        ):  # which may be all the positions that the model has
+        if _length(unit, settings) > settings.max_length:  # the model may have no more positions
             counts[TOO_LONG] += 1
             continue
         window.append([_cut(e, settings, counts) for e in unit])

@@ -169,9 +169,7 @@ def thinking_of(template: ChatTemplate) -> Thinking:
         return Thinking()
     key = next(filter(takes, KEYS), "")
     before, between = form(_ANSWER, **{key: _REASONS}) if key else ("", "")
-    if (
-        not between.strip()
-    ):  # no field for it; if it is taken from the text, then between known marks
+    if not between.strip():  # not from a field; if from the text, then between known marks
         marks = next((pair for pair in MARKS if pair[1] in template.source), None)
         if marks is None:
             return Thinking(key=key)

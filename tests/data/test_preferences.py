@@ -263,7 +263,7 @@ BAD = {
         "not one reply",
         ["'rejected' has no message"],
     ),
-    "empty prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, "bad prompt", ["nothing"]),
+    "empty prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, "bad prompt", ["empty"]),
     "role": (
         {"prompt": [{"role": "narrator", "content": "Q"}], "chosen": "A", "rejected": "B"},
         "unknown role",

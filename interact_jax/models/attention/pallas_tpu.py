@@ -41,9 +41,7 @@ from interact_jax.models.attention.sight import Sight
 # 4, 27 and 8% more with 256 x 256. Masked pairs take 2 to 6% more.
 BLOCK_Q, BLOCK_K = 512, 512
 HEADS = 7  # query heads of a step at most: they share keys, mask and the overhead of a step
-QUERY_BYTES = (
-    1 << 20
-)  # of an array of queries in a step, at most: 16 MiB have to hold all arrays, twice
+QUERY_BYTES = 1 << 20  # of an array of queries in a step, at most: 16 MiB hold all arrays, twice
 LANES = 128  # block sizes are multiples of this
 NOTHING = -1e30  # logit of unseen keys; finite, so that the difference of two is not NaN
 LOG2_E = math.log2(math.e)  # the vector unit has only powers of two
