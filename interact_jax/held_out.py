@@ -30,9 +30,9 @@ import numpy as np
 from interact_jax import digests, files, sharding
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
-from interact_jax.data.fingerprint import of_trees
+from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.holdout import hash_of
-from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised
+from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised_replies
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.generation.sampler import Completion, Sampler
 from interact_jax.opening import OpenedModel
@@ -138,7 +138,7 @@ class HeldOut:
     @functools.cached_property
     def digest(self) -> str:
         """Of all that is measured."""
-        return of_trees(self.trees, [list(prompt.ids) for prompt in self.prompts])
+        return digest_trees(self.trees, [list(prompt.ids) for prompt in self.prompts])
 
     def resume(self, workdir: Path) -> None:
         """Read what the initial model replied; where that is not there, a warning says so."""
@@ -281,7 +281,7 @@ def _drafts(conversation: Conversation) -> Iterator[Draft]:
     if conversation.preferences is not None:
         yield from pairs(conversation)
         return
-    better = {i.id: y for i, y in revised(conversation) if y.content != i.y.content}
+    better = {i.id: y for i, y in revised_replies(conversation) if y.content != i.y.content}
     for draft in hindsight(conversation):
         side = REJECTED if draft.id in better else 0
         yield dataclasses.replace(draft, unit=draft.id, side=side)

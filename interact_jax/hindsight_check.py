@@ -27,7 +27,7 @@ from jax.sharding import Mesh
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft
-from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, revised
+from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, revised_replies
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.models.decoder import Decoder
 from interact_jax.schema import Conversation, Interaction, Message
@@ -135,7 +135,9 @@ def _drafts(
             break
         # One pair a conversation: those of one are alike, and would look like more than they are.
         pairs = [
-            (i, reply) for i, reply in revised(conversations[index]) if reply.content != i.y.content
+            (i, reply)
+            for i, reply in revised_replies(conversations[index])
+            if reply.content != i.y.content
         ]
         if pairs:
             chosen.append((conversations[index].id, *rng.choice(pairs)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from interact_jax import digests, files
 from interact_jax.data.dataset import Dataset
-from interact_jax.data.fingerprint import earlier, fingerprint
+from interact_jax.data.fingerprint import fingerprint, legacy_digests
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.opening import OpenedModel
@@ -54,7 +54,7 @@ def complete(
     of = fingerprint(dataset)
     digest = "-".join((of["conversations"], of["contexts"], of["replies"]))
     if resumed:
-        found = _read(file, digest, earlier(dataset)["replies"])
+        found = _read(file, digest, legacy_digests(dataset)["replies"])
     else:
         log.info("computing the log-probabilities of the initial model")
         logps = logps_of(

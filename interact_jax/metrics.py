@@ -151,7 +151,7 @@ class Journal:
             "reply_tokens": batch.reply_tokens,
             "tokens": batch.tokens,
             "padding": round(1 - batch.tokens / batch.slots, 6),
-            **{name: round(value, 6) for name, value in (batch.told | measured).items()},
+            **{name: round(value, 6) for name, value in (batch.metrics | measured).items()},
             "seconds": round(now - self._time, 6),
         }
         self._time = now
@@ -162,7 +162,7 @@ class Journal:
         self._lines.flush()
         self._digest.update(encoded)
         if self._loggers is not None:
-            self._loggers.write(step, {**values, **batch.told, **measured})
+            self._loggers.write(step, {**values, **batch.metrics, **measured})
         texts = [f"{name} {values[name]:.4g}" for name in self._shown]
         text = "  ".join(texts)
         self._bar.update(self._task, completed=step, shown=texts[0])  # there is room for one

@@ -154,7 +154,7 @@ def open_model(
         end=end,
         stops=hf.eos_token_ids(files),
     )
-    if told := chat.end_told():
+    if told := chat.describe_end():
         log.info("%s", told)
     check_tokenizer(chat.vocabulary, max_length, config)
     decoder = Decoder(

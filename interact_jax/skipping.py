@@ -104,5 +104,7 @@ class Skimmer:
         kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
         skipped = sum(mean < self.least for mean in signal.values()) / len(signal)
         left = step_batch(self.packing, kept, batch.interactions, factor)
-        told = {**batch.told, "skipped": skipped}
-        return dataclasses.replace(batch, micro=left.micro, placed=left.placed, told=told), sums
+        metrics = {**batch.metrics, "skipped": skipped}
+        return dataclasses.replace(
+            batch, micro=left.micro, placed=left.placed, metrics=metrics
+        ), sums

@@ -124,7 +124,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     for line in dataset.lines():
         log.info("%s", line)
     dataset, held = holdout.split(dataset, cfg.evaluation.holdout)
-    log.info("%s", holdout.told(held, dataset, cfg.evaluation.holdout))
+    log.info("%s", holdout.describe(held, dataset, cfg.evaluation.holdout))
     held_out = HeldOut.of(held, model, cfg)
 
     optimiser = make_optimiser(cfg.optim)
@@ -422,5 +422,5 @@ def counted(run: Run) -> dict[str, int]:
     counters = run.state.counters
     return {
         name: near + (int(getattr(counters, name)) - near + 2**31) % 2**32 - 2**31
-        for name, near in run.source.counted().items()
+        for name, near in run.source.totals().items()
     }

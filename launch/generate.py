@@ -33,8 +33,8 @@ from interact_jax.generation import (
     Completion,
     Prompt,
     Sampler,
-    fitted,
-    mended,
+    count_repairs,
+    fit_prompt,
     read_prompts,
 )
 from interact_jax.opening import open_model
@@ -100,12 +100,12 @@ def generate(args: argparse.Namespace) -> None:
     one = sharding.make_mesh(devices=jax.local_devices()[:1])
     model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla", date=args.date)
     chat, kind = model.chat, KINDS[args.thinking]
-    if kind == ON and not chat.thinks.able:
+    if kind == ON and not chat.reasoning_format.supported:
         raise InputError(
             f"--thinking on: the chat template of {args.model} leaves no room for reasoning. Take "
             "another model, or leave the flag out."
         )
-    prompts = [fitted(prompt, chat) for prompt in prompts]
+    prompts = [fit_prompt(prompt, chat) for prompt in prompts]
     context = model.config.max_positions
     prompt_ids = [encode(prompt, chat, context, kind) for prompt in prompts]
     sampler = Sampler(model.decoder, model.eos_ids, rows=args.rows, vocab_limit=len(chat.tokenizer))
@@ -160,7 +160,7 @@ def summary(
             for prompt in prompts
         ),
     }
-    counts |= mended(prompts)
+    counts |= count_repairs(prompts)
     noted = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     return (
         f"{len(prompts):,} prompts answered with {tokens:,} tokens in {seconds:.1f} s"

@@ -234,11 +234,11 @@ CONFIG: list[tuple[Any, str]] = [
     ({"hidden_size": [32]}, r"hidden_size=\[32\]"),
     (
         {"hidden_size": 34, "head_dim": None, "num_attention_heads": 4},
-        "no multiple of num_attention",
+        "not a multiple of num_attention",
     ),
     ({"head_dim": 15}, "heads of 15 numbers"),
     ({"head_dim": 10**6}, "head_dim=1000000"),
-    ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads=3"),
+    ({"num_key_value_heads": 3}, "not a multiple of num_key_value_heads=3"),
     ({"intermediate_size": 10**12}, "intermediate_size=1000000000000"),
     ({"vocab_size": 10**10}, "vocab_size=10000000000"),
     (

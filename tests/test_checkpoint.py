@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from interact_jax import checkpoint, config, digests, evaluation, run_state, train
-from interact_jax.data.fingerprint import earlier
+from interact_jax.data.fingerprint import legacy_digests
 from interact_jax.schema import InputError
 from launch import export as launch_export
 from launch import train as launch_train
@@ -260,7 +260,7 @@ def version2(settings, workdir):
         file.unlink()
     for file in workdir.glob("checkpoints/*/data/metadata"):
         position = json.loads(file.read_text())["position"]
-        position = {"drawn": position["drawn"], "conversations": 6, **earlier(run.dataset)}
+        position = {"drawn": position["drawn"], "conversations": 6, **legacy_digests(run.dataset)}
         file.write_text(json.dumps({"version": 2, "position": position}))
     return workdir
 

@@ -13,7 +13,7 @@ from interact_jax.metrics import Journal, read_log, told_lines
 from interact_jax.schema import RunStopped
 from tests.runs import read_lines
 
-BATCH = SimpleNamespace(interactions=2, reply_tokens=5, tokens=50, slots=64, told={})
+BATCH = SimpleNamespace(interactions=2, reply_tokens=5, tokens=50, slots=64, metrics={})
 NAMES = ("loss", "signal", "grad_norm", "lr")
 
 

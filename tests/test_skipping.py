@@ -84,7 +84,7 @@ def test_metrics_and_counts_are_those_of_the_whole_step(whole, half):
         np.testing.assert_allclose(left_metrics[name].total, expected.total, rtol=1e-4, atol=1e-5)
         assert left_metrics[name].count == expected.count
     assert left_counts == counts
-    assert batch.told["skipped"] == pytest.approx(0.5)
+    assert batch.metrics["skipped"] == pytest.approx(0.5)
 
 
 def test_the_gradient_is_that_of_the_interactions_that_are_left(small, half, tmp_path):
@@ -108,7 +108,7 @@ def test_two_forwards_skip_the_same(small, half, tmp_path):
     least, _, (_, gradients, metrics, counts, batch) = half
     settings = {"skip.signal": least, "sharing": "none"}
     _, other, other_metrics, other_counts, other_batch = sums(small, tmp_path, **settings)
-    assert other_counts == counts and other_batch.told == batch.told
+    assert other_counts == counts and other_batch.metrics == batch.metrics
     np.testing.assert_allclose(other_metrics["loss"].total, metrics["loss"].total, rtol=1e-4)
     for name, value in leaves(gradients).items():
         np.testing.assert_allclose(leaves(other)[name], value, atol=2e-5, err_msg=name)
@@ -125,7 +125,7 @@ def test_a_tree_whose_interactions_are_all_skipped_is_left_out(whole, half):
 
 def test_if_all_are_skipped_nothing_moves(small, tmp_path):
     _, gradients, metrics, _, batch = sums(small, tmp_path, **{"skip.signal": 1e9})
-    assert batch.told["skipped"] == 1 and metrics["loss"].count == 12
+    assert batch.metrics["skipped"] == 1 and metrics["loss"].count == 12
     assert all((x == 0).all() for x in jax.tree.leaves(gradients))
 
 

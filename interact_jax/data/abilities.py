@@ -1,7 +1,7 @@
-"""What a chat template takes, and what it shows: found by rendering a few messages once.
+"""What a chat template accepts and what it shows, determined once by rendering a few messages.
 
-Templates differ. Some refuse a system message, or leave it out without a word; some refuse a
-greeting; many know nothing of tools. No template is known here by its name: it is tried.
+Templates differ. Some refuse a system message or leave it out silently; some refuse a greeting;
+many do not support tools. Nothing here depends on a template's name: each one is tried.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from interact_jax.data.templates import ChatTemplate, Refusal
 
-Row = dict[str, Any]  # a message as templates are told it
+Row = dict[str, Any]  # a message as it is passed to templates
 
-# Words that no template has of its own: where one comes out, the template has shown it.
+# Words that no template contains: where one appears in the output, the template has shown it.
 SYSTEM, GREETING, RESULT, CALLED, TOOL = (
     f"zq{name}qz" for name in ("system", "greeting", "result", "called", "tool")
 )
 USER: Row = {"role": "user", "content": "Hi"}
 REPLY: Row = {"role": "assistant", "content": "Hello."}
-OFFERED: Row = {
+TOOL_SCHEMA: Row = {
     "type": "function",
     "function": {
         "name": TOOL,
@@ -37,17 +37,16 @@ def _call(arguments: Any) -> Row:
     return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
-def _result(of: Row) -> list[Row]:
+def _result(reply: Row) -> list[Row]:
     answer = {"role": "tool", "content": RESULT, "name": CALLED, "tool_call_id": "call00001"}
-    return [USER, of, answer, REPLY, USER]
+    return [USER, reply, answer, REPLY, USER]
 
 
 @dataclasses.dataclass(frozen=True)
 class Abilities:
-    """Whether a template shows a system message, a message of the assistant before any other, the
-    results of tools, the calls of them, and what could be called; whether it is told what a reply
-    was reasoned by (of which `thinking` knows more). `arguments_as_text` is how it takes those of
-    calls."""
+    """Whether a template shows a system message, an assistant message before any other, the results
+    of tools, calls of them, and the tools on offer; whether it is given the reasoning of replies
+    (see `thinking`). `arguments_as_text`: whether it wants the arguments of calls as text."""
 
     system: bool
     greeting: bool
@@ -58,20 +57,20 @@ class Abilities:
     arguments_as_text: bool
 
     def fit(self, rows: Sequence[Row]) -> list[Row]:
-        """The messages as the template takes them: without a greeting, with what the system says
-        put before the first message of the user, as far as it cannot be told otherwise."""
+        """The messages in a form that the template accepts: where necessary without the greeting,
+        and with the system message put before the first user message."""
         system = [row for row in rows[:1] if row["role"] == "system"]
         turns = list(rows[len(system) :])
         if not self.greeting:
             while turns and turns[0]["role"] == "assistant":
                 del turns[0]
-        first = next((n for n, row in enumerate(turns) if row["role"] == "user"), None)
-        if system and not self.system and first is not None:
-            text = f"{system.pop()['content']}\n\n{turns[first]['content']}"
-            turns[first] = {**turns[first], "content": text}
-        return [self._taken(row) for row in (*system, *turns)]
+        first_user = next((n for n, row in enumerate(turns) if row["role"] == "user"), None)
+        if system and not self.system and first_user is not None:
+            text = f"{system.pop()['content']}\n\n{turns[first_user]['content']}"
+            turns[first_user] = {**turns[first_user], "content": text}
+        return [self._adapt(row) for row in (*system, *turns)]
 
-    def _taken(self, row: Row) -> Row:
+    def _adapt(self, row: Row) -> Row:
         if not row.get("tool_calls"):
             return row
         if not self.calls:
@@ -90,7 +89,7 @@ def _as_text(call: Row) -> Row:
 
 
 def abilities_of(template: ChatTemplate, reasoning: bool) -> Abilities:
-    """Of a template, which is asked a handful of questions; `reasoning` is known already."""
+    """The abilities of a template, found with a few renderings; `reasoning` is known already."""
 
     def shows(word: str, *rows: Row, tools: Sequence[Any] = ()) -> bool:
         try:
@@ -98,14 +97,14 @@ def abilities_of(template: ChatTemplate, reasoning: bool) -> Abilities:
         except Refusal:
             return False
 
-    calls = shows(CALLED, *_result(_call({"at": "noon"})), tools=[OFFERED])
-    as_text = not calls and shows(CALLED, *_result(_call('{"at": "noon"}')), tools=[OFFERED])
+    calls = shows(CALLED, *_result(_call({"at": "noon"})), tools=[TOOL_SCHEMA])
+    as_text = not calls and shows(CALLED, *_result(_call('{"at": "noon"}')), tools=[TOOL_SCHEMA])
     return Abilities(
         system=shows(SYSTEM, {"role": "system", "content": SYSTEM}, USER, REPLY, USER),
         greeting=shows(GREETING, {"role": "assistant", "content": GREETING}, USER, REPLY, USER),
-        results=any(shows(RESULT, *_result(of)) for of in (REPLY, _call({}), _call("{}"))),
+        results=any(shows(RESULT, *_result(reply)) for reply in (REPLY, _call({}), _call("{}"))),
         calls=calls or as_text,
-        tools=shows(TOOL, USER, tools=[OFFERED]),
+        tools=shows(TOOL, USER, tools=[TOOL_SCHEMA]),
         reasoning=reasoning,
         arguments_as_text=as_text,
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from interact_jax.data import thinking
 from interact_jax.data.abilities import Abilities, abilities_of
-from interact_jax.data.ending import END, chosen, turn_end
+from interact_jax.data.ending import END, choose_end, turn_end
 from interact_jax.data.rendering import DATE
 from interact_jax.data.templates import ChatTemplate
 from interact_jax.data.thinking import CLOSED, ON, PLAIN, THINKING, Thinking, parts_of
@@ -68,21 +68,21 @@ SETTINGS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """How a reply is learned: `y`, the kind of prompt that it stands behind, and what became of
-    its reasoning (a line of the summary, "" where it has none)."""
+class LearnedReply:
+    """How a reply is learned: `y`, the kind of prompt that it follows, and what became of its
+    reasoning (a line of the summary, "" where it has none)."""
 
     y: Message
     prompt: str = PLAIN
-    treated: str = ""
+    reasoning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatFormat:
     """A tokenizer with its chat template, and how follow-ups and replies become tokens.
 
-    `hindsight` is a text with "{o}"; `reply_tokens` is "in_place" (the ids y has where it stands
-    behind the prompt) or "alone" (y tokenised by itself, as the reference implementation does).
+    `hindsight` is a text with "{o}"; `reply_tokens` is "in_place" (the ids that y has after the
+    prompt) or "alone" (y tokenised by itself, as the reference implementation does).
     `thinking` and `end` are the settings `data.*` of these names; `stops` are the ids at which the
     model's own files end sampling.
     """
@@ -132,15 +132,15 @@ class ChatFormat:
         ):
             if value not in choices:
                 raise InputError(f"{name}={value!r}: expected one of {', '.join(choices)}.")
-        shows = HINDSIGHT.get(hindsight, hindsight)
-        if "{o}" not in shows:
+        hindsight_text = HINDSIGHT.get(hindsight, hindsight)
+        if "{o}" not in hindsight_text:
             raise InputError(
                 f"hindsight={hindsight!r}: expected {', '.join(HINDSIGHT)}, or a text that holds "
                 "{o} where the follow-up goes."
             )
         check_date(date)
         template = _template_of(tokenizer, Path(directory), date)
-        chat = cls(tokenizer, template, shows, reply_tokens, thinking, end, stops)
+        chat = cls(tokenizer, template, hindsight_text, reply_tokens, thinking, end, stops)
         if end == "turn" and chat.turn_id is None:
             raise InputError(
                 f"data.end=turn: the chat template of {directory} ends a reply with no token of "
@@ -156,18 +156,18 @@ class ChatFormat:
     @functools.cached_property
     def eos_id(self) -> int:
         """The token that ends a reply, by `end`: the tokenizer's EOS, or `turn_id`."""
-        return chosen(self.end, self.tokenizer.eos_token_id, self.turn_id, self.stops)
+        return choose_end(self.end, self.tokenizer.eos_token_id, self.turn_id, self.stops)
 
-    def end_told(self) -> str:
-        """A line on how replies end, where the tokenizer and its template do not agree; else ""."""
+    def describe_end(self) -> str:
+        """A line on how replies end where the tokenizer and its template disagree, else ""."""
         eos, turn = self.tokenizer.eos_token_id, self.turn_id
         if turn is None or turn == eos:
             return ""
         ends = [(eos, "the tokenizer's EOS"), (turn, "the chat template's end of a turn")]
-        (end, whose), (other, others) = ends if self.eos_id == eos else reversed(ends)
+        (end, name), (other, other_name) = ends if self.eos_id == eos else reversed(ends)
         return (
-            f"replies end with {self.decode([end])!r}, {whose}, and not with "
-            f"{self.decode([other])!r}, {others} (data.end)"
+            f"replies end with {self.decode([end])!r}, {name}, and not with "
+            f"{self.decode([other])!r}, {other_name} (data.end)"
         )
 
     @property
@@ -177,12 +177,12 @@ class ChatFormat:
 
     @functools.cached_property
     def abilities(self) -> Abilities:
-        """What the template takes and shows, found out when it is first asked."""
-        return abilities_of(self.template, reasoning=not self._unheeded)
+        """What the template accepts and shows, determined on first use."""
+        return abilities_of(self.template, reasoning=not self._ignores_reasoning)
 
     @functools.cached_property
-    def thinks(self) -> Thinking:
-        """What the template makes of reasoning, found out when it is first asked."""
+    def reasoning_format(self) -> Thinking:
+        """How the template handles reasoning, determined on first use."""
         return thinking.thinking_of(self.template)
 
     def render(
@@ -192,38 +192,38 @@ class ChatFormat:
         tools: Sequence[Any] = (),
         kind: str = PLAIN,
     ) -> str:
-        """The prompt as text, up to where the model's reply begins; `hindsight` is o or None. It
-        goes to the last message of the user, behind which may be those of tools. `kind` says what
-        the prompt does about reasoning: see `thinking`."""
+        """The prompt as text, up to where the model's reply begins; `hindsight` is o or None.
+        It is appended to the last user message, which tool messages may follow. `kind` says how
+        the prompt treats reasoning: see `thinking`."""
         rows = [self._row(message) for message in messages]
         if hindsight is not None:
-            asked = next(row for row in reversed(rows) if row["role"] == "user")
+            last_user = next(row for row in reversed(rows) if row["role"] == "user")
             # replace() and not format(): braces elsewhere in the text mean nothing.
-            asked["content"] += self.hindsight.replace("{o}", hindsight.strip())
+            last_user["content"] += self.hindsight.replace("{o}", hindsight.strip())
         if rows[0]["role"] != "user" or any(len(row) > 2 for row in rows):
             rows = self.abilities.fit(rows)
         text = self.template.render(rows, tools, thinking=kind == ON)
-        if kind == CLOSED and self.thinks.opens(text):
-            text += self.thinks.between
+        if kind == CLOSED and self.reasoning_format.opens(text):
+            text += self.reasoning_format.between
         return text
 
     def _row(self, message: Message) -> dict[str, Any]:
-        """A message as the template is told it."""
+        """A message as it is passed to the template."""
         row = {"role": message.role, "content": message.content, **message.fields}
         parts = parts_of(message.content, message.fields) if message.role == "assistant" else None
         if parts is None:
             return row
-        if self.thinking == "off" or self._unheeded:
-            return thinking.without(row, parts)
-        return self.thinks.row(row, parts)
+        if self.thinking == "off" or self._ignores_reasoning:
+            return thinking.without_reasoning(row, parts)
+        return self.reasoning_format.row(row, parts)
 
     @property
-    def _unheeded(self) -> bool:
-        """Whether a log's reasoning is of no use, since the template leaves no room for any."""
-        return self.thinking == "auto" and not self.thinks.able
+    def _ignores_reasoning(self) -> bool:
+        """Whether the reasoning in a log is dropped because the template leaves no room for it."""
+        return self.thinking == "auto" and not self.reasoning_format.supported
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of rendered text. The template has written BOS already where there is one."""
+        """Token ids of rendered text. If there is a BOS, the template has already written it."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def prompt(
@@ -236,32 +236,33 @@ class ChatFormat:
         """Token ids of the prompt, with the generation prompt."""
         return self.encode(self.render(messages, hindsight, tools, kind))
 
-    def said(self, y: Message, room: bool = True) -> Said:
-        """How y is learned; `room` says whether its prompt leaves any for reasoning."""
+    def learned_reply(self, y: Message, room: bool = True) -> LearnedReply:
+        """How y is learned; `room` says whether its prompt leaves room for reasoning."""
         leaves_out = self.thinking in ("off", "strip")
         parts = parts_of(y.content, y.fields)
         sampled = None if y.token_ids is None else parts_of(self.decode(y.token_ids))
-        if parts is None and sampled is not None:  # the ids are of more than the words of the log
+        if parts is None and sampled is not None:  # the ids hold more than the log's text
             parts = dataclasses.replace(sampled, answer=y.content)
         if parts is None:
-            return Said(y, CLOSED if leaves_out else PLAIN)
-        if parts.reasoning and room and not leaves_out and not self._unheeded:
-            ids = sampled is not None and self._begins_as_told(y.token_ids)
-            return Said(_spoken(y, self.thinks.written(parts), ids), ON, thinking.KEPT)
-        treated = thinking.ASKED_OUT if leaves_out else thinking.UNABLE
-        answer = _spoken(y, parts.answer, ids=sampled is None)
-        return Said(answer, CLOSED, treated if parts.reasoning else thinking.EMPTY)
+            return LearnedReply(y, CLOSED if leaves_out else PLAIN)
+        if parts.reasoning and room and not leaves_out and not self._ignores_reasoning:
+            keep_ids = sampled is not None and self._opens_where_prompt_does_not(y.token_ids)
+            text = self.reasoning_format.render(parts)
+            return LearnedReply(_with_text(y, text, keep_ids), ON, thinking.KEPT)
+        reasoning = thinking.STRIPPED if leaves_out else thinking.UNSUPPORTED
+        answer = _with_text(y, parts.answer, keep_ids=sampled is None)
+        return LearnedReply(answer, CLOSED, reasoning if parts.reasoning else thinking.EMPTY)
 
-    def _begins_as_told(self, ids: Iterable[int] | None) -> bool:
-        """Whether a sampler's ids open the block where the prompt does not, and only there."""
-        opened = self.decode(ids or ()).lstrip().startswith(self.thinks.opening)
-        return opened == bool(self.thinks.before)
+    def _opens_where_prompt_does_not(self, ids: Iterable[int] | None) -> bool:
+        """Whether a sampler's ids open the block exactly where the prompt does not."""
+        opened = self.decode(ids or ()).lstrip().startswith(self.reasoning_format.opening)
+        return opened == bool(self.reasoning_format.before)
 
     def reply(self, y: Message, prompt_text: str, prompt_ids: Sequence[int]) -> list[int]:
         """Token ids of y and its end; trailing white space of y is dropped first.
 
-        What a sampler produced is kept as it is. In place: y is tokenised behind its prompt; where
-        a token would span the border between the two, y is tokenised alone.
+        Sampled ids are kept as they are. In place: y is tokenised after its prompt; where a token
+        would span the boundary between the two, y is tokenised alone.
         """
         if y.token_ids is not None:
             return list(y.token_ids)
@@ -273,49 +274,49 @@ class ChatFormat:
         return [*self.encode(text), self.eos_id]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, special tokens written out and spaces as they are."""
+        """The text of ids, with special tokens written out and spaces unchanged."""
         return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text that each token adds; joined they are the text of all."""
+        """The text that each token adds; joined, they give the whole text."""
         texts = [self.decode(ids[:n]) for n in range(len(ids) + 1)]
-        # A character in several tokens shows up with its last: until then decode() ends in U+FFFD.
-        shown = [text.rstrip("\ufffd") for text in texts]
-        return [after[len(before) :] for before, after in itertools.pairwise(shown)]
+        # A character of several tokens appears with its last: until then decode() ends in U+FFFD.
+        complete = [text.rstrip("\ufffd") for text in texts]
+        return [after[len(before) :] for before, after in itertools.pairwise(complete)]
 
     def special_token_in(self, text: str) -> str | None:
         """The first special token that `text` would be parsed into, or None."""
-        found = _special_pattern(self.tokenizer).search(text)
-        return found and found.group()
+        match = _special_pattern(self.tokenizer).search(text)
+        return match and match.group()
 
 
-def _spoken(y: Message, text: str, ids: bool) -> Message:
-    """The reply as a text; what a sampler produced for it stays if `ids`."""
-    if ids:
+def _with_text(y: Message, text: str, keep_ids: bool) -> Message:
+    """The reply with another text; sampled ids and log-probabilities stay if `keep_ids`."""
+    if keep_ids:
         return dataclasses.replace(y, content=text)
     return dataclasses.replace(y, content=text, token_ids=None, logps=None)
 
 
 def check_date(date: str, name: str = "data.date") -> None:
-    """Raise InputError for what is no day."""
+    """Raise InputError unless `date` is a day."""
     try:
-        right = datetime.date.fromisoformat(date).isoformat() == date
+        is_day = datetime.date.fromisoformat(date).isoformat() == date
     except ValueError:
-        right = False
-    if not right:
+        is_day = False
+    if not is_day:
         raise InputError(f"{name}={date!r}: expected a day as YYYY-MM-DD, such as {DATE}.")
 
 
 def _template_of(tokenizer: Any, directory: Path, date: str) -> ChatTemplate:
-    """The chat template that transformers takes where no other is asked for."""
+    """The chat template that transformers uses by default."""
     own = directory / "chat_template.jinja"
     file = own if own.is_file() else directory / "tokenizer_config.json"
     try:
         source = tokenizer.get_chat_template()
-    except ValueError as error:  # several, and none is named default
+    except ValueError as error:  # several templates, none of them named default
         raise InputError(f"{file}: no chat template for everyday use ({error}).") from None
     if not isinstance(source, str):
-        raise InputError(f"{file}: chat_template is no text but a {type(source).__name__}.")
+        raise InputError(f"{file}: chat_template is not text but a {type(source).__name__}.")
     return ChatTemplate(source, tokenizer.special_tokens_map, file, date)
 
 

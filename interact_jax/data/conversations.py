@@ -1,11 +1,11 @@
-"""Conversations from disk, whatever format they come in, and a report of what was lost and why.
+"""Conversations from disk, in any of the formats, and a report of what was lost and why.
 
     conversations, report = read_conversations("logs/*.jsonl.gz", on_error="skip")
     print("\\n".join(report.lines()))
 
-`records` turns files into JSON records, `formats` turns records into conversations, with the help
-of `messages`; what they cannot use they hand on as a `Loss`. Whether a loss stops the program is
-decided here and nowhere else.
+`records` turns files into JSON records; `formats` turns records into conversations with the help of
+`messages`; what they cannot use they pass on as a `Loss`. Only this module decides whether a loss
+stops the program.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from interact_jax.data.dialogues import Found
+from interact_jax.data.dialogues import Outcome
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.mending import LEFT_OUT, REPAIR
 from interact_jax.data.records import (
@@ -37,17 +37,16 @@ ON_ERROR = ("stop", "skip")
 INTERACTION = "at least one user message, an assistant's reply to it, and the user's next message"
 
 
-FIELDS_SHOWN = 12  # of those that are not used, in a summary
+FIELDS_SHOWN = 12  # unused fields in a summary
 
 
 @dataclasses.dataclass
 class ReadReport:
-    """How many came through, how many of each kind were lost, and why; what was mended, and which
-    fields were not used.
+    """How much was read; what was lost, and why; what was mended, and which fields were not used.
 
     `lost` counts by reason: lines ("broken JSON"), messages ("unknown role"), conversations ("no
     follow-up"). `examples` has the first case of each reason, with file and line. `interactions`
-    counts what can be learned from, as the caller of `read_conversations` does.
+    counts the units to learn from, as the caller of `read_conversations` defines them.
     """
 
     files: int = 0
@@ -60,7 +59,7 @@ class ReadReport:
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def note(self, counter: collections.Counter[str], item: Loss | Note) -> None:
-        """Count something."""
+        """Count a loss or a note, and keep the first of its kind as an example."""
         counter[item.reason] += 1 if isinstance(item, Loss) else item.times
         self.examples.setdefault(item.reason, f"{item.where}: {item.detail}")
 
@@ -80,7 +79,7 @@ class ReadReport:
 
 
 def count_interactions(conversation: Conversation) -> int:
-    """How many interactions belong to a conversation."""
+    """The number of interactions of a conversation."""
     return sum(1 for _ in conversation.replies())
 
 
@@ -88,68 +87,68 @@ def read_conversations(
     path: str,
     format: str = "auto",
     on_error: str = "stop",
-    usable: Callable[[Conversation], int] = count_interactions,
+    count_units: Callable[[Conversation], int] = count_interactions,
     expected: str = INTERACTION,
     repair: str = "join",
     max_bytes: int = MOST_BYTES,
 ) -> tuple[list[Conversation], ReadReport]:
-    """Read every conversation that there is something to learn from: at least one interaction.
+    """Read every conversation with something to learn from: at least one interaction.
 
-    Who learns from something else gives `usable`, which counts it in a conversation, and says in
-    `expected` what a conversation needs, to follow "Expected" in messages to people.
+    To learn from something else, pass `count_units`, which counts it in a conversation, and in
+    `expected` what a conversation needs, to follow "Expected" in messages.
 
     `path` is a file, a directory, a glob, or "-"; plain or gzip; `format` a name in FORMATS. With
-    `on_error="stop"` the first thing that cannot be read raises InputError with file, line and
-    remedy; with "skip" it is counted and left out, and with it what contains it. What can be read
-    but is not clean is mended as `repair` says (`mending.REPAIR`) and counted. A conversation that
-    nobody followed up, or a deleted message, is no error: it is counted either way. Of a file
-    `max_bytes` are read at most, unpacked.
+    `on_error="stop"`, the first thing that cannot be read raises InputError with file, line and
+    remedy; with "skip", it and what contains it are left out and counted. Input that can be read
+    but is not clean is mended as `repair` says (`mending.REPAIR`) and counted. A conversation
+    without a follow-up and a deleted message are not errors: they are counted either way. At most
+    `max_bytes` of a file are read, after unpacking.
 
-    Ids are unique over all files: one that is there already gets a number behind it. Raises
-    InputError, whatever `on_error`, for a path that matches nothing and where no interaction (or
-    what `usable` counts) comes through at all.
+    Ids are unique over all files: a number is appended to an id that is taken. Raises InputError,
+    whatever `on_error` is, for a path that matches nothing, and where there is no interaction (or
+    nothing that `count_units` counts) at all.
     """
     _check_choice("data.format", format, FORMATS)
     _check_choice("data.on_error", on_error, ON_ERROR)
     _check_choice("data.repair", repair, REPAIR)
     report = ReadReport()
-    reading = _Reading(report, usable, expected, on_error, repair)
+    collector = _Collector(report, count_units, expected, on_error, repair)
     for file, stem in find_files(path).items():
         report.files += 1
-        records = _counted(read_records(file, stem, max_bytes), report)
+        records = _count_records(read_records(file, stem, max_bytes), report)
         for item in FORMATS[format].read(records, repair):
-            reading.take(item)
-    report.conversations = len(reading.conversations)
-    if not reading.conversations:
-        what = "no interaction" if usable is count_interactions else "nothing"
-        headline = f"{input_name(path)}: {what} to learn from. Expected {expected}."
+            collector.take(item)
+    report.conversations = len(collector.conversations)
+    if not collector.conversations:
+        missing = "no interaction" if count_units is count_interactions else "nothing"
+        headline = f"{input_name(path)}: {missing} to learn from. Expected {expected}."
         raise InputError("\n".join([headline, *report.lines()]))
-    return reading.conversations, report
+    return collector.conversations, report
 
 
-def _counted(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Record | Loss]:
-    """Count the records as they pass, those too that could not be decoded."""
+def _count_records(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Record | Loss]:
+    """Count the records as they pass, including those that could not be decoded."""
     for item in items:
         report.records += isinstance(item, Record) or item.remedy == FIX_LINE
         yield item
 
 
 @dataclasses.dataclass
-class _Reading:
-    """What has come through so far."""
+class _Collector:
+    """Collects the conversations, and reports the rest."""
 
     report: ReadReport
-    usable: Callable[[Conversation], int]
+    count_units: Callable[[Conversation], int]
     expected: str
     on_error: str
     repair: str
     conversations: list[Conversation] = dataclasses.field(default_factory=list)
-    sources: dict[str, str] = dataclasses.field(default_factory=dict)  # of ids: where they are
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)  # where each id was read
     times: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    spoilt: str = ""  # the last place where something was lost
+    last_loss: str = ""  # where something was lost last
 
-    def take(self, item: Found) -> None:
-        """Keep what can be used, count the rest. Raises InputError for the first error."""
+    def take(self, item: Outcome) -> None:
+        """Keep what can be used and count the rest. Raises InputError for the first error."""
         if isinstance(item, Note):
             self.report.note(self.report.unused if item.unused else self.report.mended, item)
         elif isinstance(item, Loss):
@@ -161,12 +160,12 @@ class _Reading:
         if loss.remedy and self.on_error == "stop":
             raise InputError(f"{loss}. {loss.remedy}.")
         if loss.remedy:
-            self.spoilt = loss.where
+            self.last_loss = loss.where
         self.report.note(self.report.lost, loss)
 
     def _keep(self, conversation: Conversation) -> None:
         if (first := self.sources.get(conversation.id)) is not None:
-            detail = f"conversation {conversation.id!r} is at {first} too"
+            detail = f"conversation {conversation.id!r} is also at {first}"
             if self.repair == "stop":
                 self._lose(Loss("duplicate id", conversation.source, detail, MEND_LINE))
                 return
@@ -175,31 +174,31 @@ class _Reading:
             self.take(Note(reason, conversation.source, detail))
             if drop:
                 return
-            conversation = dataclasses.replace(conversation, id=self._free(conversation.id))
+            conversation = dataclasses.replace(conversation, id=self._free_id(conversation.id))
         self.sources[conversation.id] = conversation.source
-        if units := self.usable(conversation):
+        if units := self.count_units(conversation):
             self.conversations.append(conversation)
             self.report.interactions += units
-        elif conversation.source != self.spoilt or conversation.owned is not None:
-            # Else it is told already why nothing is left; paths of a tree have a place in common.
-            self._lose(_reason(conversation, self.usable, self.expected))
+        elif conversation.source != self.last_loss or conversation.owned is not None:
+            # Otherwise the reason has been reported already; but paths of a tree have one place.
+            self._lose(_unused_loss(conversation, self.count_units, self.expected))
 
-    def _free(self, taken: str) -> str:
-        """An id that nobody has: with the first free number behind it."""
+    def _free_id(self, taken: str) -> str:
+        """An unused id: `taken` with the first free number after it."""
         while True:
             self.times[taken] += 1
             if (name := f"{taken}~{self.times[taken] + 1}") not in self.sources:
                 return name
 
 
-def _reason(
-    conversation: Conversation, usable: Callable[[Conversation], int], expected: str
+def _unused_loss(
+    conversation: Conversation, count_units: Callable[[Conversation], int], expected: str
 ) -> Loss:
-    """Why a well-formed conversation is not used."""
+    """The loss of a well-formed conversation, with the reason why it is not used."""
     whole = dataclasses.replace(conversation, owned=None)
-    if next(whole.replies(), None) if usable is count_interactions else usable(whole):
+    if next(whole.replies(), None) if count_units is count_interactions else count_units(whole):
         reason, detail = "only repeats", "every interaction of this path is in an earlier one"
-    elif usable is count_interactions:
+    elif count_units is count_interactions:
         reason, detail = "no follow-up", "no reply that stands between two user messages"
         if conversation.preferences:
             detail += "; but a pair of replies, of which objective.name=dpo learns"

@@ -70,10 +70,10 @@ class Dataset:
 
     conversations: list[Conversation]
     trees: list[list[Tree]]
-    interactions: list[int]  # of each conversation; where pairs are learned from, pairs
+    interactions: list[int]  # of each conversation; or pairs, if a run learns from pairs
     counts: Counts  # what was lost, mended or cut when the conversations became tokens
     read: ReadReport
-    examples: dict[str, str] = dataclasses.field(default_factory=dict)  # of these: where, first
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)  # first place of each count
 
     def note(self, counts: Counts, conversation: Conversation) -> None:
         """Count what happened to a conversation."""
@@ -86,7 +86,7 @@ class Dataset:
         return [tree for i in indices for tree in self.trees[i]]
 
     def lines(self) -> list[str]:
-        """What came through and what was lost, for people."""
+        """What was read and what was lost, for people."""
         lines = [
             *self.read.lines(),
             f"{count(len(self.trees), 'conversation')} with "
@@ -94,8 +94,8 @@ class Dataset:
             f"{count(sum(len(t) for t in self.trees), 'token tree')}",
         ]
         for reason, times in sorted(self.counts.items()):
-            such = f", such as {self.examples[reason]}" if reason in self.examples else ""
-            lines.append(f"  {times:,} {reason}{such}")
+            example = f", such as {self.examples[reason]}" if reason in self.examples else ""
+            lines.append(f"  {times:,} {reason}{example}")
         return lines
 
 
@@ -108,22 +108,28 @@ def load_dataset(
     workers: int = 0,
     recipe: str = "hindsight",
 ) -> Dataset:
-    """Read conversations, encode what `recipe` finds in them, grow their trees; `path` "pocket" is
-    the shipped logs.
+    """Read conversations, encode what `recipe` takes from them, and grow their trees; the `path`
+    "pocket" stands for the shipped logs.
 
     `workers` processes tokenise; the result is the same for any number. Raises InputError if
     nothing is left.
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
-    usable, expected = RECIPES[recipe].units, RECIPES[recipe].expected
+    count_units, expected = RECIPES[recipe].count_units, RECIPES[recipe].expected
     with progress.of(f"reading {input_name(path)}"):
         conversations, report = read_conversations(
-            path, format, settings.on_error, usable, expected, settings.repair, settings.max_bytes
+            path,
+            format,
+            settings.on_error,
+            count_units,
+            expected,
+            settings.repair,
+            settings.max_bytes,
         )
     dataset = Dataset([], [], [], collections.Counter(), report)
-    conversations = list(_fitted(conversations, chat, settings, dataset))
-    found = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
-    for conversation, tokenised in _with_progress(conversations, found):
+    conversations = list(_fit_all(conversations, chat, settings, dataset))
+    results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
+    for conversation, tokenised in _with_progress(conversations, results):
         dataset.note(tokenised.counts, conversation)
         if tokenised.trees:
             dataset.conversations.append(conversation)
@@ -136,13 +142,13 @@ def load_dataset(
     return dataset
 
 
-def _fitted(
+def _fit_all(
     conversations: Iterable[Conversation],
     chat: ChatFormat,
     settings: EncodeSettings,
     dataset: Dataset,
 ) -> Iterator[Conversation]:
-    """Those that the chat template can tell, as far as it can."""
+    """The conversations that the chat template can show, in a form that it accepts."""
     for conversation in conversations:
         if is_plain(conversation):
             yield conversation

@@ -1,4 +1,4 @@
-"""From a record to its dialogue, and from that to a Conversation: what formats have in common."""
+"""From a record to its dialogue and on to a Conversation: what the formats have in common."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from interact_jax.data.mending import Dialogue, mend
-from interact_jax.data.messages import Fault, need, within
+from interact_jax.data.messages import Fault, faults_at, require
 from interact_jax.data.records import Loss, Note, Record
 from interact_jax.data.turns import Turn, read_turn, read_turns
 from interact_jax.schema import Conversation, Preference
 
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
-"""Where a system prompt stands beside the turns."""
-Found = Conversation | Loss | Note
-"""What comes of records: conversations, what was lost of them, what was mended and not used."""
+"""Keys of a system prompt that stands beside the turns."""
+Outcome = Conversation | Loss | Note
+"""What readers make of records: conversations, losses, and notes on repairs and unused fields."""
 
 
 def read_dialogue(
     record: Record, key: str, repair: str, known: Collection[str] = (), turns: Any = None
 ) -> Dialogue:
-    """The dialogue under a key, or `turns` in place of it. `known` are fields of its turns that the
+    """The dialogue under a key, or `turns` in its place. `known` are fields of turns that the
     format uses. Raises Fault."""
-    said = need(record.value, key, list) if turns is None else turns
-    read = [*_system_beside(record.value), *read_turns(said, key, known)]
-    if len(read) > 1 and read[0].index < 0 and read[0].message == read[1].message:
-        del read[0]  # it stands in both places
-    return mend(read, record.where, repair)
+    values = require(record.value, key, list) if turns is None else turns
+    parsed = [*_system_beside(record.value), *read_turns(values, key, known)]
+    if len(parsed) > 1 and parsed[0].index < 0 and parsed[0].message == parsed[1].message:
+        del parsed[0]  # the record has it twice
+    return mend(parsed, record.where, repair)
 
 
 def _system_beside(value: Mapping[str, Any]) -> Iterator[Turn]:
     for key in SYSTEM_KEYS:
         if isinstance(value.get(key), str | list) and value[key]:
-            with within(key):
+            with faults_at(key):
                 turn = read_turn({"role": "system", "content": value[key]}, -1, repr(key))
             if turn.message is not None and turn.message.content.strip():
                 yield dataclasses.replace(turn, left_out=(), unused=turn.left_out)
 
 
-def found(
+def build_conversation(
     record: Record,
     dialogue: Dialogue,
     identity: str,
     user: str = "",
     preferences: tuple[Preference, ...] | None = None,
     known: Collection[str] = (),
-) -> Iterator[Found]:
-    """The conversation of a record, under the record's own name where it brings no id, and what
-    there is to be told of it.
+) -> Iterator[Outcome]:
+    """The conversation of a record, named after the record where it has no id, and the losses and
+    notes on it.
 
-    What the record says in single values goes along: language, toxicity, model, time. What is not
-    single is counted as not used, but for `known`; those are what the reader has read.
+    Scalar values of the record become its meta data: language, toxicity, model, time. Other values
+    are counted as not used, except `known`, which the reader has used.
     """
     yield from dialogue.losses
     yield from dialogue.notes
-    tools, read = tools_of(record.value), ("id", "user", *SYSTEM_KEYS, *known)
+    tools, used = tools_of(record.value), ("id", "user", *SYSTEM_KEYS, *known)
     meta = {}
     for key, value in record.value.items():
-        if key in read or (key == "tools" and tools):
+        if key in used or (key == "tools" and tools):
             continue
         if isinstance(value, str | int | float):
             meta[key] = value
@@ -74,15 +74,15 @@ def found(
         record.where,
         meta,
         preferences=preferences,
-        places=dialogue.moved,
+        places=dialogue.moved_places,
         restarts=dialogue.restarts,
         tools=tools,
     )
 
 
 def tools_of(value: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What the assistant could call, as chat templates are told it: a list of objects, or that as
-    JSON in a text; nothing where it is anything else."""
+    """The tools on offer, as passed to chat templates: from a list of objects, or from such a list
+    as JSON text; nothing for anything else."""
     tools = value.get("tools")
     if isinstance(tools, str):
         try:
@@ -94,5 +94,5 @@ def tools_of(value: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
         json.dumps(tools, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise Fault("wrong type", "'tools' holds what is no text, or is nested too deep") from None
+        raise Fault("wrong type", "'tools' is not text, or nested too deeply") from None
     return tuple(tools)

@@ -1,8 +1,8 @@
 """Conversations to token ids: which history each interaction sees, and what is lost on the way.
 
-`conversation` history keeps the whole conversation up to `max_length` tokens. Where it is longer
-the window hops: the oldest turns go until half of `max_length` is left, the system message stays,
-and the new window starts at a user turn. Student and teacher see the same window, and the
+`conversation` history keeps the whole conversation up to `max_length` tokens. Where it is longer,
+the window hops: the oldest turns are dropped until half of `max_length` is left, the system message
+stays, and the new window starts at a user turn. Student and teacher see the same window, and the
 interactions of one window share their prefix. `reference` history is that of the paper's code: the
 last 5 messages, x and (x, o) each cut on the left at 2,048 tokens.
 """
@@ -29,7 +29,7 @@ from interact_jax.settings import Setting
 
 REFERENCE_MESSAGES = 5  # messages of history that the paper's code keeps
 REFERENCE_CONTEXT = 2048  # tokens of x, and of (x, o)
-MOST_SAID = 120  # characters of what a template says
+LONGEST_REASON = 120  # characters of a template's refusal
 REFUSED = "conversations dropped: refused by the chat template"
 TOO_LONG = "interactions dropped: longer than data.max_length by themselves"
 
@@ -51,11 +51,11 @@ class EncodeSettings:
 
     @classmethod
     def of(cls, cfg: Any) -> EncodeSettings:
-        """Those of a run's settings."""
+        """From the settings of a run."""
         names = (field.name for field in dataclasses.fields(cls))
         values = {name: cfg.data[name] for name in names if name != "ignore_first"}
         if cfg.data.weigh:
-            weighing.load(cfg.data.weigh)  # what is wrong with the file is said before the work
+            weighing.load(cfg.data.weigh)  # report a bad file before the work begins
         return cls(**values, ignore_first=cfg.objective.ignore_first)
 
 
@@ -76,30 +76,31 @@ def encode(
     `counts` collects what was lost or cut, by reason. Raises InputError, with the conversation's
     file and line, where the template refuses it and `on_error` is "stop".
     """
-    if settings.special_tokens != "keep" and (found := _special_token(conversation, chat)):
+    if settings.special_tokens != "keep" and (token := _special_token(conversation, chat)):
         if settings.special_tokens == "stop":
             raise InputError(
-                f"{conversation.source or conversation.id}: a message holds {found!r}, which the "
+                f"{conversation.source or conversation.id}: a message holds {token!r}, which the "
                 "tokenizer reads as a special token. Mend it, or set data.special_tokens=drop to "
                 "drop such conversations, or keep to tokenise them as they are."
             )
         counts["conversations dropped: text of a special token in a message"] += 1
         return []
-    if (beyond := _beyond_vocabulary(conversation, chat)) is not None:
+    if (unknown := _unknown_id(conversation, chat)) is not None:
         if settings.on_error == "stop":
             raise InputError(
-                f"{conversation.source or conversation.id}: token_ids hold {beyond}, but the "
-                f"tokenizer has {len(chat.tokenizer)} tokens: they are of another model. Take "
-                "them out, or set data.on_error=skip to drop such conversations."
+                f"{conversation.source or conversation.id}: token_ids hold {unknown}, but the "
+                f"tokenizer has {len(chat.tokenizer)} tokens: they come from another model. "
+                "Remove them, or set data.on_error=skip to drop such conversations."
             )
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []
     windows = WINDOWS[settings.history]
-    units = _answering(_weighed(conversation, recipe, settings, counts), chat, counts)
+    units = _weighted_units(conversation, recipe, settings, counts)
+    units = _units_with_answers(units, chat, counts)
     try:
         kept = []
         for window in windows(conversation, units, chat, settings, counts):
-            kept.append([unit for unit in window if _counted(unit, settings, counts)])
+            kept.append([unit for unit in window if _has_counted_tokens(unit, settings, counts)])
     except Refusal as error:
         if settings.on_error == "stop":
             where = conversation.source or conversation.id
@@ -107,17 +108,17 @@ def encode(
                 f"{where}: {error} Mend the conversation, or set data.on_error=skip to drop such "
                 "conversations."
             ) from error
-        counts[f"{REFUSED}: {error.why[:MOST_SAID]}"] += 1
+        counts[f"{REFUSED}: {error.reason[:LONGEST_REASON]}"] += 1
         return []
-    reasoned = (e.target.reasoning for window in kept for unit in window for e in unit)
-    counts.update(filter(None, reasoned))
+    reasoning = (e.target.reasoning for window in kept for unit in window for e in unit)
+    counts.update(filter(None, reasoning))
     return [window for window in kept if window]
 
 
-def _weighed(
+def _weighted_units(
     conversation: Conversation, recipe: Recipe, settings: EncodeSettings, counts: Counts
 ) -> Iterator[list[Draft]]:
-    """The units of a conversation that have a weight."""
+    """The units of a conversation whose weight is above 0."""
     for _, unit in itertools.groupby(recipe.drafts(conversation), lambda d: d.unit or d.id):
         drafts = list(unit)
         weight = weighing.weight_of(settings.weigh, conversation, drafts[0])
@@ -127,35 +128,36 @@ def _weighed(
             counts["interactions left out: weight 0"] += 1
 
 
-def _answering(
+def _units_with_answers(
     units: Iterable[list[Draft]], chat: ChatFormat, counts: Counts
 ) -> Iterator[list[Draft]]:
-    """The units whose replies say something, whatever becomes of their reasoning."""
+    """The units whose replies still say something without their reasoning."""
     for unit in units:
-        said = [chat.said(draft.y) for draft in unit]
-        if any(one.treated and not one.y.content.strip() for one in said):
+        replies = [chat.learned_reply(draft.y) for draft in unit]
+        if any(reply.reasoning and not reply.y.content.strip() for reply in replies):
             counts[thinking.NO_ANSWER] += 1
             continue
-        for draft, one in zip(unit, said, strict=True):
-            if draft.y.token_ids is not None and one.y.token_ids is None:
+        for draft, reply in zip(unit, replies, strict=True):
+            if draft.y.token_ids is not None and reply.y.token_ids is None:
                 counts[thinking.OTHER_IDS] += 1
         yield unit
 
 
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
-    # What templates show of calls and tools is text of strangers too.
+    # Tools and calls, which templates may show, are text from strangers as well.
     texts = [json.dumps(conversation.tools, ensure_ascii=False)] if conversation.tools else []
     for message in _messages(conversation):
         parts = thinking.parts_of(message.content) if message.role == "assistant" else None
-        # The marks of reasoning are read, not said.
+        # The marks of reasoning are parsed, and are not part of the text.
         texts += [parts.reasoning, parts.answer] if parts else [message.content]
         if message.fields:
             texts.append(json.dumps(dict(message.fields), ensure_ascii=False))
-    found = map(chat.special_token_in, texts)
-    return next((token for token in found if token), None)
+    tokens = map(chat.special_token_in, texts)
+    return next(filter(None, tokens), None)
 
 
-def _beyond_vocabulary(conversation: Conversation, chat: ChatFormat) -> int | None:
+def _unknown_id(conversation: Conversation, chat: ChatFormat) -> int | None:
+    """The largest of the sampled ids, if the tokenizer does not have it."""
     ids = [i for message in _messages(conversation) for i in message.token_ids or ()]
     return max(ids) if ids and max(ids) >= len(chat.tokenizer) else None
 
@@ -166,7 +168,7 @@ def _messages(conversation: Conversation) -> Iterator[Message]:
         yield from (preference.chosen, preference.rejected)
 
 
-def _counted(unit: Unit, settings: EncodeSettings, counts: Counts) -> bool:
+def _has_counted_tokens(unit: Unit, settings: EncodeSettings, counts: Counts) -> bool:
     if all(len(e.target.y) > settings.ignore_first for e in unit):
         return True
     counts["interactions dropped: no counted token in the reply"] += 1
@@ -187,24 +189,24 @@ def _hopping_windows(
     first = None
     for drafts in units:
         x = drafts[0].x
-        if first is not None and x[len(system)] is not first:  # history begins anew
+        if first is not None and x[len(system)] is not first:  # history restarts
             windows.append(window)
             start, window = len(system), []
         first = x[len(system)]
 
-        def seen_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
+        def encode_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
             kept = (*system, *x[start:])
             return [_encode(draft, kept, conversation, chat) for draft in drafts]
 
-        unit, hop = seen_from(start), start
+        unit, hop = encode_from(start), start
         if _length(unit, settings) > settings.max_length:
             for hop in (i for i in range(start + 1, len(x)) if x[i].role == "user"):
-                unit = seen_from(hop)
+                unit = encode_from(hop)
                 if _length(unit, settings) <= settings.max_length // 2:
                     break
             if _length(unit, settings) > settings.max_length:
                 counts[TOO_LONG] += 1
-                continue  # and the window stays where it is: what comes next may fit into it
+                continue  # the window stays where it is: the next unit may fit into it
             counts["windows hopped: the oldest turns of a long conversation cut"] += 1
             windows.append(window)
             start, window = hop, []
@@ -226,9 +228,9 @@ def _reference_windows(
         x = drafts[0].x[-REFERENCE_MESSAGES:]
         while x and x[0].role != "user":  # history starts with a user turn
             x = x[1:]
-        if not x:  # the turns of tools alone are more than that
-            asked = max(n for n, message in enumerate(drafts[0].x) if message.role == "user")
-            x = drafts[0].x[asked:]
+        if not x:  # the tool turns alone are longer than that
+            last_user = max(n for n, message in enumerate(drafts[0].x) if message.role == "user")
+            x = drafts[0].x[last_user:]
         unit = []
         for draft in drafts:
             whole = _encode(draft, x, conversation, chat)
@@ -246,7 +248,7 @@ def _reference_windows(
 
 
 WINDOWS = {"conversation": _hopping_windows, "reference": _reference_windows}
-"""How much history an interaction sees, by the name of the setting `data.history`."""
+"""How much history an interaction sees, by the value of the setting `data.history`."""
 
 SETTINGS = {
     "data.max_length": Setting(
@@ -275,25 +277,26 @@ def _encode(
     conversation: Conversation,
     chat: ChatFormat,
 ) -> Example:
-    said = chat.said(draft.y)
-    text = chat.render(x, tools=conversation.tools, kind=said.prompt)
-    if said.prompt == thinking.ON and chat.thinks.closes(text):  # the messages switch it off
-        said = chat.said(draft.y, room=False)
-        text = chat.render(x, tools=conversation.tools, kind=said.prompt)
-    treated = said.treated
-    if not treated and thinking.opens_a_block(text):
-        treated = thinking.NO_BLOCK
+    reply = chat.learned_reply(draft.y)
+    text = chat.render(x, tools=conversation.tools, kind=reply.prompt)
+    if reply.prompt == thinking.ON and chat.reasoning_format.closes(text):
+        # The messages switch reasoning off.
+        reply = chat.learned_reply(draft.y, room=False)
+        text = chat.render(x, tools=conversation.tools, kind=reply.prompt)
+    reasoning = reply.reasoning
+    if not reasoning and thinking.opens_a_block(text):
+        reasoning = thinking.NO_BLOCK
     x_ids = chat.encode(text)
     contexts = {
-        view: as_ids(x_ids if o is None else chat.prompt(x, o, conversation.tools, said.prompt))
+        view: as_ids(x_ids if o is None else chat.prompt(x, o, conversation.tools, reply.prompt))
         for view, o in draft.views.items()
     }
-    y = as_ids(chat.reply(said.y, text, x_ids))
+    y = as_ids(chat.reply(reply.y, text, x_ids))
     known = {}
-    if said.y.logps is not None:
-        known["sampler"] = np.asarray(said.y.logps, np.float32)
+    if reply.y.logps is not None:
+        known["sampler"] = np.asarray(reply.y.logps, np.float32)
     unit, side, weight = draft.unit or draft.id, draft.side, draft.weight
-    target = Target(draft.id, y, conversation.id, unit, side, weight, known, treated)
+    target = Target(draft.id, y, conversation.id, unit, side, weight, known, reasoning)
     return Example(target, contexts)
 
 
@@ -308,7 +311,7 @@ def _cut(example: Example, settings: EncodeSettings, counts: Counts) -> Example:
 
 
 def _length(unit: Unit, settings: EncodeSettings) -> int:
-    """Of the longest sequence, the reply as it will be cut."""
+    """Length of the longest sequence, with the reply as it will be cut."""
     return max(
         len(ids) + min(len(e.target.y), settings.max_reply)
         for e in unit

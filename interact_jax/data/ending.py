@@ -1,7 +1,7 @@
-"""The token that ends a reply: the tokenizer's EOS, or the one that the chat template ends it with.
+"""The token that ends a reply: the tokenizer's EOS, or the chat template's end of a turn.
 
-Mostly they are one. Where they are not (EOS is `<|endoftext|>`, but turns end with `<|im_end|>`),
-a reply has to be learned with the end at which the model is stopped when it is sampled.
+Usually they are the same. Where they are not (EOS is `<|endoftext|>`, but turns end with
+`<|im_end|>`), a reply has to be learned with the token that stops the model when it is sampled.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ _ANSWER = "zqanswerqz"
 
 
 def turn_end(template: ChatTemplate, tokenizer: Any) -> int | None:
-    """The first token of its own kind (added to the vocabulary) that a template puts behind a
-    finished reply; None where there is none."""
+    """The first special token (one added to the vocabulary) that a template puts after a finished
+    reply; None where there is none."""
     rows = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _ANSWER}]
     try:
-        said = template.render(rows, finished=True)
+        text = template.render(rows, finished=True)
     except Refusal:
         return None
-    behind = said.rpartition(_ANSWER)[2]
+    suffix = text.rpartition(_ANSWER)[2]
     added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
-    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
     return next((i for i in ids if i in added and tokenizer.decode([i]).strip()), None)
 
 
-def chosen(end: str, eos: int, turn: int | None, stops: Collection[int]) -> int:
-    """The id that ends a reply; `stops` are those that the model's own files end sampling at."""
+def choose_end(end: str, eos: int, turn: int | None, stops: Collection[int]) -> int:
+    """The id that ends a reply; `stops` are the ids at which the model's own files end sampling."""
     if turn is None or end == "eos" or (end == "auto" and turn not in stops):
         return eos
     return turn

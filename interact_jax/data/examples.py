@@ -1,6 +1,6 @@
 """Examples: what is learned from, as text (`Draft`) and as token ids (`Example`).
 
-An example is a reply y and the contexts that it is scored in, each under the name of a view:
+An example is a reply y and the contexts in which it is scored, each under the name of a view:
 
     Draft("c_1", x, y, {"plain": None, "hindsight": "Shorter, please."})
 
@@ -22,10 +22,10 @@ PREFERRED, REJECTED = 1, -1  # sides of a pair
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """An example as text. `views` says for each view what its context shows behind the history x:
-    a follow-up in hindsight, or nothing (None).
+    """An example as text. `views` says for each view what its context shows after the history x: a
+    follow-up in hindsight, or nothing (None).
 
-    Examples that a loss joins have the same `unit`; they see the same x and stand together.
+    Examples that a loss joins have the same `unit`; they see the same x and are adjacent.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is to be scored: the ids of y with EOS, and what belongs to them."""
+    """What is scored: the ids of y with EOS, and what belongs to them."""
 
     id: str
     y: np.ndarray
@@ -50,7 +50,7 @@ class Target:
     known: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Log-probabilities of y from elsewhere, by name: "sampler" where a log holds them."""
     reasoning: str = ""
-    """What became of the reasoning of y, as the summary says it; "" where there is none."""
+    """What became of the reasoning of y, as in the summary; "" where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,5 +66,5 @@ class Example:
 
 
 def as_ids(ids: object) -> np.ndarray:
-    """Token ids as they are kept: four bytes each."""
+    """Token ids as they are stored: four bytes each."""
     return np.asarray(ids, np.int32)

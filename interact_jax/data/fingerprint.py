@@ -1,8 +1,8 @@
-"""Digests of all that is learned from: a run is resumed with the data it began with.
+"""Digests of all that a run learns from: it is resumed with the data with which it began.
 
 fingerprint(dataset)    {"conversations": "9f3c...", "contexts": "0b17...", ...}
-difference(then, now)   in words, what is not the same
-of_trees(trees)         a digest of what is measured, not learned from
+difference(then, now)   in words, what has changed
+digest_trees(trees)     a digest of what is measured, not learned from
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from interact_jax.data.tree import Reply, Tree
 
-DIFFERENT = {
+DIFFERENCES = {
     "conversations": "other conversations, or the same {:,} in another order",
     "contexts": "other follow-ups, or other contexts of replies, in the same {:,} conversations",
     "replies": "other replies in the same {:,} conversations",
@@ -26,7 +26,7 @@ DIFFERENT = {
 
 
 def fingerprint(dataset: Any) -> dict[str, str]:
-    """A digest for every key of DIFFERENT, of a `dataset.Dataset`."""
+    """A digest of a `dataset.Dataset` for every key of DIFFERENCES."""
     trees = [tree for trees in dataset.trees for tree in trees]
     replies = [reply for tree in trees for reply in tree.replies]
     return {
@@ -35,22 +35,22 @@ def fingerprint(dataset: Any) -> dict[str, str]:
             (tree.trunk for tree in trees),
         ),
         "contexts": _digest(map(_places, trees), _limbs(trees)),
-        "replies": _digest(map(_said, replies), (reply.target.y for reply in replies)),
+        "replies": _digest(map(_identity, replies), (reply.target.y for reply in replies)),
         "weights": _digest([_users(dataset), *map(_weight, replies)], _known(replies)),
     }
 
 
-def of_trees(trees: Sequence[Tree], more: Sequence[Any] = ()) -> str:
-    """One digest of all that stands in trees, and of `more`, JSON values."""
+def digest_trees(trees: Sequence[Tree], more: Sequence[Any] = ()) -> str:
+    """One digest of everything in the trees and of `more`, JSON values."""
     replies = [reply for tree in trees for reply in tree.replies]
     arrays = [*(tree.trunk for tree in trees), *_limbs(trees), *(r.target.y for r in replies)]
-    return _digest([*map(_places, trees), *map(_said, replies), *more], arrays)
+    return _digest([*map(_places, trees), *map(_identity, replies), *more], arrays)
 
 
 def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """What is different, the first of it, to be formatted with the number of conversations; None
-    where nothing is."""
-    return next((said for part, said in DIFFERENT.items() if then[part] != now[part]), None)
+    """The first difference, to be formatted with the number of conversations; None if there is
+    none."""
+    return next((text for part, text in DIFFERENCES.items() if then[part] != now[part]), None)
 
 
 def _places(tree: Tree) -> Any:
@@ -66,16 +66,16 @@ def _limbs(trees: Iterable[Tree]) -> Iterator[np.ndarray]:
     return (limb.ids for tree in trees for limb in (*tree.live, *tree.frozen))
 
 
-def _said(reply: Reply) -> Any:
+def _identity(reply: Reply) -> Any:
     target = reply.target
     name, unit = (text.removeprefix(target.conversation) for text in (target.id, target.unit))
     return name, unit, target.side
 
 
 def _users(dataset: Any) -> list[int]:
-    """Who spoke in each conversation, by the first conversation of theirs; -1 = nobody knows."""
+    """The user of each conversation, as the index of their first conversation; -1 = unknown."""
     first: dict[str, int] = {}
-    users = [talk.user for talk in dataset.conversations]
+    users = [conversation.user for conversation in dataset.conversations]
     return [first.setdefault(user, n) if user else -1 for n, user in enumerate(users)]
 
 
@@ -88,21 +88,21 @@ def _known(replies: Iterable[Reply]) -> Iterator[np.ndarray]:
 
 
 def _digest(facts: Iterable[Any], arrays: Iterable[np.ndarray]) -> str:
-    """Of JSON values and of arrays, each with its length: no two series of them read alike."""
-    found = hashlib.blake2b(digest_size=16)
+    """Of JSON values and of arrays with their lengths, so that no two series look the same."""
+    digest = hashlib.blake2b(digest_size=16)
     for fact in facts:
-        found.update(json.dumps(fact, default=lambda number: number.item()).encode() + b"\n")
+        digest.update(json.dumps(fact, default=lambda number: number.item()).encode() + b"\n")
     for array in arrays:
-        found.update(f"{array.dtype.str}{len(array)}:".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+        digest.update(f"{array.dtype.str}{len(array)}:".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
-# ------------------------------------------------------------- what earlier versions kept
+# ------------------------------------------------------------- what earlier versions stored
 
 
-def earlier(dataset: Any) -> dict[str, int]:
-    """Of the ids of all trunks, and of what they do not hold: limbs, replies, sides, weights."""
+def legacy_digests(dataset: Any) -> dict[str, int]:
+    """Of the ids of all trunks, and of the rest: limbs, replies, sides, weights."""
     trees = [tree for trees in dataset.trees for tree in trees]
     targets = [reply.target for tree in trees for reply in tree.replies]
     numbers = [np.array([(t.side, t.weight, len(t.y)) for t in targets], np.float64)]
@@ -113,7 +113,7 @@ def earlier(dataset: Any) -> dict[str, int]:
 
 
 def _crc(arrays: Iterable[np.ndarray]) -> int:
-    found = 0
+    checksum = 0
     for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array).data, found)
-    return found
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return checksum

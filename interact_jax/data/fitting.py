@@ -1,8 +1,8 @@
-"""Conversations as a chat template can tell them: what it does not take is mended, or left out.
+"""Conversations as a chat template can show them: what it does not accept is changed or left out.
 
-    system message, none taken        put before the user's first message, as families advise
+    system message, not accepted      put before the first user message, as families advise
     greeting, refused                 left out
-    calls and results of tools,       left out up to the user's next turn, where history begins anew
+    calls and results of tools,       left out up to the next user turn, where history restarts
       not shown
 
 The first two are done where messages are rendered (`abilities.Abilities.fit`), since every window
@@ -27,7 +27,7 @@ NOT_SHOWN = "not shown by the chat template"
 
 
 def is_plain(conversation: Conversation) -> bool:
-    """Whether every chat template takes it: user and assistant in turns, and nothing but words."""
+    """Whether every chat template accepts it: user and assistant in turns, and nothing but text."""
     messages = conversation.messages
     if not messages or messages[0].role != "user" or conversation.tools:
         return False
@@ -37,28 +37,28 @@ def is_plain(conversation: Conversation) -> bool:
 def fit(
     conversation: Conversation, abilities: Abilities, repair: str, counts: Counts
 ) -> Conversation | None:
-    """The conversation for a template; None where `repair` is "drop" and all of it has to go.
+    """The conversation for a template; None where `repair` is "drop" and nothing of it is left.
 
-    `counts` collects what was done, by reason. Raises InputError where something is to be done and
+    `counts` collects the changes, by reason. Raises InputError where a change is needed and
     `repair` is "stop".
     """
     messages = conversation.messages
     turns = [message for message in messages if message.role != "system"]
-    missing = {n for n, message in enumerate(messages) if not _shown(message, abilities)}
-    flaws = {
+    hidden = {n for n, message in enumerate(messages) if not _is_shown(message, abilities)}
+    applies = {
         NO_SYSTEM: len(turns) < len(messages) and not abilities.system,
         NO_GREETING: turns[0].role == "assistant" and not abilities.greeting,
-        NO_TOOLS: bool(missing),
+        NO_TOOLS: bool(hidden),
     }
-    found = [flaw for flaw, there in flaws.items() if there]
-    if found and repair == "stop":
-        raise InputError(f"{conversation.source or conversation.id}: {'; '.join(found)}.")
-    if flaws[NO_SYSTEM] and repair == "drop":
+    flaws = [flaw for flaw, present in applies.items() if present]
+    if flaws and repair == "stop":
+        raise InputError(f"{conversation.source or conversation.id}: {'; '.join(flaws)}.")
+    if applies[NO_SYSTEM] and repair == "drop":
         counts["conversations dropped: the chat template takes no system message"] += 1
         return None
-    counts.update(found)
-    if missing:
-        conversation = without(conversation, missing)
+    counts.update(flaws)
+    if hidden:
+        conversation = remove_messages(conversation, hidden)
     _count_fields(conversation, abilities, counts)
     if conversation.tools and not abilities.tools:
         counts[f"tools {NOT_SHOWN}"] += 1
@@ -66,7 +66,7 @@ def fit(
     return conversation
 
 
-def _shown(message: Message, abilities: Abilities) -> bool:
+def _is_shown(message: Message, abilities: Abilities) -> bool:
     if message.role == "tool":
         return abilities.results
     return bool(message.content.strip()) or abilities.calls
@@ -75,41 +75,41 @@ def _shown(message: Message, abilities: Abilities) -> bool:
 def _count_fields(conversation: Conversation, abilities: Abilities, counts: Counts) -> None:
     shown = {"tool_calls": abilities.calls, "reasoning_content": abilities.reasoning}
     for message in conversation.messages:
-        for name, able in shown.items():
-            if name in message.fields and not able:
+        for name, is_shown in shown.items():
+            if name in message.fields and not is_shown:
                 counts[f"{name} {NOT_SHOWN}"] += 1
 
 
 def count_learned(conversation: Conversation, counts: Counts) -> None:
-    """Count what is not learned of replies: all but their words, and their reasoning, of which
-    `encode` says what became of it."""
+    """Count what is not learned of replies: all but their text and their reasoning, which `encode`
+    counts."""
     for _, index in conversation.replies():
         for name in conversation.messages[index].fields.keys() - {KEY}:
-            counts[f"replies learned without their {name}: words alone are"] += 1
+            counts[f"replies learned without their {name}: only their text is"] += 1
 
 
-def without(conversation: Conversation, missing: Collection[int]) -> Conversation:
-    """The conversation less some messages, and what stands between each and the user's next."""
+def remove_messages(conversation: Conversation, removed: Collection[int]) -> Conversation:
+    """The conversation without some messages and all that follows each up to the next user turn."""
     kept: list[int] = []
     restarts = set()
-    lost, begun = False, False
+    skipping, begun = False, False
     for index, message in enumerate(conversation.messages):
-        lost |= index in missing
-        if lost and (message.role != "user" or index in missing):
+        skipping |= index in removed
+        if skipping and (message.role != "user" or index in removed):
             continue
-        if (lost and begun) or index in conversation.restarts:
+        if (skipping and begun) or index in conversation.restarts:
             restarts.add(len(kept))
-        lost, begun = False, begun or message.role != "system"
+        skipping, begun = False, begun or message.role != "system"
         kept.append(index)
-    place = {index: position for position, index in enumerate(kept)}
+    new_index = {old: new for new, old in enumerate(kept)}
     places, owned, preferences = conversation.places, conversation.owned, conversation.preferences
     if owned is not None:
-        owned = frozenset(place[index] for index in owned if index in place)
+        owned = frozenset(new_index[index] for index in owned if index in new_index)
     if preferences is not None:
         preferences = tuple(
-            dataclasses.replace(pair, index=place[pair.index - 1] + 1)
+            dataclasses.replace(pair, index=new_index[pair.index - 1] + 1)
             for pair in preferences
-            if pair.index - 1 in place
+            if pair.index - 1 in new_index
         )
     return dataclasses.replace(
         conversation,

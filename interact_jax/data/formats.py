@@ -1,10 +1,9 @@
-"""The formats that conversations come in: one small function each, from a record to Conversations.
+"""The formats of conversations: one small function each, from a record to Conversations.
 
 A reader takes the records of one file and yields what it made of them, in order: Conversations,
-a Loss for what it could not use, a Note for what it mended. `FORMATS` names the readers; a new
-format is one function here, or in `preferences` if it is about pairs of replies, in `message_trees`
-if it is about trees, and one entry here. What turns look like is no matter of the format: `turns`
-reads all of them.
+a Loss for what it could not use, a Note for what it mended. `FORMATS` names the readers. A new
+format is one entry and one function here, or in `preferences` if it is about pairs of replies, or
+in `message_trees` if it is about trees. Turns do not depend on the format: `turns` reads them all.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from interact_jax.data.dialogues import Found, found, read_dialogue
+from interact_jax.data.dialogues import Outcome, build_conversation, read_dialogue
 from interact_jax.data.message_trees import oasst_flat, oasst_tree
-from interact_jax.data.messages import Fault, Unclean, an_object, find_name, keys_of
+from interact_jax.data.messages import Fault, Unclean, find_name, keys_of, require_object
 from interact_jax.data.preferences import (
     hh_rlhf,
     is_hh_rlhf,
@@ -29,32 +28,34 @@ from interact_jax.data.preferences import (
 )
 from interact_jax.data.records import FIX_LINE, MEND_LINE, NOTHING_WRONG, Loss, Record
 
-Reader = Callable[[Iterable[Record | Loss], str], Iterator[Found]]
-LOOKED_AT = 100  # records that decide the format of a file
-WAITING = 1000  # and things that are kept back meanwhile, at most
+Reader = Callable[[Iterable[Record | Loss], str], Iterator[Outcome]]
+SAMPLE = 100  # records that decide the format of a file
+MOST_PENDING = 1000  # records and losses that are held back meanwhile, at most
 
 
 # ------------------------------------------------------------------------- one record, one dialogue
 
 
-def native(record: Record, repair: str) -> Iterator[Found]:
-    """Ours, and OpenAI's fine-tuning files: messages, optionally an id, the user, what a sampler
-    produced, and preferences."""
+def native(record: Record, repair: str) -> Iterator[Outcome]:
+    """Our own format and OpenAI's fine-tuning files: messages, optionally an id, the user, sampled
+    ids, and preferences."""
     dialogue = read_dialogue(record, "messages", repair)
     identity, user = find_name(record.value, "id"), find_name(record.value, "user")
     preferences, losses = native_preferences(record, dialogue)
     yield from losses
-    yield from found(record, dialogue, identity, user, preferences, ("messages", "preferences"))
+    yield from build_conversation(
+        record, dialogue, identity, user, preferences, ("messages", "preferences")
+    )
 
 
-def sharegpt(record: Record, repair: str) -> Iterator[Found]:
-    """ShareGPT, FastChat, Vicuna: conversations of from and value."""
+def sharegpt(record: Record, repair: str) -> Iterator[Outcome]:
+    """ShareGPT, FastChat, Vicuna: `conversations` of turns with `from` and `value`."""
     dialogue = read_dialogue(record, "conversations", repair)
     identity, user = find_name(record.value, "id"), find_name(record.value, "user")
-    yield from found(record, dialogue, identity, user, known=("conversations",))
+    yield from build_conversation(record, dialogue, identity, user, known=("conversations",))
 
 
-def wildchat(record: Record, repair: str) -> Iterator[Found]:
+def wildchat(record: Record, repair: str) -> Iterator[Outcome]:
     """allenai/WildChat and its larger editions, exported as JSON.
 
     `conversation_hash` is a hash of the content, the same for the same words; `turn_identifier`
@@ -67,60 +68,62 @@ def wildchat(record: Record, repair: str) -> Iterator[Found]:
     if identity and turn:
         identity = f"{identity}.{turn}"
     user = find_name(record.value, "hashed_ip")
-    yield from found(record, dialogue, identity, user, known=("conversation",))
+    yield from build_conversation(record, dialogue, identity, user, known=("conversation",))
 
 
-def wildfeedback(record: Record, repair: str) -> Iterator[Found]:
+def wildfeedback(record: Record, repair: str) -> Iterator[Outcome]:
     """microsoft/WildFeedback, subset `wildfeedback`: ShareGPT's turns, then a preference pair.
 
-    `chosen` and `rejected` answer the last turn, and no user answers them: they are left out. Also
-    reads rows that have a `conversation` as WildChat has it.
+    `chosen` and `rejected` answer the last turn, and no follow-up answers them: they are left out.
+    Rows with a `conversation` as in WildChat are read as well.
     """
-    read = sharegpt if "conversations" in record.value else wildchat
-    return read(record, repair)
+    parse = sharegpt if "conversations" in record.value else wildchat
+    return parse(record, repair)
 
 
 # ------------------------------------------------------------------------------- choosing a format
 
 
-def auto(items: Iterable[Record | Loss], repair: str) -> Iterator[Found]:
-    """The format that most of the first records of a file look like, for the whole file."""
+def auto(items: Iterable[Record | Loss], repair: str) -> Iterator[Outcome]:
+    """Read the whole file in the format that most of its first records look like."""
     items = iter(items)
-    kept, votes = _first(items)
-    while kept and not votes:
-        yield from map(_unknown, kept)
-        kept, votes = _first(items)
-    if not kept:
+    pending, votes = _take_sample(items)
+    while pending and not votes:
+        yield from map(_unknown_format, pending)
+        pending, votes = _take_sample(items)
+    if not pending:
         return
     most = max(votes.values())
     name = next(name for name, times in votes.items() if times == most)
-    kept.reverse()  # to be taken from the end
-    while kept and (isinstance(kept[-1], Loss) or _name_of(kept[-1]) is None):
-        yield _unknown(kept.pop())
-    yield from FORMATS[name].read(itertools.chain(reversed(kept), items), repair)
+    pending.reverse()  # so that items are taken from the end
+    while pending and (isinstance(pending[-1], Loss) or _format_of(pending[-1]) is None):
+        yield _unknown_format(pending.pop())
+    yield from FORMATS[name].read(itertools.chain(reversed(pending), items), repair)
 
 
-def _first(items: Iterator[Record | Loss]) -> tuple[list[Record | Loss], collections.Counter[str]]:
-    """What was looked at, and how many records look like each format; those that are read alike are
-    counted as the one of them that comes first."""
-    kept: list[Record | Loss] = []
+def _take_sample(
+    items: Iterator[Record | Loss],
+) -> tuple[list[Record | Loss], collections.Counter[str]]:
+    """The items of the sample, and how many records look like each format; formats with one reader
+    are counted as the first of them."""
+    pending: list[Record | Loss] = []
     votes: collections.Counter[str] = collections.Counter()
     first_of: dict[Reader, str] = {}
     for item in items:
-        kept.append(item)
-        if isinstance(item, Record) and (name := _name_of(item)):
+        pending.append(item)
+        if isinstance(item, Record) and (name := _format_of(item)):
             votes[first_of.setdefault(FORMATS[name].read, name)] += 1
-        if votes.total() == LOOKED_AT or len(kept) == WAITING:
+        if votes.total() == SAMPLE or len(pending) == MOST_PENDING:
             break
-    return kept, votes
+    return pending, votes
 
 
-def _name_of(record: Record) -> str | None:
+def _format_of(record: Record) -> str | None:
     return recognise(record.value) if isinstance(record.value, dict) else None
 
 
-def _unknown(item: Record | Loss) -> Loss:
-    """The loss of what is read before anything has the looks of a format."""
+def _unknown_format(item: Record | Loss) -> Loss:
+    """The loss of an item that is read before any record looks like a format."""
     if isinstance(item, Loss):
         return item
     if not isinstance(item.value, dict):
@@ -138,16 +141,16 @@ def recognise(value: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _each(parse: Callable[[Record, str], Iterable[Found]]) -> Reader:
-    """The reader of a format in which every record stands for itself."""
+def _reader_of(parse: Callable[[Record, str], Iterable[Outcome]]) -> Reader:
+    """The reader of a format in which every record is independent of the others."""
 
-    def read(items: Iterable[Record | Loss], repair: str) -> Iterator[Found]:
+    def read(items: Iterable[Record | Loss], repair: str) -> Iterator[Outcome]:
         for item in items:
             if isinstance(item, Loss):
                 yield item
                 continue
             try:
-                an_object(item.value)
+                require_object(item.value)
                 yield from parse(item, repair)
             except Unclean as fault:
                 remedy = MEND_LINE if repair == "stop" else NOTHING_WRONG
@@ -158,12 +161,12 @@ def _each(parse: Callable[[Record, str], Iterable[Found]]) -> Reader:
     return read
 
 
-def _flat(items: Iterable[Record | Loss], repair: str) -> Iterator[Found]:
+def _read_oasst_flat(items: Iterable[Record | Loss], repair: str) -> Iterator[Outcome]:
     return oasst_flat(items, repair, lambda fault, item: _misfit(fault, item, "oasst_flat"))
 
 
 def _misfit(fault: Fault, record: Record, format: str) -> Loss:
-    """The loss of a record; where it looks like another format than the one named, that is said."""
+    """The loss of a record, which mentions another format if the record looks like that one."""
     detail, value, sign = fault.detail, record.value, FORMATS[format].sign
     if isinstance(value, dict) and sign and not sign(value) and (other := recognise(value)):
         detail = f"{detail}; it is read as {format} but looks like {other}, see data.format"
@@ -172,18 +175,18 @@ def _misfit(fault: Fault, record: Record, format: str) -> Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A reader, how its records look (for people), and the sign by which `auto` knows them."""
+    """A reader, the shape of its records (for people), and the sign by which `auto` knows them."""
 
     read: Reader
     shape: str
     sign: Callable[[Mapping[str, Any]], bool] | None = None
 
 
-_read_messages = _each(native)
+_read_messages = _reader_of(native)
 FORMATS = {
     "auto": Format(auto, "as most of the first records of each file look"),
-    "preference": Format(  # before those with `messages`: some of its rows have them too
-        _each(preference),
+    "preference": Format(  # before those with `messages`, which some of its rows have as well
+        _reader_of(preference),
         '{"prompt", "chosen", "rejected"}, texts or [{"role", "content"}]',
         is_preference,
     ),
@@ -198,37 +201,37 @@ FORMATS = {
         lambda record: "messages" in record,
     ),
     "wildfeedback": Format(
-        _each(wildfeedback),
+        _reader_of(wildfeedback),
         '{"conversations": [{"from", "value"}], "chosen", "rejected"}',
         lambda record: "conversations" in record and "chosen" in record,
     ),
     "sharegpt": Format(
-        _each(sharegpt),
+        _reader_of(sharegpt),
         '{"conversations": [{"from", "value"}]}',
         lambda record: "conversations" in record,
     ),
     "wildchat": Format(
-        _each(wildchat),
+        _reader_of(wildchat),
         '{"conversation": [{"role", "content"}]}',
         lambda record: "conversation" in record,
     ),
     "hh_rlhf": Format(
-        _each(hh_rlhf),
+        _reader_of(hh_rlhf),
         '{"chosen": "\\n\\nHuman: ...\\n\\nAssistant: ..."}',
         is_hh_rlhf,
     ),
     "ultrafeedback": Format(
-        _each(ultrafeedback),
+        _reader_of(ultrafeedback),
         '{"instruction", "completions": [{"response", "overall_score"}]}',
         lambda record: "instruction" in record and "completions" in record,
     ),
     "oasst_tree": Format(
-        _each(oasst_tree),
+        _reader_of(oasst_tree),
         '{"message_tree_id", "prompt": {"role", "text", "replies"}}',
         lambda record: isinstance(record.get("prompt"), dict),
     ),
     "oasst_flat": Format(
-        _flat,
+        _read_oasst_flat,
         '{"message_id", "parent_id", "role", "text"}',
         lambda record: "text" in record and ("message_id" in record or "user_message_id" in record),
     ),

@@ -1,4 +1,4 @@
-"""What readers of all formats share: faults, keys that must be there, ids, numbers."""
+"""What readers of all formats share: faults, required keys, ids, numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
 
 class Fault(Exception):
-    """A record, or a message of it, cannot be used. `reason` is the kind, to count by."""
+    """A record or a message cannot be used. `reason` is the kind of fault, to count by."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail)
@@ -21,59 +21,59 @@ class Fault(Exception):
 
 
 class Unclean(Fault):
-    """Well-formed, but to be mended before it is of use, and `data.repair` says otherwise."""
+    """Well-formed input that needs mending, where `data.repair` does not allow it."""
 
 
 @contextlib.contextmanager
-def within(label: str) -> Iterator[None]:
-    """Say where in the record a Fault lies."""
+def faults_at(label: str) -> Iterator[None]:
+    """Add to a Fault where in the record it lies."""
     try:
         yield
     except Fault as fault:
         raise type(fault)(fault.reason, f"{label}: {fault.detail}") from None
 
 
-def an_object(value: Any) -> dict[str, Any]:
-    """`value`, which must be a JSON object."""
+def require_object(value: Any) -> dict[str, Any]:
+    """`value`, which must be a JSON object. Raises Fault."""
     if not isinstance(value, dict):
         raise Fault("not an object", f"found {reprlib.repr(value)}, expected a JSON object")
     return value
 
 
-def need(record: Mapping[str, Any], key: str, *kinds: type) -> Any:
-    """The value of a key that must be there and be of one of `kinds`: str, list, dict."""
+def require(record: Mapping[str, Any], key: str, *kinds: type) -> Any:
+    """The value of a required key, of one of `kinds`: str, list, dict. Raises Fault."""
     if key not in record:
         raise Fault("missing key", f"no {key!r}, found {keys_of(record)}")
     if not isinstance(record[key], kinds):
-        found, wanted = reprlib.repr(record[key]), " or ".join(_KINDS[kind] for kind in kinds)
-        raise Fault("wrong type", f"{key!r} is {found}, expected {wanted}")
+        given, wanted = reprlib.repr(record[key]), " or ".join(_KINDS[kind] for kind in kinds)
+        raise Fault("wrong type", f"{key!r} is {given}, expected {wanted}")
     return record[key]
 
 
-def need_name(record: Mapping[str, Any], key: str) -> str:
-    """An id that must be there: a text, or a whole number as text."""
+def require_name(record: Mapping[str, Any], key: str) -> str:
+    """A required id: a text, or a whole number as text. Raises Fault."""
     if key not in record:
         raise Fault("missing key", f"no {key!r}, found {keys_of(record)}")
     name = find_name(record, key)
     if not name:
-        raise Fault("wrong type", f"{key!r} is {record[key]!r}, expected a text")
+        raise Fault("wrong type", f"{key!r} is {record[key]!r}, expected a string")
     return name
 
 
 def find_name(record: Mapping[str, Any], *keys: str) -> str:
-    """The first of several ids that is there, "" where none is."""
+    """The first of several ids that is present, "" where none is. Raises Fault."""
     for key in keys:
         value = record.get(key)
         if value is None or value == "":
             continue
         if type(value) not in (str, int):
-            raise Fault("wrong type", f"{key!r} is {reprlib.repr(value)}, expected a text")
-        return whole_text(str(value), repr(key))
+            raise Fault("wrong type", f"{key!r} is {reprlib.repr(value)}, expected a string")
+        return check_text(str(value), repr(key))
     return ""
 
 
-def whole_text(text: str, label: str) -> str:
-    """`text`, if it is whole: "\\ud83d" alone is legal JSON, and half a character. Raises Fault."""
+def check_text(text: str, label: str) -> str:
+    """`text`, if it is Unicode: "\\ud83d" alone is JSON but half a character. Raises Fault."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -83,15 +83,15 @@ def whole_text(text: str, label: str) -> str:
     return text
 
 
-def number(value: Any) -> float | None:
-    """`value` as a float, None where it is no number that float32 holds: devices compute in it."""
+def as_float(value: Any) -> float | None:
+    """`value` as a float; None unless it is a number in the range of float32, as devices need."""
     if type(value) not in (int, float):
         return None
     try:
-        found = float(value)
-    except OverflowError:  # JSON has whole numbers of any length
+        converted = float(value)
+    except OverflowError:  # JSON allows whole numbers of any length
         return None
-    return found if abs(found) <= LARGEST else None
+    return converted if abs(converted) <= LARGEST else None
 
 
 def keys_of(record: Mapping[str, Any]) -> str:

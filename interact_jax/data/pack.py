@@ -15,7 +15,7 @@ from interact_jax.schema import Batch, Branches, Replies, TokenStream
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """Where an example's reply went: entries [start, start + length) of R in one row."""
+    """Where the reply of an example stands: entries [start, start + length) of R in one row."""
 
     id: str
     row: int
@@ -34,9 +34,8 @@ def pack(
     """Write up to `height` rows of trees into one Batch (numpy); missing rows stay empty.
 
     The first `ignore_first` tokens of a reply get weight 0; `factor` multiplies the weight of an
-    example; `known` names the log-probabilities from elsewhere
-    that are packed, NaN where a target has none. Returns the batch and where each example's reply
-    stands in it.
+    example; `known` names the given log-probabilities that are packed, NaN where a target has none.
+    Returns the batch, and where the reply of each example stands in it.
     """
     T, P, Q, R, J = capacity.counts()
     trunk, *limbs = (_Stream(height, n) for n in (T, P, Q))
@@ -55,16 +54,16 @@ def pack(
         for segment, tree in enumerate(trees, 1):
             trunk_at = trunk.append(b, tree.trunk, 0, segment, 0)
             starts: list[list[int]] = [[], []]  # of the live limbs, of the frozen ones
-            for kind, of_kind in enumerate((tree.live, tree.frozen)):
-                for limb in of_kind:
+            for kind, kind_limbs in enumerate((tree.live, tree.frozen)):
+                for limb in kind_limbs:
                     starts[kind].append(limbs[kind].append(b, limb.ids, limb.fork, segment, branch))
                     segment_BxJ[b, branch], fork_BxJ[b, branch] = segment, limb.fork
                     branch += 1
-            members = collections.Counter(_unit_of(reply) for reply in tree.replies)
+            members = collections.Counter(_unit_key(reply) for reply in tree.replies)
             for reply in tree.replies:
                 y = reply.target.y
                 n = len(y)
-                to = slice(reply_at, reply_at + n)
+                entries = slice(reply_at, reply_at + n)
                 t = np.arange(n)
                 for view, place in reply.places.items():
                     depth = place.start + t
@@ -74,15 +73,15 @@ def pack(
                         limb = tree.limbs_of(view)[place.limb]
                         at = starts[frozen][place.limb] + depth - limb.fork
                         index = at if frozen else np.where(depth < limb.fork, index, T + at)
-                    predictor[view][b, to] = index
-                together = _unit_of(reply)
-                if together != last:
-                    last, units = together, units + 1
-                part = factor(reply.target) * reply.target.weight / members[together]
-                example[b, to], target[b, to] = examples, y
-                weight[b, to] = part * (t >= ignore_first) / max(1, n - ignore_first)
+                    predictor[view][b, entries] = index
+                key = _unit_key(reply)
+                if key != last:
+                    last, units = key, units + 1
+                part = factor(reply.target) * reply.target.weight / members[key]
+                example[b, entries], target[b, entries] = examples, y
+                weight[b, entries] = part * (t >= ignore_first) / max(1, n - ignore_first)
                 for name in known & reply.target.known.keys():
-                    logps[name][b, to] = reply.target.known[name]
+                    logps[name][b, entries] = reply.target.known[name]
                 unit[b, examples], side[b, examples] = units, reply.target.side
                 share[b, examples] = part
                 placed.append(Placed(reply.target.id, b, reply_at, n))
@@ -100,19 +99,19 @@ def pack(
     return batch, placed
 
 
-def _unit_of(reply: Reply) -> tuple[str, str]:
+def _unit_key(reply: Reply) -> tuple[str, str]:
     return reply.target.conversation, reply.target.unit
 
 
 class _Stream:
-    """Rows of one token array while they are being filled from the left."""
+    """Rows of one token array, which are filled from the left."""
 
     def __init__(self, height: int, length: int):
         self.arrays = np.zeros((4, height, length), np.int32)  # id, position, segment, branch
         self.used = np.zeros(height, np.int64)
 
     def append(self, b: int, ids: np.ndarray, first: int, segment: int, branch: int) -> int:
-        """Write ids behind what row b holds, positions from `first` on; where they start."""
+        """Append ids to row b, with positions from `first` on; returns where they start."""
         start, end = int(self.used[b]), int(self.used[b]) + len(ids)
         self.arrays[0, b, start:end] = ids
         self.arrays[1, b, start:end] = first + np.arange(len(ids))
@@ -126,7 +125,7 @@ class _Stream:
 
 
 def padding(batch: Batch) -> tuple[int, int]:
-    """(slots that hold a token, slots in all) over the three token arrays."""
+    """(slots that hold a token, all slots) of the three token arrays."""
     streams = (batch.trunk, batch.live, batch.frozen)
     held = sum(int((np.asarray(s.segment_BxL) > 0).sum()) for s in streams)
     return held, sum(s.segment_BxL.size for s in streams)

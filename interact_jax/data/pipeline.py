@@ -13,7 +13,7 @@ import numpy as np
 
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
-from interact_jax.data.fingerprint import difference, earlier, fingerprint
+from interact_jax.data.fingerprint import difference, fingerprint, legacy_digests
 from interact_jax.data.limits import Limits, Member
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
@@ -21,7 +21,7 @@ from interact_jax.data.tree import Tree
 from interact_jax.schema import Batch, InputError
 from interact_jax.settings import Setting
 
-LOOK_AHEAD = 64  # steps that shapes are chosen for
+LOOK_AHEAD = 64  # steps for which shapes are chosen
 AHEAD = 2  # batches that are packed while the device works
 SETTINGS = {
     "batch.conversations": Setting(
@@ -49,21 +49,21 @@ SETTINGS = {
 class Draws:
     """Which conversations each step gets.
 
-    Every epoch has a new random order, which depends on the seed alone. A step begins where the
-    one before it ended, so the number of conversations drawn so far is all there is to remember.
+    Every epoch has a new random order, which depends only on the seed. A step begins where the
+    previous one ended, so the only state is the number of conversations drawn so far.
     """
 
     def __init__(self, interactions: Sequence[int], batch: Any, seed: int, epochs: float = 0):
         """`interactions` of each conversation; `batch` has `conversations` and `interactions`, one
-        of them 0; `epochs` 0 = no end."""
+        of them 0; `epochs=0` means no end."""
         self.interactions, self.batch = interactions, batch
         count = len(interactions)
         self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-        # Conversations of the whole run; a share of an epoch too small for one is one.
+        # Conversations of the whole run, at least one.
         self.total = max(1, round(epochs * count)) if epochs else None
 
     def step(self, drawn: int) -> list[int]:
-        """The conversations of the step that begins with `drawn` drawn; none behind the end."""
+        """The conversations of the step after the first `drawn`; none after the end."""
         indices: list[int] = []
         interactions = 0
         while self.total is None or drawn + len(indices) < self.total:
@@ -78,13 +78,13 @@ class Draws:
         return indices
 
     def steps(self, drawn: int = 0) -> Iterator[list[int]]:
-        """All steps from there on; the last one may be small."""
+        """All steps from there on; the last one may be smaller."""
         while indices := self.step(drawn):
             yield indices
             drawn += len(indices)
 
     def times(self, drawn: int) -> np.ndarray:
-        """How often each conversation is among the first `drawn`: an epoch has every one once."""
+        """How often each conversation is among the first `drawn`: every epoch has each once."""
         count = len(self.interactions)
         epochs, rest = divmod(drawn, count)
         last = [int(self.order[at]) for at in range(drawn - rest, drawn)]
@@ -99,10 +99,10 @@ def packing_for(
     ignore_first: int,
     known: Collection[str] = (),
 ) -> Packing:
-    """Shapes for the first steps of a run; `known` as `Packing.for_trees` has it."""
+    """Shapes for the first steps of a run; `known` as in `Packing.for_trees`."""
     steps = (dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD))
-    every = dataset.trees_of(range(len(dataset.trees)))
-    return Packing.for_trees(every, row_tokens, height, ignore_first, steps, known)
+    all_trees = dataset.trees_of(range(len(dataset.trees)))
+    return Packing.for_trees(all_trees, row_tokens, height, ignore_first, steps, known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,37 +113,37 @@ class StepBatch:
     placed: list[list[Placed]]  # the examples of each micro-batch
     interactions: int
     reply_tokens: int  # of y, EOS included
-    tokens: int  # held in the three token arrays
-    slots: int  # of those arrays on the device
-    trees: Sequence[Tree]  # what was packed,
-    factor: Callable[[Target], float]  # with these factors of examples' weights
-    told: dict[str, float] = dataclasses.field(default_factory=dict)  # more for the log
+    tokens: int  # in the three token arrays
+    slots: int  # of these arrays on the device
+    trees: Sequence[Tree]  # the packed trees
+    factor: Callable[[Target], float]  # for the weights of examples
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # more values for the log
 
 
 class BatchSource(Protocol):
-    """Where batches come from: logs, rollouts, a replay of them. A run asks for nothing else."""
+    """Where batches come from: logs, rollouts, a replay of them. A run needs nothing else."""
 
     def next(self, state: Any = None) -> StepBatch:
-        """The next batch; logs ignore the state, rollouts are made with its policy."""
+        """The next batch; logs ignore the state, rollouts use its policy."""
 
     def position(self) -> dict[str, Any]:
-        """What a checkpoint keeps to go on from here."""
+        """What a checkpoint stores in order to continue from here."""
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go to a position that `position()` gave."""
+        """Go to a position that `position()` returned."""
 
     def steps_left(self) -> int:
-        """How many batches are left to the end, where there is one."""
+        """How many batches are left, where there is an end."""
 
-    def counted(self) -> dict[str, int]:
-        """How many interactions, and counted reply tokens, the batches up to here had in all."""
+    def totals(self) -> dict[str, int]:
+        """How many interactions and counted reply tokens all batches up to here had."""
 
     def summary(self) -> list[str]:
-        """What came through and what was lost, for people."""
+        """What was read and what was lost, for people."""
 
 
 class _Steps:
-    """The steps from a position on as grain reads them: by their number, without an end."""
+    """The steps from a position on, as grain reads them: by number, without an end."""
 
     def __init__(self, draws: Draws, drawn: int):
         self.draws = draws
@@ -162,8 +162,8 @@ class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
     The position is the number of conversations drawn so far. A thread packs the next AHEAD batches
-    while the device works. That takes some ms for a step of some hundred trees, so processes have
-    nothing to gain here: those of `data.workers` tokenise.
+    while the device works. That takes a few ms for a step of some hundred trees, so processes would
+    gain nothing here: those of `data.workers` tokenise.
     """
 
     def __init__(
@@ -171,28 +171,28 @@ class LogBatches:
     ):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self._fingerprint = fingerprint(dataset)
-        every = range(len(dataset.trees))
-        self._weights = [_weight(trees) for trees in dataset.trees]  # of each conversation
-        self._of_log = limits.of_log(self._members(every)) if limits else {}
+        indices = range(len(dataset.trees))
+        self._weights = [_total_weight(trees) for trees in dataset.trees]  # of each conversation
+        self._log_factors = limits.log_factors(self._members(indices)) if limits else {}
         self._go_to(0)
 
     def steps_left(self) -> int:
-        """How many batches are left of the epochs; the last one may be small."""
+        """How many batches are left of the epochs; the last one may be smaller."""
         return sum(1 for _ in self.draws.steps(self.drawn))
 
-    def counted(self) -> dict[str, int]:
-        """How many interactions, and counted reply tokens, the batches up to here had in all."""
+    def totals(self) -> dict[str, int]:
+        """How many interactions and counted reply tokens all batches up to here had."""
         ignored = self.packing.ignore_first
         tokens = [
             sum(max(0, len(reply.target.y) - ignored) for tree in trees for reply in tree.replies)
             for trees in self.dataset.trees
         ]
         times = self.draws.times(self.drawn)
-        of_all = {"interactions": self.dataset.interactions, "reply_tokens": tokens}
-        return {name: int(times @ np.array(each, np.int64)) for name, each in of_all.items()}
+        values = {"interactions": self.dataset.interactions, "reply_tokens": tokens}
+        return {name: int(times @ np.array(each, np.int64)) for name, each in values.items()}
 
     def summary(self) -> list[str]:
-        """What was lost or mended between the files and here."""
+        """What was lost or mended on the way from the files to here."""
         read = self.dataset.read
         lost = dict(sorted((read.lost + read.mended + read.unused + self.dataset.counts).items()))
         return [f"{count:,} {reason}" for reason, count in lost.items()]
@@ -200,7 +200,7 @@ class LogBatches:
     def next(self, state: Any = None) -> StepBatch:
         """The next batch. Logs do not depend on the state.
 
-        Raises IndexError behind the end of the epochs.
+        Raises IndexError after the end of the epochs.
         """
         indices, batch = next(self._ahead)
         if batch is None:
@@ -209,28 +209,29 @@ class LogBatches:
         return batch
 
     def position(self) -> dict[str, Any]:
-        """What a checkpoint keeps to go on from here."""
+        """What a checkpoint stores in order to continue from here."""
         conversations = len(self.dataset.trees)
         return {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go to a position that `position()` gave; InputError where that was in other data."""
-        if found := self._other_data(position):
+        """Go to a position that `position()` returned; InputError if that was in other data."""
+        if change := self._data_change(position):
             raise InputError(
-                f"the run to be resumed had {found}: its position in the data means nothing. Give "
-                "data.path the data of then, or use another --workdir (with --config.start_from to "
-                "continue from the parameters)."
+                f"the run to be resumed had {change}: its position in the data means nothing. Set "
+                "data.path to the data of that run, or use another --workdir (with "
+                "--config.start_from to continue from the parameters)."
             )
         self._go_to(position["drawn"])
 
-    def _other_data(self, position: dict[str, Any]) -> str | None:
+    def _data_change(self, position: dict[str, Any]) -> str | None:
+        """In words, how the data of a position differ from these; None where they do not."""
         then, now = position["conversations"], len(self.dataset.trees)
         if then != now:
             return f"{then:,} conversations, now there are {now:,}"
         if "data" in position:
-            found = difference(position["data"], self._fingerprint)
-            return found and found.format(now)
-        known = earlier(self.dataset).items()  # a version before this one kept that, or less
+            change = difference(position["data"], self._fingerprint)
+            return change and change.format(now)
+        known = legacy_digests(self.dataset).items()  # earlier versions stored these, or fewer
         if all(position.get(name, number) == number for name, number in known):
             return None
         return f"other conversations, replies or weights, or the same {now:,} in another order"
@@ -242,12 +243,12 @@ class LogBatches:
         self._ahead = iter(grain.MapDataset.source(steps).map(self._pack).to_iter_dataset(reading))
 
     def _pack(self, indices: list[int]) -> tuple[list[int], StepBatch | None]:
-        if not indices:  # read ahead, behind the end
+        if not indices:  # read ahead, after the end
             return [], None
         trees = self.dataset.trees_of(indices)
         factors: dict[str, float] = {}  # of conversations' weights
         if self.limits is not None:
-            factors = self.limits.of_step(self._members(indices), self._of_log)
+            factors = self.limits.step_factors(self._members(indices), self._log_factors)
 
         def factor(target: Target) -> float:
             return factors.get(target.conversation, 1.0)
@@ -258,16 +259,16 @@ class LogBatches:
             members = self._members(indices)
             kept = sum(weight * factors[name] for name, _, weight in members)
             limited = 1 - kept / sum(weight for *_, weight in members)
-            batch = dataclasses.replace(batch, told={"limited": limited})
+            batch = dataclasses.replace(batch, metrics={"limited": limited})
         return indices, batch
 
     def _members(self, indices: Iterable[int]) -> list[Member]:
-        talks = self.dataset.conversations
-        return [(talks[i].id, talks[i].user, self._weights[i]) for i in indices]
+        pairs = ((self.dataset.conversations[i], self._weights[i]) for i in indices)
+        return [(conversation.id, conversation.user, weight) for conversation, weight in pairs]
 
 
-def _weight(trees: Sequence[Tree]) -> float:
-    """Of all units of a conversation."""
+def _total_weight(trees: Sequence[Tree]) -> float:
+    """The weight of all units of a conversation."""
     targets = (reply.target for tree in trees for reply in tree.replies)
     return sum({target.unit: target.weight for target in targets}.values())
 

@@ -1,7 +1,7 @@
 """From files to JSON records: globs, gzip, JSON lines and JSON lists, one record at a time.
 
-What cannot be read is not raised but handed on as a `Loss`, in its place among the records. So one
-code path serves those who want to stop at the first fault and those who want everything else.
+What cannot be read is not raised but yielded as a `Loss`, in its place among the records. So one
+code path serves both stopping at the first fault and reading everything else.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from interact_jax.schema import InputError
 
 SUFFIXES = (".json", ".jsonl", ".gz")
 _SPACE, _SPACE_AND_MARKS = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n\ufeff]*")
-MARK = "\ufeff"  # byte order mark: where files were put together, they stand in the middle too
-LOOK = 1 << 12  # characters of a list that are decoded at a time, more where an item is longer
+MARK = "\ufeff"  # byte order mark: in concatenated files it also occurs in the middle
+PIECE = 1 << 12  # characters of a list that are decoded at a time, more if an item is longer
 
-# What a person can do about a loss; with no remedy there is nothing wrong.
+# What a person can do about a loss; without a remedy nothing is wrong.
 FIX_LINE = "Fix the line, or set --config.data.on_error=skip to leave out what it spoils, counted"
 MEND_LINE = f"{FIX_LINE}; data.repair=join mends it"
 NOTHING_WRONG = ""
@@ -43,8 +43,8 @@ NOTHING_WRONG = ""
 class Record:
     """One JSON value of a file.
 
-    `where` is for people ("logs/chats.jsonl:17"); `name` is an id for what brings none
-    ("chats.17"), unique over the files that were read together.
+    `where` is for people ("logs/chats.jsonl:17"); `name` serves as an id where there
+    is none ("chats.17"), unique over the files that were read together.
     """
 
     value: Any
@@ -54,9 +54,9 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """Something that did not come through: a line, a message, a conversation, part of a file."""
+    """Something that could not be used: a line, a message, a conversation, part of a file."""
 
-    reason: str  # the kind, a key to count by: "broken JSON"
+    reason: str  # the kind, by which it is counted: "broken JSON"
     where: str
     detail: str
     remedy: str = FIX_LINE
@@ -67,7 +67,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Something that was mended, or a field that is not used: told, and never an error."""
+    """Something that was mended, or an unused field: reported, and never an error."""
 
     reason: str
     where: str
@@ -87,9 +87,9 @@ def find_files(path: str) -> dict[str, str]:
     if path == places.STANDARD:
         return {path: "stdin"}
     path = os.path.expanduser(path)
-    found = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+    matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
     files: set[str] = set()
-    for name in found:
+    for name in matches:
         if os.path.isdir(name):
             below = glob.glob(os.path.join(glob.escape(name), "**", "*"), recursive=True)
             files.update(f for f in below if f.endswith(SUFFIXES) and os.path.isfile(f))
@@ -103,22 +103,22 @@ def find_files(path: str) -> dict[str, str]:
         )
     ordered = sorted(files)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in ordered])
-    full = [os.path.relpath(name, top) for name in ordered]
-    stems = [re.sub(r"(\.(json|jsonl|gz))+$", "", name) for name in full]
+    relatives = [os.path.relpath(name, top) for name in ordered]
+    stems = [re.sub(r"(\.(json|jsonl|gz))+$", "", name) for name in relatives]
     times = collections.Counter(stems)
     return {
-        name: stem if times[stem] == 1 else whole
-        for name, stem, whole in zip(ordered, stems, full, strict=True)
+        name: stem if times[stem] == 1 else relative
+        for name, stem, relative in zip(ordered, stems, relatives, strict=True)
     }
 
 
-def read_records(path: str, stem: str, most: int = MOST_BYTES) -> Iterator[Record | Loss]:
-    """The records of one file, plain or gzip, JSON lines or JSON lists, in order; of `most` bytes
-    unpacked at most.
+def read_records(path: str, stem: str, max_bytes: int = MOST_BYTES) -> Iterator[Record | Loss]:
+    """The records of one file, plain or gzip, JSON lines or JSON lists, in order; at most
+    `max_bytes` of it, after unpacking.
 
-    Lines are streamed; a list is held in memory. Blank lines mean nothing and are passed over.
+    Lines are streamed; a list is held in memory. Blank lines are skipped.
     """
-    source = Source(path, most)
+    source = Source(path, max_bytes)
     empty = True
     try:
         chunks = filter(None, source)
@@ -129,7 +129,7 @@ def read_records(path: str, stem: str, most: int = MOST_BYTES) -> Iterator[Recor
             yield Loss(other.reason, source.name, other.detail, other.remedy)
             return
         head = head.removeprefix(codecs.BOM_UTF8)
-        read = _items if head.lstrip().startswith(b"[") else _lines
+        read = _read_list if head.lstrip().startswith(b"[") else _read_lines
         for item in read(source, itertools.chain([head], chunks), stem):
             empty = False
             yield item
@@ -143,7 +143,7 @@ def read_records(path: str, stem: str, most: int = MOST_BYTES) -> Iterator[Recor
 # ------------------------------------------------------------------------------------- JSON lines
 
 
-def _lines(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
+def _read_lines(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     number = 0
     for number, line in enumerate(lines_of(chunks), 1):
         where = f"{source.name}:{number}"
@@ -152,7 +152,7 @@ def _lines(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Recor
             continue
         for item in _parse(line, where, f"{stem}.{number}"):
             if isinstance(item, Loss) and source.cut:
-                break  # the line at which the bytes of a file end: reported once, below
+                break  # the line at which the file was cut: reported once, below
             yield item
     if source.cut:
         reason, detail, remedy = source.cut
@@ -160,19 +160,19 @@ def _lines(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Recor
 
 
 def _parse(line: bytes, where: str, name: str) -> Iterator[Record | Loss]:
-    """The value of a line; where a file ended in it, and another began with its mark, of both."""
+    """The value of a line; several if concatenated files, with byte order marks, meet in it."""
     decode = json.JSONDecoder().raw_decode
     try:
         text = line.decode()
-        position, found = _skip(_SPACE_AND_MARKS, text, 0), 0
+        position, number = _skip(_SPACE_AND_MARKS, text, 0), 0
         while position < len(text):
             value, position = decode(text, position)
             position = _skip(_SPACE, text, position)
             if position < len(text) and text[position] != MARK:
                 raise json.JSONDecodeError("Extra data", text, position)
             position = _skip(_SPACE_AND_MARKS, text, position)
-            found += 1
-            yield Record(value, where, name if found == 1 else f"{name}.{found}")
+            number += 1
+            yield Record(value, where, name if number == 1 else f"{name}.{number}")
     except UnicodeDecodeError as error:
         detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
         yield Loss("not UTF-8", where, detail)
@@ -184,27 +184,27 @@ def _parse(line: bytes, where: str, name: str) -> Iterator[Record | Loss]:
 def _explain(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
-    return str(error)  # nested too deep, a number of thousands of digits
+    return str(error)  # nested too deeply, or a number of thousands of digits
 
 
-def _skip(what: re.Pattern[str], text: str, position: int) -> int:
-    found = what.match(text, position)
-    return found.end() if found else position
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position
 
 
 # ------------------------------------------------------------------------------------- JSON lists
 
 
-def _items(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
+def _read_list(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     """The items of a JSON list, decoded one by one, so that a bad one does not cost the others.
 
-    Behind an item that cannot be decoded, the next one is the next line that opens an object no
-    deeper than it; a list without line breaks ends there. So JSON lines whose first is bad and
-    begins with "[" come through as well, and so does what was put behind a list.
+    After an item that cannot be decoded, the next item is the next line that opens an object and is
+    indented no deeper; a list without line breaks ends there. So JSON lines whose first line is bad
+    and begins with "[" are read as well, and so is anything appended to a list.
     """
-    text, clean = _decoded(b"".join(chunks))
+    text, clean = _decode_text(b"".join(chunks))
     position = counted = number = 0
-    line, inside, whole = 1, False, True
+    line, inside, intact = 1, False, True
     while (position := _skip(_SPACE_AND_MARKS, text, position)) < len(text):
         if text[position] == "[]"[inside]:
             inside, position = not inside, position + 1
@@ -214,7 +214,7 @@ def _items(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Recor
         counted = start
         where = f"{source.name}:{line} (item {number})"
         try:
-            value, position = _decode(text, start)
+            value, position = _decode_value(text, start)
             if clean or _is_unicode(text[start:position]):
                 yield Record(value, where, f"{stem}.{number}")
             else:
@@ -222,31 +222,31 @@ def _items(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Recor
             position = _skip(_SPACE_AND_MARKS, text, position)
             if text.startswith(",", position):
                 position += 1
-            elif inside and whole and position < len(text) and text[position] != "]":
-                # Behind a fault, commas are not asked for.
-                raise _Broken("Expecting ',' or the end", *_lines_to(text, start, position))
-        except (_Broken, ValueError, RecursionError) as error:
+            elif inside and intact and position < len(text) and text[position] != "]":
+                # After a fault, commas are not required.
+                raise _BrokenValue("Expecting ',' or the end", *_lines_to(text, start, position))
+        except (_BrokenValue, ValueError, RecursionError) as error:
             column = start - text.rfind("\n", 0, start) - 1
             opening = re.compile(rf"\n[ \t]{{0,{column}}}(?={{)").search(text, start)
             if opening is None and source.cut:
-                break  # the item at which the bytes of a file end: reported once, below
+                break  # the item at which the file was cut: reported once, below
             detail = _explain(error)
-            if isinstance(error, _Broken):
+            if isinstance(error, _BrokenValue):
                 at = error.column + (0 if error.lines else column)
                 where = f"{source.name}:{line + error.lines} (item {number})"
-                detail = f"{error.told} at column {at}"
+                detail = f"{error.message} at column {at}"
             if opening is None:
                 detail = f"{detail}; the rest of the list cannot be read"
             yield Loss("broken JSON", where, detail)
-            position, whole = opening.end() if opening else len(text), False
+            position, intact = opening.end() if opening else len(text), False
     if source.cut:
         reason, detail, remedy = source.cut
         yield Loss(reason, f"{source.name}:{line}", detail, remedy)
-    elif whole and inside:
+    elif intact and inside:
         yield Loss("broken JSON", f"{source.name}:{line}", "the list has no end: ']' is missing")
 
 
-def _decoded(data: bytes) -> tuple[str, bool]:
+def _decode_text(data: bytes) -> tuple[str, bool]:
     """The text, and whether it is UTF-8 throughout."""
     try:
         return data.decode(), True
@@ -254,12 +254,12 @@ def _decoded(data: bytes) -> tuple[str, bool]:
         return data.decode(errors="surrogateescape"), False
 
 
-class _Broken(ValueError):
-    """Where a value is broken: so many lines below its first, and at which column."""
+class _BrokenValue(ValueError):
+    """Where a value is broken: how many lines below its first line, and at which column."""
 
-    def __init__(self, told: str, lines: int, column: int):
-        super().__init__(told)
-        self.told, self.lines, self.column = told, lines, column
+    def __init__(self, message: str, lines: int, column: int):
+        super().__init__(message)
+        self.message, self.lines, self.column = message, lines, column
 
 
 def _lines_to(text: str, start: int, position: int) -> tuple[int, int]:
@@ -267,25 +267,25 @@ def _lines_to(text: str, start: int, position: int) -> tuple[int, int]:
     return lines, position - (text.rfind("\n", start, position) if lines else start - 1)
 
 
-def _decode(text: str, start: int) -> tuple[Any, int]:
-    """The value at `start`, and where it ends. Raises _Broken, ValueError, RecursionError.
+def _decode_value(text: str, start: int) -> tuple[Any, int]:
+    """The value at `start`, and where it ends. Raises _BrokenValue, ValueError, RecursionError.
 
-    Python's decoder counts the lines from the beginning of what it was given when it fails: it is
-    given little more than the value.
+    On failure, Python's decoder counts the lines from the beginning of its input: so it is given
+    little more than the value.
     """
-    decode, size = json.JSONDecoder().raw_decode, LOOK
+    decode, size = json.JSONDecoder().raw_decode, PIECE
     while True:
         piece = text[start : start + size]
         last = start + len(piece) >= len(text)
         try:
             value, end = decode(piece)
-            if last or end < len(piece):  # else a number may go on
+            if last or end < len(piece):  # otherwise a number may continue
                 return value, start + end
         except json.JSONDecodeError as error:
-            # What is cut off looks broken, near the end or as a text without one.
+            # A piece that is cut off is broken near its end, or has a string without an end.
             cut_off = error.pos >= len(piece) - 16 or error.msg.startswith("Unterminated")
             if last or not cut_off:
-                raise _Broken(error.msg, error.lineno - 1, error.colno) from None
+                raise _BrokenValue(error.msg, error.lineno - 1, error.colno) from None
         size *= 4
 
 

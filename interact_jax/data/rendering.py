@@ -1,13 +1,13 @@
 """The process that renders chat templates: `python -c "...; rendering.main()"`.
 
-A template is a program from whoever made the model. Here it can loop, multiply and recurse as it
-likes: the kernel ends the process when a rendering has taken SECONDS of a processor, or keeps it
-from more than MEMORY, and the program that asked goes on (`templates.py`). Lines of JSON come in
-and go out: first the template, its variables and its date, then messages, tools and variables of
-one rendering, again and again.
+A template is a program by whoever made the model. Here it can loop, multiply and recurse as it
+likes: the kernel kills the process when a rendering has taken SECONDS of processor time, and denies
+it more than MEMORY; the program that asked goes on (`templates.py`). Input and output are lines of
+JSON: first the template, its variables and its date, then for each rendering its messages, tools
+and variables.
 
-The environment is that of transformers' `apply_chat_template`. Nothing here imports more than
-Jinja, so that the process starts at once.
+The environment is that of transformers' `apply_chat_template`. Nothing but Jinja is imported, so
+the process starts at once.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS = 2  # of a processor, for one rendering
+SECONDS = 2  # of processor time, for one rendering
 MEMORY = 1 << 30  # bytes
-LONGEST = 64  # times as many characters as it is told, plus 1,000,000
+LONGEST = 64  # times as many characters as its input has, plus 1,000,000
 DATE = "2026-01-01"
-"""The day that templates take for today, unless told otherwise: a clock would give other token ids
-tomorrow."""
+"""The day that templates take for today by default: a clock would give other token ids tomorrow."""
 
 
 class Generation(Extension):
-    """`{% generation %}` marks what a model has said; the text is the same without."""
+    """`{% generation %}` marks the output of the model; it does not change the text."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -46,7 +45,7 @@ class Generation(Extension):
 
 
 class Namespace(utils.Namespace):
-    """Jinja's, without attributes by which a template could reach Python itself."""
+    """Jinja's namespace, without attributes through which a template could reach Python itself."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # any name may be an attribute's
         self, *rest = args
@@ -81,7 +80,7 @@ def tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON with Unicode as it is, and no escapes for HTML."""
+    """JSON with Unicode unescaped, and no escapes for HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -91,8 +90,8 @@ def tojson(
     )
 
 
-def compiled(source: str, date: str) -> jinja2.Template:
-    """The template, ready to be rendered on that day. Raises jinja2.TemplateError."""
+def compile_template(source: str, date: str) -> jinja2.Template:
+    """The template, with `date` as its today. Raises jinja2.TemplateError."""
     now = datetime.datetime.fromisoformat(date)
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
@@ -104,53 +103,53 @@ def compiled(source: str, date: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def told(error: BaseException) -> str:
-    """An exception for people: the line of the template, and what there is to say."""
+def describe(error: BaseException) -> str:
+    """An exception for people: the line of the template, the kind and the message."""
     line, step = getattr(error, "lineno", None), error.__traceback__
-    while step is not None:  # Jinja has put the template's frames in the place of its own
+    while step is not None:  # Jinja replaces its own frames by the template's
         if step.tb_frame.f_code.co_filename == "<template>":
             line = step.tb_lineno
         step = step.tb_next
-    said = str(error).partition("\n")[0][:300]
+    message = str(error).partition("\n")[0][:300]
     kind = "" if isinstance(error, jinja2.TemplateError) else type(error).__name__
     where = "" if line is None else f"line {line}"
-    return ": ".join(part for part in (where, kind, said) if part)
+    return ": ".join(part for part in (where, kind, message) if part)
 
 
-def rendered(template: jinja2.Template, variables: dict[str, Any], asked: str) -> dict[str, str]:
-    """{"text": what was rendered} or {"why": what is wrong}; `asked` has messages and tools, and
-    variables that replace those of all renderings."""
-    most = 1_000_000 + LONGEST * len(asked)
+def render(template: jinja2.Template, variables: dict[str, Any], request: str) -> dict[str, str]:
+    """{"text": the rendered text} or {"error": what is wrong}; `request` has messages, tools, and
+    variables that override those of all renderings."""
+    max_length = 1_000_000 + LONGEST * len(request)
     try:
-        text = template.render(**{**variables, **json.loads(asked)})
-        text.encode()  # halves of characters are no text
+        text = template.render(**{**variables, **json.loads(request)})
+        text.encode()  # half a character is not text
     except Exception as error:
-        return {"why": told(error)}
-    if len(text) > most:
-        return {"why": f"it makes {len(text):,} characters of these messages"}
+        return {"error": describe(error)}
+    if len(text) > max_length:
+        return {"error": f"it makes {len(text):,} characters of these messages"}
     return {"text": text}
 
 
-def bounded() -> None:
-    """From now on SECONDS more of a processor, then the kernel ends this process."""
+def limit_time() -> None:
+    """Let the kernel kill this process after SECONDS more of processor time."""
     soft = int(time.process_time()) + 1 + SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
 def main() -> None:
-    """Answer until nobody asks any more."""
+    """Answer requests until the input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    given, answers = json.loads(sys.stdin.readline()), sys.stdout
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing else may speak there
-    bounded()
+    setup, answers = json.loads(sys.stdin.readline()), sys.stdout
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nothing else may print there
+    limit_time()
     try:
-        template = compiled(given["source"], given["date"])
+        template = compile_template(setup["source"], setup["date"])
     except Exception as error:  # a compiler may raise anything: RecursionError, MemoryError, ...
-        print(json.dumps({"why": told(error)}), file=answers, flush=True)
+        print(json.dumps({"error": describe(error)}), file=answers, flush=True)
         return
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
-        bounded()
-        answer = rendered(template, given["variables"], line)
+        limit_time()
+        answer = render(template, setup["variables"], line)
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,4 +1,4 @@
-"""How a run's trees become rows: the shapes they have, and batches of them."""
+"""How the trees of a run become rows: the shapes of the rows, and batches of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from interact_jax.schema import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How trees become batches: the shapes of rows, rows of a batch, tokens of y that don't count.
+    """How trees become batches: shapes and number of rows, and tokens of y that are not counted.
 
-    A batch has one of `shapes`, or `full` where none of them will do.
+    A batch has one of `shapes`, or `full` where none of them is large enough.
     """
 
     shapes: tuple[Size, ...]
     full: Size
     height: int
     ignore_first: int = 0
-    known: frozenset[str] = frozenset()  # log-probabilities from elsewhere that some reply has
+    known: frozenset[str] = frozenset()  # given log-probabilities that some reply has
 
     @classmethod
     def for_trees(
@@ -36,28 +36,28 @@ class Packing:
         steps: Iterable[Sequence[Tree]] | None = None,
         known: Collection[str] = (),
     ) -> Packing:
-        """Shapes for `steps`, which need not be all there will be; by default one of all trees.
+        """Shapes for `steps`, which may be a sample; by default a single step of all trees.
 
-        `known` names log-probabilities that replies will have by then, beside those they have.
+        `known` names log-probabilities that replies will have, besides those that they have.
         """
         full = full_row(trees, row_tokens)
         parts = (_split(step, full) for step in ([trees] if steps is None else steps))
         shapes = plan_shapes(parts, full, row_tokens, height)
-        have = {name for tree in trees for reply in tree.replies for name in reply.target.known}
-        return cls(shapes, full, height, ignore_first, frozenset(have.union(known)))
+        names = {name for tree in trees for reply in tree.replies for name in reply.target.known}
+        return cls(shapes, full, height, ignore_first, frozenset(names.union(known)))
 
     def batches(
         self, trees: Sequence[Tree], factor: Callable[[Target], float] = lambda target: 1.0
     ) -> Iterator[tuple[Batch, list[Placed]]]:
-        """Micro-batches that hold these trees, split where they are too large for a row; `factor`
+        """Micro-batches with these trees, which are split if too large for a row; `factor`
         multiplies the weight of an example."""
         parts = _split(trees, self.full)
         for shape, rows in share_out(parts, self.shapes, self.full, self.height):
             yield pack(rows, shape, self.height, self.ignore_first, factor, self.known)
 
     def largest(self, trees: Sequence[Tree]) -> Batch:
-        """A batch of the largest planned shape, with one of these trees in it: for programs that
-        are compiled beforehand."""
+        """A batch of the largest planned shape with one of these trees, to compile programs in
+        advance."""
         parts = _split(trees, self.full)
         shape = max(self.shapes, key=cost)
         tree = min(parts, key=lambda tree: tree.size.T)

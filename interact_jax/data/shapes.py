@@ -1,11 +1,11 @@
-"""The shapes of packed rows: a handful for a run, chosen from its steps, and which a step uses.
+"""The shapes of packed rows: a few for a run, chosen from its steps, and those that a step uses.
 
-A step's trees are spread evenly over few rows, and a program is compiled for every shape of row, so
-two things are decided here. `plan_shapes` looks at the steps of a run: it spreads the trees of each
-over as few rows as hold them, and merges what those rows need into a few shapes. `share_out` gives
-the trees of a step to the cheapest set of rows of these shapes that holds them.
+The trees of a step are spread evenly over few rows, and a program is compiled for every shape of
+row, so two things are decided here. `plan_shapes` spreads the trees of each step of a run over as
+few rows as hold them, and merges the sizes of those rows into a few shapes. `share_out` assigns the
+trees of a step to the cheapest set of rows of these shapes that holds them.
 
-Everything depends on the sizes and the order of the trees alone.
+Everything depends only on the sizes and the order of the trees.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from interact_jax.data.tree import Size, Tree, apart
+from interact_jax.data.tree import Size, Tree, split_units
 
 MULTIPLE = 32  # capacities are rounded up to this
-BLOCK = 128  # or trunks to this, what attention works in, where rows have at least BLOCKS of them
+BLOCK = 128  # trunks to this, a block of attention, where rows have at least BLOCKS of them
 BLOCKS = 4
-HEADROOM = 1.5  # of branches and replies in `full_row` over what a full trunk has on average
-PLANNED = 3  # shapes made to measure; with `full_row`, which takes what they cannot, 4 in all
-REPLY_COST = 0.25  # of an entry of R beside a slot of T, P or Q: the head against the layers
+HEADROOM = 1.5  # for branches and replies in `full_row`, over the average of a full trunk
+PLANNED = 3  # shapes made to measure; with `full_row`, for what does not fit them, 4 in all
+REPLY_COST = 0.25  # of an entry of R relative to a slot of T, P or Q: the head against the layers
 SLACKS = (1, 1.02, 1.04, 1.07, 1.1, 1.15, 1.2, 1.3, 1.5, 1e9)  # room of rows beyond the mean
-EXCHANGES = 64  # of trees between rows until they count as even,
-PARTNERS = 8  # with so many of the emptiest rows
-ATTEMPTS = 24  # sets of rows that are tried before trees go to full rows,
-DEARER = 0.001  # the n-th by n times this share dearer than the one before
+EXCHANGES = 64  # of trees between rows, at most
+PARTNERS = 8  # emptiest rows that take part in an exchange
+ATTEMPTS = 24  # sets of rows that are tried before trees go to full rows
+DEARER = 0.001  # set n is dearer than the one tried before by at least n times this share
 
 
 def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
     """The largest row for these trees: a trunk of `row_tokens`, and room for what comes with it.
 
-    The trunk grows where one tree is longer than `row_tokens`, and is no longer than all trees
+    The trunk is longer where one tree is longer than `row_tokens`, and never longer than all trees
     together. A tree with more branches than fit is split (`tree.split`); each interaction fits.
     """
-    whole = _total(tree.size for tree in trees)
-    trunk = max(min(row_tokens, whole.T), *(len(tree.trunk) for tree in trees))
-    room = [int(HEADROOM * trunk * total / whole.T) for total in whole.counts()]
-    full = rounded((trunk, *room[1:]), row_tokens)
-    # Alone, since a branch that left another one's path may be longer once a split parts them.
+    total = _total(tree.size for tree in trees)
+    trunk = max(min(row_tokens, total.T), *(len(tree.trunk) for tree in trees))
+    room = [int(HEADROOM * trunk * size / total.T) for size in total.counts()]
+    full = round_up((trunk, *room[1:]), row_tokens)
+    # By themselves, since a branch that forked from the path of another one may be longer after a
+    # split.
     crowded = (tree for tree in trees if not tree.size.fits(full))
-    alone = [one.size.counts() for tree in crowded for one in apart(tree)]
-    return rounded(np.max([full.counts(), *alone], axis=0), row_tokens)
+    units = [part.size.counts() for tree in crowded for part in split_units(tree)]
+    return round_up(np.max([full.counts(), *units], axis=0), row_tokens)
 
 
 def _total(sizes: Iterable[Size]) -> Size:
     return sum(sizes, Size(0, 0, 0, 0, 0))
 
 
-def rounded(needs: Iterable[int], row_tokens: int) -> Size:
+def round_up(needs: Iterable[int], row_tokens: int) -> Size:
     """Capacity for `needs` (T, P, Q, R, J), rounded up so that small changes of data keep it."""
     block = BLOCK if row_tokens >= BLOCKS * BLOCK else MULTIPLE
     units = (block, *[MULTIPLE] * 4)
@@ -59,7 +60,7 @@ def rounded(needs: Iterable[int], row_tokens: int) -> Size:
 
 
 def cost(shape: Size) -> float:
-    """What a row of this shape costs, in token slots."""
+    """The cost of a row of this shape, in token slots."""
     return shape.T + shape.P + shape.Q + REPLY_COST * shape.R
 
 
@@ -67,13 +68,13 @@ def cost(shape: Size) -> float:
 
 
 def spread(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None:
-    """The row [N] of every tree so that no array overflows, as evenly as it goes; None where no
-    such rows were found."""
+    """The row [N] of every tree such that no array overflows, as even as possible; None if none is
+    found."""
     room_Bx5 = np.maximum(capacity_Bx5, 1e-9)
     used_Bx5 = np.zeros(room_Bx5.shape)
     row_N = np.zeros(len(sizes_Nx5), np.int64)
     for i in _largest_first(sizes_Nx5, room_Bx5):
-        # To the row that is then least full; its fullest array counts.
+        # To the row that is least full afterwards, by its fullest array.
         row_N[i] = ((used_Bx5 + sizes_Nx5[i]) / room_Bx5).max(axis=1).argmin()
         used_Bx5[row_N[i]] += sizes_Nx5[i]
     for _ in range(EXCHANGES):
@@ -81,7 +82,7 @@ def spread(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None
             return row_N
         if not _exchange(row_N, used_Bx5, room_Bx5, sizes_Nx5):
             break
-    return _first_fit(sizes_Nx5, capacity_Bx5)  # uneven, but rows may be filled to the brim
+    return _first_fit(sizes_Nx5, capacity_Bx5)  # uneven, but it can fill rows completely
 
 
 def _largest_first(sizes_Nx5: np.ndarray, room_Bx5: np.ndarray) -> np.ndarray:
@@ -89,7 +90,7 @@ def _largest_first(sizes_Nx5: np.ndarray, room_Bx5: np.ndarray) -> np.ndarray:
 
 
 def _first_fit(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None:
-    """The first row that holds it, for every tree, the largest first; None where none is left."""
+    """The first row with room for every tree, the largest tree first; None if there is none."""
     left_Bx5 = capacity_Bx5.copy()
     row_N = np.zeros(len(sizes_Nx5), np.int64)
     for i in _largest_first(sizes_Nx5, np.maximum(capacity_Bx5, 1e-9)):
@@ -104,18 +105,18 @@ def _first_fit(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | 
 def _exchange(
     row_N: np.ndarray, used_Bx5: np.ndarray, room_Bx5: np.ndarray, sizes_Nx5: np.ndarray
 ) -> bool:
-    """Move a tree of the fullest row, or exchange it, as helps most; False where nothing helps."""
+    """Move or exchange the tree of the fullest row that helps most; False if nothing helps."""
     fill_B = (used_Bx5 / room_Bx5).max(axis=1)
     full = int(fill_B.argmax())
     partners = [b for b in np.argsort(fill_B, kind="stable")[:PARTNERS] if b != full]
     mine, others = np.flatnonzero(row_N == full), np.flatnonzero(np.isin(row_N, partners))
-    # Against a tree of a partner, or against nothing.
+    # For a tree of a partner, or for nothing.
     to_K = np.concatenate([row_N[others], np.array(partners, np.int64)])
     back_Kx5 = np.concatenate([sizes_Nx5[others], np.zeros((len(partners), 5), np.int64)])
     moved = sizes_Nx5[mine][:, None] - back_Kx5[None]
-    here = ((used_Bx5[full] - moved) / room_Bx5[full]).max(axis=2)
-    there = ((used_Bx5[to_K][None] + moved) / room_Bx5[to_K][None]).max(axis=2)
-    after = np.maximum(here, there)
+    own_fill = ((used_Bx5[full] - moved) / room_Bx5[full]).max(axis=2)
+    partner_fill = ((used_Bx5[to_K][None] + moved) / room_Bx5[to_K][None]).max(axis=2)
+    after = np.maximum(own_fill, partner_fill)
     if not after.size or after.min() >= fill_B[full]:
         return False
     i, k = np.unravel_index(after.argmin(), after.shape)
@@ -148,41 +149,41 @@ def plan_shapes(
         shapes[a] = np.maximum(shapes[a], shapes[b])
         weight[a] += weight[b]
         shapes, weight = np.delete(shapes, b, axis=0), np.delete(weight, b)
-    found = {Size(*(int(n) for n in shape)) for shape in shapes}
-    return tuple(sorted(found, key=lambda shape: (-cost(shape), shape.counts())))
+    sizes = {Size(*(int(n) for n in shape)) for shape in shapes}
+    return tuple(sorted(sizes, key=lambda shape: (-cost(shape), shape.counts())))
 
 
 def _even_rows(
     sizes_Nx5: np.ndarray, full: Size, row_tokens: int, height: int
 ) -> collections.Counter[Size]:
-    """Micro-batches of even rows for these trees, as few as do; {shape: how many}.
+    """The smallest number of micro-batches of even rows for these trees: {shape: how many}.
 
-    Live branches, where few trees have one, all go into a few micro-batches if that is cheaper.
+    Where few trees have live branches, these go into a few micro-batches if that is cheaper.
     """
     total, most = sizes_Nx5.sum(axis=0), np.array(full.counts())
-    few = -(-int(total[1]) // max(1, int(most[1]) * height))  # 0 where there is none
+    few = -(-int(total[1]) // max(1, int(most[1]) * height))  # 0 if there are none
     count = _least_count(total, most, height)
     while True:
-        found = [
+        candidates = [
             needs
             for branched in sorted({min(count, n) for n in (few, 2 * few, few and count)})
             if (needs := _needs(sizes_Nx5, most, count, branched, row_tokens, height))
         ]
-        if found:
-            return min(found, key=lambda needs: sum(cost(s) * n for s, n in needs.items()))
+        if candidates:
+            return min(candidates, key=lambda needs: sum(cost(s) * n for s, n in needs.items()))
         count += max(1, count // 16)
 
 
 def _least_count(total: np.ndarray, most: np.ndarray, height: int) -> int:
-    """How many micro-batches of rows of `most` these many tokens need at least."""
+    """The least number of micro-batches, with rows of `most`, for so many tokens."""
     return max(1, int(np.max(-(-total // np.maximum(most * height, 1)))))
 
 
 def _needs(
     sizes_Nx5: np.ndarray, most: np.ndarray, count: int, branched: int, row_tokens: int, height: int
 ) -> collections.Counter[Size] | None:
-    """What `count` micro-batches of even rows need, the first `branched` of them live branches
-    too; None where the trees do not fit into rows of `most`."""
+    """The shapes that `count` micro-batches of even rows need, where only the first `branched` have
+    live branches; None if the trees do not fit into rows of `most`."""
     rows = count * height
     even_Bx5 = np.repeat([sizes_Nx5.sum(axis=0) / rows], rows, axis=0)
     even_Bx5[:, 1] *= count / max(1, branched)
@@ -201,13 +202,13 @@ def _needs(
             needs: collections.Counter[Size] = collections.Counter()
             for part in parts:
                 if len(part):
-                    needs[rounded(part.max(axis=0), row_tokens)] += len(part) // height
+                    needs[round_up(part.max(axis=0), row_tokens)] += len(part) // height
             return needs
     return None
 
 
 def _cheapest_merge(shapes: np.ndarray, weight: np.ndarray) -> tuple[int, int]:
-    """The two shapes, first < second, that one for both makes dearer by the least."""
+    """The two shapes, first < second, whose merge adds the least cost."""
     costs = np.array([1, 1, 1, REPLY_COST, 0])
     each = weight * (shapes @ costs)
     both = np.maximum(shapes[:, None], shapes[None]) @ costs
@@ -225,18 +226,18 @@ def share_out(
 ) -> list[tuple[Size, list[list[Tree]]]]:
     """The micro-batches of a step: (shape, at most `height` rows of trees) each.
 
-    The cheapest set of micro-batches of `shapes` and `full` that holds the trees; rows of `full`
-    alone where none of ATTEMPTS sets does.
+    The cheapest set of micro-batches of `shapes` and `full` that holds the trees; only rows of
+    `full` if none of ATTEMPTS sets does.
     """
     sizes_Nx5, failed, tried = _sizes(trees), 0.0, 0
-    for price, chosen in _choices(sizes_Nx5, [*shapes, full], height):
+    for price, choice in _choices(sizes_Nx5, [*shapes, full], height):
         if price < failed * (1 + DEARER * tried):
             continue
-        capacity_Bx5 = np.repeat([shape.counts() for shape in chosen], height, axis=0)
+        capacity_Bx5 = np.repeat([shape.counts() for shape in choice], height, axis=0)
         row_N = spread(sizes_Nx5, capacity_Bx5)
         if row_N is not None:
             rows = _rows(trees, row_N, len(capacity_Bx5))
-            return [(shape, rows[m * height : (m + 1) * height]) for m, shape in enumerate(chosen)]
+            return [(shape, rows[m * height : (m + 1) * height]) for m, shape in enumerate(choice)]
         failed, tried = price, tried + 1
         if tried == ATTEMPTS:
             break
@@ -252,7 +253,7 @@ def _choices(
     table = np.array([shape.counts() for shape in shapes], np.int64)
     prices = [cost(shape) for shape in shapes]
     least = _least_count(total, table.max(axis=0), height)
-    found = []
+    choices = []
     for count in range(least, least + 2 + least // 8):
         for a, b in itertools.combinations(range(len(shapes)), 2):
             if (largest > np.maximum(table[a], table[b])).any():
@@ -260,15 +261,15 @@ def _choices(
             for of_a in range(count + 1):
                 if (total <= height * (of_a * table[a] + (count - of_a) * table[b])).all():
                     price = of_a * prices[a] + (count - of_a) * prices[b]
-                    found.append((price, count, of_a, a, b))
+                    choices.append((price, count, of_a, a, b))
     return [
         (price, (shapes[a],) * of_a + (shapes[b],) * (count - of_a))
-        for price, count, of_a, a, b in sorted(found)
+        for price, count, of_a, a, b in sorted(choices)
     ]
 
 
 def fill(trees: Sequence[Tree], capacity: Size) -> list[list[Tree]]:
-    """Share trees out to as few rows as first-fit-decreasing finds, every array within capacity."""
+    """Distribute trees over rows by first-fit-decreasing, every array within capacity."""
     sizes_Nx5, most = _sizes(trees), np.array(capacity.counts())
     count = 2 * _least_count(sizes_Nx5.sum(axis=0), most, 1)
     while (row_N := _first_fit(sizes_Nx5, np.repeat([most], count, axis=0))) is None:

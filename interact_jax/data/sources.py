@@ -1,4 +1,4 @@
-"""The bytes of a file, unpacked where it is gzip, as far as they can be had; and its lines."""
+"""The bytes of a file, unpacked if it is gzip, as far as they can be read; and its lines."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from interact_jax import places
 CHUNK = 1 << 16  # bytes read at a time
 GZIP_MAGIC = b"\x1f\x8b"
 GZIP_WBITS = 16 + zlib.MAX_WBITS  # tells zlib to expect a gzip header and to verify the checksum
-MOST_BYTES = 1 << 32  # of a file, unpacked: conversations stay in memory, and take more of it
-LONGEST = 1 << 28  # bytes of a line; a longer one is not kept to look at
+MOST_BYTES = 1 << 32  # of a file, unpacked: conversations stay in memory, where they take more
+LONGEST = 1 << 28  # bytes of a line; longer ones are not kept
 
 FIX_FILE = "Replace the file, or set --config.data.on_error=skip to use what else can be read"
 FIX_JSON = "conversations are read from JSON Lines or JSON, plain or .gz"
@@ -32,12 +32,12 @@ KINDS = (
     (b"PK\x03\x04", "zip", ""),
     (b"SQLite format 3", "SQLite", ""),
 )
-"""Files that are no text: how they begin, what they are, and how they are read in Python."""
+"""Files that are not text: their first bytes, their kind, and how to read them in Python."""
 TABLES = {".csv": "pandas.read_csv({!r})", ".tsv": "pandas.read_csv({!r}, sep='\\t')"}
 
 
 class Cut(NamedTuple):
-    """Why the bytes of a file ended before the file did."""
+    """Why reading stopped before the end of a file."""
 
     reason: str
     detail: str
@@ -45,34 +45,34 @@ class Cut(NamedTuple):
 
 
 class Source:
-    """Iterates over the bytes of a file, unpacked where it is gzip (by magic bytes or by name).
+    """Iterates over the bytes of a file, unpacked if it is gzip (by magic bytes or by name).
 
-    Where a gzip file is damaged, or a file is longer than `most`, everything before that is handed
-    out, and `cut` says what is wrong once the iteration has ended.
+    If a gzip file is damaged, or a file is longer than `max_bytes`, everything before that point is
+    yielded, and `cut` says what is wrong once the iteration has ended.
     """
 
-    def __init__(self, path: str, most: int = MOST_BYTES):
-        self.path, self.name, self.most = path, places.input_name(path), most
+    def __init__(self, path: str, max_bytes: int = MOST_BYTES):
+        self.path, self.name, self.max_bytes = path, places.input_name(path), max_bytes
         self.cut: Cut | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        with places.reading(self.path, self.most) as file:
+        with places.reading(self.path, self.max_bytes) as file:
             is_gzip = file.peek(2)[:2] == GZIP_MAGIC or self.path.endswith(".gz")
             chunks = iter(functools.partial(file.read, CHUNK), b"")
-            yield from self._bounded(self._unpack(chunks) if is_gzip else chunks)
+            yield from self._limit(self._unpack(chunks) if is_gzip else chunks)
 
-    def _bounded(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        left = self.most
+    def _limit(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        left = self.max_bytes
         for chunk in chunks:
             yield chunk[:left]
             left -= len(chunk)
             if left < 0:
-                detail = f"it has more than data.max_bytes={self.most:,} bytes, unpacked"
+                detail = f"it has more than data.max_bytes={self.max_bytes:,} bytes, unpacked"
                 self.cut = Cut("file too large", detail, RAISE_BOUND)
                 return
 
     def _unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        # Not gzip.open: on damage it drops what it has unpacked of the last block already.
+        # Not gzip.open: on damage it drops the part of the last block that it has unpacked.
         unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
         for chunk in chunks:
             while chunk:
@@ -104,7 +104,7 @@ def _salvage(unpacker: Any, chunk: bytes) -> bytes:
 
 
 def other_kind(path: str, head: bytes) -> Cut | None:
-    """Why a file that begins with `head` is no JSON, where its kind is known."""
+    """Why a file that begins with `head` is not JSON, if its kind is known."""
     for magic, kind, read in KINDS:
         if head.startswith(magic):
             remedy = _convert(read, path) if read else f"Unpack or convert it: {FIX_JSON}"
@@ -125,7 +125,7 @@ def _convert(read: str, path: str) -> str:
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
     """The lines; None stands for one that is longer than LONGEST.
 
-    They end with b"\\n" and nothing else: U+2028 and its like may stand inside a message.
+    Only b"\\n" ends a line: U+2028 and the like may occur inside a message.
     """
     line = _Line()
     for chunk in chunks:
@@ -138,7 +138,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
 
 
 class _Line:
-    """One that is put together of pieces, in time linear in its length."""
+    """A line that is assembled from pieces, in time linear in its length."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -152,6 +152,6 @@ class _Line:
             self._pieces.clear()
 
     def take(self) -> bytes | None:
-        found = b"".join(self._pieces) if self._size <= LONGEST else None
+        line = b"".join(self._pieces) if self._size <= LONGEST else None
         self._pieces, self._size = [], 0
-        return found
+        return line

@@ -1,4 +1,4 @@
-"""A chat template, rendered in a process of its own, which can be ended (`rendering.py`)."""
+"""A chat template, rendered in a process of its own, which can be killed (`rendering.py`)."""
 
 from __future__ import annotations
 
@@ -17,38 +17,43 @@ from interact_jax.data import rendering
 from interact_jax.schema import InputError
 
 ROOT = str(Path(interact_jax.__file__).parents[1])
-ENDED = f"it takes more than {rendering.SECONDS} seconds, or too much memory"
+TOO_EXPENSIVE = f"it takes more than {rendering.SECONDS} seconds, or too much memory"
 START = "import sys; sys.path.insert(0, sys.argv[1]); from interact_jax.data import rendering; "
 COMMAND = (sys.executable, "-P", "-c", START + "rendering.main()", ROOT)
-MEANT = {"tools": None, "documents": None, "add_generation_prompt": True, "enable_thinking": False}
-"""What a template is told besides the messages; as transformers does."""
-THINKING = {"enable_thinking": True, "thinking": True}
-"""What it is told instead where a reply is to be thought over: the switches that templates have."""
+DEFAULTS = {
+    "tools": None,
+    "documents": None,
+    "add_generation_prompt": True,
+    "enable_thinking": False,
+}
+"""Variables that a template gets besides the messages, as transformers passes them."""
+WITH_THINKING = {"enable_thinking": True, "thinking": True}
+"""Variables that turn reasoning on: the switches that templates know."""
 _SYSTEM = {"role": "system", "content": "Be brief."}
 _USER = {"role": "user", "content": "Hi"}
 _REPLY = {"role": "assistant", "content": "Hello."}
 CONVERSATIONS = ([_USER], [_USER, _REPLY, _USER], [_SYSTEM, _USER, _REPLY, _USER])
-"""What a template is tried with; some take no system message."""
-SOURCE = 1_000_000  # characters of a template; the longest of well-known models have 20,000
+"""What a template is tried on; some accept no system message."""
+SOURCE = 1_000_000  # characters of a template; those of well-known models have up to 20,000
 
 
 class Refusal(InputError):
-    """What a template says of messages that it does not take; `why` begins with its line."""
+    """A template's refusal of messages; `reason` begins with the line of the template."""
 
-    def __init__(self, why: str, file: str | Path):
-        super().__init__(f"the chat template refuses these messages: {why} ({file}).")
-        self.why, self.file = why, file
+    def __init__(self, reason: str, file: str | Path):
+        super().__init__(f"the chat template refuses these messages: {reason} ({file}).")
+        self.reason, self.file = reason, file
 
     def __reduce__(self) -> tuple[type[Refusal], tuple[str, str | Path]]:  # from worker processes
-        return Refusal, (self.why, self.file)
+        return Refusal, (self.reason, self.file)
 
 
 class ChatTemplate:
-    """A chat template with what it may call special tokens, and the day that it takes for today;
-    `file` is for messages to people.
+    """A chat template with the special tokens that it may use and the date that it takes for today;
+    `file` names it in messages.
 
     It is tried before it is used. Raises InputError, with the template's line, where it cannot be
-    compiled, or renders no conversation at all.
+    compiled or renders no conversation at all.
     """
 
     def __init__(
@@ -58,20 +63,20 @@ class ChatTemplate:
         file: str | Path,
         date: str = rendering.DATE,
     ) -> None:
-        self._given = (source, tokens, file, date)
+        self._arguments = (source, tokens, file, date)
         self.source, self._file = source, file
         if len(source) > SOURCE:
             raise self._unusable(f"it has {len(source):,} characters")
-        given = {"source": source, "variables": {**MEANT, **tokens}, "date": date}
-        self._process = _process(json.dumps(given))
-        if why := self._process.refused:
-            raise self._unusable(why)
-        whys = []
+        setup = {"source": source, "variables": {**DEFAULTS, **tokens}, "date": date}
+        self._process = _process(json.dumps(setup))
+        if reason := self._process.failure:
+            raise self._unusable(reason)
+        reasons = []
         for messages in CONVERSATIONS:
             answer = self._ask(messages)
-            whys += [answer["why"]] if "why" in answer else []
-            if ENDED in whys or len(whys) == len(CONVERSATIONS):
-                raise self._unusable(whys[-1])
+            reasons += [answer["error"]] if "error" in answer else []
+            if TOO_EXPENSIVE in reasons or len(reasons) == len(CONVERSATIONS):
+                raise self._unusable(reasons[-1])
 
     def render(
         self,
@@ -82,41 +87,41 @@ class ChatTemplate:
         finished: bool = False,
     ) -> str:
         """The text of messages, with the generation prompt unless they are `finished`; `tools` are
-        what could be called. Raises Refusal, with the template's line, whatever goes wrong in it.
+        those on offer. Raises Refusal, with the template's line, for any error in the template.
         """
-        told: dict[str, Any] = dict(THINKING) if thinking else {}
+        variables: dict[str, Any] = dict(WITH_THINKING) if thinking else {}
         if finished:
-            told["add_generation_prompt"] = False
-        answer = self._ask(messages, tools, told)
-        if "why" in answer:
-            raise Refusal(answer["why"], self._file)
+            variables["add_generation_prompt"] = False
+        answer = self._ask(messages, tools, variables)
+        if "error" in answer:
+            raise Refusal(answer["error"], self._file)
         return answer["text"]
 
     def _ask(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Any] = (),
-        told: Mapping[str, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Any:
-        asked = {"messages": messages, "tools": tools or None, **(told or {})}
-        return self._process.ask(json.dumps(asked))
+        request = {"messages": messages, "tools": tools or None, **(variables or {})}
+        return self._process.ask(json.dumps(request))
 
-    def _unusable(self, why: str) -> InputError:
+    def _unusable(self, reason: str) -> InputError:
         return InputError(
-            f"{self._file}: the chat template cannot be used: {why}. Take that of the model's own "
-            "repository, or set model.tokenizer to another directory."
+            f"{self._file}: the chat template cannot be used: {reason}. Take that of the model's "
+            "own repository, or set model.tokenizer to another directory."
         )
 
-    def __reduce__(self) -> Any:  # a process stays with its owner
-        return ChatTemplate, self._given
+    def __reduce__(self) -> Any:  # processes are not pickled
+        return ChatTemplate, self._arguments
 
 
 class _Process:
-    """One that renders one template; started anew where the kernel had to end it."""
+    """A process that renders one template; it is restarted if the kernel had to kill it."""
 
     def __init__(self, template: str) -> None:
         self._template, self._lock = template, threading.Lock()
-        self.refused = self._start().get("why", "")
+        self.failure = self._start().get("error", "")
 
     def _start(self) -> dict[str, str]:
         self._running = subprocess.Popen(
@@ -143,12 +148,12 @@ class _Process:
             streams[0].write(question + "\n")
             streams[0].flush()
             line = streams[1].readline()
-            if line.endswith("\n"):  # else it was ended meanwhile
+            if line.endswith("\n"):  # else it was killed meanwhile
                 return json.loads(line)
         except BrokenPipeError:
             pass
         self._running.wait()
-        return {"why": ENDED}
+        return {"error": TOO_EXPENSIVE}
 
 
-_process = functools.lru_cache(maxsize=16)(_Process)  # models of one template share it
+_process = functools.lru_cache(maxsize=16)(_Process)  # models with the same template share it

@@ -1,4 +1,4 @@
-"""Conversations to token trees, one after the other or shared out over worker processes."""
+"""Conversations to token trees, in this process or in worker processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PORTION = 64  # conversations that a worker gets at a time
 
 @dataclasses.dataclass(frozen=True)
 class Tokenised:
-    """The trees of one conversation, none where nothing of it can be used."""
+    """The trees of one conversation; none if nothing of it can be used."""
 
     trees: list[Tree]
     units: int  # interactions, or pairs of replies
@@ -50,34 +50,34 @@ def tokenise(
 ) -> Iterator[Tokenised]:
     """Every conversation as trees, in order, whatever the number of worker processes (0 = none).
 
-    An InputError is that of the first conversation that has one. Raises RunStopped where a worker
+    Raises the InputError of the first conversation that has one, and RunStopped where a worker
     dies.
     """
     if not workers:
         yield from map(tokeniser, conversations)
         return
-    # Spawned, not forked: jax has threads by now.
+    # Spawned, not forked, since jax has started threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (tokeniser,))
     try:
         yield from pool.map(_tokenise, conversations, chunksize=PORTION)
     except BrokenProcessPool as error:
         raise RunStopped(
-            f"one of {workers} processes that tokenise has died, perhaps for want of memory. Set "
+            f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
             "data.workers lower; 0 tokenises in the main process."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_tokenise_here: Tokeniser  # in a worker
+_worker_tokeniser: Tokeniser  # set in worker processes
 
 
 def _start_worker(tokeniser: Tokeniser) -> None:
-    global _tokenise_here
-    _tokenise_here = tokeniser
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
+    global _worker_tokeniser
+    _worker_tokeniser = tokeniser
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops its workers
 
 
 def _tokenise(conversation: Conversation) -> Tokenised:
-    return _tokenise_here(conversation)
+    return _worker_tokeniser(conversation)

@@ -54,7 +54,7 @@ CONFIG: dict[str, Kind] = {
     "add_prefix_space": FLAG.or_null(),
     "clean_up_tokenization_spaces": FLAG.or_null(),
 }
-"""Keys of tokenizer_config.json, and what they may be; names of tokens are checked besides."""
+"""Keys of tokenizer_config.json, and what they may be; keys of tokens are checked as well."""
 FAST: dict[str, Kind] = {
     "version": TEXT,
     "model": OBJECT,
@@ -100,7 +100,7 @@ def _unusable(directory: Path, settings: Mapping[str, Any], error: BaseException
 
 
 def _check_files(directory: Path) -> dict[str, Any]:
-    """Raise InputError for a file with wrong types; what tokenizer_config.json says."""
+    """The content of tokenizer_config.json. Raises InputError for a file with wrong types."""
     for path in (directory / "chat_template.jinja", *directory.glob("*chat_templates/*.jinja")):
         if path.is_file():
             _check_text(path)

@@ -1,15 +1,15 @@
-"""Token trees: the sequences of a conversation in all views, shared prefixes once.
+"""Token trees: the sequences of a conversation in all views, with shared prefixes stored once.
 
-Sequences are compared by ids, so no chat template is special-cased and merges of the tokenizer
-across a border come out right by construction. The longest differentiated sequence is the trunk;
+Sequences are compared by ids, so no chat template is special-cased, and tokens that span a boundary
+are right by construction. The longest differentiated sequence is the trunk;
 every other sequence is a limb that forks where it leaves the trunk:
 
     trunk      u1 y1 u2 y2
     frozen     u1|[hindsight o1] y1
     frozen     u1 y1 u2|[hindsight o2] y2
 
-Inputs and targets are apart: the last token of a sequence is only ever a target, so it is dropped
-before prefixes are compared, and a reply token is a pair (predictor, target).
+Inputs and targets are separate: the last token of a sequence is only ever a target, so it is
+dropped before prefixes are compared, and a reply token is a pair (predictor, target).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from interact_jax.data.examples import Example, Target
 from interact_jax.data.thinking import NOTES
 from interact_jax.settings import Setting
 
-SHARED = 0.5  # of the shorter context: two sequences that share less stand in separate trees
+SHARED = 0.5  # of the shorter context: two sequences that share less are in separate trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Tokens of a tree or capacity of a row, by array: trunk, branches, replies; J: branches."""
+    """Tokens of a tree, or capacity of a row, by array: T trunk, P and Q branches, R replies; J is
+    the number of branches."""
 
     T: int
     P: int
@@ -83,7 +84,7 @@ class Size:
 class Tree:
     """A trunk [T], the limbs of differentiated views and of the others, and the replies to score.
 
-    Replies of one unit stand together. `frozen_views` are those whose limbs are `frozen`.
+    Replies of one unit are adjacent. `frozen_views` are the views whose limbs are `frozen`.
     """
 
     trunk: np.ndarray
@@ -103,11 +104,11 @@ class Tree:
         )
 
     def limbs_of(self, view: str) -> tuple[Limb, ...]:
-        """The limbs that sequences of this view may be on."""
+        """The limbs on which sequences of this view may be."""
         return self.frozen if view in self.frozen_views else self.live
 
     def path(self, reply: Reply, view: str) -> np.ndarray:
-        """The input ids of a sequence, as it is alone."""
+        """The input ids of a sequence by itself."""
         place = reply.places[view]
         if place.limb is None:
             return self.trunk[: place.start + len(reply.target.y)]
@@ -115,7 +116,7 @@ class Tree:
         return np.concatenate([self.trunk[: limb.fork], limb.ids])
 
     def units(self) -> list[Unit]:
-        """What the tree was grown from."""
+        """The units from which the tree was grown."""
         examples = [
             Example(
                 reply.target,
@@ -130,11 +131,11 @@ class Tree:
 def grow(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
     """Trees of the units that see one history window, in order.
 
-    Usually one; a unit that shares little with the tree at hand (the reference's cut windows)
-    starts another.
+    Usually one; a unit that shares little with the current tree (as in the reference's cut
+    windows) starts another.
     """
     groups: list[list[Unit]] = []
-    trunk: _Path | None = None  # of the tree at hand, as far as it is known
+    trunk: _Path | None = None  # of the current tree, as far as it is known
     for unit in window:
         longest = _longest(unit, frozen_views)
         if trunk is not None and trunk.shares_much_with(longest):
@@ -143,16 +144,16 @@ def grow(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
         else:
             groups.append([unit])
             trunk = longest
-    return [_tree(group, frozen_views) for group in groups]
+    return [_build_tree(group, frozen_views) for group in groups]
 
 
-def plant_apart(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
+def grow_separately(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
     """Trees that share nothing (`sharing=none`): each unit alone, every sequence in full."""
-    return [_tree([unit], frozen_views, share=False) for unit in window]
+    return [_build_tree([unit], frozen_views, share=False) for unit in window]
 
 
-GROW = {"tree": grow, "none": plant_apart}
-"""How examples become trees, by the name of the setting `sharing`."""
+GROW = {"tree": grow, "none": grow_separately}
+"""How examples become trees, by the value of the setting `sharing`."""
 SETTINGS = {
     "sharing": Setting(
         "tree",
@@ -164,8 +165,8 @@ SETTINGS = {
 
 
 def split(tree: Tree, capacity: Size) -> list[Tree]:
-    """Halve a tree between units until every part fits; the parts repeat the trunk as far as they
-    need it.
+    """Halve a tree between units until every part fits; each part repeats the trunk as far as it
+    needs it.
 
     Raises ValueError where a single unit does not fit: the capacity is too small.
     """
@@ -176,16 +177,16 @@ def split(tree: Tree, capacity: Size) -> list[Tree]:
         name = tree.replies[0].target.unit
         raise ValueError(f"interaction {name} of {tree.size} exceeds {capacity}")
     half = len(units) // 2
-    halves = (units[:half], units[half:])
-    return [part for some in halves for part in split(_tree(some, tree.frozen_views), capacity)]
+    halves = (_build_tree(part, tree.frozen_views) for part in (units[:half], units[half:]))
+    return [part for half_tree in halves for part in split(half_tree, capacity)]
 
 
-def apart(tree: Tree) -> list[Tree]:
+def split_units(tree: Tree) -> list[Tree]:
     """Each unit of a tree as a tree of its own."""
     units = tree.units()
-    if len(units) == 1:  # as it stands: grown anew, a tree that shares nothing would share
+    if len(units) == 1:  # unchanged: a tree without sharing would share if it were grown again
         return [tree]
-    return [_tree([unit], tree.frozen_views) for unit in units]
+    return [_build_tree([unit], tree.frozen_views) for unit in units]
 
 
 def shared_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -217,28 +218,28 @@ def _longest(unit: Unit, frozen_views: Collection[str]) -> _Path:
     return max(paths, key=lambda path: len(path.ids))
 
 
-def _tree(units: Sequence[Unit], frozen_views: Collection[str], share: bool = True) -> Tree:
+def _build_tree(units: Sequence[Unit], frozen_views: Collection[str], share: bool = True) -> Tree:
     trunk = max((_longest(unit, frozen_views).ids for unit in units), key=len)
     limbs: dict[bool, list[Limb]] = {False: [], True: []}
     replies = []
-    planted = False  # without sharing, one sequence is the trunk and no other is on it
+    trunk_used = False  # without sharing, only one sequence is on the trunk
     for e in itertools.chain.from_iterable(units):
         places = {}
         for view, context in e.contexts.items():
             path, frozen = e.path(view), view in frozen_views
             fork = shared_prefix(trunk, path)
             if frozen:
-                # At the latest before the last token of the context: the predictor of y[0] is the
-                # view's own, even where an empty follow-up makes its prompt equal the plain one.
+                # At the latest before the last token of the context: the predictor of y[0] belongs
+                # to the view, even if an empty follow-up makes its prompt equal to the plain one.
                 fork = min(fork, len(context) - 1)
-            if not share and (frozen or planted or fork < len(trunk)):
+            if not share and (frozen or trunk_used or fork < len(trunk)):
                 fork = 0
             limb = None
             if fork < len(path):
                 limb = len(limbs[frozen])
                 limbs[frozen].append(Limb(path[fork:].copy(), fork))
             else:
-                planted = True
+                trunk_used = True
             places[view] = Place(limb, len(context) - 1)
         replies.append(Reply(e.target, places))
     return Tree(
@@ -247,7 +248,7 @@ def _tree(units: Sequence[Unit], frozen_views: Collection[str], share: bool = Tr
 
 
 def paths(tree: Tree) -> list[tuple[str, str, np.ndarray]]:
-    """(example id, view, input ids) of every sequence, as it is alone."""
+    """(example id, view, input ids) of every sequence by itself."""
     return [
         (reply.target.id, view, tree.path(reply, view))
         for reply in tree.replies
@@ -256,7 +257,7 @@ def paths(tree: Tree) -> list[tuple[str, str, np.ndarray]]:
 
 
 def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 79) -> str:
-    """The tree as text, a line a sequence: shared tokens are drawn as `·`, a limb begins with `|`.
+    """The tree as text, one line per limb: shared tokens are drawn as `·`, a limb begins with `|`.
 
     `decode` turns ids into text. Columns are not tokens: every line has its own numbers.
     """
@@ -279,13 +280,13 @@ def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 79) ->
             text = clip(decode(limb.ids), room)
             view = views[bool(frozen), number]
             lines.append(f"{view:<10s}{len(limb.ids):5d} tokens  {indent}|{text}")
-    for treated, note in NOTES.items():
-        if such := [r.target.id for r in tree.replies if r.target.reasoning == treated]:
-            lines.append(f"{note}: {', '.join(such)}")
+    for reasoning, note in NOTES.items():
+        if names := [r.target.id for r in tree.replies if r.target.reasoning == reasoning]:
+            lines.append(f"{note}: {', '.join(names)}")
     size = tree.size
-    alone = sum(len(ids) for _, _, ids in paths(tree))
+    separate = sum(len(ids) for _, _, ids in paths(tree))
     lines.append(
         f"{len(tree.replies)} replies, {size.R} reply tokens; {size.T + size.P + size.Q} tokens in "
-        f"place of {alone} in separate sequences"
+        f"place of {separate} in separate sequences"
     )
     return "\n".join(lines)

@@ -1,12 +1,12 @@
-"""One turn of a dialogue, whatever its format calls role and text, to a Message.
+"""One turn of a dialogue, whatever its format calls role and text, read into a Message.
 
     {"role": "user", "content": "Hi"}                                    OpenAI, WildChat, our own
     {"from": "Human", "value": "Hi"}                                     ShareGPT
     {"role": "prompter", "text": "Hi"}                                   OpenAssistant
     {"role": "user", "content": [{"type": "text", "text": "Hi"}]}        content in parts
 
-What is no fault of a turn but keeps it from being read as it stands goes along: parts that are no
-text, fields that nothing here uses.
+Parts that are not text and fields that nothing here uses are not faults: they are reported with the
+turn.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 from interact_jax.data.messages import (
     Fault,
-    an_object,
+    as_float,
+    check_text,
+    faults_at,
     keys_of,
-    need,
-    number,
-    whole_text,
-    within,
+    require,
+    require_object,
 )
 from interact_jax.schema import Message
 
@@ -36,39 +36,39 @@ NAMES = {
     "tool": "tool, function, observation, function_response, tool_response, ipython",
 }
 ROLE_OF = {name: role for role, names in NAMES.items() for name in names.split(", ")}
-"""What formats call the roles, in small letters, and what we do."""
-CALLS = ("function_call", "tool_call")  # the assistant, with a call as JSON in place of words
+"""What formats call the roles, in lower case -> our name."""
+CALLS = ("function_call", "tool_call")  # the assistant, with a call as JSON in place of text
 ROLE_KEYS, TEXT_KEYS = ("role", "from", "speaker"), ("content", "value", "text", "response")
 TEXT_PARTS = ("text", "input_text", "output_text")
 FIELDS = ("tool_calls", "tool_call_id", "reasoning_content")
-"""What chat templates may show beside the text; for tools' messages `name` too."""
+"""What chat templates may show besides the text; for tool messages `name` as well."""
 REASONING = "reasoning"  # what some servers call reasoning_content
 SAMPLED = ("token_ids", "logps")
-TOLD = {*FIELDS, *SAMPLED, "function_call", "weight"}
+USED = {*FIELDS, *SAMPLED, "function_call", "weight"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A turn of the input at `index`, -1 where it stands beside the others; its message, or what is
+    """A turn of the input at `index` (-1: outside of the list of turns); its message, or what is
     wrong with it."""
 
     index: int
     label: str
-    role: str = ""  # "" where not even that can be read
+    role: str = ""  # "" where not even the role can be read
     message: Message | None = None
     fault: Fault | None = None
-    left_out: tuple[str, ...] = ()  # kinds of parts that are no text
+    left_out: tuple[str, ...] = ()  # kinds of parts that are not text
     unused: tuple[str, ...] = ()  # names of fields
 
 
 def read_turns(values: Iterable[Any], label: str, known: Collection[str] = ()) -> Iterator[Turn]:
-    """The turns of a dialogue; `label` is what the record calls them, `known` are fields that its
+    """The turns of a dialogue; `label` is their key in the record, `known` are fields that the
     format uses. Raises Fault for a system message that cannot be read: every reply depends on it.
     """
     for index, value in enumerate(values):
         place = f"{label}[{index}]"
         try:
-            with within(place):
+            with faults_at(place):
                 yield read_turn(value, index, place, known)
         except Fault as fault:
             role = _role_or_none(value) if isinstance(value, dict) else ""
@@ -79,80 +79,82 @@ def read_turns(values: Iterable[Any], label: str, known: Collection[str] = ()) -
 
 def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -> Turn:
     """One turn, which may be empty. Raises Fault."""
-    turn = an_object(value)
-    role_key, text_key = _present(turn, ROLE_KEYS), _present(turn, TEXT_KEYS)
+    turn = require_object(value)
+    role_key, text_key = _present_key(turn, ROLE_KEYS), _present_key(turn, TEXT_KEYS)
     role, fields = role_of(turn, role_key), _fields(turn)
-    told = REASONING if fields.get("reasoning_content") == turn.get(REASONING) else ""
+    used = REASONING if fields.get("reasoning_content") == turn.get(REASONING) else ""
     text, left_out = "", list[str]()
     if text_key in turn or not fields.get("tool_calls"):
         text = _text(turn, text_key, left_out)
-    whole_text(text, f"{text_key!r} of {turn[role_key]!r}")
-    if _folded(turn[role_key]) in CALLS:
-        fields["tool_calls"], text = [_with_arguments({"function": _called(text)})], ""
+    check_text(text, f"{text_key!r} of {turn[role_key]!r}")
+    if _normalise(turn[role_key]) in CALLS:
+        fields["tool_calls"], text = [_with_arguments({"function": _parse_call(text)})], ""
     if role == "tool" and isinstance(turn.get("name"), str):
         fields["name"] = turn["name"]
     _check_fields(fields)
-    read = {role_key, text_key, *TOLD, *known, *fields, told}
-    unused = tuple(key for key in turn if key not in read and turn[key] not in (None, "", [], {}))
-    message = Message(role, text, *_sampled(turn, role), _weight(turn, role), fields)
+    used_keys = {role_key, text_key, *USED, *known, *fields, used}
+    unused = tuple(
+        key for key in turn if key not in used_keys and turn[key] not in (None, "", [], {})
+    )
+    message = Message(role, text, *_sampler_output(turn, role), _weight(turn, role), fields)
     return Turn(index, label, role, message, left_out=tuple(left_out), unused=unused)
 
 
 def read_reply(value: Any, label: str, known: Collection[str] = ()) -> Message:
-    """What has to be a reply of the assistant, in words. Raises Fault."""
-    with within(label):
+    """A message that must be a reply of the assistant with text. Raises Fault."""
+    with faults_at(label):
         message = read_turn(value, 0, label, known).message
         assert message is not None
         if message.role != "assistant":
-            found = value[_present(value, ROLE_KEYS)]
-            raise Fault("unknown role", f"'role' is {found!r}, expected assistant")
+            role = value[_present_key(value, ROLE_KEYS)]
+            raise Fault("unknown role", f"'role' is {role!r}, expected assistant")
         if not message.content.strip():
-            key = _present(value, TEXT_KEYS)
+            key = _present_key(value, TEXT_KEYS)
             raise Fault("empty message", f"{key!r} is {reprlib.repr(value[key])}")
         return message
 
 
 def role_of(turn: Mapping[str, Any], key: str = "role") -> str:
-    """What we call the role that stands under a key. Raises Fault."""
-    name = need(turn, key, str)
-    if (role := ROLE_OF.get(_folded(name))) is None:
+    """Our name of the role under a key. Raises Fault."""
+    name = require(turn, key, str)
+    if (role := ROLE_OF.get(_normalise(name))) is None:
         expected = "; ".join(f"{role} ({names})" for role, names in NAMES.items())
         raise Fault("unknown role", f"{key!r} is {reprlib.repr(name)}, expected {expected}")
     return role
 
 
-def _folded(name: str) -> str:
+def _normalise(name: str) -> str:
     return name.strip().casefold()
 
 
 def _role_or_none(turn: Mapping[str, Any]) -> str:
     try:
-        return role_of(turn, _present(turn, ROLE_KEYS))
+        return role_of(turn, _present_key(turn, ROLE_KEYS))
     except Fault:
         return ""
 
 
-def _present(turn: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """The first of the keys that has a value, or is there at all."""
-    there = [key for key in keys if key in turn]
-    return next((key for key in there if turn[key] is not None), (*there, keys[0])[0])
+def _present_key(turn: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    """The first of the keys that has a value, else the first that is present at all."""
+    present = [key for key in keys if key in turn]
+    return next((key for key in present if turn[key] is not None), (*present, keys[0])[0])
 
 
 def _text(turn: Mapping[str, Any], key: str, left_out: list[str]) -> str:
-    """The text under a key: as it stands, or put together of parts; "" where it is null."""
+    """The text under a key, or the joined text of its parts; "" where it is null."""
     if key not in turn:
         raise Fault("missing key", f"no {' or '.join(map(repr, TEXT_KEYS))}, found {keys_of(turn)}")
-    said = turn[key]
-    if isinstance(said, dict) and isinstance(said.get("parts"), list):
-        said = said["parts"]
-    if said is None or isinstance(said, str):
-        return said or ""
-    if isinstance(said, dict):
-        said = [said]
-    if not isinstance(said, list):
-        raise Fault("wrong type", f"{key!r} is {reprlib.repr(said)}, expected a string or parts")
+    value = turn[key]
+    if isinstance(value, dict) and isinstance(value.get("parts"), list):
+        value = value["parts"]
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise Fault("wrong type", f"{key!r} is {reprlib.repr(value)}, expected a string or parts")
     texts = []
-    for part in said:
+    for part in value:
         text = _text_of_part(part)
         if text is None:
             left_out.append(_kind_of(part))
@@ -166,7 +168,7 @@ def _text_of_part(part: Any) -> str | None:
         return part
     if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS:
         text = part.get("text")
-        if isinstance(text, dict):  # as OpenAI's Assistants have it
+        if isinstance(text, dict):  # as in OpenAI's Assistants API
             text = text.get("value")
         return text if isinstance(text, str) else None
     return None
@@ -178,36 +180,36 @@ def _kind_of(part: Any) -> str:
 
 
 def _fields(turn: Mapping[str, Any]) -> dict[str, Any]:
-    """What templates may show of a turn; a call in OpenAI's older form as they know it."""
-    found = {key: turn[key] for key in FIELDS if turn.get(key)}
+    """What templates may show of a turn; calls in OpenAI's older form are converted."""
+    fields = {key: turn[key] for key in FIELDS if turn.get(key)}
     if isinstance(turn.get(REASONING), str) and turn[REASONING]:
-        found.setdefault("reasoning_content", turn[REASONING])
-    calls = found.get("tool_calls", [])
+        fields.setdefault("reasoning_content", turn[REASONING])
+    calls = fields.get("tool_calls", [])
     if isinstance(turn.get("function_call"), dict) and not calls:
         calls = [{"type": "function", "function": turn["function_call"]}]
     if calls:
         if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
             detail = f"'tool_calls' is {reprlib.repr(calls)}, expected a list of objects"
             raise Fault("wrong type", detail)
-        found["tool_calls"] = [_with_arguments(call) for call in calls]
-    return found
+        fields["tool_calls"] = [_with_arguments(call) for call in calls]
+    return fields
 
 
-def _called(text: str) -> dict[str, Any]:
-    """What the text of a call says: a name and arguments."""
+def _parse_call(text: str) -> dict[str, Any]:
+    """The name and the arguments in the text of a call."""
     try:
         call = json.loads(text)
     except (ValueError, RecursionError):
         call = None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        detail = f"{reprlib.repr(text)} is no call, expected JSON with a name and arguments"
+        detail = f"{reprlib.repr(text)} is not a call, expected JSON with a name and arguments"
         raise Fault("wrong type", detail)
     return call
 
 
 def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    """The call with its arguments as an object, which is how chat templates want them; OpenAI has
-    them as JSON in a text."""
+    """The call with its arguments as an object, which chat templates want; OpenAI has them as JSON
+    text."""
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
@@ -221,33 +223,33 @@ def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Raise Fault for what no template can be told."""
+    """Raise Fault for fields that cannot be passed to a template."""
     if not fields:
         return
     try:
-        told = json.dumps(fields, ensure_ascii=False)
+        text = json.dumps(fields, ensure_ascii=False)
     except (ValueError, RecursionError):
-        detail = "it is nested too deep"
+        detail = "it is nested too deeply"
         raise Fault("wrong type", f"{', '.join(map(repr, fields))}: {detail}") from None
-    whole_text(told, " or ".join(map(repr, fields)))
+    check_text(text, " or ".join(map(repr, fields)))
 
 
 def _weight(turn: Mapping[str, Any], role: str) -> float:
-    """How much a message of the assistant counts; 1 where nothing is said."""
+    """The weight of an assistant message; 1 by default."""
     weight = turn.get("weight")
     if weight is None or role != "assistant":
         return 1.0
-    found = number(weight)
-    if found is None or found < 0:
+    value = as_float(weight)
+    if value is None or value < 0:
         detail = f"weight is {reprlib.repr(weight)}, expected a float32 number from 0 on"
         raise Fault("bad weight", detail)
-    return found
+    return value
 
 
-def _sampled(
+def _sampler_output(
     turn: Mapping[str, Any], role: str
 ) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
-    """What a sampler produced for a reply: `token_ids` and, of the same length, `logps`."""
+    """The sampled `token_ids` of a reply and, of the same length, their `logps`."""
     ids, logps = (turn.get(key) for key in SAMPLED)
     if ids is None and logps is None:
         return None, None
@@ -258,9 +260,9 @@ def _sampled(
         raise Fault(reason, f"token_ids is {reprlib.repr(ids)}, expected whole numbers")
     if logps is None:
         return tuple(ids), None
-    found = [number(logp) for logp in logps] if isinstance(logps, list) else [None]
-    if None in found:
+    values = [as_float(logp) for logp in logps] if isinstance(logps, list) else [None]
+    if None in values:
         raise Fault(reason, f"logps is {reprlib.repr(logps)}, expected numbers that float32 holds")
-    if len(ids) != len(found):
-        raise Fault(reason, f"{len(ids)} token_ids but {len(found)} logps, expected as many")
-    return tuple(ids), tuple(logp for logp in found if logp is not None)
+    if len(ids) != len(values):
+        raise Fault(reason, f"{len(ids)} token_ids but {len(values)} logps, expected as many")
+    return tuple(ids), tuple(logp for logp in values if logp is not None)

@@ -1,4 +1,4 @@
-"""Weights of single interactions: from the data, and by a function of your own.
+"""Weights of interactions: from the data, and from a function of your own.
 
     # weights.py
     def weigh(conversation, draft):
@@ -8,10 +8,10 @@
 
     --config.data.weigh=weights.py:weigh
 
-`draft` is a `data.examples.Draft`: x, y, and what its views show: the follow-up o, where the recipe
-shows it, is draft.views["hindsight"]. In the data, a message of the
-assistant may have a "weight" (OpenAI's fine-tuning files do). Both multiply. A loss is the mean
-by these weights; of a pair counts that of the preferred reply.
+`draft` is a `data.examples.Draft`: x, y, and what its views show; where the recipe shows the
+follow-up o, it is draft.views["hindsight"]. In the data, an assistant message may have a "weight"
+(as in OpenAI's fine-tuning files). The two are multiplied. A loss is the mean with these weights; a
+pair has the weight of its preferred reply.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SETTINGS = {
 
 @functools.lru_cache(maxsize=8)
 def load(spec: str) -> Weigh:
-    """The function that a "FILE.py:FUNCTION" names. Raises InputError where there is none."""
+    """The function named by "FILE.py:FUNCTION". Raises InputError if there is none."""
     name, colon, function = spec.rpartition(":")
     check_name(f"data.weigh={spec!r}", name)
     file = Path(name)
     if not colon or not file.is_file():
         raise InputError(
-            f"data.weigh={spec!r}: expected FILE.py:FUNCTION of a file that is there; "
+            f"data.weigh={spec!r}: expected FILE.py:FUNCTION of an existing file; "
             f"looked from {Path.cwd()}."
         )
     module_spec = importlib.util.spec_from_file_location(f"weigh_{file.stem}", file)
@@ -57,25 +57,25 @@ def load(spec: str) -> Weigh:
     try:
         module_spec.loader.exec_module(module)
         return getattr(module, function)
-    except Exception as error:  # the file is the user's program: anything can come out of it
+    except Exception as error:  # the file is the user's program and may raise anything
         raise InputError(f"data.weigh={spec!r}: {type(error).__name__}: {error}") from error
 
 
 def weight_of(spec: str, conversation: Conversation, draft: Draft) -> float:
-    """The weight of a draft's unit. Raises InputError for what is no weight."""
+    """The weight of a draft's unit. Raises InputError for a value that is not a weight."""
     if not spec:
         return draft.weight
     try:
         weight = float(load(spec)(conversation, draft))
     except InputError:
         raise
-    except Exception as error:  # so can it here
+    except Exception as error:  # so may the function
         name = Path(spec.rpartition(":")[0]).name
         frames = traceback.extract_tb(error.__traceback__)
-        theirs = [f":{f.lineno}" for f in frames if Path(f.filename).name == name]
+        lines = [f":{f.lineno}" for f in frames if Path(f.filename).name == name]
         raise InputError(
             f"{conversation.source}: data.weigh={spec!r} fails at interaction {draft.id} "
-            f"({name}{''.join(theirs[-1:])}): {type(error).__name__}: {error}. It has to return a "
+            f"({name}{''.join(lines[-1:])}): {type(error).__name__}: {error}. It has to return a "
             "number of at least 0; 0 leaves the interaction out."
         ) from error
     if not (weight >= 0 and math.isfinite(weight)):

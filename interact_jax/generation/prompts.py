@@ -1,4 +1,4 @@
-"""Prompts on disk: JSON Lines with `{"messages": [...]}` or `{"prompt": "..."}` a line."""
+"""Prompts on disk: JSON Lines with `{"messages": [...]}` or `{"prompt": "..."}` on each line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dialogues import read_dialogue, tools_of
 from interact_jax.data.fitting import NO_TOOLS, Counts, fit, is_plain
-from interact_jax.data.messages import Fault, an_object, keys_of
+from interact_jax.data.messages import Fault, keys_of, require_object
 from interact_jax.data.records import Loss, Record, read_records
 from interact_jax.places import input_name
 from interact_jax.schema import Conversation, InputError, Message
@@ -20,13 +20,13 @@ EXPECTED = (
     'expected {"messages": [{"role": "user", "content": "..."}]}, ending in a user message, or '
     '{"prompt": "..."}'
 )
-ENDS = ("user", "tool")  # roles of what can be answered
+ANSWERABLE = ("user", "tool")  # roles that the last message may have
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A line of a prompts file: what to answer, the line as it was, and where it stands; what was
-    mended, or is not used."""
+    """A line of a prompts file: what to answer, the original line and its place; notes on what was
+    mended or is not used."""
 
     messages: tuple[Message, ...]
     line: dict[str, Any]
@@ -38,7 +38,7 @@ class Prompt:
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Read JSON Lines or a JSON list, plain or gzip, or "-"; empty lines are skipped.
 
-    Messages are read, and mended, as those of conversations are. Raises InputError, with file and
+    Messages are read and mended like those of conversations. Raises InputError, with file and
     line, for anything that is not a prompt.
     """
     name = input_name(path)
@@ -56,39 +56,40 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def _prompt(record: Record) -> Prompt:
-    line = an_object(record.value)
+    line = require_object(record.value)
     if ("messages" in line) == ("prompt" in line):
         detail = f"exactly one of 'messages' and 'prompt', found {keys_of(line)}"
         raise Fault("not one prompt", detail)
     key = "messages" if "messages" in line else "prompt"
-    alone = key == "prompt" and not isinstance(line[key], list)
-    turns = [{"role": "user", "content": line[key]}] if alone else None
+    is_text = key == "prompt" and not isinstance(line[key], list)
+    turns = [{"role": "user", "content": line[key]}] if is_text else None
     dialogue = read_dialogue(record, key, "join", turns=turns)
     if dialogue.losses:
         raise Fault(dialogue.losses[0].reason, dialogue.losses[0].detail)
-    spoilt = [note for note in dialogue.notes if not note.unused]
-    last = 0 if alone else len(line[key]) - 1
+    repairs = [note for note in dialogue.notes if not note.unused]
+    last = 0 if is_text else len(line[key]) - 1
     if dialogue.restarts or not dialogue.messages or dialogue.ends[-1] != last:
-        told = "; ".join(f"{note.reason}: {note.detail}" for note in spoilt[:3])
-        raise Fault("no prompt", told or f"{key!r} is {reprlib.repr(line[key])}")
-    if (role := dialogue.messages[-1].role) not in ENDS:
+        reasons = "; ".join(f"{note.reason}: {note.detail}" for note in repairs[:3])
+        raise Fault("no prompt", reasons or f"{key!r} is {reprlib.repr(line[key])}")
+    if (role := dialogue.messages[-1].role) not in ANSWERABLE:
         raise Fault("nothing to answer", f"the last message is of role {role!r}")
     notes = tuple(note.reason for note in dialogue.notes)
     return Prompt(dialogue.messages, line, record.where, tools_of(line), notes)
 
 
-def fitted(prompt: Prompt, chat: ChatFormat) -> Prompt:
-    """The prompt as the chat template can show it. Raises InputError where it would be another."""
-    whole = Conversation("", prompt.messages, source=prompt.source, tools=prompt.tools)
-    if is_plain(whole):
+def fit_prompt(prompt: Prompt, chat: ChatFormat) -> Prompt:
+    """The prompt in a form that the chat template can show. Raises InputError if its messages would
+    change."""
+    conversation = Conversation("", prompt.messages, source=prompt.source, tools=prompt.tools)
+    if is_plain(conversation):
         return prompt
     counts: Counts = collections.Counter()
-    found = fit(whole, chat.abilities, "join", counts)
-    if found is None or found.messages != whole.messages:
+    fitted = fit(conversation, chat.abilities, "join", counts)
+    if fitted is None or fitted.messages != conversation.messages:
         raise InputError(f"{prompt.source}: {NO_TOOLS}. Take another model, or leave it out.")
-    return dataclasses.replace(prompt, tools=found.tools, notes=(*prompt.notes, *counts))
+    return dataclasses.replace(prompt, tools=fitted.tools, notes=(*prompt.notes, *counts))
 
 
-def mended(prompts: list[Prompt]) -> dict[str, int]:
-    """What was mended, or not used, by reason: in how many prompts."""
+def count_repairs(prompts: list[Prompt]) -> dict[str, int]:
+    """In how many prompts something was mended or not used, by reason."""
     return dict(collections.Counter(note for prompt in prompts for note in set(prompt.notes)))

@@ -1,16 +1,17 @@
-"""Sampling: one prefill over the prompts of a group, then a token a step until all have ended.
+"""Sampling: one prefill over the prompts of a group, then one token per step until all have ended.
 
     sampler = Sampler(decoder, eos_ids)
     completions = sampler.sample(params, prompts, max_new_tokens=64, temperature=1.0, seed=0)
 
-A group's prompts are padded behind, so a token's slot in the cache is not its position; slots of
-padding are never seen (three prompt slots, two new ones; digits are positions):
+The prompts of a group are padded on the right, so a token's slot in the cache is not its position;
+padding is never attended to (three prompt slots, two new ones; digits are positions):
 
     prompt "a b c"   a0 b1 c2 | d3 e4
     prompt "a"       a0 .  .  | b1 c2
 
-Shapes come in buckets, and one program is compiled for each. Prompts are grouped by their own
-bucket, so that neither the shapes a prompt meets nor its random numbers depend on the others.
+Lengths are rounded up to buckets, and one program is compiled for each. Prompts are grouped by
+their own bucket, so that neither the shapes for a prompt nor its random numbers depend on the
+others.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ PREFILL_MASK = 1 << 26  # entries [B, L, S] of a group's attention mask; H float
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What was sampled behind one prompt.
+    """The sampled reply to one prompt.
 
     `ids` include the EOS that ended it, if one did (`finished`). `logps` are log pi of each id
-    under the model itself: float32, at temperature 1 and over the whole vocabulary, whatever
-    temperature and vocabulary limit they were drawn with, so that a trainer can compare them with
-    its own.
+    under the model itself: float32, at temperature 1 and over the whole vocabulary, whatever the
+    temperature and the vocabulary limit of the draw, so that a trainer can compare them with its
+    own.
     """
 
     ids: list[int]
@@ -58,7 +59,7 @@ class Sampler:
 
     `eos_ids` end a completion. At most `rows` prompts are in one group. Ids from `vocab_limit` on
     are never drawn: rows of the embedding beyond the tokenizer, which training never touched.
-    With a mesh, the rows of a group are shared out over its devices (one process only).
+    With a mesh, the rows of a group are distributed over its devices (one process only).
 
     Raises InputError where no EOS could ever be drawn.
     """
@@ -103,9 +104,9 @@ class Sampler:
         """A completion for every prompt (token ids), in the prompts' order.
 
         temperature 0 is greedy. A completion has at most `max_new_tokens`, fewer where its prompt
-        leaves less room in the model's context. A prompt's random numbers follow from `seed` and
-        its index (default: its place in `prompts`) and from nothing else; the same prompt under
-        two indices is two independent samples. `progress` shows a bar on stderr.
+        leaves less room in the model's context. The random numbers of a prompt depend only on
+        `seed` and its index (default: its place in `prompts`); the same prompt under two indices
+        gives two independent samples. `progress` shows a bar on stderr.
 
         Raises InputError for settings out of range, for prompts that are empty, fill the model's
         context or hold ids it does not have, and for a model whose outputs are not finite.
@@ -113,16 +114,16 @@ class Sampler:
         indices = range(len(prompts)) if indices is None else indices
         self.check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, indices=indices)
         done: dict[int, Completion] = {}
-        with _bar(progress, len(prompts)) as advance, self._on_mesh():
+        with _progress_bar(progress, len(prompts)) as advance, self._mesh_context():
             for members, rows, length, new in self._groups(prompts, max_new_tokens):
-                found = self._complete(
+                samples = self._complete(
                     params,
-                    **self._rows(prompts, indices, members, rows, length, max_new_tokens),
+                    **self._group_arrays(prompts, indices, members, rows, length, max_new_tokens),
                     seed=np.uint32(seed % 2**32),
                     temperature=np.float32(temperature),
                     new=new,
                 )
-                for member, completion in zip(members, _unpack(found), strict=False):
+                for member, completion in zip(members, _unpack(samples), strict=False):
                     if not np.isfinite(completion.logps).all():
                         raise InputError(
                             f"prompt {indices[member]}: the model's log-probabilities are not "
@@ -141,7 +142,7 @@ class Sampler:
         temperature: float,
         indices: Sequence[int] | None = None,
     ) -> None:
-        """What `sample` checks before it computes: for callers that have weights to load first."""
+        """The checks of `sample`, for callers that load weights after them. Raises InputError."""
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens={max_new_tokens}: expected at least 1.")
         if not (temperature >= 0 and math.isfinite(temperature)):
@@ -166,10 +167,10 @@ class Sampler:
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int
     ) -> Iterator[tuple[list[int], int, int, int]]:
         """(places in `prompts`, rows, prompt slots, new slots) of every group, the longest prompts
-        first: what does not fit into memory fails at once, not after an hour.
+        first, so that a lack of memory shows at once and not after an hour.
 
-        There are new slots for what is asked, but for no more than the context leaves behind the
-        shortest prompt that the bucket of prompt slots may hold.
+        New slots are as many as requested, but no more than the context leaves after the shortest
+        prompt of the bucket.
         """
         buckets: dict[int, list[int]] = {}
         for place, prompt in enumerate(prompts):
@@ -181,11 +182,11 @@ class Sampler:
             rows = max(1, min(self.rows, PREFILL_MASK // (length * (length + new))))
             rows = min(rows, 1 << (len(members) - 1).bit_length())
             for start in range(0, len(members), rows):
-                # The last group is padded rather than compiled for.
-                some = members[start : start + rows]
-                yield some, -(-rows // multiple) * multiple, length, new
+                # The last group is padded, which is cheaper than compiling for its size.
+                group = members[start : start + rows]
+                yield group, -(-rows // multiple) * multiple, length, new
 
-    def _rows(
+    def _group_arrays(
         self,
         prompts: Sequence[Sequence[int]],
         indices: Sequence[int],
@@ -194,7 +195,7 @@ class Sampler:
         length: int,
         max_new_tokens: int,
     ) -> dict[str, Any]:
-        """A group as arrays; rows beyond its members have length and limit 0."""
+        """The arrays of a group; rows beyond its members have length and limit 0."""
         arrays = {
             "id_BxL": np.zeros((rows, length), np.int32),
             "length_B": np.zeros(rows, np.int32),
@@ -210,7 +211,7 @@ class Sampler:
             arrays["index_B"][row] = indices[member]
         return sharding.place_rows(arrays, self.mesh) if self.mesh else arrays
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager[None]:
+    def _mesh_context(self) -> contextlib.AbstractContextManager[None]:
         return sharding.on(self.mesh) if self.mesh else contextlib.nullcontext()
 
 
@@ -218,8 +219,8 @@ class Sampler:
 
 
 @flax.struct.dataclass
-class _Drawn:
-    """The state of the loop: `step` tokens are drawn of every row that lives."""
+class _Samples:
+    """The state of the loop: `step` tokens have been drawn for every live row."""
 
     step: jax.Array
     live_B: jax.Array
@@ -242,7 +243,7 @@ def _complete(
     seed: jax.Array,
     temperature: jax.Array,
     new: int,
-) -> _Drawn:
+) -> _Samples:
     """Complete the prompts of a group; `new` slots for at most `limit_B` tokens each."""
     B, L = id_BxL.shape
     head = head_DxV(params)
@@ -254,49 +255,49 @@ def _complete(
         )
         return decoder.apply({"params": params}, stream, cache, slot, method="extend")
 
-    def draw(drawn: _Drawn, hidden_BxD: jax.Array) -> _Drawn:
-        """One more token a row, from the hidden states of the tokens before."""
+    def draw(samples: _Samples, hidden_BxD: jax.Array) -> _Samples:
+        """One more token per row, from the hidden states of the last tokens."""
         logits_BxV = jnp.einsum(
             "BD,DV->BV",
             hidden_BxD,
             head.astype(hidden_BxD.dtype),
             preferred_element_type=jnp.float32,
         )
-        key_of_step_B = jax.vmap(lambda key: jax.random.fold_in(key, drawn.step))(key_B)
+        key_of_step_B = jax.vmap(lambda key: jax.random.fold_in(key, samples.step))(key_B)
         id_B = _choose(logits_BxV, key_of_step_B, temperature, vocabulary)
         logp_B = jnp.take_along_axis(logits_BxV, id_B[:, None], axis=1)[:, 0]
         logp_B -= jax.nn.logsumexp(logits_BxV, axis=1)
-        live_B = drawn.live_B
+        live_B = samples.live_B
         ended_B = live_B & jnp.isin(id_B, jnp.asarray(eos_ids))
-        count_B = drawn.count_B + live_B
+        count_B = samples.count_B + live_B
 
         def record(old_BxN: jax.Array, value_B: jax.Array) -> jax.Array:
             column = jnp.where(live_B, value_B, 0)[:, None]
-            return jax.lax.dynamic_update_slice_in_dim(old_BxN, column, drawn.step, axis=1)
+            return jax.lax.dynamic_update_slice_in_dim(old_BxN, column, samples.step, axis=1)
 
-        return _Drawn(
-            step=drawn.step + 1,
+        return _Samples(
+            step=samples.step + 1,
             live_B=live_B & ~ended_B & (count_B < limit_B),
-            finished_B=drawn.finished_B | ended_B,
+            finished_B=samples.finished_B | ended_B,
             count_B=count_B,
-            id_BxN=record(drawn.id_BxN, id_B),
-            logp_BxN=record(drawn.logp_BxN, logp_B),
+            id_BxN=record(samples.id_BxN, id_B),
+            logp_BxN=record(samples.logp_BxN, logp_B),
         )
 
-    def step(state: tuple[_Drawn, Cache]) -> tuple[_Drawn, Cache]:
-        """Feed the last token drawn, draw the next."""
-        drawn, cache = state
-        last = drawn.step - 1
-        id_Bx1 = jax.lax.dynamic_slice_in_dim(drawn.id_BxN, last, 1, axis=1)
+    def step(state: tuple[_Samples, Cache]) -> tuple[_Samples, Cache]:
+        """Feed the last token, draw the next."""
+        samples, cache = state
+        last = samples.step - 1
+        id_Bx1 = jax.lax.dynamic_slice_in_dim(samples.id_BxN, last, 1, axis=1)
         position_Bx1 = (length_B + last)[:, None]
-        hidden_Bx1xD, cache = extend(id_Bx1, position_Bx1, drawn.live_B[:, None], cache, L + last)
-        return draw(drawn, hidden_Bx1xD[:, 0]), cache
+        hidden_Bx1xD, cache = extend(id_Bx1, position_Bx1, samples.live_B[:, None], cache, L + last)
+        return draw(samples, hidden_Bx1xD[:, 0]), cache
 
     position_BxL = jax.lax.broadcasted_iota(jnp.int32, (B, L), 1)
     cache = Cache.empty(decoder.config, B, L + new, decoder.dtype)
     hidden_BxLxD, cache = extend(id_BxL, position_BxL, position_BxL < length_B[:, None], cache, 0)
     last_Bx1x1 = jnp.maximum(length_B - 1, 0)[:, None, None]
-    drawn = _Drawn(
+    samples = _Samples(
         step=jnp.int32(0),
         live_B=limit_B > 0,
         finished_B=jnp.zeros(B, bool),
@@ -304,16 +305,16 @@ def _complete(
         id_BxN=jnp.zeros((B, new), jnp.int32),
         logp_BxN=jnp.zeros((B, new), jnp.float32),
     )
-    drawn = draw(drawn, jnp.take_along_axis(hidden_BxLxD, last_Bx1x1, axis=1)[:, 0])
-    # The cache of a token is only made once the next is wanted: the last one costs no forward.
-    drawn, _ = jax.lax.while_loop(lambda state: state[0].live_B.any(), step, (drawn, cache))
-    return drawn
+    samples = draw(samples, jnp.take_along_axis(hidden_BxLxD, last_Bx1x1, axis=1)[:, 0])
+    # A token enters the cache only when the next is drawn: the last one costs no forward.
+    samples, _ = jax.lax.while_loop(lambda state: state[0].live_B.any(), step, (samples, cache))
+    return samples
 
 
 def _choose(
     logits_BxV: jax.Array, key_B: jax.Array, temperature: jax.Array, vocabulary: int
 ) -> jax.Array:
-    """An id a row, below `vocabulary`: the likeliest at temperature 0, else drawn."""
+    """An id per row, below `vocabulary`: the likeliest at temperature 0, else drawn."""
     id_1xV = jax.lax.broadcasted_iota(jnp.int32, (1, logits_BxV.shape[1]), 1)
     allowed_BxV = jnp.where(id_1xV < vocabulary, logits_BxV, -jnp.inf)
     return jax.lax.cond(
@@ -335,22 +336,22 @@ def _bucket(length: int, least: int) -> int:
 
 
 def _shortest(bucket: int, least: int) -> int:
-    """The smallest length that `_bucket` puts there."""
+    """The smallest length that `_bucket` puts into a bucket."""
     if bucket == least:
         return 1
     return 1 + (bucket * 2 // 3 if bucket & (bucket - 1) else bucket * 3 // 4)
 
 
-def _unpack(drawn: _Drawn) -> Iterator[Completion]:
+def _unpack(samples: _Samples) -> Iterator[Completion]:
     count_B, finished_B, id_BxN, logp_BxN = jax.device_get(
-        (drawn.count_B, drawn.finished_B, drawn.id_BxN, drawn.logp_BxN)
+        (samples.count_B, samples.finished_B, samples.id_BxN, samples.logp_BxN)
     )
     for count, finished, ids, logps in zip(count_B, finished_B, id_BxN, logp_BxN, strict=True):
         yield Completion(ids[:count].tolist(), logps[:count].tolist(), bool(finished))
 
 
 @contextlib.contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Any]:
+def _progress_bar(shown: bool, total: int) -> Iterator[Any]:
     """A function that advances a progress bar by n prompts."""
     with Progress(console=Console(stderr=True), disable=not shown, transient=True) as progress:
         task = progress.add_task("sampling", total=total)

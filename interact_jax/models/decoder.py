@@ -3,12 +3,12 @@
     branches = (BranchStream(live), BranchStream(frozen, differentiated=False))
     trunk, (live, frozen) = Decoder(config).apply({"params": params}, trunk, branches, table)
 
-A branch reads its trunk's keys and values in the same layer. One that is not differentiated reads
-them under a stop-gradient, and nothing of it enters the backward pass. That is the whole sharing:
-keys and values of the prefix live for one layer inside the scan. The model knows trunk, branches
-and which are differentiated; it knows neither teacher nor follow-up.
+In each layer a branch reads the keys and values of its trunk. A branch that is not differentiated
+reads them under a stop-gradient, and nothing of it enters the backward pass. This is all that
+sharing takes: keys and values of the prefix live for one layer, inside the scan. The model knows
+trunk, branches and which are differentiated; it does not know about teachers or follow-ups.
 
-Parameters are named by the alphabet (`q_DxHxK`), so a name tells its shape and how to shard it.
+Parameters are named by the alphabet (`q_DxHxK`), so a name gives the shape and how to shard it.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ import numpy as np
 from jax.nn.initializers import Initializer
 
 from interact_jax.models.attention import SAVED, attend, dense
-from interact_jax.models.attention.sight import Sight, branch_sight, side_by_side, trunk_sight
+from interact_jax.models.attention.sight import Sight, branch_sight, concatenate_sights, trunk_sight
 from interact_jax.models.families import DecoderConfig
 from interact_jax.models.layers import linear, rms_norm, rope_angles, rotate
 from interact_jax.schema import Array, Branches, InputError, TokenStream
 from interact_jax.settings import Setting
 
 REMAT_POLICIES = {
-    "none": None,  # keep every activation: fastest where memory allows
-    "full": jax.checkpoint_policies.nothing_saveable,  # keep a layer's input only
+    "none": None,  # keep every activation: fastest, if memory allows
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep only the input of a layer
     "attention": jax.checkpoint_policies.save_only_these_names(SAVED),  # and attention's result
     "dots": jax.checkpoint_policies.save_from_both_policies(  # and all projections
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(SAVED),
     ),
 }
-"""What the backward pass recomputes, by the name that settings use."""
+"""What the backward pass recomputes, by the value of the setting `remat`."""
 SETTINGS = {
     "remat": Setting(
         "full",
@@ -52,14 +52,14 @@ SETTINGS = {
 
 
 def precision_of(dtype: str) -> str | None:
-    """Of matrix products (`jax_default_matmul_precision`) of a model that computes in `dtype`: left
-    alone, GPUs and TPUs would multiply float32 in fewer bits."""
+    """The precision of matrix products (`jax_default_matmul_precision`) for a model that computes
+    in `dtype`: by default, GPUs and TPUs multiply float32 with fewer bits."""
     return "highest" if dtype == "float32" else None
 
 
 @dataclasses.dataclass(frozen=True)
 class BranchStream:
-    """A stream of branch tokens; one that is not differentiated costs one forward, no more."""
+    """A stream of branch tokens; if not differentiated, it costs only a forward pass."""
 
     stream: TokenStream
     differentiated: bool = True
@@ -67,10 +67,10 @@ class BranchStream:
 
 @flax.struct.dataclass
 class View:
-    """What a layer needs to know of a group of tokens: where they stand and what they see.
+    """What a layer needs to know about a group of tokens: their positions and what they see.
 
     Groups are the differentiated tokens (trunk first) and the others; the keys of the latter are
-    the first `stem` of the former and their own.
+    the first `stem` keys of the former and their own.
     """
 
     position_BxL: Array
@@ -92,7 +92,7 @@ class View:
     def attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, window: jax.Array | None, backend: str
     ) -> jax.Array:
-        """Attention [B, L, H, K] over `keys`; `window` is None or the reach of this layer."""
+        """Attention [B, L, H, K] over `keys`; `window` is that of this layer, or None."""
         sight = self.sight
         if window is not None:
             sight = tuple(span.within(window, self.position_BxL) for span in sight)
@@ -101,7 +101,7 @@ class View:
 
 @flax.struct.dataclass
 class CacheView:
-    """The same for tokens that are appended to a cache from `slot` on."""
+    """The same for tokens that are appended to a cache, from `slot` on."""
 
     position_BxL: Array
     position_BxS: jax.Array
@@ -111,7 +111,7 @@ class CacheView:
     differentiated: bool = flax.struct.field(pytree_node=False, default=True)
 
     def keys(self, k: jax.Array, v: jax.Array, cached: Any) -> tuple[jax.Array, jax.Array]:
-        """The cache of this layer with these keys and values written to it."""
+        """The cache of this layer, with these keys and values written to it."""
         k, v = (
             jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.slot, axis=1)
             for old, new in zip(cached, (k, v), strict=True)
@@ -121,17 +121,17 @@ class CacheView:
     def attend(
         self, q: jax.Array, k: jax.Array, v: jax.Array, window: jax.Array | None, backend: str
     ) -> jax.Array:
-        """Attention [B, L, H, K] over the cache; it has gaps, so this is dense."""
+        """Attention [B, L, H, K] over the cache; dense, since the cache has gaps."""
         mask = self.mask_BxLxS
         if window is not None:
-            far = self.position_BxL[:, :, None] - self.position_BxS[:, None, :]
-            mask = mask & (far < window)
+            distance = self.position_BxL[:, :, None] - self.position_BxS[:, None, :]
+            mask = mask & (distance < window)
         return dense.attend(q, k, v, mask)
 
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values of the tokens so far, for sampling. S slots, the same slot in every row."""
+    """Keys and values of the tokens so far, for sampling: S slots, the same for all rows."""
 
     k_NxBxSxGxK: jax.Array
     v_NxBxSxGxK: jax.Array
@@ -150,7 +150,7 @@ class Cache:
 
 
 class Layer(nn.Module):
-    """Attention and MLP of one layer for all groups of tokens, the body of the scan over layers."""
+    """Attention and MLP of one layer for all groups of tokens: the body of the scan over layers."""
 
     config: DecoderConfig
     dtype: Any
@@ -159,8 +159,8 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, hiddens, cache_kv, window, views):
-        """hiddens: [B, L, D] of each group, as `views` has them. Returns the same, and the keys and
-        values of the first, which are the new cache where `cache_kv` came in."""
+        """hiddens: [B, L, D] of each group, in the order of `views`. Returns the same and, if there
+        is a `cache_kv`, the keys and values of the first group, which are the new cache."""
         c = self.config
         D, H, G, K, F = c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width
         weight, ones, zeros = _initialisers(c)
@@ -193,8 +193,8 @@ class Layer(nn.Module):
         shared_kv = cache_kv
         outputs: list[jax.Array] = []
         for hidden, view in zip(hiddens, views, strict=True):
-            # Freezing what a group reads as well as what it hands out keeps its tangents from
-            # being traced at all; the latter alone already keeps it out of the backward pass.
+            # Freezing the outputs of a group keeps it out of the backward pass; freezing its
+            # inputs as well avoids that its tangents are traced at all.
             freeze = (lambda x: x) if view.differentiated else jax.lax.stop_gradient
             w_ = jax.tree.map(freeze, w)
             q, k, v = self._project(rms_norm(hidden, w_["attention_norm"], c.norm_eps), w_, view)
@@ -230,9 +230,9 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Token ids to hidden states (after the final norm); `head` turns those into logits.
 
-    dtype is what it computes in, param_dtype what the parameters are stored in and what their
-    gradients have, summed in float32 (see `with_wide_ends`); remat names one of REMAT_POLICIES,
-    attention one of `attention.BACKENDS`.
+    dtype is the type of the computation, param_dtype that of the stored parameters and of their
+    gradients, which are summed in float32 (see `with_wide_ends`); remat names one of
+    REMAT_POLICIES, attention one of `attention.BACKENDS`.
     """
 
     config: DecoderConfig
@@ -274,8 +274,8 @@ class Decoder(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Hidden states of the trunk [B, T, D] and of each stream of branches [B, L, D].
 
-        `table` has the forks of the branches, and is needed where there are any. Depth is 1 so far:
-        every parent is a trunk.
+        `table` has the forks of the branches, and is required if there are any. The depth is 1 so
+        far: every parent is a trunk.
         """
         T = trunk.id_BxL.shape[1]
         groups = {True: ([trunk], [trunk_sight(trunk)]), False: ([], [])}
@@ -288,30 +288,32 @@ class Decoder(nn.Module):
         tokens, views = [], []
         for differentiated, (streams, sights) in groups.items():
             if streams:
-                group = _end_to_end(streams)
+                group = _concatenate(streams)
                 tokens.append(group.id_BxL)
                 views.append(
                     View(
                         group.position_BxL,
                         rope_angles(group.position_BxL, self.config),
-                        side_by_side(sights),
+                        concatenate_sights(sights),
                         0 if differentiated else T,
                         differentiated,
                     )
                 )
         hiddens, _ = self._run(tokens, views, None)
         parts = {
-            differentiated: _apart(hidden, streams)
+            differentiated: _split(hidden, streams)
             for hidden, (differentiated, (streams, _)) in zip(hiddens, groups.items(), strict=False)
         }
         first, *rest = parts[True]
-        of = {True: iter(rest), False: iter(parts.get(False, ()))}
-        return first, tuple(next(of[branch.differentiated]) for branch in branches)
+        outputs = {True: iter(rest), False: iter(parts.get(False, ()))}
+        return first, tuple(next(outputs[branch.differentiated]) for branch in branches)
 
     def extend(self, new: TokenStream, cache: Cache, slot: jax.Array) -> tuple[jax.Array, Cache]:
-        """Append tokens [B, L] to the cache from `slot` on; their hidden states and the new cache.
+        """Append tokens [B, L] to the cache from `slot` on; returns their hidden states and the new
+        cache.
 
-        Prefill is one call with the prompts, padded behind (segment 0), decoding one call a token.
+        Prefill is one call with the prompts, padded on the right (segment 0); decoding is one call
+        per token.
         """
         position, filled = (
             jax.lax.dynamic_update_slice_in_dim(old, part, slot, axis=1)
@@ -327,7 +329,7 @@ class Decoder(nn.Module):
         return hidden, Cache(k, v, position, filled)
 
     def fresh_params(self, seed: int | jax.Array) -> Any:
-        """Random parameters, normal with the model's `initializer_range`."""
+        """Random parameters, normal with the `initializer_range` of the model."""
         token = TokenStream(*jnp.zeros((4, 1, 1), jnp.int32))
         return self.init(jax.random.key(seed), token)["params"]
 
@@ -350,22 +352,22 @@ class Decoder(nn.Module):
 
 
 def with_wide_ends(params: Any) -> Any:
-    """The parameters with embedding and head in float32, to differentiate: their gradients add up
-    over the places of a token and over chunks, and are rounded once at the end."""
+    """The parameters to differentiate, with embedding and head in float32: their gradients are sums
+    over the occurrences of a token and over chunks, and are rounded once, at the end."""
     ends = ("embedding_VxD", "head_DxV")
     return {k: p.astype(jnp.float32) if k in ends else p for k, p in params.items()}
 
 
 def head_DxV(params: Any) -> jax.Array:
-    """The matrix that turns hidden states into logits; the embedding's transpose where tied."""
+    """The matrix that turns hidden states into logits; the transposed embedding if tied."""
     return params["head_DxV"] if "head_DxV" in params else params["embedding_VxD"].T
 
 
-def _end_to_end(streams: Sequence[TokenStream]) -> TokenStream:
+def _concatenate(streams: Sequence[TokenStream]) -> TokenStream:
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *streams)
 
 
-def _apart(hidden_BxLxD: jax.Array, streams: Sequence[TokenStream]) -> list[jax.Array]:
+def _split(hidden_BxLxD: jax.Array, streams: Sequence[TokenStream]) -> list[jax.Array]:
     ends = np.cumsum([stream.id_BxL.shape[1] for stream in streams])
     return jnp.split(hidden_BxLxD, ends[:-1], axis=1)
 

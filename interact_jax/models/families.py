@@ -1,6 +1,6 @@
 """What distinguishes the model families, read from a Hugging Face `config.json`.
 
-One decoder serves them all; a family is a handful of switches. Both spellings of `config.json` are
+One decoder serves them all; a family is a few switches. Both spellings of `config.json` are
 read: `rope_theta` + `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
 """
 
@@ -16,7 +16,7 @@ from interact_jax.schema import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
-    """Llama 3.1's stretching of the slow RoPE frequencies to contexts `factor` times as long."""
+    """Llama 3.1's scaling of the slow RoPE frequencies to contexts `factor` times as long."""
 
     factor: float
     low_freq_factor: float
@@ -54,7 +54,7 @@ FAMILIES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
 }
-"""`model_type` of config.json -> the class that it names."""
+"""`model_type` in config.json -> the class that it names."""
 
 
 POSITIONS = whole(1, 1 << 40)
@@ -83,7 +83,7 @@ KINDS = {  # sizes of the largest models known: 16,384 wide, 126 layers, 128 hea
     "mlp_bias": FLAG,
     "hidden_act": TEXT,
 }
-"""Keys of config.json that decide what is computed, and what they may be."""
+"""Keys of config.json that determine the computation, and what they may be."""
 ROPE_KINDS = {
     "type": TEXT,
     "rope_type": TEXT,
@@ -94,14 +94,14 @@ ROPE_KINDS = {
     "high_freq_factor": number(above=0),
     "original_max_position_embeddings": POSITIONS,
 }
-MOST_PARAMETERS = 10**13  # the largest model known has 4e11 of these families
+MOST_PARAMETERS = 10**13  # the largest known model of these families has 4e11
 
 
 def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderConfig:
     """Read a parsed `config.json`; `source` names it in errors.
 
-    Raises InputError for a family or a feature that the decoder does not compute: a model that is
-    nearly right is worse than none. And for sizes that no model has, before anything is made.
+    Raises InputError for a family or a feature that the decoder does not compute (a model that is
+    nearly right is worse than none), and for sizes that no model has, before anything is allocated.
     """
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
@@ -130,7 +130,7 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
     refuse("mlp_bias", False)
     refuse("quantization_config", None)
     width, heads, layers = map(need, ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-    # Null means what is computed below; a missing key would be the number of some larger model.
+    # Null means the value computed below; a missing key would mean that of some larger model.
     explicit = {"llama": (), "qwen3": ("num_key_value_heads", "head_dim")}
     for key in explicit.get(model_type, ("num_key_value_heads",)):
         if key not in raw:
@@ -138,7 +138,7 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
     kv_heads = raw.get("num_key_value_heads") or heads
     if heads % kv_heads:
         raise InputError(
-            f"{source}: num_attention_heads={heads} is no multiple of num_key_value_heads="
+            f"{source}: num_attention_heads={heads} is not a multiple of num_key_value_heads="
             f"{kv_heads}, so they cannot share keys evenly."
         )
     bias = raw.get("attention_bias", False)
@@ -179,14 +179,14 @@ def read_config(raw: Mapping[str, Any], source: str = "config.json") -> DecoderC
 def _head_width(width: int, heads: int, source: str) -> int:
     if width % heads:
         raise InputError(
-            f"{source}: hidden_size={width} is no multiple of num_attention_heads={heads}, and "
+            f"{source}: hidden_size={width} is not a multiple of num_attention_heads={heads}, and "
             "head_dim does not say how wide a head is."
         )
     return width // heads
 
 
 def _parameters(config: DecoderConfig) -> int:
-    """Numbers in the matrices."""
+    """The number of parameters in matrices."""
     attention = 2 * (config.heads + config.kv_heads) * config.head_width
     layer = config.width * (attention + 3 * config.mlp_width)
     return config.layers * layer + (1 if config.tied else 2) * config.vocab_size * config.width
@@ -240,18 +240,18 @@ def _rope(raw: Mapping[str, Any], source: str) -> tuple[float, Llama3Rope | None
 def _windows(
     raw: Mapping[str, Any], model_type: str, layers: int, source: str
 ) -> tuple[int | None, ...]:
-    """Which layers look at a sliding window only, by the rules of each family's own code."""
+    """The sliding window of each layer, or None, by the rules of each family's own code."""
     types = raw.get("layer_types")
     if types is not None and len(types) != layers:
         raise InputError(
             f"{source}: layer_types has {len(types)} entries for num_hidden_layers={layers}."
         )
-    window = raw.get("sliding_window", 4096)  # null is none; 4096 where the key is missing
+    window = raw.get("sliding_window", 4096)  # null means none, a missing key 4096
     if model_type == "llama" or window is None:
         return (None,) * layers
     if model_type == "mistral":
         return (window,) * layers
-    if not raw.get("use_sliding_window", False):  # Qwen: the number is there, the switch is off
+    if not raw.get("use_sliding_window", False):  # Qwen: there is a number, but the switch is off
         return (None,) * layers
     if types is None:
         first = raw.get("max_window_layers", 28)
@@ -260,8 +260,8 @@ def _windows(
 
 
 def check_tokenizer(tokens: int, max_length: int, config: DecoderConfig) -> None:
-    """Raise InputError where a tokenizer with ids below `tokens`, or such lengths, do not fit a
-    model."""
+    """Raise InputError if a tokenizer with ids below `tokens`, or sequences of `max_length`, do not
+    fit a model."""
     if tokens > config.vocab_size:
         raise InputError(
             f"the tokenizer has {tokens} tokens, by its largest id, the model's embedding only "

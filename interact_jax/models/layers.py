@@ -15,13 +15,13 @@ from interact_jax.schema import Array
 
 
 def linear(x_BxLxD: jax.Array, w: jax.Array, dtype: Any = None, *, inputs: int = 1) -> jax.Array:
-    """Contract the last `inputs` axes of x with the first of w; the remaining axes of w follow.
+    """Contract the last `inputs` axes of x with the first ones of w; the other axes of w follow.
 
-    Computed in the type of x, whatever w is stored in; the result is of type `dtype`, by default
-    that of x. The gradient of w is summed in float32, over tokens and over devices.
+    Computed in the type of x, whatever that of w; the result has type `dtype`, by default that of
+    x. The gradient of w is summed in float32, over tokens and over devices.
 
-    Tokens are one axis while it multiplies: with two (B, L) to sum over, the gradient of w would
-    begin by transposing its operands, which took half the time of an MLP's backward pass on CPU.
+    Tokens are flattened to one axis for the product: with two axes (B, L) to sum over, the gradient
+    of w would first transpose its operands, half the time of an MLP's backward pass on CPU.
     """
     lead, into = x_BxLxD.shape[: x_BxLxD.ndim - inputs], w.shape[inputs:]
     tokens = x_BxLxD.reshape(math.prod(lead), -1)
@@ -49,22 +49,22 @@ _product.defvjp(lambda x, w, dtype: (_product(x, w, dtype), (x, w)), _product_ba
 def rms_norm(x_BxLxD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """x / rms(x) * scale over the last axis; the mean of squares is taken in float32.
 
-    The gradient is written out for the sake of `scale`'s: a sum over tokens, which as a product
-    with ones is a tenth of the time that XLA's reduction takes on CPU.
+    The gradient is written out because of that of `scale`, a sum over tokens: as a product with
+    ones it takes a tenth of the time of XLA's reduction on CPU.
     """
     return _rms_norm_forward(x_BxLxD, scale_D, eps)[0]
 
 
 def _rms_norm_forward(x, scale, eps):
-    normed = _normed(x, _inverse_rms(x, eps))
-    return normed.astype(x.dtype) * _along_last(scale.astype(x.dtype), x.ndim), (x, scale)
+    normed = _normalise(x, _inverse_rms(x, eps))
+    return normed.astype(x.dtype) * _broadcast_last(scale.astype(x.dtype), x.ndim), (x, scale)
 
 
 def _rms_norm_backward(eps, residuals, dy):
     x, scale = residuals
     inverse = _inverse_rms(x, eps)
-    normed, dy32 = _normed(x, inverse), dy.astype(jnp.float32)
-    dnormed = dy32 * _along_last(scale, x.ndim).astype(jnp.float32)
+    normed, dy32 = _normalise(x, inverse), dy.astype(jnp.float32)
+    dnormed = dy32 * _broadcast_last(scale, x.ndim).astype(jnp.float32)
     dx = inverse * (dnormed - normed * jnp.mean(dnormed * normed, axis=-1, keepdims=True))
     terms = (dy32 * normed).reshape(-1, x.shape[-1])
     dscale = jnp.ones((1, terms.shape[0]), jnp.float32) @ terms
@@ -79,20 +79,21 @@ def _inverse_rms(x: jax.Array, eps: float) -> jax.Array:
     return jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
 
 
-def _normed(x: jax.Array, inverse: jax.Array) -> jax.Array:
+def _normalise(x: jax.Array, inverse: jax.Array) -> jax.Array:
     return x.astype(jnp.float32) * inverse
 
 
-def _along_last(scale_D: jax.Array, ndim: int) -> jax.Array:
+def _broadcast_last(scale_D: jax.Array, ndim: int) -> jax.Array:
     return scale_D.reshape((1,) * (ndim - 1) + (-1,))
 
 
 def rope_frequencies(config: DecoderConfig) -> np.ndarray:
     """Radians per position of each of the K / 2 rotated pairs, float32.
 
-    With Llama 3.1's scaling a pair that turns more than `high_freq_factor` times within the
-    original length keeps its frequency, one that turns less than `low_freq_factor` times is slowed
-    by `factor`, those between are interpolated (Hugging Face: `_compute_llama3_parameters`).
+    With Llama 3.1's scaling, a pair that turns more than `high_freq_factor` times within the
+    original length keeps its frequency, a pair that turns less than `low_freq_factor` times is
+    slowed down by `factor`, and those between are interpolated (Hugging Face:
+    `_compute_llama3_parameters`).
     """
     half = np.arange(0, config.head_width, 2, dtype=np.float32) / np.float32(config.head_width)
     frequencies = (1.0 / np.float32(config.rope_theta) ** half).astype(np.float32)
@@ -108,7 +109,7 @@ def rope_frequencies(config: DecoderConfig) -> np.ndarray:
 def rope_angles(position_BxL: Array, config: DecoderConfig) -> tuple[jax.Array, jax.Array]:
     """cos and sin of every pair's angle, each float32 [B, L, 1, K / 2] (1 = any head).
 
-    Behind a barrier, for XLA would rather compute them anew for each head that they turn.
+    The barrier keeps XLA from recomputing them for every head.
     """
     frequencies = jnp.asarray(rope_frequencies(config))[None, None, :]
     angle = position_BxL.astype(jnp.float32)[:, :, None] * frequencies
@@ -117,7 +118,7 @@ def rope_angles(position_BxL: Array, config: DecoderConfig) -> tuple[jax.Array, 
 
 
 def rotate(x_BxLxHxK: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turn the pairs (k, k + K/2) of every head by their angle, Hugging Face's pairing."""
+    """Rotate the pairs (k, k + K/2) of every head by their angles; Hugging Face's pairing."""
     cos, sin = (a.astype(x_BxLxHxK.dtype) for a in angles)
     first, second = jnp.split(x_BxLxHxK, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

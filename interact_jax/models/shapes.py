@@ -1,6 +1,6 @@
 """Sizes of well-known models by name, for benchmarks and plans: no download, random parameters.
 
-Each entry is what the model's published config.json says, so it is read by the same code.
+Each entry follows the published config.json of the model, and is read by the same code.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def shape(name: str, **changes: Any) -> DecoderConfig:
-    """The model of this name; `changes` are keys of its config.json. InputError lists the names."""
+    """The model of this name; `changes` are keys of its config.json. Raises InputError, which lists
+    the names, for another name."""
     if name not in SHAPES:
-        raise InputError(f"model shape {name!r} is not known. There is: {', '.join(SHAPES)}.")
+        raise InputError(f"model shape {name!r} is not known. Known shapes: {', '.join(SHAPES)}.")
     return read_config(SHAPES[name] | changes, source=f"shape {name}")

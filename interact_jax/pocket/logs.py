@@ -1,4 +1,4 @@
-"""Conversations of simulated users with the pocket model: what the project ships as logs."""
+"""Conversations of simulated users with the pocket model: the logs that the project ships."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation, Message
 
 TURNS = ((1, 2, 3), (0.55, 0.3, 0.15))  # replies in a conversation, and how often
-USERS = 64  # they all want the same
+USERS = 64  # with the same preference
 
 
 @dataclasses.dataclass
-class _Talk:
-    """A conversation under way; its last message is the user's."""
+class _Dialogue:
+    """A conversation in progress; its last message is the user's."""
 
     rng: random.Random
     turns: int
@@ -36,49 +36,55 @@ def converse(
     seed: int,
     turns: tuple[Sequence[int], Sequence[float]] = TURNS,
 ) -> list[Conversation]:
-    """Conversations with at least so many interactions, about requests of the training side.
+    """Conversations with at least so many interactions in all, about requests of the training side.
 
-    `turns` are the replies that a conversation may have, and how often. All talk at once: every
-    round the model answers whoever waits, in one batch.
+    `turns` are the numbers of replies in a conversation, and how often. All conversations run in
+    parallel: in every round the model answers all users who wait, in one batch.
     """
     rng = random.Random(f"logs {seed}")
-    talks: list[_Talk] = []
+    dialogues: list[_Dialogue] = []
     planned = 0
     while planned < interactions:
-        own = random.Random(rng.random())
-        request = world.draw_request(own)
-        talk = _Talk(own, own.choices(*turns)[0], request, [Message("user", request.text)])
-        planned += talk.turns
-        talks.append(talk)
+        own_rng = random.Random(rng.random())
+        request = world.draw_request(own_rng)
+        dialogue = _Dialogue(
+            own_rng, own_rng.choices(*turns)[0], request, [Message("user", request.text)]
+        )
+        planned += dialogue.turns
+        dialogues.append(dialogue)
     for turn in range(max(turns[0])):
-        waiting = [talk for talk in talks if talk.turns > turn]
-        prompts = [speaker.chat.prompt(talk.messages) for talk in waiting]
-        for talk, said in zip(waiting, _replies(speaker, prompts, seed + turn), strict=True):
-            text = speaker.text(said)
-            logps = tuple(round(logp, 4) for logp in said.logps)
-            talk.messages.append(Message("assistant", text, tuple(said.ids), logps))
-            follow_up = user.respond(talk.request, text, talk.rng, last=turn == talk.turns - 1)
-            talk.messages.append(Message("user", follow_up.text))
-            talk.request = follow_up.request or talk.request
+        waiting = [dialogue for dialogue in dialogues if dialogue.turns > turn]
+        prompts = [speaker.chat.prompt(dialogue.messages) for dialogue in waiting]
+        for dialogue, reply in zip(waiting, _replies(speaker, prompts, seed + turn), strict=True):
+            text = speaker.text(reply)
+            logps = tuple(round(logp, 4) for logp in reply.logps)
+            dialogue.messages.append(Message("assistant", text, tuple(reply.ids), logps))
+            follow_up = user.respond(
+                dialogue.request, text, dialogue.rng, last=turn == dialogue.turns - 1
+            )
+            dialogue.messages.append(Message("user", follow_up.text))
+            dialogue.request = follow_up.request or dialogue.request
     return [
-        Conversation(f"c{index:04}", tuple(talk.messages), f"u{talk.rng.randrange(USERS):02}")
-        for index, talk in enumerate(talks)
+        Conversation(
+            f"c{index:04}", tuple(dialogue.messages), f"u{dialogue.rng.randrange(USERS):02}"
+        )
+        for index, dialogue in enumerate(dialogues)
     ]
 
 
 def _replies(speaker: Speaker, prompts: list[list[int]], seed: int) -> list[Completion]:
-    # Rarely a reply ends at once. No log holds an empty message, so it is drawn again.
-    said = speaker.replies(prompts, seed)
-    while empty := [i for i, reply in enumerate(said) if not speaker.text(reply).strip()]:
+    # Rarely a reply ends at once. Logs have no empty messages, so it is sampled again.
+    replies = speaker.replies(prompts, seed)
+    while empty := [i for i, reply in enumerate(replies) if not speaker.text(reply).strip()]:
         seed += 1000
         again = speaker.replies([prompts[i] for i in empty], seed)
         for index, reply in zip(empty, again, strict=True):
-            said[index] = reply
-    return said
+            replies[index] = reply
+    return replies
 
 
 def write_logs(conversations: list[Conversation], path: str | Path) -> None:
-    """Native format, gzip; the same conversations make the same bytes."""
+    """Write them in the native format, gzipped; equal conversations give equal bytes."""
     lines = []
     for conversation in conversations:
         messages = []

@@ -25,12 +25,12 @@ MAX_NEW_TOKENS = 32  # the longest reply has about 20
 def measure(
     texts: Sequence[str], requests: Sequence[world.Request], preference: world.Styles
 ) -> dict[str, float]:
-    """Shares over all replies, one a request, in its order.
+    """Shares over all replies, one per request, in the same order.
 
-    `wanted_styles`: styles of the preference that a reply has as wanted, of all of them, the mean
-    over replies; `all_wanted`: replies that have every one; `correct`: right answers; `readable`:
-    replies that the parser can read at all. An unreadable reply is wrong and has no wanted style.
-    Raises InputError for a preference without styles, or where the lengths differ.
+    `wanted_styles`: the share of the styles of the preference that a reply has as wanted, averaged
+    over replies; `all_wanted`: replies that have all of them; `correct`: right answers; `readable`:
+    replies that the parser can read. An unreadable reply is wrong and has no wanted style. Raises
+    InputError for a preference without styles, or if the lengths differ.
     """
     preference = world.check_preference(preference)
     if len(texts) != len(requests) or not texts:
@@ -40,19 +40,19 @@ def measure(
         reply = world.parse(text)
         if reply is None:
             continue
-        kept = sum(reply.styles[style] == on for style, on in preference.items())
+        matching = sum(reply.styles[style] == on for style, on in preference.items())
         total["readable"] += 1
         total["correct"] += reply.answer == request.answer
-        total["wanted_styles"] += kept / len(preference)
-        total["all_wanted"] += kept == len(preference)
+        total["wanted_styles"] += matching / len(preference)
+        total["all_wanted"] += matching == len(preference)
     return {name: count / len(texts) for name, count in total.items()} | {"replies": len(texts)}
 
 
 def by_kind(texts: Sequence[str], requests: Sequence[world.Request]) -> dict[str, float]:
-    """Share of correct answers for every kind of request that is there."""
-    right: Counter[str] = Counter()
+    """The share of correct answers for every kind of request that occurs."""
+    correct: Counter[str] = Counter()
     for text, request in zip(texts, requests, strict=True):
         reply = world.parse(text)
-        right[request.kind] += reply is not None and reply.answer == request.answer
-    asked = Counter(request.kind for request in requests)
-    return {kind: right[kind] / asked[kind] for kind in world.KINDS if asked[kind]}
+        correct[request.kind] += reply is not None and reply.answer == request.answer
+    total = Counter(request.kind for request in requests)
+    return {kind: correct[kind] / total[kind] for kind in world.KINDS if total[kind]}

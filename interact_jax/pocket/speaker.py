@@ -15,7 +15,7 @@ from interact_jax.pocket import measure
 
 
 class Speaker:
-    """Decoder, parameters and chat format together; everything it says is sampled (float32)."""
+    """Decoder, parameters and chat format together; all replies are sampled (float32)."""
 
     def __init__(self, decoder: Decoder, params: Any, chat: ChatFormat, rows: int = 256):
         self.decoder, self.params, self.chat, self.rows = decoder, params, chat, rows
@@ -23,18 +23,18 @@ class Speaker:
 
     @classmethod
     def load(cls, directory: Path, hindsight: str = "offline", rows: int = 256) -> Speaker:
-        """From a Hugging Face directory. Raises InputError where that is damaged."""
+        """Load a Hugging Face directory. Raises InputError if it is damaged."""
         model = open_model(directory, hindsight=hindsight, attention="xla")
         return cls(model.decoder, model.load(), model.chat, rows)
 
     def with_hindsight(self, chat: ChatFormat) -> Speaker:
-        """The same model under another hindsight prompt; nothing compiles anew."""
+        """The same model with another hindsight prompt; nothing is compiled again."""
         other = copy.copy(self)
         other.chat = chat
         return other
 
     def with_params(self, params: Any) -> Speaker:
-        """The same model with other weights; nothing compiles anew."""
+        """The same model with other weights; nothing is compiled again."""
         other = copy.copy(self)
         other.params = params
         return other
@@ -52,5 +52,5 @@ class Speaker:
         )
 
     def text(self, completion: Completion) -> str:
-        """What was said, without the EOS."""
+        """The text of a completion, without the EOS."""
         return self.chat.decode([i for i in completion.ids if i != self.chat.eos_id])

@@ -1,7 +1,7 @@
 """The facts and phrases of the pocket world: tables only, no logic.
 
 Every answer is one word of at least two letters, so that capital letters can be seen in any reply.
-Small tables on purpose: a model of a million parameters must know all of it.
+The tables are small on purpose: a model of a million parameters must know all of them.
 """
 
 from __future__ import annotations

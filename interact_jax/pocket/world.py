@@ -1,14 +1,14 @@
 """A small chat world with checkable answers, styles of answering, and users who want some of them.
 
-A request has one right answer, a word. A reply carries the answer in a combination of binary
-styles, and can be read back:
+A request has one right answer, a word. A reply gives the answer in a combination of binary styles,
+and can be parsed:
 
     request   "What is the capital of France?"                        answer "Paris"
     reply     "Paris."                                                no style
     reply     "Of course, the answer is Paris! 😊 Anything else?"      all but capitals
     follow-up "No emoji please."                                      asks for {emoji: False}
 
-Everything random comes from the `random.Random` that is handed in.
+All randomness comes from the `random.Random` that is passed in.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from interact_jax.pocket import words
 from interact_jax.schema import InputError
 
 STYLES = ("capitals", "exclamation", "sentence", "polite", "emoji", "question")
-PRIOR = 0.4  # chance of each style in a reply that nobody asked anything of, independent
+PRIOR = 0.4  # probability of each style, independently, in a reply without a wish
 KINDS = (
     *words.FACT_PHRASINGS,
     *words.LIST_PHRASINGS,
     "pick",
     *words.COMPARE_PHRASINGS,
 )
-LISTS = tuple(words.LIST_PHRASINGS)  # the kinds that ask for a word of a list by its place
-HELD_OUT_EVERY = 5  # one in so many of the composed requests is held out
+LISTS = tuple(words.LIST_PHRASINGS)  # the kinds that ask for a word of a list by its position
+HELD_OUT_EVERY = 5  # one in this many of the composed requests is held out
 
 Styles = Mapping[str, bool]
 
@@ -67,13 +67,13 @@ def _hash(text: str) -> int:
 
 
 def _fact(kind: str, subject: str, phrasing: int) -> Request:
-    # One phrasing of every fact is held out: the fact stays known through the other phrasings.
+    # One phrasing of every fact is held out; the model knows the fact from the others.
     phrasings = words.FACT_PHRASINGS[kind]
     held_out = _hash(f"{kind} {subject}") % len(phrasings) == phrasing
     return Request(kind, phrasings[phrasing].format(subject), _FACTS[kind][subject], held_out)
 
 
-def _composed(kind: str, text: str, answer: str) -> Request:
+def _compose(kind: str, text: str, answer: str) -> Request:
     return Request(kind, text, answer, _hash(text) % HELD_OUT_EVERY == 0)
 
 
@@ -84,17 +84,17 @@ def _draw(kind: str, rng: random.Random) -> Request:
     if kind in words.LIST_PHRASINGS:
         things = rng.sample(_THINGS, 3)
         answer = things[list(words.LIST_PHRASINGS).index(kind)]
-        return _composed(kind, rng.choice(words.LIST_PHRASINGS[kind]).format(*things), answer)
+        return _compose(kind, rng.choice(words.LIST_PHRASINGS[kind]).format(*things), answer)
     if kind == "pick":
         categories = rng.sample(tuple(words.CATEGORIES), 3)
         things = [rng.choice(words.CATEGORIES[category]) for category in categories]
         index = rng.randrange(3)
         text = rng.choice(words.PICK_PHRASINGS).format(categories[index], *things)
-        return _composed(kind, text, things[index])
+        return _compose(kind, text, things[index])
     values = rng.sample(range(len(words.NUMBERS)), 2)
     value = max(values) if kind == "bigger" else min(values)
     text = rng.choice(words.COMPARE_PHRASINGS[kind]).format(*(words.NUMBERS[v] for v in values))
-    return _composed(kind, text, words.NUMBERS[value])
+    return _compose(kind, text, words.NUMBERS[value])
 
 
 def draw_request(
@@ -114,23 +114,23 @@ def draw_request(
 
 
 def held_out_requests(count: int, seed: int) -> list[Request]:
-    """`count` different held-out requests, the kinds in turn as long as each has new ones."""
+    """`count` different held-out requests, in rotation over the kinds that still have new ones."""
     rng = random.Random(f"held out {seed}")
     kinds, index = list(KINDS), 0
-    found: dict[str, Request] = {}
-    while len(found) < count:
+    requests: dict[str, Request] = {}
+    while len(requests) < count:
         if not kinds:
-            raise InputError(f"asked for {count} held-out requests; there are only {len(found)}")
+            raise InputError(f"asked for {count} held-out requests; there are only {len(requests)}")
         kind = kinds[index % len(kinds)]
-        for _ in range(200):  # facts and numbers run out: then the kind has said all it can
+        for _ in range(200):  # facts and numbers run out, and then the kind is dropped
             request = draw_request(rng, True, (kind,))
-            if request.text not in found:
-                found[request.text] = request
+            if request.text not in requests:
+                requests[request.text] = request
                 index += 1
                 break
         else:
             kinds.remove(kind)
-    return list(found.values())
+    return list(requests.values())
 
 
 def wrong_answer(request: Request, rng: random.Random) -> str:
@@ -146,14 +146,14 @@ def wrong_answer(request: Request, rng: random.Random) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a reply says and how: the answer, and every style on or off."""
+    """The content and the form of a reply: the answer, and every style on or off."""
 
     answer: str
     styles: Styles
 
 
 def draw_styles(rng: random.Random, asked: Styles | None = None) -> dict[str, bool]:
-    """Every style by its prior, those in `asked` as asked."""
+    """Every style by its prior, except for those in `asked`."""
     styles = {style: rng.random() < PRIOR for style in STYLES}
     return styles | dict(asked or {})
 
@@ -190,7 +190,7 @@ _PATTERNS = {upper: _pattern(upper) for upper in (False, True)}
 
 
 def parse(text: str) -> Reply | None:
-    """Reads a reply back: `parse(render(reply)) == reply`. None for text that is no such reply."""
+    """Parse a reply: `parse(render(reply)) == reply`. None for text that is no such reply."""
     for upper, pattern in _PATTERNS.items():
         match = pattern.fullmatch(text.strip())
         if match is None:
@@ -200,7 +200,7 @@ def parse(text: str) -> Reply | None:
             and match["sentence"]
             and (match["sentence"][0] == "t") != bool(match["polite"])
         ):
-            return None  # "the answer" belongs behind an opener, "The answer" at the start
+            return None  # "the answer" follows an opener, "The answer" begins a reply
         answer = match["answer"]
         answer = _SPELLING.get(answer, answer.lower()) if upper else answer
         return Reply(
@@ -222,9 +222,9 @@ def parse(text: str) -> Reply | None:
 
 @dataclasses.dataclass(frozen=True)
 class FollowUp:
-    """A user's next message. `kind`: complaint, correction, praise, chatter or request.
+    """The next message of a user. `kind`: complaint, correction, praise, chatter or request.
 
-    `asked` holds the styles that a complaint asks for; `request` is the next one where it is one.
+    `asked` has the styles that a complaint asks for; `request` is the new request, if it is one.
     """
 
     kind: str
@@ -234,20 +234,20 @@ class FollowUp:
 
 
 def complaint(asked: Styles, rng: random.Random) -> FollowUp:
-    """Asks for every style in `asked` as it stands there, a sentence each."""
+    """A request for every style in `asked`, on or off as given there, in one sentence each."""
     text = " ".join(rng.choice(words.COMPLAINTS[style][on]) for style, on in asked.items())
     return FollowUp("complaint", text, dict(asked))
 
 
 def correction(answer: str, rng: random.Random) -> FollowUp:
-    """Says what the right answer would have been."""
+    """A message that gives the right answer."""
     return FollowUp("correction", rng.choice(words.CORRECTIONS).format(answer))
 
 
 def unrelated(
     kind: str, rng: random.Random, held_out: bool = False, new: Request | None = None
 ) -> FollowUp:
-    """A message without a wish: `kind` is praise, chatter or request (`new`, or a drawn one)."""
+    """A message without a wish; `kind` is praise, chatter or request (`new`, or a random one)."""
     if kind == "request":
         new = new or draw_request(rng, held_out)
         return FollowUp("request", new.text, request=new)
@@ -255,7 +255,7 @@ def unrelated(
 
 
 def check_preference(preference: Styles) -> dict[str, bool]:
-    """The preference as a dict. Raises InputError where it is empty or names no style."""
+    """The preference as a dict. Raises InputError if it is empty or names an unknown style."""
     unknown = sorted(set(preference) - set(STYLES))
     if unknown or not preference:
         raise InputError(
@@ -269,31 +269,31 @@ def check_preference(preference: Styles) -> dict[str, bool]:
 class User:
     """A simulated user with a hidden preference: several styles, each wanted or unwanted.
 
-    A wrong or unreadable answer is corrected first; otherwise a violated style is complained about
-    (`two_at_once`: chance of naming two of several), unless the user moves on (`silent`: chance);
-    a content user praises, asks the next thing, or talks of something else.
+    The user first corrects a wrong or unreadable answer; else complains about a violated style
+    (`two_at_once`: probability of naming two of several), unless the user moves on (`silent`:
+    probability); a satisfied user praises, asks the next question, or talks about something else.
     """
 
     preference: Styles
     two_at_once: float = 0.25
     silent: float = 0.1
 
-    def violated(self, reply: Reply) -> dict[str, bool]:
-        """What the user misses in a reply: the violated styles as they should have been."""
+    def violations(self, reply: Reply) -> dict[str, bool]:
+        """The styles of a reply that violate the preference, as they should have been."""
         return {s: on for s, on in self.preference.items() if reply.styles[s] != on}
 
     def respond(
         self, request: Request, text: str, rng: random.Random, last: bool = False
     ) -> FollowUp:
-        """The user's next message; `last`: the conversation ends with it."""
+        """The next message of the user; `last`: the conversation ends with it."""
         reply = parse(text)
         if reply is None or reply.answer != request.answer:
             return correction(request.answer, rng)
-        missed = self.violated(reply)
-        if missed and rng.random() >= self.silent:
-            count = 2 if len(missed) > 1 and rng.random() < self.two_at_once else 1
-            named = rng.sample(sorted(missed), count)
-            return complaint({style: missed[style] for style in named}, rng)
+        wishes = self.violations(reply)
+        if wishes and rng.random() >= self.silent:
+            count = 2 if len(wishes) > 1 and rng.random() < self.two_at_once else 1
+            named = rng.sample(sorted(wishes), count)
+            return complaint({style: wishes[style] for style in named}, rng)
         moods = ("praise", "praise", "request", "chatter") if last else ("request",)
         return unrelated(rng.choice(moods), rng)
 

@@ -109,7 +109,7 @@ def test_ids_that_collide(tmp_path):
     conversations, report = read_conversations(str(tmp_path))
     assert [c.id for c in conversations] == ["x", "x~2", "x~3", "x~4"]
     assert report.mended == {"duplicate id": 2} and not report.lost
-    assert report.examples["duplicate id"] == f"{second}:1: conversation 'x' is at {first}:1 too"
+    assert report.examples["duplicate id"] == f"{second}:1: conversation 'x' is also at {first}:1"
     conversations, report = read_conversations(str(tmp_path), repair="drop")
     assert [c.id for c in conversations] == ["x", "x~2"]
     assert report.mended == {"left out: duplicate id": 2}

@@ -35,7 +35,7 @@ def last_of_reply(chat) -> int:
 def test_where_tokenizer_and_template_agree_there_is_nothing_to_choose(tmp_path, name, end):
     chat = ChatFormat.load(tiny_tokenizer(tmp_path, name), end=end, stops=[EOS, PAD])
     assert last_of_reply(chat) == chat.eos_id == chat.tokenizer.eos_token_id == EOS
-    assert not chat.end_told()
+    assert not chat.describe_end()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_where_they_do_not_agree(tmp_path, name, end, stops, expected):
     directory = with_eos(tiny_tokenizer(tmp_path, name), "<|endoftext|>")
     chat = ChatFormat.load(directory, end=end, stops=stops)
     assert last_of_reply(chat) == chat.eos_id == expected
-    told = chat.end_told()
+    told = chat.describe_end()
     ends, other = ("<|im_end|>", "<|endoftext|>")[:: 1 if expected == EOS else -1]
     assert told.startswith(f"replies end with {ends!r}") and f"not with {other!r}" in told
     assert "\n" not in told

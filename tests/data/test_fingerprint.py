@@ -11,7 +11,7 @@ import pytest
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.fingerprint import DIFFERENT, difference, fingerprint
+from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
 
@@ -71,11 +71,11 @@ def test_whatever_is_learned_changes_it(chat, change, sharing, tmp_path):
     spoil, part = CHANGES[change]
     before = fingerprint(load(chat, rows_with(), tmp_path, sharing=sharing))
     after = fingerprint(load(chat, rows_with(spoil), tmp_path, sharing=sharing))
-    assert set(before) == set(DIFFERENT)
+    assert set(before) == set(DIFFERENCES)
     assert before[part] != after[part]
     assert difference(before, after) is not None
     if sharing == "tree" and part in ("contexts", "weights"):
-        assert difference(before, after) == DIFFERENT[part]
+        assert difference(before, after) == DIFFERENCES[part]
 
 
 def test_every_follow_up_counts(chat, tmp_path):
@@ -121,7 +121,7 @@ def test_log_probabilities_of_a_sampler_count(chat, tmp_path):
         trees[0][0] = dataclasses.replace(trees[0][0], replies=(first, *rest))
         found.append(fingerprint(dataclasses.replace(dataset, trees=trees)))
     assert difference(*found[:2]) is None
-    assert difference(*found[1:]) == DIFFERENT["weights"]
+    assert difference(*found[1:]) == DIFFERENCES["weights"]
 
 
 def test_a_token_that_moves_from_one_array_to_the_next_counts(chat, tmp_path):
@@ -136,4 +136,4 @@ def test_a_token_that_moves_from_one_array_to_the_next_counts(chat, tmp_path):
         *dataset.trees[2:],
     ]
     other = fingerprint(dataclasses.replace(dataset, trees=moved))
-    assert difference(fingerprint(dataset), other) == DIFFERENT["conversations"]
+    assert difference(fingerprint(dataset), other) == DIFFERENCES["conversations"]

@@ -60,9 +60,9 @@ def test_few_conversations_hold_out_none_and_it_is_said():
     few = dataset(MANY[:200])
     rest, held = holdout.split(few, 0.03)
     assert rest is few and not held
-    assert "nothing (0.03 of 200 conversations" in holdout.told(held, rest, 0.03)
+    assert "nothing (0.03 of 200 conversations" in holdout.describe(held, rest, 0.03)
     rest, held = holdout.split(few, 0.2)
-    assert held and f"{len(held)} of 200" in holdout.told(held, rest, 0.2)
+    assert held and f"{len(held)} of 200" in holdout.describe(held, rest, 0.2)
 
 
 def test_something_is_always_left_to_learn_from():

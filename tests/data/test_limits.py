@@ -18,42 +18,42 @@ from tests.tiny import tiny_tokenizer
 def test_a_user_weighs_at_most_so_many_times_the_median_user():
     step = [("a", "ann", 1), ("b", "bob", 2), ("c", "cat", 1)]
     flood = [(f"m{n}", "mallory", 1) for n in range(20)]
-    factors = Limits(user=4).of_step([*step, *flood], {})
+    factors = Limits(user=4).step_factors([*step, *flood], {})
     assert [factors[name] for name in "abc"] == [1, 1, 1]
     assert sum(factors[name] for name, *_ in flood) == pytest.approx(4 * 1.5)  # 1, 1, 2, 20
 
 
 def test_a_conversation_without_a_user_is_a_user_of_its_own():
     step = [("a", "", 4), ("b", "", 3), ("c", "", 3), ("d", "", 40)]
-    factors = Limits(user=2).of_step(step, {})
+    factors = Limits(user=2).step_factors(step, {})
     assert [factors[name] for name in "abc"] == [1, 1, 1]
     assert factors["d"] * 40 == pytest.approx(2 * 3.5)
 
 
 def test_a_conversation_weighs_at_most_so_many_times_the_median_one():
     step = [("a", "ann", 1), ("b", "bob", 1), ("c", "cat", 30)]
-    factors = Limits(conversation=8).of_step(step, {})
+    factors = Limits(conversation=8).step_factors(step, {})
     assert factors == {"a": 1, "b": 1, "c": pytest.approx(8 / 30)}
 
 
 def test_both_limits_together():
     step = [("a", "ann", 1), ("b", "bob", 1), ("c", "cat", 1), ("d", "mal", 30), ("e", "mal", 30)]
-    factors = Limits(conversation=8, user=4).of_step(step, {})
+    factors = Limits(conversation=8, user=4).step_factors(step, {})
     assert 30 * (factors["d"] + factors["e"]) == pytest.approx(4)
 
 
 def test_a_conversation_drawn_twice_counts_twice():
     step = [("a", "", 1), ("b", "", 1), ("c", "", 1), ("c", "", 1)]
-    assert Limits(user=1).of_step(step, {}) == {"a": 1, "b": 1, "c": 0.5}
+    assert Limits(user=1).step_factors(step, {}) == {"a": 1, "b": 1, "c": 0.5}
 
 
 def test_a_flood_over_the_whole_log_does_not_shrink_the_others_in_a_step():
     log = [(f"a{n}", f"u{n}", 20) for n in range(99)] + [(f"m{n}", "mal", 1) for n in range(2000)]
     limits = Limits(conversation=8, user=4)
-    of_log = limits.of_log(log)
-    assert sum(of_log[name] * n for name, user, n in log if user == "mal") == pytest.approx(80)
+    log_factors = limits.log_factors(log)
+    assert sum(log_factors[name] * n for name, user, n in log if user == "mal") == pytest.approx(80)
     step = [*log[:10], *log[200:230]]
-    factors = limits.of_step(step, of_log)
+    factors = limits.step_factors(step, log_factors)
     assert [factors[name] for name, *_ in step[:10]] == [1] * 10
     assert [factors[name] for name, *_ in step[10:]] == pytest.approx([80 / 2000] * 30)
 
@@ -72,9 +72,9 @@ def test_a_step_is_limited_by_the_weights_of_its_interactions(tmp_path):
     step = LogBatches(dataset, draws, packing, Limits(user=4)).next()
     shares = sorted(np.concatenate([m.replies.share_BxI.ravel() for m in step.micro]))[-5:]
     assert shares == pytest.approx([1, 1, 1, 1, 4])
-    assert step.told["limited"] == pytest.approx(46 / 54)
+    assert step.metrics["limited"] == pytest.approx(46 / 54)
 
 
 def test_infinity_is_off():
-    factors = Limits().of_step([("a", "", 1), ("b", "", 10**6)], {})
+    factors = Limits().step_factors([("a", "", 1), ("b", "", 10**6)], {})
     assert factors == {"a": 1, "b": 1} and math.isinf(Limits().user)

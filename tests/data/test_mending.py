@@ -254,10 +254,10 @@ def test_pairs_are_mended_as_dialogues_are(tmp_path):
     def count(conversation: Conversation) -> int:
         return len(conversation.preferences or ())
 
-    [conversation], report = read_conversations(path, usable=count)
+    [conversation], report = read_conversations(path, count_units=count)
     assert [m.content for m in conversation.messages] == ["S", "0", "1", "2\n\n3", "A"]
     [pair] = conversation.preferences
     assert conversation.name_at(pair.index) == "a.1_4"
     assert report.mended == {"two messages of one role in a row": 1}
     with pytest.raises(InputError, match=r"a\.jsonl:1: two messages of one role"):
-        read_conversations(path, usable=count, repair="stop")
+        read_conversations(path, count_units=count, repair="stop")

@@ -7,7 +7,7 @@ import pytest
 
 from interact_jax.data.conversations import read_conversations
 from interact_jax.data.formats import recognise
-from interact_jax.data.messages import Fault, need
+from interact_jax.data.messages import Fault, require
 from interact_jax.schema import Conversation, InputError, Message
 from tests.logs import chat, good, write
 
@@ -263,7 +263,7 @@ BAD = {
         "not one reply",
         ["'rejected' has no message"],
     ),
-    "empty prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, "bad prompt", ["nothing"]),
+    "empty prompt": ({"prompt": " ", "chosen": "A", "rejected": "B"}, "bad prompt", ["empty"]),
     "role": (
         {"prompt": [{"role": "narrator", "content": "Q"}], "chosen": "A", "rejected": "B"},
         "unknown role",
@@ -296,8 +296,8 @@ def test_bad_pair(tmp_path, case):
 
 def test_need_names_every_kind():
     with pytest.raises(Fault, match="expected a string or a list"):
-        need({"a": 1}, "a", str, list)
-    assert need({"a": []}, "a", str, list) == []
+        require({"a": 1}, "a", str, list)
+    assert require({"a": []}, "a", str, list) == []
 
 
 # ----------------------------------------------------------------------------------- UltraFeedback
@@ -363,7 +363,7 @@ def test_reply_that_nobody_compares_is_not_checked(tmp_path):
         (transcript("Q", "A", "P", "B", "More?", "C"), "do not share"),
         (transcript("Q"), "do not share"),
         (transcript("Q", "A", "P", ""), "rejected[3]"),
-        ("Hello", "no transcript"),
+        ("Hello", "not a transcript"),
         (["Hello"], "'rejected'"),
     ],
 )
@@ -563,6 +563,6 @@ def test_usable_counts_and_repeats(tmp_path):
     last = node("u2", "prompter", node("y2", "assistant"), node("y3", "assistant"))
     tree = {"message_tree_id": "t", "prompt": node("u", "prompter", node("y", "assistant", last))}
     path = write(tmp_path, "t.jsonl", [tree, {"message_tree_id": "s", "prompt": last}])
-    [conversation], report = read_conversations(path, usable=tokens, expected="tokens")
+    [conversation], report = read_conversations(path, count_units=tokens, expected="tokens")
     assert conversation.id == "t.0" and report.interactions == tokens(conversation) == 1
     assert report.lost == {"only repeats": 1, "nothing to learn from": 2}

@@ -13,7 +13,7 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import PREFERRED, REJECTED
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, RECIPES
 from interact_jax.data.rows import Packing
-from interact_jax.data.tree import Size, apart, paths, plant_apart, split
+from interact_jax.data.tree import Size, grow_separately, paths, split, split_units
 from interact_jax.schema import Conversation, Message, Preference
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
@@ -110,7 +110,7 @@ def test_several_pairs_of_one_history_are_units_of_their_own_in_the_order_of_his
     units = [unit for _, _, _, unit, _ in found]
     assert units == ["c_1", "c_1", "c_1.2", "c_1.2", "c_3", "c_3"]
     assert len({id for id, *_ in found}) == 6
-    assert RECIPES["pairs"].units(talk) == RECIPES["chosen"].units(talk) == 3
+    assert RECIPES["pairs"].count_units(talk) == RECIPES["chosen"].count_units(talk) == 3
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_several_pairs_of_one_history_are_units_of_their_own_in_the_order_of_his
     ids=["question", "reply", "follow-up", "revised", "system", "three", "preference"],
 )
 def test_what_there_is_to_learn_from_is_counted_in_units(talk, expected):
-    assert {name: n for name in SHIPPED if (n := RECIPES[name].units(talk))} == expected
+    assert {name: n for name in SHIPPED if (n := RECIPES[name].count_units(talk))} == expected
     for recipe, count in expected.items():
         units = {unit or id for id, _, _, unit, _ in made(recipe, talk)}
         assert len(units) == count
@@ -146,7 +146,7 @@ def test_interactions_of_a_message_tree_count_on_the_path_that_owns_them():
         ("t.1_3-", "o1", "z2", "t.1_3", REJECTED),
     ]
     for recipe in (RECIPES[name] for name in SHIPPED):
-        assert (recipe.units(first), recipe.units(second)) == (2, 1)
+        assert (recipe.count_units(first), recipe.count_units(second)) == (2, 1)
 
 
 # ---------------------------------------------------------------------------- through the pipeline
@@ -227,7 +227,7 @@ def test_splitting_never_parts_a_unit(seed):
     rng = np.random.default_rng(seed)
     for window in windows(rng):
         for tree in grow(window):
-            alone = np.max([one.size.counts() for one in apart(tree)], axis=0)
+            alone = np.max([one.size.counts() for one in split_units(tree)], axis=0)
             slack = rng.uniform(1, 2, 5)
             capacity = Size(*(max(a, int(a * s)) for a, s in zip(alone, slack, strict=True)))
             parts = split(tree, capacity)
@@ -239,7 +239,9 @@ def test_splitting_never_parts_a_unit(seed):
                 assert one == other
                 np.testing.assert_array_equal(ids, expected)
         units = {}
-        for name, members in in_trees(grow(window)) + in_trees(plant_apart(window, {HINDSIGHT})):
+        for name, members in in_trees(grow(window)) + in_trees(
+            grow_separately(window, {HINDSIGHT})
+        ):
             assert units.setdefault(name, members) == members
         assert units == named(window)
 
@@ -252,7 +254,7 @@ def test_a_unit_is_in_one_row_of_one_micro_batch(seed, height):
     rng = np.random.default_rng(seed)
     logs = windows(rng)
     trees = [tree for window in logs for tree in grow(window)]
-    tight = np.max([one.size.counts() for tree in trees for one in apart(tree)], axis=0)
+    tight = np.max([one.size.counts() for tree in trees for one in split_units(tree)], axis=0)
     packing = Packing((), Size(*(int(n) for n in tight)), height, ignore_first=1)
     where = collections.defaultdict(set)
     placed_once = collections.Counter()

@@ -211,7 +211,7 @@ def test_a_line_too_long_to_look_at(tmp_path, monkeypatch):
     assert ids(path, on_error="skip") == ["a", "c"]
 
 
-@pytest.mark.parametrize("length", [*range(records.LOOK - 99, records.LOOK + 9), 10**6])
+@pytest.mark.parametrize("length", [*range(records.PIECE - 99, records.PIECE + 9), 10**6])
 def test_items_of_any_length(tmp_path, length):
     """Wherever the piece that is decoded ends: in a text, an escape, a number, a literal."""
     item = '{"m": "%s\\ud83d\\ude00\\n", "n": [-12345.5e10, true, null]}' % ("y" * length)
@@ -236,7 +236,7 @@ def test_broken_items_take_no_look_at_the_others(tmp_path, monkeypatch, broken):
     conversations, report = read_conversations(path, on_error="skip")
     assert [c.id for c in conversations] == ["a"] and report.lost == {"broken JSON": 5_000}
     assert report.examples["broken JSON"].startswith(f"{path}:2 (item 1): ")
-    assert len(seen) > 5_000 and sum(seen) < 5_001 * 2 * records.LOOK
+    assert len(seen) > 5_000 and sum(seen) < 5_001 * 2 * records.PIECE
 
 
 def test_the_beginning_of_a_long_line_is_not_copied_for_each_piece():

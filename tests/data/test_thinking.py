@@ -339,7 +339,7 @@ TABLE = {  # template: able, what a reply is (R reasoning, A answer) behind a pr
 def test_what_templates_make_of_reasoning_is_found_by_trying(tmp_path, directories, name):
     source, able, written = TABLE[name]
     template = ChatTemplate(source, {}, "t.jinja")
-    assert thinking_of(template).able == able
+    assert thinking_of(template).supported == able
     chat = ChatFormat.load(directories["think"], thinking="keep")
     chat = dataclasses.replace(chat, template=template, thinking="keep" if written else "auto")
     talk = record()
@@ -353,7 +353,7 @@ def test_what_templates_make_of_reasoning_is_found_by_trying(tmp_path, directori
 
 def test_hindsight_does_not_turn_thinking_off(directories):
     chat = ChatFormat.load(directories["reasons"])
-    said = chat.said(Message("assistant", block(*SAID[0])))
+    said = chat.learned_reply(Message("assistant", block(*SAID[0])))
     asked = [Message("user", USERS[0])]
     plain, told = (chat.render(asked, o, kind=said.prompt) for o in (None, "Shorter"))
     assert plain.endswith("assistant\n") and told.endswith(

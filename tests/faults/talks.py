@@ -193,7 +193,7 @@ def read(found: Damaged, file: Path, format: str) -> tuple[list[Conversation], R
     """With on_error=skip. Where nothing is left, there is no report: an empty one stands for it."""
     recipe = RECIPES[found.recipe]
     try:
-        return read_conversations(str(file), format, "skip", recipe.units, recipe.expected)
+        return read_conversations(str(file), format, "skip", recipe.count_units, recipe.expected)
     except InputError:
         return [], ReadReport()
 

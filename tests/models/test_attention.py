@@ -24,8 +24,8 @@ from interact_jax.models.attention.pairs import Pairs
 from interact_jax.models.attention.sight import (
     Span,
     branch_sight,
+    concatenate_sights,
     mask_of,
-    side_by_side,
     trunk_sight,
 )
 from interact_jax.schema import InputError
@@ -55,7 +55,7 @@ def packed_sight(window=None):
     rows = fill(trees, capacity)
     assert len(rows) == 2 and max(map(len, rows)) > 1
     batch, _ = pack(rows, capacity, 3)
-    sight = side_by_side(
+    sight = concatenate_sights(
         [trunk_sight(batch.trunk), branch_sight(batch.live, batch.trunk, batch.branches)]
     )
     if window is not None:

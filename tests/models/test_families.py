@@ -66,7 +66,10 @@ def test_scaled_rope_in_both_spellings(kind):
         ({"hidden_size": ...}, "cfg: key 'hidden_size' is missing"),
         ({"hidden_size": "8"}, "cfg: hidden_size='8'; expected a positive whole number"),
         ({"head_dim": 0}, "cfg: head_dim=0; expected a positive whole number"),
-        ({"num_key_value_heads": 3}, "cfg: num_attention_heads=2 is no multiple of num_key_value_"),
+        (
+            {"num_key_value_heads": 3},
+            "cfg: num_attention_heads=2 is not a multiple of num_key_value_",
+        ),
         ({"model_type": "gemma3_text"}, "cfg: model_type 'gemma3_text' is not supported. Suppo"),
     ],
 )

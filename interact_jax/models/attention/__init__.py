@@ -3,10 +3,10 @@
     attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, backend)
 
 `sight` says which keys a query sees (see `sight`): a run on the trunk and a run on its own branch.
-A backend is a pair of functions over whole arrays of one device: `forward` gives the output and the
-log-sum-exp over all that a query sees, `backward` the gradients from those two. So the gradient is
-that of the merged attention: public kernels, merged by their log-sum-exp, lose the part of it that
-goes through the merge.
+A backend is a pair of functions over the whole arrays of one device: `forward` returns the output
+and the log-sum-exp over all keys that a query sees, `backward` the gradients from those two. So the
+gradient is that of the merged attention: public kernels that are merged by their log-sum-exp lose
+the part of it that goes through the merge.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Backend(NamedTuple):
-    """forward(q, k, v, sight) -> (out, lse); see `blockwise`, which every backend equals.
+    """forward(q, k, v, sight) -> (out, lse), with the results of `blockwise`.
 
     backward(q, k, v, sight, out, lse, dout) -> (dq, dk, dv).
     """
@@ -43,16 +43,16 @@ class Backend(NamedTuple):
 BACKENDS = {
     "xla": Backend(blockwise.forward, blockwise.backward),
     "dense": Backend(dense.forward, dense.backward),
-    "pallas": Backend(pallas_tpu.forward, pallas_tpu.backward),  # on a CPU interpreted, for tests
-    "native": Backend(native.forward, native.backward),  # on CPUs alone
+    "pallas": Backend(pallas_tpu.forward, pallas_tpu.backward),  # interpreted on a CPU, for tests
+    "native": Backend(native.forward, native.backward),  # only on CPUs
 }
-"""How attention is computed, by the name of the setting `attention`."""
+"""How attention is computed, by the value of the setting `attention`."""
 
 FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "native"}
-"""What `attention=auto` means, by the platform of the devices that compute; `xla` elsewhere, and
-where `native` cannot be compiled."""
+"""What `attention=auto` means, by the platform of the devices; `xla` elsewhere, and where `native`
+cannot be compiled."""
 RUNS_ON = {"pallas": ("tpu", "cpu"), "native": ("cpu",)}
-"""The platforms of those that do not run on every one."""
+"""The platforms of backends that do not run on all of them."""
 SETTINGS = {
     "attention": Setting(
         "auto",
@@ -64,9 +64,9 @@ SETTINGS = {
 
 
 def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
-    """The backend of this name; of "auto", the one for the mesh's devices.
+    """The backend of this name; for "auto", the one for the devices of the mesh.
 
-    Raises InputError where that cannot run on them.
+    Raises InputError if it cannot run on them.
     """
     platform = mesh.devices.flat[0].platform
     chosen = FOR_PLATFORM.get(platform, "xla") if name == "auto" else name
@@ -80,15 +80,17 @@ def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
         return chosen
     try:
         native.targets()
-    except Unavailable as why:
+    except Unavailable as reason:
         if name == "native":
-            raise InputError(f"attention=native: {why}. attention=auto does without") from None
-        log.warning("attention=xla, which is slower than native would be: %s", why)
+            raise InputError(
+                f"attention=native: {reason}. attention=auto works without it"
+            ) from None
+        log.warning("attention=xla, which is slower than native would be: %s", reason)
         return "xla"
     return chosen
 
 
-SAVED = "attention"  # the name under which a rematerialisation policy may keep output and lse
+SAVED = "attention"  # the name by which a rematerialisation policy can keep output and lse
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -101,8 +103,8 @@ def attend(
 ) -> jax.Array:
     """Softmax attention [B, L, H, K] of every query over the keys it sees; 0 where it sees none.
 
-    Query head h reads key head h // (H / G). Logits are q . k / sqrt(K); they, the softmax and all
-    sums are float32, products are of the type of their inputs or a wider one. Under a mesh each
+    Query head h reads key head h // (H / G). Logits are q . k / sqrt(K). Logits, softmax and
+    all sums are float32; products have the type of their inputs or a wider one. Under a mesh each
     device computes its own rows and heads.
     """
     return _forward(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, backend)[0]
@@ -136,7 +138,7 @@ attend.defvjp(_forward, _backward)
 
 
 def _layout(q: jax.Array, k: jax.Array) -> tuple[Any, Any]:
-    """The mesh axes of rows and of heads; None where they do not divide."""
+    """The mesh axes of rows and of heads; None where they do not divide them."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return None, None
@@ -148,7 +150,7 @@ def _layout(q: jax.Array, k: jax.Array) -> tuple[Any, Any]:
 
 
 def _per_device(function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """`function` on each device's own part: loops of different length, kernels of any kind."""
+    """`function` on the part of each device, for loops that differ in length and for kernels."""
     if jax.sharding.get_abstract_mesh().empty:
         return function
     return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)

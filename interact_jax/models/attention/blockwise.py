@@ -1,11 +1,10 @@
 """Blockwise attention in plain XLA: memory grows with the row, work with what is seen.
 
-Queries are cut into blocks. A block of queries visits the keys that its runs touch, a block at a
-time from the first of them on, and no others: trees packed into one row do not pay for each other,
-and the future of a trunk costs nothing. The softmax is taken online (Milakov and Gimelshein, arXiv
-1805.02867) over all runs together, so their merge needs no step of its own; the backward pass makes
-a block's weights anew from the log-sum-exp over all runs (Dao, FlashAttention-2, arXiv 2307.08691,
-section 3.1).
+Queries are cut into blocks. A block of queries visits only the keys of its runs, block by block
+from the first one on: trees packed into one row do not pay for each other, and the future of a
+trunk costs nothing. The softmax is computed online (Milakov and Gimelshein, arXiv 1805.02867) over
+all runs together, so no separate merge is needed; the backward pass recomputes the weights of a
+block from the log-sum-exp over all runs (Dao, FlashAttention-2, arXiv 2307.08691, section 3.1).
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import jax.numpy as jnp
 from interact_jax.models.attention import dense
 from interact_jax.models.attention.sight import Sight
 
-BLOCK_Q, BLOCK_K = 256, 512  # tokens; on 2 CPU cores the fastest of 128 to 1,024
+BLOCK_Q, BLOCK_K = 256, 512  # tokens; the fastest of 128 to 1,024 on 2 CPU cores
 ALIGNED = 8  # block sizes are multiples of this many tokens
-LEAST = -1e30  # where the largest logit begins: finite, so that -inf minus it is -inf, not NaN
+LEAST = -1e30  # initial value of the largest logit: finite, so that -inf minus it is -inf, not NaN
 
 
 def forward(
@@ -53,7 +52,7 @@ def backward(
     lse_BxHxL: jax.Array,
     dout_BxLxHxK: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v, each shaped and typed as what it belongs to."""
+    """Gradients of q, k and v, each with the shape and type of its array."""
     _, L, H, _ = q_BxLxHxK.shape
     S, G = k_BxSxGxK.shape[1:3]
     if L <= BLOCK_Q and S <= BLOCK_K:
@@ -90,8 +89,8 @@ def _runs(sight: Sight) -> list[tuple[jax.Array, jax.Array]]:
 
 
 class _Blocks:
-    """How one row is cut. A block of queries holds the r = H / G heads of a key head one behind the
-    other, n blocks of them: [n, G, r * q, K]."""
+    """How one row is cut into n blocks of queries, each with the r = H / G heads of a key head one
+    after the other: [n, G, r * q, K]."""
 
     def __init__(self, L: int, S: int, r: int):
         self.L, self.r = L, r
@@ -126,40 +125,40 @@ class _Blocks:
         return x.reshape(G * self.r, n * self.q)[:, : self.L]
 
     def keys(self, x_SxGxK: jax.Array) -> jax.Array:
-        """[G, S + k, K]: a block may begin at any key and still ends inside."""
+        """[G, S + k, K]: padded, so that a block may begin at any key."""
         return jnp.pad(x_SxGxK, ((0, self.k), (0, 0), (0, 0))).swapaxes(0, 1)
 
     def tables(self, runs: list[tuple[jax.Array, jax.Array]]) -> list[tuple[jax.Array, ...]]:
-        """For every run: first and end of each query [n, q]; for each block of queries the first
-        key it visits and how many blocks of keys, [n]."""
+        """For every run: first and end of each query [n, q]; for each block of queries, the first
+        key that it visits and the number of blocks of keys, [n]."""
         tables: list[tuple[jax.Array, ...]] = []
         for first_L, end_L in runs:
             first, end = (
                 jnp.pad(x, (0, self.n * self.q - self.L)).reshape(self.n, self.q)
                 for x in (first_L, end_L)
             )
-            some = first < end
-            low = jnp.where(some, first, jnp.iinfo(jnp.int32).max).min(axis=1)
-            length = jnp.maximum(jnp.where(some, end, 0).max(axis=1) - low, 0)
+            nonempty = first < end
+            low = jnp.where(nonempty, first, jnp.iinfo(jnp.int32).max).min(axis=1)
+            length = jnp.maximum(jnp.where(nonempty, end, 0).max(axis=1) - low, 0)
             tables.append((first, end, low, (length + self.k - 1) // self.k))
         return tables
 
     def visit(self, table: tuple[jax.Array, ...], body: Callable[..., Any], carry: Any) -> Any:
         """carry = body(start, seen, carry) for each block of keys of a block of queries; `seen`
-        [1, r * q, k] says which of its keys each query sees."""
+        [1, r * q, k] says which of these keys each query sees."""
         first_q, end_q, low, count = table
 
-        def one(j: jax.Array, carry: Any) -> Any:
+        def step(j: jax.Array, carry: Any) -> Any:
             start = low + j * self.k
             index = start + jnp.arange(self.k)[None, :]
             seen = (first_q[:, None] <= index) & (index < end_q[:, None])
             seen = jnp.broadcast_to(seen[None], (self.r, self.q, self.k))
             return body(start, seen.reshape(1, self.r * self.q, self.k), carry)
 
-        return jax.lax.fori_loop(0, count, one, carry)
+        return jax.lax.fori_loop(0, count, step, carry)
 
     def at(self, x: jax.Array, start: jax.Array, axis: int) -> jax.Array:
-        """The block of keys that begins there."""
+        """The block of keys that begins at `start`."""
         return jax.lax.dynamic_slice_in_dim(x, start, self.k, axis)
 
 
@@ -175,8 +174,8 @@ def _dot(spec: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(spec, a, b.astype(a.dtype), preferred_element_type=jnp.float32)
 
 
-# Operands are laid out such that every product contracts the last axis of one with the last but one
-# of the other: XLA's CPU backend is up to twice as fast there, so some arrays exist in both ways.
+# Operands are laid out so that every product contracts the last axis of one with the second to last
+# of the other: XLA's CPU backend is up to twice as fast then, so some arrays exist in both layouts.
 
 
 def _row_forward(blocks, q, k, v, tables):
@@ -204,9 +203,9 @@ def _row_forward(blocks, q, k, v, tables):
         for table in tables:
             carry = blocks.visit(table, body, carry)
         largest, total, out = carry
-        some = total > 0
-        total = jnp.where(some, total, 1.0)
-        lse = jnp.where(some, largest + jnp.log(total), jnp.inf)
+        nonempty = total > 0
+        total = jnp.where(nonempty, total, 1.0)
+        lse = jnp.where(nonempty, largest + jnp.log(total), jnp.inf)
         return None, ((out / total[:, :, None]).astype(q.dtype), lse)
 
     return jax.lax.scan(queries, None, (q, tables))[1]

@@ -1,4 +1,4 @@
-"""Attention under a dense mask: the plain formula. The other backends are tested against it, and
+"""Attention with a dense mask: the plain formula. The other backends are tested against it, and
 sampling, whose cache has gaps, uses it."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from interact_jax.models.attention.sight import Sight, mask_of
 
-NOTHING = -1e30  # logit of what is not seen; finite, so that a row of nothing has no NaN
+NOTHING = -1e30  # logit of unseen keys; finite, so that a query that sees nothing gets no NaN
 
 
 def attend(
@@ -17,7 +17,7 @@ def attend(
     """Softmax attention, [B, L, H, K]. Query head h reads key head h // (H / G).
 
     Logits and softmax are float32. A query that sees nothing (padding) gets some finite value that
-    nobody reads.
+    is never read.
     """
     return _attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask_BxLxS)[0]
 

@@ -1,8 +1,8 @@
 """Attention by a kernel in C++, for CPUs: what `blockwise` does, without its passes over memory.
 
-A block of logits stays in the processor's cache from the product that makes it to the product that
-uses it, so that attention runs at nearly the speed of the products. `native.cc` holds the kernel.
-It computes in float32; other types are widened on the way in.
+A block of logits stays in the processor's cache between the product that computes it and the
+product that uses it, so attention runs at nearly the speed of the products. `native.cc` has the
+kernel. It computes in float32; inputs of other types are converted.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ import numpy as np
 from interact_jax import flops, foreign
 from interact_jax.models.attention.sight import Sight
 
-BLOCK_Q, BLOCK_K = 128, 96  # queries times heads that read one key head, and keys, of a block
-LANES = 16  # floats of the widest vector: heads are filled up to a multiple of them
-PRODUCTS = {"attention_forward": 2, "attention_backward": 5}  # of the size queries x keys x K
+BLOCK_Q, BLOCK_K = 128, 96  # of a block: queries times heads of one key head, and keys
+LANES = 16  # floats of the widest vector: heads are padded to a multiple of this
+PRODUCTS = {
+    "attention_forward": 2,
+    "attention_backward": 5,
+}  # matrix products of size queries x keys x K
 
 
 def targets() -> dict[str, str]:
-    """The kernel's handlers; foreign.Unavailable where they cannot be compiled."""
+    """The handlers of the kernel. Raises foreign.Unavailable if they cannot be compiled."""
     targets = foreign.load(Path(__file__).with_suffix(".cc"), tuple(PRODUCTS))
     for handler, target in targets.items():
         flops.FOREIGN[target] = functools.partial(_flops, PRODUCTS[handler])
@@ -36,7 +39,7 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
     """Output [B, L, H, K] and log-sum-exp [B, H, L]; 0 and +inf where a query sees nothing."""
     B, L, H, K = q_BxLxHxK.shape
-    q, k, v = map(_widened, (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK))
+    q, k, v = map(_widen, (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK))
     out, lse_BxHxL = _call(
         "attention_forward", (q.shape, (B, H, L)), q, k, v, _runs(sight), scale=K**-0.5
     )
@@ -52,15 +55,15 @@ def backward(
     lse_BxHxL: jax.Array,
     dout_BxLxHxK: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v, each shaped and typed as what it belongs to."""
+    """Gradients of q, k and v, each with the shape and type of its array."""
     K = q_BxLxHxK.shape[-1]
-    given = (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK)
-    q, k, v, out, dout = map(_widened, (*given, out_BxLxHxK, dout_BxLxHxK))
+    inputs = (q_BxLxHxK, k_BxSxGxK, v_BxSxGxK)
+    q, k, v, out, dout = map(_widen, (*inputs, out_BxLxHxK, dout_BxLxHxK))
     shapes = (q.shape, k.shape, v.shape)
     gradients = _call(
         "attention_backward", shapes, q, k, v, _runs(sight), out, lse_BxHxL, dout, scale=K**-0.5
     )
-    return tuple(d[..., :K].astype(x.dtype) for d, x in zip(gradients, given, strict=True))
+    return tuple(d[..., :K].astype(x.dtype) for d, x in zip(gradients, inputs, strict=True))
 
 
 def _call(handler: str, shapes: tuple[Any, ...], *arrays: jax.Array, scale: float) -> Any:
@@ -74,12 +77,12 @@ def _call(handler: str, shapes: tuple[Any, ...], *arrays: jax.Array, scale: floa
 
 
 def _queries(H: int, G: int) -> int:
-    """Queries of a block: of each, H / G heads are computed together."""
+    """Queries of a block; the H / G heads of each are computed together."""
     return max(LANES, BLOCK_Q * G // H // LANES * LANES)
 
 
 def _runs(sight: Sight) -> jax.Array:
-    """[runs, 2, B, L]: the first and the end of every run."""
+    """[runs, 2, B, L]: first and end of every run."""
     return jnp.stack([jnp.stack([span.first_BxL, span.end_BxL]) for span in sight])
 
 
@@ -91,13 +94,13 @@ def _flops(products: int, shapes: list[tuple[int, ...]], values: list[np.ndarray
         return 2 * products * B * L * S * H * K
     first, end = np.pad(runs, ((0, 0),) * 3 + ((0, -L % block),)).swapaxes(0, 1)
     first, end = (x.reshape(*x.shape[:2], -1, block) for x in (first, end))
-    some = first < end
-    visited = np.where(some, end, 0).max(-1) - np.where(some, first, S).min(-1)
+    nonempty = first < end
+    visited = np.where(nonempty, end, 0).max(-1) - np.where(nonempty, first, S).min(-1)
     return 2 * products * int(np.maximum(visited, 0).sum()) * block * H * K
 
 
-def _widened(x: jax.Array) -> jax.Array:
-    """float32, its last axis filled up with zeros."""
+def _widen(x: jax.Array) -> jax.Array:
+    """The array in float32, its last axis padded with zeros to a multiple of LANES."""
     x = x.astype(jnp.float32)
     missing = -x.shape[-1] % LANES
     return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, missing),)) if missing else x

@@ -1,10 +1,10 @@
-"""Which pairs of blocks, queries and keys, a kernel visits: listed on the device.
+"""The pairs of blocks (of queries and keys) that a kernel visits, listed on the device.
 
     pairs = Pairs(seen)                                     seen: how much of each pair, in each run
     first, last, pair = pairs.visit(pairs.numbers, t)       in step t < pairs.steps
 
-The list has room for every pair, 4 bytes each in the scalar memory (1 MiB from v4 on), over all
-rows of a device: two runs over 131,072 tokens take half of it.
+The list has room for every pair of all rows of a device, 4 bytes each in scalar memory (1 MiB from
+v4 on): two runs over 131,072 tokens take half of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NONE, SOME, ALL = range(3)  # how many of the queries of a pair see how many of 
 
 
 class Pair(NamedTuple):
-    """A pair to visit: row, own block, run, other block, and how much is seen."""
+    """A pair to visit: row, own block, run, other block, and how much of it is seen."""
 
     row: jax.Array
     own: jax.Array
@@ -28,11 +28,11 @@ class Pair(NamedTuple):
 
 
 class Pairs:
-    """The pairs of blocks to visit, in order: one int32 a pair, [steps] and one more behind them.
+    """The pairs of blocks to visit, in order: one int32 per pair, [steps] and a sentinel.
 
-    Its fields from the high bits down: row, own block, run, other block, how much is seen. The own
-    block is the one that is written: visits of one own block are neighbours, and it has one visit
-    at least (of which nothing may be seen).
+    Its fields, from the high bits down: row, own block, run, other block, how much is seen. The own
+    block is the one that is written: its visits are consecutive, and it has at least one (in which
+    nothing may be seen).
     """
 
     def __init__(self, seen_BxOxNxW: jax.Array):
@@ -46,7 +46,7 @@ class Pairs:
             number = (number << bits) | jax.lax.broadcasted_iota(jnp.int32, shape[:-1], axis)
         number = (number << self.bits[-1]) | seen_BxOxNxW
         end = jnp.full((1,), jnp.iinfo(jnp.int32).max)
-        # Sorting is the way to collect them that is quick on a TPU.
+        # Sorting is a fast way to collect them on a TPU.
         numbers = jnp.sort(jnp.where(visited, number, end[0]).reshape(-1))
         self.numbers = jnp.concatenate([numbers, end])
         self.steps = visited.sum(dtype=jnp.int32)
@@ -59,7 +59,7 @@ class Pairs:
         return Pair(*reversed(fields))
 
     def visit(self, numbers: Any, t: jax.Array) -> tuple[jax.Array, jax.Array, Pair]:
-        """Is step t the first of its own block, is it the last, and its pair."""
+        """Whether step t is the first of its own block, whether it is the last, and its pair."""
         below = sum(self.bits[2:])
         own = numbers[t] >> below
         first = (t == 0) | (numbers[jnp.maximum(t - 1, 0)] >> below != own)

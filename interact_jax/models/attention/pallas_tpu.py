@@ -1,23 +1,23 @@
 """Blockwise attention as TPU kernels (Pallas, Mosaic): what `blockwise` computes, block by block.
 
-A step of a kernel is one pair of blocks, queries and keys, of which some query sees some key in one
-of its runs. The pairs are listed outside (`pairs`) and handed over ahead of the steps, so that the
-grid is as long as the list: pairs of which nothing is seen are neither fetched nor counted through.
-Where every query sees every key the step makes no mask; most pairs of a long trunk are such.
+A step of a kernel is one pair of blocks, of queries and of keys, in which some query sees some key
+in one of its runs. The pairs are listed outside (`pairs`) and prefetched, so that the grid is as
+long as the list: pairs in which nothing is seen are neither fetched nor stepped over. Where every
+query sees every key, as in most pairs of a long trunk, the step makes no mask.
 
     queries  a a a b b b        pairs with block size 3 where two trees a, b share a row:
     keys     a a a b b b        (0, 0) (1, 1)
 
-A pair that is seen in two runs (trunk and own branch) comes twice, once for each.
+A pair that is seen in two runs (trunk and own branch) is listed twice, once for each.
 
-Three kernels: the output; the gradient of the queries; the gradients of keys and values, which sum
-over the query heads of a key head. All of them hold logits as [keys, queries]: what is known per
-query (run, log-sum-exp) is then a row that broadcasts over sublanes, and the softmax reduces over
-sublanes, vector register against vector register. Logits, softmax and sums are float32; the matrix
-unit gets what it is given, float32 in full precision.
+There are three kernels: the output; the gradient of the queries; the gradients of keys and values,
+which sum over the query heads of a key head. All of them hold logits as [keys, queries]: values per
+query (run, log-sum-exp) are then rows that broadcast over sublanes, and the softmax reduces over
+sublanes, vector register against vector register. Logits, softmax and sums are float32; products
+have the type of their inputs, float32 in full precision.
 
-Compiled for TPU v5e, v5p and v6e by libtpu and interpreted on CPU (where the tests compare it with
-the dense formula); never run on a TPU so far.
+It is compiled for TPU v5e, v5p and v6e by libtpu, and interpreted on CPU, where the tests compare
+it with the dense formula; it has not run on a TPU yet.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from jax.experimental.pallas import tpu as pltpu
 from interact_jax.models.attention.pairs import ALL, NONE, SOME, Pairs
 from interact_jax.models.attention.sight import Sight
 
-# Tokens at most; of float32, whose products take longer, half as many. The compiler's schedule for
-# v5e of a pair and head (bfloat16, K = 128; output, dq, dk and dv; nothing masked) has 1,417, 1,428
-# and 1,816 instructions with 512 x 512, up to 6% less for the same work with one side doubled,
-# 4, 27 and 8% more with 256 x 256. Masked pairs have 2 to 6% more.
+# Tokens at most; half as many of float32, whose products take longer. The compiler's v5e schedule
+# for a pair and head (bfloat16, K = 128; output, dq, dk and dv; nothing masked) has 1,417, 1,428
+# and 1,816 instructions with 512 x 512; up to 6% less for the same work with one side doubled;
+# 4, 27 and 8% more with 256 x 256. Masked pairs take 2 to 6% more.
 BLOCK_Q, BLOCK_K = 512, 512
-HEADS = 7  # query heads of a step at most: they share keys, mask and what a step costs by itself
-QUERY_BYTES = 1 << 20  # of a step at most, for an array of queries: 16 MiB hold all there is, twice
-LANES = 128  # blocks are multiples of it
-NOTHING = -1e30  # logit of what is not seen; finite, so that differences of two are no NaN
-LOG2_E = math.log2(math.e)  # the vector unit knows powers of two only
+HEADS = 7  # query heads of a step at most: they share keys, mask and the overhead of a step
+QUERY_BYTES = 1 << 20  # of an array of queries in a step, at most: 16 MiB hold all arrays, twice
+LANES = 128  # block sizes are multiples of this
+NOTHING = -1e30  # logit of unseen keys; finite, so that the difference of two is not NaN
+LOG2_E = math.log2(math.e)  # the vector unit has only powers of two
 
 
 def forward(
@@ -86,7 +86,7 @@ def backward(
     lse_BxHxL: jax.Array,
     dout_BxLxHxK: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradients of q, k and v, each shaped and typed as what it belongs to."""
+    """Gradients of q, k and v, each with the shape and type of its array."""
     blocks = _Blocks(q_BxLxHxK, k_BxSxGxK, sight)
     f32 = jnp.float32
     delta_BxLxH = jnp.sum(out_BxLxHxK.astype(f32) * dout_BxLxHxK.astype(f32), axis=-1)
@@ -136,7 +136,7 @@ def backward(
 
 class _Blocks:
     """How the arrays of one device are cut: n blocks of q queries, m blocks of k keys; `heads`
-    query heads of one key head go together."""
+    query heads of one key head are computed together."""
 
     def __init__(self, q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, sight: Sight):
         self.B, self.L, self.H, self.K = q_BxLxHxK.shape
@@ -181,7 +181,7 @@ class _Blocks:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     def runs(self, sight: Sight) -> jax.Array:
-        """[B, spans, 2, n * q]: first and end; of padding, which sees nothing, both 0."""
+        """[B, spans, 2, n * q]: first and end, both 0 for padding, which sees nothing."""
         runs = jnp.stack([jnp.stack([s.first_BxL, s.end_BxL], axis=1) for s in sight], axis=1)
         pad = self.n * self.q - self.L
         return jnp.pad(runs, ((0, 0), (0, 0), (0, 0), (0, pad)))
@@ -191,14 +191,14 @@ class _Blocks:
         runs = self.runs(sight).reshape(self.B, self.spans, 2, self.n, self.q, 1)
         first, end = runs[:, :, 0], runs[:, :, 1]
         start = (jnp.arange(self.m) * self.k).reshape(1, 1, 1, 1, self.m)
-        some = (first < end) & (first < start + self.k) & (start < end)
-        all_ = (first <= start) & (start + self.k <= end)
-        seen = jnp.where(all_.all(axis=3), ALL, jnp.where(some.any(axis=3), SOME, NONE))
+        partly = (first < end) & (first < start + self.k) & (start < end)
+        wholly = (first <= start) & (start + self.k <= end)
+        seen = jnp.where(wholly.all(axis=3), ALL, jnp.where(partly.any(axis=3), SOME, NONE))
         return seen.swapaxes(1, 2)
 
 
 def _cut(tokens: int, largest: int) -> tuple[int, int]:
-    """How many blocks and their size: as few as `largest` allows, of one size, little padding."""
+    """Number and size of the blocks: as few as `largest` allows, equal, with little padding."""
     number = -(-tokens // largest)
     unit = min(LANES, largest)
     size = -(-tokens // (number * unit)) * unit
@@ -206,10 +206,10 @@ def _cut(tokens: int, largest: int) -> tuple[int, int]:
 
 
 def _specs(blocks: _Blocks, pairs: Pairs, by_query: bool) -> dict[str, pl.BlockSpec]:
-    """Which part of each kind of array a step has in its fast memory.
+    """The part of each kind of array that a step has in fast memory.
 
-    Grids are (chunk of heads, step) where blocks of queries are written, (key head, step, chunk of
-    its query heads) where blocks of keys are.
+    Grids are (chunk of heads, step) where blocks of queries are written, and (key head, step, chunk
+    of its query heads) where blocks of keys are written.
     """
     chunks = blocks.H // blocks.heads // blocks.G
 
@@ -252,9 +252,9 @@ def _call(
     out_shape: Any,
     **specs: Any,
 ) -> Callable[..., Any]:
-    """The kernel over the pairs: compiled where it is lowered for a TPU, interpreted on a CPU.
+    """The kernel over the pairs: compiled if it is lowered for a TPU, interpreted on a CPU.
 
-    How many there are is known to the device only; the scheduler is told half of all logits.
+    Only the device knows the number of pairs; the cost estimate assumes half of all logits.
     """
     heads, *rest = grid
     static = [d for d in rest if isinstance(d, int)]
@@ -292,7 +292,7 @@ def _call(
 
 
 def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
-    """Sum over one axis of each, in float32."""
+    """The product that sums over one axis of each, in float32."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(
         a,
@@ -310,8 +310,8 @@ def _mask(runs: Any, j: jax.Array, k: int) -> jax.Array:
     return (first <= index) & (index < end)
 
 
-def _visits(kind: jax.Array, visit: Callable[[bool], None]) -> None:
-    """visit(masked), where anything is seen."""
+def _visit_if_seen(kind: jax.Array, visit: Callable[[bool], None]) -> None:
+    """Call visit(masked) if anything is seen."""
     pl.when(kind == SOME)(functools.partial(visit, True))
     pl.when(kind == ALL)(functools.partial(visit, False))
 
@@ -338,28 +338,28 @@ def _forward_kernel(
             old = largest_hxq[row, :]
             new = jnp.maximum(old, logits.max(axis=0, keepdims=True))
             largest_hxq[row, :] = new
-            # Of a query that has seen nothing so far the weights are to be 0, not 2^0.
+            # The weights of a query that has seen nothing so far must be 0, not 2^0.
             base = jnp.where(new == NOTHING, 0.0, new)
             weights = jnp.exp2(logits - base)
             keep = jnp.exp2(old - base)
             total_hxq[row, :] = total_hxq[row, :] * keep + weights.sum(axis=0, keepdims=True)
             out_hxKxq[h] = out_hxKxq[h] * keep + _dot(v[...], weights.astype(v.dtype), 0, 0)
 
-    _visits(pair.kind, visit)
+    _visit_if_seen(pair.kind, visit)
 
     @pl.when(last)
     def _():
         for h in range(q.shape[0]):
             row = slice(h, h + 1)
-            some = total_hxq[row, :] > 0
-            total = jnp.where(some, total_hxq[row, :], 1.0)
+            nonempty = total_hxq[row, :] > 0
+            total = jnp.where(nonempty, total_hxq[row, :], 1.0)
             out[h] = (out_hxKxq[h] / total).T.astype(out.dtype)
             logsumexp = largest_hxq[row, :] / LOG2_E + jnp.log(total)
-            lse[row, :] = jnp.where(some, logsumexp, jnp.inf)
+            lse[row, :] = jnp.where(nonempty, logsumexp, jnp.inf)
 
 
 def _weights(scale, q_qxK, k_kxK, v_kxK, lse_1xq, dout_qxK, delta_1xq, seen):
-    """[k, q]: the weights anew, and the gradients of the logits but for the scale."""
+    """[k, q]: the recomputed weights, and the gradients of the logits without the scale."""
     logits = _dot(k_kxK, q_qxK, 1, 1) * (scale * LOG2_E)
     if seen is not None:
         logits = jnp.where(seen, logits, NOTHING)
@@ -383,7 +383,7 @@ def _dq_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dq, dq_hx
             )
             dq_hxKxq[h] += _dot(k[...], dlogits.astype(k.dtype), 0, 0)
 
-    _visits(pair.kind, visit)
+    _visit_if_seen(pair.kind, visit)
 
     @pl.when(last)
     def _():
@@ -410,7 +410,7 @@ def _dkv_kernel(pairs, scale, numbers, q, k, v, runs, lse, dout, delta, dk, dv, 
             dk_kxK[...] += _dot(dlogits.astype(q.dtype), q[h], 1, 0)
             dv_kxK[...] += _dot(weights.astype(dout.dtype), dout[h], 1, 0)
 
-    _visits(pair.kind, visit)
+    _visit_if_seen(pair.kind, visit)
 
     @pl.when(last & (chunk == pl.num_programs(2) - 1))
     def _():

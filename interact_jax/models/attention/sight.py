@@ -1,4 +1,4 @@
-"""Who sees whom.
+"""Which keys each query sees.
 
 The rule of sight over trunk and branches (a trunk token counts as branch 0 with fork 0):
 
@@ -16,9 +16,9 @@ Example: trunk a b c d, a branch x y that forks after b (fork = 2). Rows are que
     x   1 1 . .   1 .          [0, 2)    [4, 5)
     y   1 1 . .   1 1          [0, 2)    [4, 6)
 
-Trees and branches lie in a row one behind the other and without gaps, so what a token sees are two
-runs of neighbouring keys: on the trunk (`stem`) and on its own branch (`own`). Two numbers a run
-say it; there is no mask of queries times keys.
+Trees and branches lie in a row one after the other, without gaps, so a token sees two runs of
+adjacent keys: on the trunk (`stem`) and on its own branch (`own`). Two numbers describe a run;
+there is no mask of queries times keys.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from interact_jax.schema import Array, Branches, TokenStream
 
 @flax.struct.dataclass
 class Span:
-    """For every query a run of keys: indices [first, end), empty where end <= first.
+    """For every query, a run of keys: indices [first, end), empty if end <= first.
 
-    `shift` is the index of a key of the run minus its position, by which windows are cut.
+    `shift` is the index of a key of the run minus its position; windows need it.
     """
 
     first_BxL: jax.Array
@@ -44,7 +44,7 @@ class Span:
     shift_BxL: jax.Array
 
     def within(self, window: jax.Array, position_BxL: Array) -> Span:
-        """What is left of the run where a query sees `window` positions, its own among them."""
+        """The part of the run within `window` positions of a query, its own included."""
         nearest = self.shift_BxL + position_BxL - window + 1
         return dataclasses.replace(self, first_BxL=jnp.maximum(self.first_BxL, nearest))
 
@@ -54,17 +54,17 @@ Sight = tuple[Span, ...]
 
 
 def trunk_sight(trunk: TokenStream) -> Sight:
-    """What trunk tokens see among T keys, the trunk's: their tree's, up to themselves."""
+    """What trunk tokens see among the T keys of the trunk: their own tree, up to themselves."""
     index_BxT = _indices(trunk)
     start = index_BxT - trunk.position_BxL
-    return (_where(trunk, Span(start, index_BxT + 1, start)),)
+    return (_mask_padding(trunk, Span(start, index_BxT + 1, start)),)
 
 
 def branch_sight(
     stream: TokenStream, trunk: TokenStream, table: Branches, before: int = 0
 ) -> Sight:
-    """What branch tokens [B, L] see, where the keys are T of the trunk, `before` of other streams,
-    which they do not see, and L of their own."""
+    """What branch tokens [B, L] see. The keys are T of the trunk, `before` of other streams, which
+    they do not see, and L of their own."""
     T = trunk.id_BxL.shape[1]
     fork, stem = (
         jnp.take_along_axis(column_BxJ, stream.branch_BxL, axis=1)
@@ -73,13 +73,13 @@ def branch_sight(
     index_BxL = _indices(stream) + (T + before)
     start = index_BxL - (stream.position_BxL - fork)
     return (
-        _where(stream, Span(stem, stem + fork, stem)),
-        _where(stream, Span(start, index_BxL + 1, start - fork)),
+        _mask_padding(stream, Span(stem, stem + fork, stem)),
+        _mask_padding(stream, Span(start, index_BxL + 1, start - fork)),
     )
 
 
-def side_by_side(sights: list[Sight]) -> Sight:
-    """The sight of streams put end to end, over the same keys; missing runs are empty."""
+def concatenate_sights(sights: list[Sight]) -> Sight:
+    """The sight of concatenated streams over the same keys; missing runs are empty."""
     runs = max(len(sight) for sight in sights)
     filled = [
         (*sight, *[jax.tree.map(jnp.zeros_like, sight[0])] * (runs - len(sight)))
@@ -92,7 +92,7 @@ def side_by_side(sights: list[Sight]) -> Sight:
 
 
 def mask_of(sight: Sight, keys: int) -> jax.Array:
-    """[B, L, S]: the same as a dense mask, for short rows and for looking at."""
+    """[B, L, S]: the sight as a dense mask, for short rows and for inspection."""
     index_S = jnp.arange(keys)[None, None, :]
     seen = [
         (span.first_BxL[:, :, None] <= index_S) & (index_S < span.end_BxL[:, :, None])
@@ -106,12 +106,12 @@ def _indices(stream: TokenStream) -> jax.Array:
 
 
 def _starts(trunk: TokenStream, table: Branches) -> jax.Array:
-    """[B, J]: where in the row the trunk of each branch's tree begins."""
+    """[B, J]: the index in the row at which the trunk of each branch begins."""
     segment_BxT, segment_BxJ = trunk.segment_BxL, table.segment_BxJ
     earlier = (segment_BxT[:, None, :] > 0) & (segment_BxT[:, None, :] < segment_BxJ[:, :, None])
     return jnp.sum(earlier, axis=2, dtype=jnp.int32)
 
 
-def _where(stream: TokenStream, span: Span) -> Span:
-    """Padding sees nothing."""
+def _mask_padding(stream: TokenStream, span: Span) -> Span:
+    """The span without what padding would see."""
     return jax.tree.map(lambda x: jnp.where(stream.segment_BxL > 0, x, 0), span)

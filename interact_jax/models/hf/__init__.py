@@ -1,4 +1,4 @@
-"""Hugging Face directories: where they are, and models in and out of them.
+"""Hugging Face directories: where they are, and import and export of models.
 
     directory = resolve("Qwen/Qwen3-4B")            # or a local directory, or "pocket"
     raw, config = load_config(directory)
@@ -6,8 +6,9 @@
     export(params, config, raw, "runs/mine/export", dtype="bfloat16", source_dir=directory,
            tokenizer_dir=directory, eos_ids=[151645])
 
-Neither way is the model ever whole in host memory: import makes one parameter after the other, and
-of each only what this process's devices hold; export writes one file after the other.
+Neither import nor export ever holds the whole model in host memory: import makes one parameter
+after the other, and of each only the part for the devices of this process; export writes one file
+after the other.
 """
 
 from interact_jax.models.hf.directories import eos_token_ids, is_run, load_config, resolve

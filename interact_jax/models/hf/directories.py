@@ -1,4 +1,4 @@
-"""Where a Hugging Face model is, and what its small files say."""
+"""Where a Hugging Face model is, and the content of its small files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import huggingface_hub
 import interact_jax
 from interact_jax.json_files import read_json, short
 from interact_jax.models.families import DecoderConfig, read_config
-from interact_jax.models.hf.tensor_files import TensorFiles, some
+from interact_jax.models.hf.tensor_files import TensorFiles, list_names
 from interact_jax.models.hf.tokenizer_files import TEMPLATE_DIRECTORIES
 from interact_jax.places import check_name
 from interact_jax.schema import InputError
@@ -27,10 +27,10 @@ POCKET = Path(interact_jax.__file__).parent / "pocket" / "model"
 def resolve(path: str, weights: bool = True) -> Path:
     """The directory of a model: a local one, `pocket`, or a hub id, downloaded if need be.
 
-    `weights=False` downloads no weights, for a tokenizer or a random start.
+    `weights=False` downloads no weights, for a tokenizer or for random parameters.
 
-    Raises InputError where it is neither here nor to be had, naming what was tried, and where a
-    file of it is a link to somewhere else.
+    Raises InputError if it is neither here nor available, with what was tried, and if one of its
+    files is a link to somewhere else.
     """
     if path == "pocket":
         if not (POCKET / "config.json").is_file():
@@ -50,12 +50,12 @@ def resolve(path: str, weights: bool = True) -> Path:
             "directory with config.json, a hub id, or `pocket`, the model that comes with this "
             "package."
         )
-    # Some repositories hold the weights twice, for other programs under other names.
-    wanted = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
-    wanted += ["model*.safetensors"] * weights
+    # Some repositories have the weights twice, under other names for other programs.
+    patterns = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+    patterns += ["model*.safetensors"] * weights
     try:
-        found = Path(huggingface_hub.snapshot_download(path, allow_patterns=wanted))
-    except (OSError, ValueError) as error:  # the hub's errors are OSErrors, those of names not
+        snapshot = Path(huggingface_hub.snapshot_download(path, allow_patterns=patterns))
+    except (OSError, ValueError) as error:  # the hub's errors are OSErrors, except for bad names
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{path}: no such directory ({local.absolute()}), and the Hugging Face hub did not "
@@ -64,31 +64,31 @@ def resolve(path: str, weights: bool = True) -> Path:
             "network give the directory of a copy. `pocket` is the model that comes with this "
             "package."
         ) from error
-    _check_links(found)
-    return found
+    _check_links(snapshot)
+    return snapshot
 
 
 def is_run(directory: Path) -> bool:
-    """Whether a directory is that of a run, whose models lie in directories of it."""
+    """Whether a directory is that of a run, which has its models in subdirectories."""
     return (directory / "model/config.json").is_file() and (directory / "checkpoints").is_dir()
 
 
 def _export_of(run: Path) -> Path:
-    """The model that a run has left."""
+    """The exported model of a run."""
     if not (run / "export/config.json").is_file():
         raise InputError(
-            f"{run}: a run that has not come to its end, so there is no model of it yet. Start it "
-            f"again, or export its newest checkpoint: launch/export.py --checkpoint {run} --out DIR"
+            f"{run}: a run that has not finished, so there is no model of it yet. Resume it, "
+            f"or export its newest checkpoint: launch/export.py --checkpoint {run} --out DIR"
         )
     log.info("%s is a run; its model is %s", run, run / "export")
     return run / "export"
 
 
 def _check_links(directory: Path) -> None:
-    """Raise InputError where a file of a model is none, or a link that ends elsewhere: what is read
-    here is copied on and published, and somebody's link may lead to anything.
+    """Raise InputError if an entry is not a regular file, or is a link to somewhere else: what is
+    read here is copied and published, and a stranger's link may lead to anything.
 
-    A snapshot in the hub's cache is made of links to files of its repository there, which is fine.
+    A snapshot in the hub's cache consists of links to files of its repository, which is fine.
     """
     home = directory.resolve()
     homes = [home, *_blobs_of(home)]
@@ -99,21 +99,21 @@ def _check_links(directory: Path) -> None:
             inside = any(map(target.is_relative_to, homes))
             if path.is_dir() and (inside or path.name not in TEMPLATE_DIRECTORIES):
                 continue  # nothing else in a directory is read
-            odd = path.exists() and not (path.is_file() or path.is_dir())
-        except (OSError, RuntimeError) as error:  # links in a circle, or to what is not ours
+            is_special = path.exists() and not (path.is_file() or path.is_dir())
+        except (OSError, RuntimeError) as error:  # circular links, or links to what we may not read
             raise InputError(f"{path}: a link that cannot be followed ({error}).") from None
         if not inside:
             raise InputError(
                 f"{path}: a link to {target}, outside of the model's directory. Put a copy of the "
                 "file in place of the link, or delete it."
             )
-        if odd:
+        if is_special:
             raise InputError(f"{path}: neither a file nor a directory. Delete it.")
 
 
 def _blobs_of(home: Path) -> list[Path]:
-    """Where links of a snapshot in the hub's cache may end: CACHE/models--OWNER--NAME/blobs, and
-    what repositories share, CACHE/blobs; [] for other directories."""
+    """Where links of a snapshot in the hub's cache may lead: CACHE/models--OWNER--NAME/blobs, and
+    CACHE/blobs, which repositories share; [] for other directories."""
     for snapshots in home.parents:
         repository = snapshots.parent
         if snapshots.name == "snapshots" and repository.name.startswith("models--"):
@@ -126,18 +126,18 @@ def _blobs_of(home: Path) -> list[Path]:
 def load_config(
     directory: Path | str, weights: bool = True
 ) -> tuple[dict[str, Any], DecoderConfig]:
-    """`config.json`, and what we read from it. Raises InputError.
+    """`config.json`, as it is and as we read it. Raises InputError.
 
-    Where there are weights with a head of their own, though config.json says that the embedding is
-    the head, both say the contrary, and that head is loaded, as by transformers 5. `weights=False`
-    does not look at them, where they are not to be loaded.
+    If config.json says that the embedding is the head, but the weights have a different head, both
+    results say that it is not, and the head is loaded, as by transformers 5. `weights=False` does
+    not look at the weights, if they are not to be loaded.
     """
     path = Path(directory) / "config.json"
     if not path.is_file():
-        there = sorted(file.name for file in Path(directory).glob("*"))
+        names = sorted(file.name for file in Path(directory).glob("*"))
         raise InputError(
             f"{path}: no such file; expected a Hugging Face model directory. There is "
-            f"{some(there) or 'nothing'}."
+            f"{list_names(names) or 'nothing'}."
         )
     raw = read_json(path)
     config = read_config(raw, str(path))
@@ -149,7 +149,7 @@ def load_config(
             path,
             config.model_type,
         )
-    if weights and config.tied and TensorFiles.there(Path(directory)):
+    if weights and config.tied and TensorFiles.exist(Path(directory)):
         files = TensorFiles(Path(directory))
         if files.differ("lm_head.weight", "model.embed_tokens.weight"):
             log.warning(
@@ -163,7 +163,7 @@ def load_config(
 
 
 def eos_token_ids(directory: Path | str) -> list[int]:
-    """The tokens that end a reply, of `generation_config.json`, else `config.json`; [] if none."""
+    """The tokens that end a reply, by `generation_config.json`, else `config.json`; or []."""
     for name in ("generation_config.json", "config.json"):
         path = Path(directory) / name
         if path.is_file() and (ids := id_list(read_json(path).get("eos_token_id"), path)):
@@ -172,7 +172,7 @@ def eos_token_ids(directory: Path | str) -> list[int]:
 
 
 def id_list(value: Any, path: Path) -> list[int]:
-    """`eos_token_id`, which is an id, a list of ids or null, as a list; `path` is for errors."""
+    """`eos_token_id` (an id, a list of ids or null) as a list; `path` is for errors."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if not all(type(i) is int and 0 <= i <= MOST_ID for i in ids):
         raise InputError(

@@ -1,4 +1,4 @@
-"""A Hugging Face directory from parameters, in a spelling that transformers 4 and 5 read."""
+"""A Hugging Face directory from parameters, in a form that transformers 4 and 5 read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from interact_jax.models.hf.tensor_files import (
     INDEX,
     SHARD,
     SINGLE,
+    list_names,
     parse_size,
-    some,
     write_tensors,
 )
 from interact_jax.models.hf.tokenizer_files import (
@@ -38,7 +38,7 @@ from interact_jax.places import check_directory, check_name, sync
 from interact_jax.schema import InputError
 
 EXPORT_DTYPES = ("float32", "bfloat16")
-PARTIAL = ".partial"  # where an export is written before its files are moved to where they belong
+PARTIAL = ".partial"  # where an export is written before its files are moved into place
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 
@@ -57,9 +57,9 @@ def export(
     """Write a Hugging Face directory that transformers 4.5x and 5 load.
 
     raw_config: config.json of the source, from which ours is made; `dtype` is one of
-    EXPORT_DTYPES; `eos_ids` end a reply, besides those that the source says. An earlier export
-    there is replaced at the end, see `_put_in_place`; files that are no part of one stay. Raises
-    InputError, among others for a full disk.
+    EXPORT_DTYPES; `eos_ids` end a reply, in addition to those of the source. An earlier export
+    there is replaced at the end, see `_put_in_place`; other files stay. Raises InputError, for
+    example for a full disk.
     """
     if dtype not in EXPORT_DTYPES:
         raise InputError(f"export.dtype={dtype!r}: expected one of {', '.join(EXPORT_DTYPES)}.")
@@ -68,11 +68,11 @@ def export(
     check_place(out_dir, (source, tokenizer))
     out = Path(os.path.realpath(out_dir))
     partial, new = out / PARTIAL, not out.exists()
-    first = jax.process_index() == 0  # it alone writes; the others help to gather
+    first = jax.process_index() == 0  # only it writes; the others help to gather
     complete = False
     try:
         if first:
-            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
             partial.mkdir(parents=True)
             _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
             copy_tokenizer(tokenizer, partial)
@@ -96,33 +96,33 @@ def export(
 
 
 def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
-    """Refuse a place where no export can be written, before there is one. Raises InputError."""
-    said = f"{out}: no place for an export"
-    check_name(said, out)
+    """Raise InputError for a place where no export can be written, before there is one."""
+    headline = f"{out}: no place for an export"
+    check_name(headline, out)
     out = Path(out)
     if any(os.path.realpath(out) == os.path.realpath(source) for source in sources):
         raise InputError(f"{out}: an export there would overwrite the model that it came from.")
-    check_directory(said, out)
-    there = sorted(filter(_is_ours, os.listdir(out))) if out.exists() else []
-    strange = [name for name in there if (out / name).is_dir() and name not in TEMPLATE_DIRECTORIES]
-    if CONFIG in there and not _is_of_a_model(out / CONFIG):
-        strange.append(CONFIG)
-    elif CONFIG not in there:  # no export, not even the rest of one
-        strange = there
-    if strange:
+    check_directory(headline, out)
+    names = sorted(filter(_is_ours, os.listdir(out))) if out.exists() else []
+    foreign = [name for name in names if (out / name).is_dir() and name not in TEMPLATE_DIRECTORIES]
+    if CONFIG in names and not _is_model_config(out / CONFIG):
+        foreign.append(CONFIG)
+    elif CONFIG not in names:  # not an export, not even part of one
+        foreign = names
+    if foreign:
         raise InputError(
-            f"{said}, which would replace {some(strange)}, and that is no model's. Name another "
-            "directory."
+            f"{headline}, which would replace {list_names(foreign)}: not part of a model. Name "
+            "another directory."
         )
 
 
 def files_of(out: Path) -> list[str]:
-    """Patterns of what an export consists of, as it lies in a directory."""
+    """Patterns of the files of an export in a directory."""
     names = sorted(filter(_is_ours, os.listdir(out)))
     return [f"{name}/*" if (out / name).is_dir() else name for name in names]
 
 
-def _is_of_a_model(config: Path) -> bool:
+def _is_model_config(config: Path) -> bool:
     try:
         return "model_type" in read_json(config)
     except InputError:
@@ -138,10 +138,10 @@ def _is_ours(name: str) -> bool:
 def _put_in_place(out: Path, complete: Path) -> None:
     """Move the files of an export into `out`, in place of those of an earlier one.
 
-    A loader begins with the index, or with the only file of weights. It is the first to go and the
-    last to come, so whatever ends this on the way, old and new are never loaded together: there
-    are no weights to be found until all is there. config.json is the last to go and the first to
-    come, so that what is there on the way is known for an export (`check_place`).
+    A loader begins with the index, or with the only file of weights. That file is removed first and
+    moved last, so even if this is interrupted, old and new are never loaded together: there are no
+    weights to load until all files are there. config.json is removed last and moved first, so that
+    the directory is always recognised as an export (`check_place`).
     """
     new = os.listdir(complete)
     entry = INDEX if INDEX in new else SINGLE
@@ -173,19 +173,19 @@ def _write_weights(
     max_bytes: int,
     write: bool,
 ) -> None:
-    tree: Any  # jaxlib comes without types
+    tree: Any  # jaxlib has no types
     rules, tree = jax.tree.flatten(rules_of(config))
     leaf_of = dict(zip(rules, tree.flatten_up_to(params), strict=True))
     sizes = {**letter_sizes(config), "V": params["embedding_VxD"].shape[0]}
-    home = tensors([rule for rule in RULES if rule in leaf_of], config)
+    places = tensors([rule for rule in RULES if rule in leaf_of], config)
 
     def make(name: str) -> np.ndarray:
-        rule, n = home[name]
+        rule, n = places[name]
         leaf = leaf_of[rule]
         part = _layer(leaf, n, dtype) if rule.stacked else _cast(leaf, dtype)
         return rule.backwards(_to_host(part))
 
-    shapes = {name: rule.their_shape(sizes) for name, (rule, _) in home.items()}
+    shapes = {name: rule.their_shape(sizes) for name, (rule, _) in places.items()}
     write_tensors(directory, shapes, make, dtype.itemsize, max_bytes, write)
 
 
@@ -214,7 +214,7 @@ def _write_configs(
     source: Path,
     eos_ids: Sequence[int],
 ) -> None:
-    """config.json and generation_config.json; other keys of the source stay as they are."""
+    """Write config.json and generation_config.json; other keys of the source stay unchanged."""
     scaling = config.rope_scaling
     new_rope: dict[str, Any] = {"rope_type": "default"}
     if scaling is not None:
@@ -238,7 +238,7 @@ def _write_configs(
         "torch_dtype": dtype,
         "dtype": dtype,
     }
-    written.pop("auto_map", None)  # names code that does not go with it, and was never run
+    written.pop("auto_map", None)  # names code that is not exported, and was never run
     path = source / GENERATION_CONFIG
     if path.is_file():
         generation = read_json(path)

@@ -1,4 +1,4 @@
-"""Parameters from safetensors, each process and device its own part."""
+"""Parameters from safetensors; each process and device reads its own part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from interact_jax.models.families import DecoderConfig
 from interact_jax.models.hf.rules import Rule, letter_sizes, rules_of, tensors
-from interact_jax.models.hf.tensor_files import TensorFiles, some
+from interact_jax.models.hf.tensor_files import TensorFiles, list_names
 from interact_jax.schema import InputError
 
 
@@ -22,15 +22,15 @@ def load_params(
     """The decoder's parameters from safetensors: the tree of `Decoder.init(...)["params"]`.
 
     `shardings` is the same tree of jax.sharding.Sharding; None = all on the first device. Each
-    process reads the parts that its own devices hold. Raises InputError for missing, unexpected,
+    process reads the parts for its own devices. Raises InputError for missing, unexpected,
     misshapen and damaged tensors, before any is read.
     """
     files = TensorFiles(Path(directory))
     rules = rules_of(config)
     _check_tensors(files, jax.tree.leaves(rules), config)
     if shardings is None:
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda rule: one, rules)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda rule: device, rules)
     read = functools.partial(_import, files, config, np.dtype(param_dtype))
     return jax.tree.map(read, rules, shardings)
 
@@ -47,7 +47,7 @@ def _import(
     shape = tuple(sizes[letter] for letter in rule.letters)
     shape = (config.layers, *shape) if rule.stacked else shape
 
-    @functools.cache  # devices that hold the same part share one copy of it
+    @functools.cache  # devices with the same part share one copy of it
     def part(bounds: tuple[tuple[int, int], ...]) -> np.ndarray:
         layers, *index = [slice(*pair) for pair in bounds]
         out = np.empty([stop - start for start, stop in bounds], dtype)
@@ -56,7 +56,7 @@ def _import(
         return out
 
     def callback(index: tuple[slice, ...] | None) -> np.ndarray:
-        assert index is not None  # jax asks for parts only
+        assert index is not None  # jax asks only for parts
         bounds = [s.indices(n)[:2] for s, n in zip(index, shape, strict=True)]
         return part(tuple(bounds)) if rule.stacked else part(((0, 1), *bounds))[0]
 
@@ -72,7 +72,7 @@ def _check_tensors(files: TensorFiles, rules: Sequence[Rule], config: DecoderCon
             hint = ' If the head is the embedding, config.json needs "tie_word_embeddings": true.'
         raise InputError(
             f"{files.directory}: {len(lacking)} of {len(wanted)} tensors are missing: "
-            f"{some(lacking)}. Expected a complete {config.model_type} model as "
+            f"{list_names(lacking)}. Expected a complete {config.model_type} model as "
             f"config.json describes it ({config.layers} layers).{hint}"
         )
     unexpected = sorted(filter(functools.partial(_matters, config), files.names() - wanted.keys()))
@@ -80,7 +80,7 @@ def _check_tensors(files: TensorFiles, rules: Sequence[Rule], config: DecoderCon
         raise InputError(
             f"{files.directory}: {len(unexpected)} tensors that a {config.model_type} model as "
             f"config.json describes it ({config.layers} layers) does not have: "
-            f"{some(unexpected)}. They would be lost, so the model is not loaded; "
+            f"{list_names(unexpected)}. They would be lost, so the model is not loaded; "
             "adapters have to be merged, and quantised models replaced by the original."
         )
     sizes = letter_sizes(config)
@@ -96,7 +96,7 @@ def _check_tensors(files: TensorFiles, rules: Sequence[Rule], config: DecoderCon
 
 
 def _matters(config: DecoderConfig, name: str) -> bool:
-    """Whether a surplus tensor is more than a leftover that Hugging Face ignores as well."""
+    """Whether an unexpected tensor is more than a leftover that Hugging Face ignores as well."""
     if name == "lm_head.weight":
-        return not config.tied  # tied models have been saved with their head too
-    return not name.endswith("rotary_emb.inv_freq")  # computed, yet older versions stored it
+        return not config.tied  # some tied models were saved with their head
+    return not name.endswith("rotary_emb.inv_freq")  # computed, but older versions stored it

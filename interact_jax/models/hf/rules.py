@@ -1,6 +1,6 @@
-"""The table that says which Hugging Face tensor is which parameter of ours, and in what shape.
+"""The table of Hugging Face tensors and our parameters, with their shapes.
 
-One rule a weight, read forwards to import and backwards to export:
+One rule per weight, read forwards to import and backwards to export:
 
     Rule("layers/q_DxHxK", "model.layers.{n}.self_attn.q_proj.weight", "HK D")
 
@@ -25,7 +25,7 @@ from interact_jax.models.families import DecoderConfig
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """A weight by both names. `axes` has their shape: a word an axis, its letters merged."""
+    """A weight by both names. `axes` is their shape: one word per axis, with merged letters."""
 
     ours: str
     theirs: str  # {n} is the number of the layer
@@ -33,7 +33,7 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
-        """Whether ours holds every layer, as [N, ...], where theirs has one tensor a layer."""
+        """Whether ours holds all layers, as [N, ...], where theirs has one tensor per layer."""
         return "{n}" in self.theirs
 
     @property
@@ -42,7 +42,7 @@ class Rule:
         return self.ours.rpartition("_")[2].split("x")
 
     def their_names(self, config: DecoderConfig) -> list[str]:
-        """Every tensor that the rule speaks of; one a layer where ours is stacked."""
+        """The tensors of the rule; one per layer if ours is stacked."""
         return [self.theirs.format(n=n) for n in range(config.layers if self.stacked else 1)]
 
     def their_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -55,10 +55,10 @@ class Rule:
         index: tuple[slice, ...],
         sizes: Mapping[str, int],
     ) -> np.ndarray:
-        """The part `index` of our array (one layer of it), where `read` gives parts of theirs.
+        """The part `index` of our array (one layer of it), where `read` returns parts of theirs.
 
-        No more is read than needed, but for this: of merged letters ("HK") only the first can be
-        cut in the file, which is the one that the mesh shares out.
+        No more is read than needed, with one exception: of merged letters ("HK") only the first,
+        which is the one that the mesh divides, can be cut in the file.
         """
         wanted = {
             letter: slice(*part.indices(sizes[letter])[:2])
@@ -103,7 +103,7 @@ RULES = (
     Rule("final_norm_D", "model.norm.weight", "D"),
     Rule("head_DxV", "lm_head.weight", "V D"),
 )
-"""Every weight that some family has. Which of them a model has, its parameter tree says."""
+"""Every weight of any family. The parameter tree of a model says which of them it has."""
 
 
 def letter_sizes(config: DecoderConfig) -> dict[str, int]:
@@ -120,17 +120,17 @@ def letter_sizes(config: DecoderConfig) -> dict[str, int]:
 
 
 def tensors(rules: Iterable[Rule], config: DecoderConfig) -> dict[str, tuple[Rule, int]]:
-    """Their name -> its rule and layer (0 where ours is not stacked), the layers one by one."""
-    found: dict[str, tuple[Rule, int]] = {}
+    """Their name -> its rule and layer (0 if ours is not stacked), layer by layer."""
+    places: dict[str, tuple[Rule, int]] = {}
     for stacked, group in itertools.groupby(rules, key=lambda rule: rule.stacked):
-        together = list(group)
+        members = list(group)
         for n in range(config.layers if stacked else 1):
-            found |= {rule.theirs.format(n=n): (rule, n) for rule in together}
-    return found
+            places |= {rule.theirs.format(n=n): (rule, n) for rule in members}
+    return places
 
 
 def rules_of(config: DecoderConfig) -> Any:
-    """The parameter tree with a rule as each leaf. What the decoder has, its own init says."""
+    """The parameter tree of the decoder, from its own init, with a rule as each leaf."""
     rules = {rule.ours: rule for rule in RULES}
     shapes = jax.eval_shape(Decoder(config).fresh_params, 0)
     return jax.tree_util.tree_map_with_path(

@@ -1,4 +1,4 @@
-"""Safetensors files: parts of tensors out of one or several, and several written one by one."""
+"""Safetensors files: reading parts of tensors from one or more, and writing them one by one."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from interact_jax.schema import InputError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-COMPARED = 1 << 24  # numbers of a tensor that are compared with another's at a time
+COMPARED = 1 << 24  # numbers of two tensors that are compared at a time
 MOST_BYTES = 1 << 63  # more than any file has
 SHARD = r"model-\d{5,}-of-\d{5,}\.safetensors"
-READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # what weights are stored as -> bytes a number
+READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # types of stored weights -> bytes per number
 
 
 class TensorFiles:
     """The tensors of a model directory, by name; only headers are read until `read` is called.
 
-    Raises InputError for everything that can be wrong with downloaded weights.
+    Raises InputError for anything that can be wrong with downloaded weights.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,8 +42,8 @@ class TensorFiles:
             raise InputError(_no_weights(directory))
 
     @staticmethod
-    def there(directory: Path) -> bool:
-        """Whether a directory has weights of this form at all."""
+    def exist(directory: Path) -> bool:
+        """Whether a directory has weights in this form."""
         return any((directory / name).is_file() for name in (SINGLE, INDEX))
 
     def names(self) -> set[str]:
@@ -57,7 +57,7 @@ class TensorFiles:
         return tuple(self._slice(name).get_shape())
 
     def check_readable(self, name: str) -> None:
-        """Raise InputError where a tensor is stored in a type that is no plain float."""
+        """Raise InputError if a tensor is stored in a type that is not a plain float."""
         stored = self._slice(name).get_dtype()
         if stored not in READABLE:
             raise InputError(
@@ -67,25 +67,25 @@ class TensorFiles:
             )
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, in the type that it is stored in."""
+        """A part of a tensor, in its stored type."""
         try:
             return self._slice(name)[index]
         except SafetensorError as error:
             raise InputError(_damaged(self.file(name), error)) from error
 
-    def differ(self, one: str, other: str) -> bool:
-        """Whether there are both of two tensors, and they are not the same."""
-        if not {one, other} <= self.names():
+    def differ(self, first: str, second: str) -> bool:
+        """Whether both tensors exist and are not equal."""
+        if not {first, second} <= self.names():
             return False
-        if self.shape(one) != self.shape(other) or not self.shape(one):
+        if self.shape(first) != self.shape(second) or not self.shape(first):
             return True
-        for name in (one, other):
+        for name in (first, second):
             self.check_readable(name)
-        rows = self.shape(one)[0]
-        step = max(1, COMPARED // max(1, math.prod(self.shape(one)[1:])))
+        rows = self.shape(first)[0]
+        step = max(1, COMPARED // max(1, math.prod(self.shape(first)[1:])))
         for start in range(0, rows, step):
             part = (slice(start, min(start + step, rows)),)
-            a, b = (self.read(name, part).astype(np.float32) for name in (one, other))
+            a, b = (self.read(name, part).astype(np.float32) for name in (first, second))
             if not np.array_equal(a, b, equal_nan=True):
                 return True
         return False
@@ -103,7 +103,7 @@ class TensorFiles:
         if twice := sorted(names & self._file_of.keys()):
             raise InputError(
                 f"{path}: holds tensors that {self._file_of[twice[0]].name} holds, too: "
-                f"{some(twice)}. Files of different downloads are mixed; get them again."
+                f"{list_names(twice)}. Files of different downloads are mixed; get them again."
             )
         self._file_of |= dict.fromkeys(names, path)
         return names
@@ -126,7 +126,7 @@ class TensorFiles:
         if absent:
             raise InputError(
                 f"{self.directory}: {len(absent)} of the {len(shards)} files named in {index.name} "
-                f"are missing: {some(absent)}. Download them again."
+                f"are missing: {list_names(absent)}. Download them again."
             )
         for shard in shards:
             promised = {name for name, file in weight_map.items() if file == shard}
@@ -134,14 +134,15 @@ class TensorFiles:
             if lacking:
                 raise InputError(
                     f"{self.directory / shard}: lacks tensors that {index.name} says it has: "
-                    f"{some(lacking)}. File and index are of different downloads; get both again."
+                    f"{list_names(lacking)}. File and index are of different downloads; get both "
+                    "again."
                 )
 
 
-def some(names: Sequence[str], most: int = 8) -> str:
-    """A list for a message, cut where it would fill the screen."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def list_names(names: Sequence[str], limit: int = 8) -> str:
+    """A list of names for a message, shortened if it is long."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def _damaged(path: Path, error: Exception) -> str:
@@ -167,10 +168,10 @@ def _no_weights(directory: Path) -> str:
             f"import AutoModelForCausalLM as M; M.from_pretrained('{directory}', dtype='auto')"
             ".save_pretrained('CONVERTED')\"\nand copy the tokenizer files beside them."
         )
-    there = sorted(path.name for path in directory.iterdir())
+    names = sorted(path.name for path in directory.iterdir())
     return (
         f"{directory}: no weights. Expected {SINGLE}, or {INDEX} and the files it names; there is "
-        f"{some(there) or 'nothing'}. To start from random weights set model.init=random."
+        f"{list_names(names) or 'nothing'}. To start from random weights set model.init=random."
     )
 
 
@@ -180,10 +181,10 @@ def _no_weights(directory: Path) -> str:
 def parse_size(size: str | int) -> int:
     """Bytes of "5GB", "500MB", "1GiB" or a plain number; decimal units are powers of 1000."""
     powers = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", str(size).upper())
     count = 0.0
-    if found:
-        count = float(found[1]) * (1024 if found[3] else 1000) ** powers[found[2]]
+    if match:
+        count = float(match[1]) * (1024 if match[3] else 1000) ** powers[match[2]]
     if not 1 <= count < MOST_BYTES:
         raise InputError(
             f"max_shard_size={short(size)}: expected a size such as 5GB, 500MB or 1GiB."
@@ -201,9 +202,9 @@ def write_tensors(
 ) -> None:
     """Write tensors in the order of `shapes`, at most `max_bytes` a file (or one tensor a file).
 
-    One file where all fit, else numbered ones with an index, as Hugging Face names them. `make`
-    is asked for each tensor when its file is written, so the host holds one file's worth of them.
-    `write=False` only calls `make`, for processes that take part in gathering and own no file.
+    One file if all fit, else numbered files with an index, named as by Hugging Face. `make` is
+    called for each tensor when its file is written, so the host holds the tensors of one file.
+    `write=False` only calls `make`, for processes that help to gather and write no file.
     """
     size = {name: int(np.prod(shape)) * bytes_each for name, shape in shapes.items()}
     shards: list[list[str]] = [[]]
@@ -218,7 +219,7 @@ def write_tensors(
         tensors = {name: make(name) for name in names}
         if write:  # without the format, transformers 4 refuses the file
             save_file(tensors, directory / file, metadata={"format": "pt"})
-            # It makes files that only their owner may read; as open as the directory, others serve.
+            # Files are created readable by their owner only; give them the mode of the directory.
             (directory / file).chmod(directory.stat().st_mode & 0o666)
         del tensors
     if write and len(shards) > 1:

@@ -1,4 +1,4 @@
-"""The files that a tokenizer consists of, and how they go with a model."""
+"""The files of a tokenizer, and how they are copied along with a model."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TOKENIZER_FILES = (
     *("tokenizer.model*", "spiece.model", "sentencepiece*.model", "spm*.model"),
     *("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"),
 )
-"""Patterns of what a tokenizer may consist of, besides TEMPLATE_DIRECTORIES; those that exist go
-with a run and with an export."""
+"""Patterns of the files of a tokenizer, besides TEMPLATE_DIRECTORIES; those that exist are copied
+into a run and into an export."""
 NEW_CLASS = "TokenizersBackend"
-"""How transformers 5 names PreTrainedTokenizerFast, a name that both versions load."""
+"""The name in transformers 5 of PreTrainedTokenizerFast, a name that both versions load."""
 
 
 def is_of_tokenizer(name: str) -> bool:
-    """Whether a file or directory of this name is a part of a tokenizer."""
+    """Whether a file or directory of this name is part of a tokenizer."""
     patterns = (*TOKENIZER_FILES, *TEMPLATE_DIRECTORIES)
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Byte for byte; only a class that transformers 4 does not know is named as it knows it, and
-    code of the tokenizer's own, which does not go with it, is not named any more."""
+    """Copy the files byte for byte, except that a class which transformers 4 does not know gets its
+    old name, and that code of the tokenizer's own, which is not copied, is no longer named."""
     for path in source.iterdir():
         if path.is_file() and is_of_tokenizer(path.name):
             shutil.copyfile(path, target / path.name)
