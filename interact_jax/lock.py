@@ -34,14 +34,14 @@ NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[files.Standing]:
+def held(workdir: Path) -> Iterator[files.WatchedPath]:
     """Hold the lock of a directory, which is made where it is not there.
 
     Raises InputError, which names the owner, where another process holds it, and RunStopped in
     place of other errors where the directory is gone.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with files.standing(workdir.resolve()) as standing, _lock(workdir.resolve() / "lock"):
+    with files.watch(workdir.resolve()) as standing, _lock(workdir.resolve() / "lock"):
         yield standing
 
 

@@ -63,7 +63,7 @@ class Journal:
         if digest is not None and self.digest() != digest:
             log.error("%s: its lines up to step %d are not what the run wrote", self.file, first)
         self._lines = self.file.open("ab")
-        self._standing = files.Standing(self.file)
+        self._watched = files.WatchedPath(self.file)
         self._loggers = loggers
         console = Console(stderr=True)
         self._bar = Progress(
@@ -94,7 +94,7 @@ class Journal:
         finally:  # a full disk must not cost the terminal its cursor
             self._showing.close()
             self._bar.stop()
-            self._standing.close()
+            self._watched.close()
             self._lines.close()
             if self._loggers is not None:
                 self._loggers.close()
@@ -138,7 +138,7 @@ class Journal:
         batch: StepBatch,
         measured: dict[str, float],
     ) -> None:
-        self._standing.check()
+        self._watched.check()
         if self._plain:
             self._showing.close()
         values = {name: x.item() for name, x in jax.device_get(shown).items()}

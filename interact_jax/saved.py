@@ -31,10 +31,10 @@ SEALED_FROM = 3
 NO_DIGESTS = "%s carries no digests, an earlier version wrote it: damage would not be noticed"
 
 
-def finished(place: Path) -> bool:
+def is_finished(place: Path) -> bool:
     """Whether a checkpoint was written to its end. What cannot be read counts as finished: it is
     damaged, and not to be overlooked."""
-    if digests.sealed(place):
+    if digests.is_sealed(place):
         return True
     try:
         return _version(_read_data(place)) < SEALED_FROM

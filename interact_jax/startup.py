@@ -22,7 +22,7 @@ SILENT = ("-h", "--help", "--quiet")
 def begin() -> None:
     """Signals end the program in words from here on; libraries are quiet; on a terminal a line
     says that it has begun."""
-    ends.in_words()
+    ends.install_handlers()
     quieten()
     if sys.stderr.isatty() and not set(SILENT) & set(sys.argv):
         print(f"interact_jax {__version__}", file=sys.stderr, flush=True)

@@ -149,7 +149,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
 
     if not resumed:
         checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
-    config.keep(cfg, workdir / "config.json")
+    config.write(cfg, workdir / "config.json")
     checkpoints.begin(overlapping)
     return Run(
         config=cfg,
@@ -341,7 +341,7 @@ def loop(run: Run) -> None:
         sharding.on(run.model.mesh),
         Deferred() as stop,
         Journal(run.workdir, first, last, run.method.shown, run.kept.get("log"), curves) as journal,
-        run.checkpoints.settled(),
+        run.checkpoints.flushing(),
     ):
         for step in range(first + 1, last + 1):
             sums, batch = sums_of(run, run.source.next(run.state))
@@ -350,9 +350,9 @@ def loop(run: Run) -> None:
             asked = stop.asked  # once: a signal may come between any two lines
             due = step % cfg.checkpoint.every == 0 or step == last or asked
             with journal.paused():
-                measured = evaluation.during(run, step, step == last)
+                measured = evaluation.measure_step(run, step, step == last)
             journal.add(step, shown, batch, measured)
-            wrong = evaluation.alarm(run, measured)
+            wrong = evaluation.warn_of_collapse(run, measured)
             better = best.note(run.kept, cfg, step, measured)
             due = due or bool(wrong) or better
             if due:
@@ -365,7 +365,7 @@ def loop(run: Run) -> None:
                 )
             if due:
                 run.kept |= {"position": run.source.position(), "log": journal.digest()}
-                run.checkpoints.save(step, run.state, run.kept, best.steps(run.kept))
+                run.checkpoints.save(step, run.state, run.kept, best.protected_steps(run.kept))
             if wrong:
                 raise RunStopped(
                     f"step {step}: {wrong} A checkpoint is saved, the same command goes on from it "
@@ -408,7 +408,7 @@ def finish(run: Run) -> list[str]:
     if bad:
         lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
     run.checkpoints.close()
-    run.state, about = best.take(run.state, run.kept, run.config, run.workdir)
+    run.state, about = best.restore(run.state, run.kept, run.config, run.workdir)
     files = run.workdir / "model"  # the run's own: others may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)

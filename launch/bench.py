@@ -90,13 +90,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--conversations", type=cli.at_least(1), default=32, help="of --data that make a step")
     add(
         "--row-tokens",
-        type=cli.like("batch.row_tokens"),
+        type=cli.setting_type("batch.row_tokens"),
         default=4096,
         help="trunk length of a row packed from --data",
     )
     add(
         "--max-length",
-        type=cli.like("data.max_length"),
+        type=cli.setting_type("data.max_length"),
         default=4096,
         help="of a conversation from --data",
     )
@@ -129,8 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled()
     if args.json:
-        cli.check_out(args.json, option="--json")
-    with cli.alone_in(args.json):
+        cli.check_output(args.json, option="--json")
+    with cli.reserve_stdout(args.json):
         time_steps(args)
 
 

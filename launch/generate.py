@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
     add(
         "--seed",
-        type=cli.like("seed"),
+        type=cli.setting_type("seed"),
         default=0,
         help="of what is drawn at other temperatures (default 0)",
     )
@@ -90,8 +90,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     memory.keep_freed()
     cli.keep_compiled()
-    cli.check_out(args.out, args.prompts)
-    with cli.alone_in(args.out):
+    cli.check_output(args.out, args.prompts)
+    with cli.reserve_stdout(args.out):
         generate(args)
 
 

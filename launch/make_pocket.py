@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         "--rows", type=cli.at_least(1), default=32, help=f"a step has, of {training.ROW} tokens"
     )
     one.add_argument("--lr", type=float, default=3e-3, help="at its peak")
-    one.add_argument("--seed", type=cli.like("seed"), default=0)
+    one.add_argument("--seed", type=cli.setting_type("seed"), default=0)
     one.add_argument("--save-every", type=cli.at_least(1), default=250, help="steps")
     one.add_argument("--minutes", type=float, default=math.inf, help="end by then")
     one.add_argument("--start-from", type=Path, help="directory of a run to go on from")
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument(
         "--trials", type=cli.at_least(1), default=256, help="with hindsight, for each style"
     )
-    one.add_argument("--seed", type=cli.like("seed"), default=0)
+    one.add_argument("--seed", type=cli.setting_type("seed"), default=0)
 
     one = stage("logs", "conversations of simulated users with a model")
     one.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
@@ -73,14 +73,14 @@ def main(argv: list[str] | None = None) -> None:
     one.add_argument("--interactions", type=cli.at_least(1), default=4096, help="at least so many")
     one.add_argument("--want", nargs="*", default=None, help="styles; default: shipped logs'")
     one.add_argument("--avoid", nargs="*", default=None, help="styles; default: shipped logs'")
-    one.add_argument("--seed", type=cli.like("seed"), default=0)
+    one.add_argument("--seed", type=cli.setting_type("seed"), default=0)
 
     args = parser.parse_args(argv)
     settings = vars(args)
     make = STAGES[settings.pop("stage")]
     if make in (gate, converse):
-        cli.check_out(args.out)
-    with cli.alone_in(args.out):
+        cli.check_output(args.out)
+    with cli.reserve_stdout(args.out):
         make(**settings)
 
 

@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> None:
         jax.config.update("jax_platforms", "cpu")  # nothing runs; the compiler needs no device
     cfg = config.load(args.config, overrides)
     if args.json:
-        cli.check_out(args.json, option="--json")
-    with cli.alone_in(args.json):
+        cli.check_output(args.json, option="--json")
+    with cli.reserve_stdout(args.json):
         make(args, cfg)
 
 

@@ -101,10 +101,10 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled()
     read = [] if args.data == "pocket" else find_files(args.data)
-    cli.check_out(args.out, *read)
+    cli.check_output(args.out, *read)
     if args.report:
         places.check_directory(f"--report {args.report}", args.report)
-    with cli.alone_in(args.out):
+    with cli.reserve_stdout(args.out):
         score(args)
 
 

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
     with lock.held(Path(args.workdir)) as standing:
-        if (ended := finished.lines(cfg, Path(args.workdir))) is not None:
+        if (ended := finished.read(cfg, Path(args.workdir))) is not None:
             cli.show(*ended, ENDED)
             return
         run = start(cfg, args.workdir)
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         write_summary(run, before, after)
         card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
         lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
-        finished.note(cfg, run.workdir, lines)
+        finished.write(cfg, run.workdir, lines)
     cli.show(*lines)
 
 

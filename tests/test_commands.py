@@ -87,7 +87,7 @@ if __name__ == "__main__":
 
 
 def test_the_file_runs_as_the_main_program_before_anything_heavy_is_imported(tmp_path):
-    """What it imports first, `ends.in_words`, comes first."""
+    """What it imports first, `ends.install_handlers`, comes first."""
     (tmp_path / "show.py").write_text(SHOW)
     (tmp_path / "beside.py").write_text("")
     found = interact(str(tmp_path), cwd=ROOT, interpreter=("-c", ELSEWHERE))

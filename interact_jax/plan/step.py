@@ -69,7 +69,7 @@ class Plan:
 
     def interactions(self) -> int:
         """How many a full micro-batch holds."""
-        return bench.interactions(self.batch)
+        return bench.count_interactions(self.batch)
 
     def micro_batches(self) -> int:
         """Full micro-batches that a step of the config is worth, at least one."""
@@ -187,7 +187,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
 def micro_batches(cfg: ConfigDict, batch: Batch) -> int:
     """How many micro-batches, each as full as this one, a step of the config is worth."""
     if cfg.batch.interactions:
-        return math.ceil(cfg.batch.interactions / bench.interactions(batch))
+        return math.ceil(cfg.batch.interactions / bench.count_interactions(batch))
     trees = int(np.asarray(batch.trunk.segment_BxL).max(axis=1).sum())
     return math.ceil(cfg.batch.conversations / trees)
 

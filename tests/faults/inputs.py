@@ -271,7 +271,7 @@ def run_log(rng: random.Random, stand: Stand) -> Case:
 def run_config(rng: random.Random, stand: Stand) -> Case:
     cfg = config.load(QUICKSTART, ["--config.data.path=talks.jsonl"])
     file = stand.scratch / "config.json"
-    config.keep(cfg, file)
+    config.write(cfg, file)
     what = damage(file, rng)
 
     def opened() -> str:
@@ -323,7 +323,7 @@ def settings(rng: random.Random, stand: Stand) -> Case:
 
     def opened() -> str:
         cfg = config.load(QUICKSTART, [*base, *given])
-        config.keep(cfg, stand.scratch / "config.json")
+        config.write(cfg, stand.scratch / "config.json")
         config.check_resume(cfg, stand.scratch / "config.json")
         for use in (EncodeSettings.of, Limits.of, lambda c: make_optimiser(c.optim)):
             use(cfg)
