@@ -130,7 +130,7 @@ class Step:
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def time(self) -> None:
-        """Run the step once, to its end, and record the time. Not for a step that is only compiled."""
+        """Run the step once, to its end, and record the time; not if it is only compiled."""
         begin = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - begin)

@@ -100,8 +100,8 @@ def _describe_method(settings: Mapping[str, Any]) -> str:
     if recipe != HINDSIGHT:
         return f"A language model that was trained with {package}, by the objective {objective}.\n"
     return (
-        f"A language model that was trained on what its users said next, with {package}. The idea is "
-        f"that of *Aligning Language Models from User Interactions* ({PAPER}): shown a user's "
+        f"A language model that was trained on what its users said next, with {package}. The idea "
+        f"is that of *Aligning Language Models from User Interactions* ({PAPER}): shown a user's "
         "follow-up in hindsight, the model scores every token of its own reply, and is moved "
         "towards that judgement.\n"
     )

@@ -169,7 +169,7 @@ class Checkpoints:
             memory.trim()  # gigabytes of buffers that the write used
 
     def _complete(self, writer: ocp.AsyncCheckpointer, place: Path, protected: set[int]) -> None:
-        """In the background: once Orbax has finished, write the digests and delete older checkpoints."""
+        """In the background: once Orbax has finished, write the digests and delete older steps."""
         with orbax_errors.clear():
             writer.wait_until_finished()
         digests.seal(place)

@@ -248,7 +248,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Writes to the current sys.stderr: a progress bar replaces it to print log lines above itself."""
+    """Writes to the current sys.stderr: a progress bar replaces it to print lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -285,14 +285,14 @@ def show(*lines: str) -> None:
 
 
 def check_output(out: str | Path, *read: str | Path, option: str = "--out") -> None:
-    """Check, before anything is computed, that `out` can be written and is not one of the files that
+    """Check, before anything is computed, that `out` can be written and is none of the files that
     are `read`. Raises InputError."""
     places.check_output(f"{option} {out}", out, read)
 
 
 @contextlib.contextmanager
 def reserve_stdout(out: str | Path) -> Iterator[None]:
-    """Where `out` is standard output, redirect everything else that is printed to standard error."""
+    """Where `out` is standard output, everything else that is printed goes to standard error."""
     if places.descriptor(out) == 1:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -301,7 +301,7 @@ def reserve_stdout(out: str | Path) -> Iterator[None]:
 
 
 def write_lines(out: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object per line, compressed where the name ends in .gz; see `places.writing`."""
+    """Write a JSON object per line, compressed where the name ends in .gz; see `places.writing`."""
     with places.writing(out) as file, _compressed(out, file) as stream:
         for line in lines:
             stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

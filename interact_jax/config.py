@@ -133,7 +133,7 @@ def describe() -> str:
 
 
 def find(given: str) -> Path:
-    """The file that --config refers to: a path, or the name of a shipped recipe, such as quickstart.
+    """The file that --config names: a path, or the name of a shipped recipe, such as quickstart.
 
     Raises InputError, which lists what exists, where there is none.
     """

@@ -8,10 +8,10 @@
     with ends.Deferred() as stop:
         while not stop.asked: ...
 
-The first signal raises `Ended` in the main thread, so that temporary files are removed; a second one
-ends the process at once. So does the first if the main thread does not react within GRACE seconds,
-because it is inside a computation or a compilation. In a `Deferred` block the first signal is only
-a request to stop; a second one acts as above.
+The first signal raises `Ended` in the main thread, so that temporary files are removed; a second
+one ends the process at once. So does the first if the main thread does not react within GRACE
+seconds, because it is inside a computation or a compilation. In a `Deferred` block the first signal
+is only a request to stop; a second one acts as above.
 
 The process always exits without shutting down the interpreter: threads that are still computing
 would crash during the shutdown.

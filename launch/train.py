@@ -77,12 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     check_places(Path(args.workdir))
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
-    with lock.held(Path(args.workdir)) as standing:
+    with lock.hold(Path(args.workdir)) as watched:
         if (ended := finished.read(cfg, Path(args.workdir))) is not None:
             cli.show(*ended, ENDED)
             return
         run = start(cfg, args.workdir)
-        standing.check()
+        watched.check()
         places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
         places.remove_partial(run.workdir / "report")
         folder = run.workdir / "report"

@@ -179,13 +179,13 @@ def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_p
 
 
 def test_what_can_be_read():
-    assert held_out.readable("Paris.", [5, 6])
-    assert not held_out.readable("  \n", [5])
-    assert not held_out.readable("half a \ufffd", [5])
-    assert not held_out.readable("\x1b[2J", [5])
-    assert held_out.readable("a family: 👨\u200d👩\u200d👧", [5])
-    assert not held_out.readable("no no no no", [7, 8] * 20)
-    assert held_out.readable("many words", list(range(40)))
+    assert held_out.is_readable("Paris.", [5, 6])
+    assert not held_out.is_readable("  \n", [5])
+    assert not held_out.is_readable("half a \ufffd", [5])
+    assert not held_out.is_readable("\x1b[2J", [5])
+    assert held_out.is_readable("a family: 👨\u200d👩\u200d👧", [5])
+    assert not held_out.is_readable("no no no no", [7, 8] * 20)
+    assert held_out.is_readable("many words", list(range(40)))
 
 
 # --------------------------------------------------------------------------------------- collapse
