@@ -228,7 +228,7 @@ def ratio(tree: Step, none: Step) -> float:
     return statistics.median(b / a for a, b in zip(tree.seconds, none.seconds, strict=True))
 
 
-# ---------------------------------------------------------------------------------- expected cost
+# ------------------------------------------------------------------------------------ expected cost
 
 
 def streams(batch: Batch, sharing: str, sources: Set[Source]) -> list[tuple[TokenStream, bool]]:

@@ -137,7 +137,7 @@ class Checkpoints:
         if self._fixed:
             (self._workdir / "fixed").mkdir(exist_ok=True)
         for name, place in self._fixed.items():
-            with orbax_errors.clear(), ocp.StandardCheckpointer() as checkpointer:
+            with orbax_errors.as_os_errors(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
             digests.seal(place)
 
@@ -155,7 +155,7 @@ class Checkpoints:
         self._check_watched()
         place = self._folder / str(step)
         data = {"version": saved.VERSION, **kept}
-        with orbax_errors.clear():
+        with orbax_errors.as_os_errors():
             self._writer.save(
                 place,
                 args=ocp.args.Composite(
@@ -170,7 +170,7 @@ class Checkpoints:
 
     def _complete(self, writer: ocp.AsyncCheckpointer, place: Path, protected: set[int]) -> None:
         """In the background: once Orbax has finished, write the digests and delete older steps."""
-        with orbax_errors.clear():
+        with orbax_errors.as_os_errors():
             writer.wait_until_finished()
         digests.seal(place)
         for step in sorted(_complete_steps(self._folder))[: -self._keep]:

@@ -171,7 +171,7 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
     argparse's own exits (2 for bad arguments, 0 for --help) pass through. `memory_advice` says what
     makes this program need less memory, for when it runs out.
     """
-    orbax_errors.say_once()
+    orbax_errors.silence_repeats()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

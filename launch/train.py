@@ -40,7 +40,7 @@ from interact_jax import (
 )
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
-from interact_jax.metrics import read_log, told_lines
+from interact_jax.metrics import read_log, summary_lines
 from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
@@ -94,14 +94,14 @@ def main(argv: list[str] | None = None) -> None:
         train.loop(run)
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
-        summary += told_lines(run.workdir / "metrics.jsonl")
+        summary += summary_lines(run.workdir / "metrics.jsonl")
         show_replies(run, folder)
         page = report.write_run_report(
             folder,
             metrics_file=run.workdir / "metrics.jsonl",
             shown=run.method.shown,
             settings=config.to_json(run.config),
-            interactions=train.counted(run)["interactions"],
+            interactions=train.totals(run)["interactions"],
             before=before,
             after=after,
             notes=summary,
@@ -166,7 +166,7 @@ def write_summary(
         "settings": config.to_json(run.config),
         "step": int(run.state.step),  # that was exported
         "steps": len(lines),
-        "interactions": train.counted(run)["interactions"],
+        "interactions": train.totals(run)["interactions"],
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
     places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")

@@ -305,7 +305,7 @@ def test_a_pipe_is_read_as_often_as_it_is_asked_for(tmp_path):
 
 def test_closed_standard_input_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    places._all_of.cache_clear()
+    places._read_all.cache_clear()
     with pytest.raises(InputError, match="standard input is closed"):
         places.reading("-")
 

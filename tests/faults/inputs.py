@@ -22,7 +22,7 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.records import find_files
 from interact_jax.generation import read_prompts
-from interact_jax.metrics import Journal, told_lines
+from interact_jax.metrics import Journal, summary_lines
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
@@ -261,7 +261,7 @@ def run_log(rng: random.Random, stand: Stand) -> Case:
         kept = file.read_bytes().split(b"\n")
         if lost := [line for line in untouched if line not in kept]:
             return f"lines are gone: {lost}"
-        told_lines(file)
+        summary_lines(file)
         sum(json.loads(line)["seconds"] for line in kept if line)
         return ""
 
