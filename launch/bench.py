@@ -6,15 +6,15 @@
     python launch/bench.py --model-shape qwen3-1.7b --dtype bfloat16 --turns 4,8
     python launch/bench.py --model-shape qwen3-8b --repeats 0
 
-Without --data the conversations are synthetic, one to a row; with it, an epoch of real ones, packed
-as training packs them. Both ways have the same attention, scorer, optimiser and rematerialisation
-and take turns, so that their ratio holds on a noisy machine. With --repeats 0 nothing is run:
-temporaries, FLOPs and bound of models that this machine has no room for.
+Without --data the conversations are synthetic, one per row; with it, an epoch of real ones is
+packed as in training. Both ways use the same attention, scorer, optimiser and rematerialisation and
+take turns, so that their ratio holds on a noisy machine. With --repeats 0 nothing is run: this
+gives temporaries, FLOPs and bound of models that are too large for this machine.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -69,7 +69,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--turns",
-        type=_turns,
+        type=_check_turns,
         default="1,2,4,8",
         help="interactions of a conversation, comma-separated",
     )
@@ -179,15 +179,15 @@ def time_steps(args: argparse.Namespace) -> None:
     if args.json:
         machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
         settings = {**vars(args), "attention": attention}
-        found = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
-        places.write(args.json, json.dumps(found, indent=2) + "\n")
+        report = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
+        places.write(args.json, json.dumps(report, indent=2) + "\n")
         print(f"figures: {args.json}")
 
 
-def _turns(text: str) -> str:
-    """Numbers, comma-separated, as they stand."""
-    for one in text.split(","):
-        cli.at_least(1)(one)
+def _check_turns(text: str) -> str:
+    """Check comma-separated numbers; the text is returned unchanged."""
+    for number in text.split(","):
+        cli.at_least(1)(number)
     return text
 
 
@@ -202,10 +202,10 @@ def _model(args: argparse.Namespace) -> Any:
 def cases(
     args: argparse.Namespace, ways: list[str], height: int, cfg: ConfigDict
 ) -> Iterator[tuple[str, Any]]:
-    """(name, function from a way to its micro-batches) of everything that is to be timed."""
+    """(name, function from a way to its micro-batches) of every case to be timed."""
     if args.data:
-        chosen = _epoch(args, ways, height, cfg)
-        yield f"epoch at {args.conversations}", lambda way: chosen[way]
+        by_way = _epoch(args, ways, height, cfg)
+        yield f"epoch at {args.conversations}", lambda way: by_way[way]
         return
     vocabulary, method = _model(args).vocab_size, method_of(cfg)
     for turns in map(int, args.turns.split(",")):
@@ -235,7 +235,7 @@ def _epoch(
         raise InputError("--data needs --tokenizer DIR (or --model, whose tokenizer it takes).")
     chat = ChatFormat.load(hf.resolve(directory, weights=False), "offline", "in_place")
     settings = EncodeSettings(max_length=args.max_length, on_error="skip")
-    found = {}
+    by_way = {}
     for way in ways:
         dataset = load_dataset(
             args.data, args.format, chat, settings, way, recipe=method_of(cfg).recipe
@@ -247,31 +247,31 @@ def _epoch(
         steps = [dataset.trees_of(step) for step in draws.steps()]
         packing = dataclasses.replace(packing, known=packing.known | method_of(cfg).known)
         batches = (batch for trees in steps for batch, _ in packing.batches(trees))
-        found[way] = [bench.with_known(batch) for batch in batches]
-    return found
+        by_way[way] = [bench.with_known(batch) for batch in batches]
+    return by_way
 
 
 def _row(figures: dict[str, Any]) -> list[str]:
-    def shown(key: str, form: str, unit: float = 1) -> str:
+    def format_value(key: str, form: str, unit: float = 1) -> str:
         value = figures.get(key)
         return "" if value is None else format(value / unit, form)
 
-    def times(key: str) -> str:
-        return (text := shown(key, ".2f")) and text + "x"
+    def format_ratio(key: str) -> str:
+        return (text := format_value(key, ".2f")) and text + "x"
 
     return [
         figures["sharing"],
-        shown("seconds", ".3f"),
-        shown("interactions_per_second", ".2f"),
-        shown("tokens_per_second", ",.0f"),
-        shown("padding", ".1%"),
-        shown("compiled_bytes", ",.0f", 1e6),
-        shown("flops", ",.0f", 1e9),
-        shown("flops_per_second", ",.0f", 1e9),
-        shown("mfu", ".1%"),
-        times("faster"),
-        times("bound"),
-        shown("flops_share", ".3f"),
+        format_value("seconds", ".3f"),
+        format_value("interactions_per_second", ".2f"),
+        format_value("tokens_per_second", ",.0f"),
+        format_value("padding", ".1%"),
+        format_value("compiled_bytes", ",.0f", 1e6),
+        format_value("flops", ",.0f", 1e9),
+        format_value("flops_per_second", ",.0f", 1e9),
+        format_value("mfu", ".1%"),
+        format_ratio("faster"),
+        format_ratio("bound"),
+        format_value("flops_share", ".3f"),
     ]
 
 

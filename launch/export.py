@@ -9,7 +9,7 @@ card, README.md, says what was trained on what; a README.md of your own stays.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     parse_size(args.max_shard_size)
     files = checkpoint.check_model_files(run)
-    end, dtype = kept_setting(run, "data.end"), args.dtype or kept_setting(run, "export.dtype")
+    end, dtype = saved_setting(run, "data.end"), args.dtype or saved_setting(run, "export.dtype")
     model = open_model(files, weights=False, attention="xla", end=end)
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
 
 
-def kept_setting(run: Path, name: str) -> str:
-    """A setting of a run; its default where the run is older, or the file is damaged."""
+def saved_setting(run: Path, name: str) -> str:
+    """A setting of a run; its default where the run is older than it, or the file is damaged."""
     default = str(config.settings()[name].default)
     try:
         return str(read_json(run / "config.json").get(name, default))

@@ -5,14 +5,14 @@
         --out replies.jsonl --max-new-tokens 512 --temperature 1 --dtype bfloat16
 
 A line of the prompts is {"messages": [{"role": "user", "content": "..."}]}, ending in a user
-message, or {"prompt": "..."}. It is written again, other fields and all, with `completion` (text),
-`completion_ids` (EOS included where the model ended) and `logps` (of each id under the model, at
+message, or {"prompt": "..."}. It is written with all its fields, and with `completion` (text),
+`completion_ids` (including EOS where the reply ended) and `logps` (of each id under the model, at
 temperature 1).
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -97,8 +97,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
-    one = sharding.make_mesh(devices=jax.local_devices()[:1])
-    model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla", date=args.date)
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+    model = open_model(args.model, mesh=mesh, dtype=args.dtype, attention="xla", date=args.date)
     chat, kind = model.chat, KINDS[args.thinking]
     if kind == ON and not chat.thinks.able:
         raise InputError(
@@ -113,11 +113,11 @@ def generate(args: argparse.Namespace) -> None:
     sampler.check(prompt_ids, **settings)
     params = model.load()
 
-    started = time.perf_counter()
+    began = time.perf_counter()
     completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - began
     pairs = zip(prompts, completions, strict=True)
-    cli.write_lines(args.out, (answered(*pair, chat) for pair in pairs))
+    cli.write_lines(args.out, (with_completion(*pair, chat) for pair in pairs))
     cli.show(summary(args.out, prompts, completions, chat, seconds))
 
 
@@ -134,10 +134,10 @@ def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str = PLAIN) ->
     return ids
 
 
-def answered(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[str, Any]:
-    """The prompt's line with the reply; the text is without the EOS that ended it."""
-    spoken = completion.ids[:-1] if completion.finished else completion.ids
-    added = (chat.decode(spoken), completion.ids, [round(v, 7) for v in completion.logps])
+def with_completion(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[str, Any]:
+    """The prompt's line with the reply added; the text excludes the EOS that ended it."""
+    reply = completion.ids[:-1] if completion.finished else completion.ids
+    added = (chat.decode(reply), completion.ids, [round(v, 7) for v in completion.logps])
     return {**prompt.line, **dict(zip(ADDED, added, strict=True))}
 
 
@@ -148,7 +148,7 @@ def summary(
     chat: ChatFormat,
     seconds: float,
 ) -> str:
-    """One line: what was done, and everything about it that might surprise."""
+    """One line: what was done, and anything unusual about it."""
     tokens = sum(len(completion.ids) for completion in completions)
     counts = {
         "cut at the limit": sum(not completion.finished for completion in completions),
@@ -161,10 +161,10 @@ def summary(
         ),
     }
     counts |= mended(prompts)
-    noted = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    remarks = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     return (
         f"{len(prompts):,} prompts answered with {tokens:,} tokens in {seconds:.1f} s"
-        f" ({tokens / seconds:,.0f} tokens/s){noted}: {out}"
+        f" ({tokens / seconds:,.0f} tokens/s){remarks}: {out}"
     )
 
 

@@ -8,7 +8,7 @@ Writes a line per interaction: id, completion_ids (y and EOS), logp_student, log
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -54,14 +54,14 @@ SETTINGS = {
     "mesh.fsdp": "--mesh-fsdp",
     "mesh.tensor": "--mesh-tensor",
 }
-"""Settings of a run that are arguments here, as they are there."""
-GIVEN = {
+"""Settings of a run that are arguments here, with the same default."""
+OWN_SETTINGS = {
     "model.path": "--model",
     "model.dtype": "--dtype",
     "data.path": "--data",
     "data.max_length": "--max-length",
 }
-"""And those with a default of their own."""
+"""Settings of a run that are arguments here, with another default."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -90,7 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--dtype", default="float32", choices=DTYPES, help="of the computation")
     cli.add_settings(parser, SETTINGS, {"batch.row_tokens": 1024})
-    cli.name_flags(SETTINGS | GIVEN)
+    cli.name_flags(SETTINGS | OWN_SETTINGS)
     return parser.parse_args(argv)
 
 
@@ -148,7 +148,7 @@ def score(args: argparse.Namespace) -> None:
     )
     cli.write_lines(args.out, map(line_of, scored))
     if args.check_hindsight:
-        found = check_hindsight(
+        check = check_hindsight(
             model.decoder,
             params,
             dataset.conversations,
@@ -159,17 +159,17 @@ def score(args: argparse.Namespace) -> None:
             sharing=args.sharing,
             row_tokens=args.row_tokens,
         )
-        cli.show(*found.lines())
+        cli.show(*check.lines())
     show(args, scored, dataset, chat)
     cli.show(*dataset.lines(), f"{len(scored):,} interactions scored: {args.out}")
 
 
-def line_of(one: Scored) -> dict[str, Any]:
+def line_of(scored: Scored) -> dict[str, Any]:
     return {
-        "id": one.id,
-        "completion_ids": one.y.tolist(),
-        "logp_student": [round(float(v), 7) for v in one.logp_student],
-        "logp_teacher": [round(float(v), 7) for v in one.logp_teacher],
+        "id": scored.id,
+        "completion_ids": scored.y.tolist(),
+        "logp_student": [round(float(v), 7) for v in scored.logp_student],
+        "logp_teacher": [round(float(v), 7) for v in scored.logp_teacher],
     }
 
 
@@ -178,8 +178,8 @@ def show(
 ) -> None:
     interactions = interactions_by_id(dataset)
     strongest = sorted(scored, key=lambda s: -abs(s.signal).mean())
-    for one in strongest[: args.show]:
-        Console().print(report.token_table(one, interactions[one.id], chat))
+    for reply in strongest[: args.show]:
+        Console().print(report.token_table(reply, interactions[reply.id], chat))
     if args.report:
         title = printable(f"{args.model} on {places.input_name(args.data)}")
         page = report.write_signal_report(

@@ -4,13 +4,13 @@
     python launch/train.py --config configs/offline_wildfeedback.py \\
         --workdir runs/wild --config.model.path=Qwen/Qwen3-0.6B
 
-Any setting of the config file can be set by --config.KEY=VALUE. Started again
-with the same workdir, a run goes on where its last checkpoint is.
+Any setting of the config file can be set by --config.KEY=VALUE. Started again with the same
+workdir, a run continues from its last checkpoint.
 """
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -45,24 +45,24 @@ from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
 
-WRITTEN = (
+RUN_FILES = (
     "config.json",
     "metrics.jsonl",
     "metrics.jsonl.unreadable",
     "summary.json",
     finished.NAME,
 )
-"""Files that a run replaces in its directory; others may be writing further ones there."""
+"""Files that a run replaces in its directory; other programs may write other files there."""
 
 
-ENDED = (
+ALREADY_ENDED = (
     "This run had ended already; nothing was computed. More --config.steps or --config.epochs make "
     "it longer, another --workdir begins a new one."
 )
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    """The named arguments, and the --config.KEY=VALUE ones unparsed."""
     parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run writes")
     parser.add_argument("--quiet", action="store_true", help="errors and the summary only")
@@ -78,12 +78,12 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
     with lock.hold(Path(args.workdir)) as watched:
-        if (ended := finished.read(cfg, Path(args.workdir))) is not None:
-            cli.show(*ended, ENDED)
+        if (final_lines := finished.read(cfg, Path(args.workdir))) is not None:
+            cli.show(*final_lines, ALREADY_ENDED)
             return
         run = start(cfg, args.workdir)
         watched.check()
-        places.remove_partial(run.workdir, *WRITTEN)  # what was left by a process that was killed
+        places.remove_partial(run.workdir, *RUN_FILES)  # left by a killed process
         places.remove_partial(run.workdir / "report")
         folder = run.workdir / "report"
         if not args.quiet:
@@ -107,25 +107,29 @@ def main(argv: list[str] | None = None) -> None:
             notes=summary,
         )
         write_summary(run, before, after)
-        card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
+        card.write(
+            run.workdir, run.workdir / "export", int(run.state.step)
+        )  # again, with the measures
         lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
         finished.write(cfg, run.workdir, lines)
     cli.show(*lines)
 
 
 def start(cfg: ConfigDict, workdir: str) -> train.Run:
-    """`train.start`; where the run does not fit into memory, the error says with what it would."""
+    """`train.start`; if the run does not fit into memory, the error says what would make it fit."""
     try:
         return train.start(cfg, workdir)
     except memory.DoesNotFit as error:
         log.info("%s Looking for settings with which it does.", error)
         change, _ = plan.first_that_fits(cfg, plan.work_of(cfg), plan.HERE)
-        advice = f"It fits with {plan.told(change)}" if change else memory.ADVICE.rstrip(".")
+        advice = (
+            f"It fits with {plan.format_change(change)}" if change else memory.ADVICE.rstrip(".")
+        )
         raise InputError(f"{error} {advice}.") from error
 
 
 def check_places(workdir: Path) -> None:
-    """Refuse at the start what could not be written at the end. Raises InputError."""
+    """Check at the start that everything can be written at the end. Raises InputError."""
     for place in (workdir, *(workdir / name for name in ("report", "tensorboard", "checkpoints"))):
         places.check_directory(str(place), place)
     if workdir.is_dir():
@@ -134,11 +138,11 @@ def check_places(workdir: Path) -> None:
 
 
 def check_hindsight(run: train.Run) -> None:
-    """Warn where the model that is to learn from hindsight does not use it."""
+    """Warn if the model that is to learn from hindsight does not use it."""
     cfg = run.config
     if not cfg.check_hindsight or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return
-    found = hindsight_check.check_hindsight(
+    check = hindsight_check.check_hindsight(
         run.model.decoder,
         run.state.params,
         run.dataset.conversations,
@@ -149,31 +153,31 @@ def check_hindsight(run: train.Run) -> None:
         seed=cfg.seed,
         sharing=cfg.sharing,
     )
-    if found.pairs:
-        level = logging.WARNING if found.usable is False else logging.INFO
-        for line in found.lines():
+    if check.pairs:
+        level = logging.WARNING if check.usable is False else logging.INFO
+        for line in check.lines():
             log.log(level, "%s", line)
 
 
 def write_summary(
     run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> None:
-    """`summary.json`: what was measured, under which settings, from how much."""
+    """Write `summary.json`: measures, settings, and the length of the run."""
     lines = read_log(run.workdir / "metrics.jsonl")
-    found = {
+    summary = {
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
-        "step": int(run.state.step),  # that was exported
+        "step": int(run.state.step),  # the exported one
         "steps": len(lines),
         "interactions": train.totals(run)["interactions"],
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
-    places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
+    places.write(run.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def show_replies(run: train.Run, folder: Path) -> None:
-    """Write `replies.html`: what the model says to held-out prompts, before the run and after."""
+    """Write `replies.html`: the model's replies to held-out prompts, before and after the run."""
     held, now = run.held_out, run.kept.get("held_out", {}).get("replies")
     before = held.first_replies() if held else None
     if held is None or not before or not now:
@@ -183,11 +187,11 @@ def show_replies(run: train.Run, folder: Path) -> None:
         (prompt.x[-1].content, old, new, prompt.o)
         for prompt, old, new in zip(prompts, before, now, strict=True)
     ]
-    report.replies_page(folder, rows, len(rows))
+    report.write_replies_page(folder, rows, len(rows))
 
 
 def show_signal(run: train.Run, folder: Path) -> None:
-    """Write `signal.html`: the first replies as the model that training begins with scores them."""
+    """Write `signal.html`: the first replies, scored by the model before training."""
     most = run.config.report.interactions
     if not most or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return
