@@ -196,8 +196,8 @@ def make_step(
             for batch in rows:
                 more = differentiate(state.all_params(), batch)
                 sums = more if sums is None else add(sums, more)
-            state, shown = update(state, sums)
-        jax.block_until_ready((state, shown))
+            state, metrics = update(state, sums)
+        jax.block_until_ready((state, metrics))
 
     return Step(
         sharing,

@@ -148,8 +148,8 @@ def open_model(
         end=end,
         stops=hf.eos_token_ids(files),
     )
-    if told := chat.end_told():
-        log.info("%s", told)
+    if note := chat.end_told():
+        log.info("%s", note)
     check_tokenizer(chat.vocabulary, max_length, config)
     decoder = Decoder(
         config,

@@ -104,5 +104,5 @@ class Skimmer:
         kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
         skipped = sum(mean < self.least for mean in signal.values()) / len(signal)
         rest = step_batch(self.packing, kept, batch.interactions, factor)
-        told = {**batch.told, "skipped": skipped}
-        return dataclasses.replace(batch, micro=rest.micro, placed=rest.placed, told=told), sums
+        reported = {**batch.told, "skipped": skipped}
+        return dataclasses.replace(batch, micro=rest.micro, placed=rest.placed, told=reported), sums

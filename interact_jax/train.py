@@ -303,11 +303,11 @@ def jit_gradients(
     names = ("loss", *method.metrics)
     counted = {"interactions": scalar, "reply_tokens": scalar}
     sums_layout = (layout.params, {name: Sum(scalar, scalar) for name in names}, counted)
-    one = functools.partial(
+    gradient_sums = functools.partial(
         differentiate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], method=method
     )
     return (
-        jax.jit(one, out_shardings=sums_layout),
+        jax.jit(gradient_sums, out_shardings=sums_layout),
         jax.jit(add, out_shardings=sums_layout, donate_argnums=0),
     )
 

@@ -142,8 +142,8 @@ def _replies(
     on_page = _on_page(ordered)
     yield "<h2>Replies, strongest signal first</h2>"
     yield (
-        f'<p class="note">{html.count_shown(len(on_page), len(ordered), "scored replies")} Point at '
-        "a token, or focus it, for its log-probabilities.</p>"
+        f'<p class="note">{html.count_shown(len(on_page), len(ordered), "scored replies")} Point '
+        "at a token, or focus it, for its log-probabilities.</p>"
     )
     for number, scored in enumerate(on_page, 1):
         yield _reply(number, scored, interactions[scored.id], chat)
