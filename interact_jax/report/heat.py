@@ -42,9 +42,9 @@ def heat_map(ordered: Sequence[Scored], on_page: int) -> str:
         f'<source media="screen and (prefers-color-scheme: dark)" srcset="{_png(levels, DARK)}">'
         f'<img alt="{says}" style="height:{tall}px" src="{_png(levels, LIGHT)}"></picture>'
         f'<div class="axis">{_axis(longest)}</div></div></div>'
-        f"<figcaption>{html.count_shown(len(rows), len(ordered), 'scored replies')} A row is a "
-        "reply, strongest mean |signal| first, a column a position in it (token); grey where a reply "
-        "has ended.</figcaption></figure>"
+        f"<figcaption>{html.count_shown(len(rows), len(ordered), 'scored replies')} "
+        "A row is a reply, strongest mean |signal| first, a column a position in it (token); grey "
+        "where a reply has ended.</figcaption></figure>"
     )
 
 
