@@ -350,7 +350,9 @@ def main(argv: list[str] | None = None) -> None:
     for module in dict.fromkeys(mutant.module for mutant in waiting):
         passed, first, _ = bench.run_tests(module)
         if not passed:
-            raise InputError(f"the tests of {module} fail as it is: {first}. Mend them first.")
+            raise InputError(
+                f"the tests of {module} fail without a mutant: {first}. Fix them first."
+            )
     for mutant in waiting:
         if time.monotonic() > end:
             break

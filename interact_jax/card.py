@@ -54,7 +54,7 @@ def write(workdir: Path, out: Path | str, step: int, weights: str = "policy") ->
             return
         places.write(place, text(workdir, step, weights))
     except Exception as error:  # the run's files may be damaged; the model is still exported
-        log.error("%s: there is no model card: %s", place, error)
+        log.error("%s: the model card was not written: %s", place, error)
 
 
 def _is_ours(place: Path) -> bool:

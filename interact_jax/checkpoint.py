@@ -106,7 +106,7 @@ class Checkpoints:
             log.info("resuming from step %d", step)
             return restored
         raise InputError(
-            "\n".join(errors) + f"\nThere is no sound checkpoint in {self._folder}. Use another "
+            "\n".join(errors) + f"\nThere is no intact checkpoint in {self._folder}. Use another "
             "--workdir, or delete that directory to begin the run anew."
         )
 
@@ -123,7 +123,7 @@ class Checkpoints:
             partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
             unfinished = STEP.fullmatch(place.name) and not saved.is_finished(place)
             if unfinished:
-                log.warning("%s: unfinished, its run was ended meanwhile; deleted", place)
+                log.warning("%s: unfinished, since its run was interrupted; deleted", place)
             if partial or unfinished:
                 shutil.rmtree(place)
         for place in (self._workdir / "model", self._workdir / "known", *self._fixed.values()):
@@ -268,7 +268,7 @@ def find(path: str) -> tuple[Path, int]:
         step = steps[-1]
         if newer := [n for n in _all_steps(run / "checkpoints") if n > step]:
             log.warning(
-                "%s: unfinished, its run was ended meanwhile; step %d is read",
+                "%s: unfinished, since its run was interrupted; step %d is read",
                 run / "checkpoints" / str(max(newer)),
                 step,
             )

@@ -67,7 +67,7 @@ def refusal(given: str, commands: list[str]) -> str:
     matches = difflib.get_close_matches(given, commands, n=1)
     problem = f"{given}: there is no such command." if given else "which command?"
     suggestion = f" Did you mean {matches[0]}?" if matches else ""
-    return f"error: interact {problem}{suggestion} There is: {', '.join(commands)}."
+    return f"error: interact {problem}{suggestion} Available: {', '.join(commands)}."
 
 
 def run_as_main(file: Path) -> None:

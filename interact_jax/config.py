@@ -203,7 +203,7 @@ def override(config: ConfigDict, argument: str) -> None:
             + (
                 f" Did you mean {' or '.join(suggestions)}?"
                 if suggestions
-                else f" There is: {', '.join(known)}."
+                else f" Available: {', '.join(known)}."
             )
         )
     if not equals:
@@ -271,13 +271,13 @@ def check(config: ConfigDict) -> None:
     expected = flatten(default())
     if set(flat) != set(expected):
         wrong = ", ".join(sorted(set(flat) ^ set(expected)))
-        raise InputError(f"settings that are missing or too many: {wrong}. Start from default().")
+        raise InputError(f"missing or unknown settings: {wrong}. Start from default().")
     for name, setting in settings().items():
         setting.check(name, flat[name])
     for one, other in (("batch.conversations", "batch.interactions"), ("steps", "epochs")):
         if bool(flat[one]) == bool(flat[other]):
             raise InputError(
-                f"{one}={flat[one]} and {other}={flat[other]}: exactly one must not be 0."
+                f"{one}={flat[one]} and {other}={flat[other]}: exactly one of them must be nonzero."
             )
     loggers.names_of(flat["loggers"])
     if not flat["model.path"]:
@@ -331,7 +331,7 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
 
 def _unreadable(saved_file: Path, what: str) -> InputError:
     return InputError(
-        f"{saved_file}: {what}, though the run has checkpoints: nobody knows its settings. Put it "
+        f"{saved_file}: {what}, though the run has checkpoints: its settings are unknown. Put it "
         "back, or use another --workdir (with --config.start_from to continue from its parameters)."
     )
 

@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 COLLAPSE = "the model shows signs of collapse: {}."
 OTHER_DATA = (
-    "what is held out is not what was measured before training (other data, or other settings of "
-    "evaluation): before and after cannot be compared"
+    "the held-out data differs from what was measured before training (other data, or other "
+    "settings of evaluation): before and after cannot be compared"
 )
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
 

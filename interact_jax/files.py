@@ -62,8 +62,8 @@ class WatchedPath:
         except OSError:
             pass
         raise RunStopped(
-            f"{self._place} is gone, or another: it was moved or deleted while the run wrote to "
-            "it. Put it back, and the same command goes on from the newest checkpoint."
+            f"{self._place} is gone or was replaced: it was moved or deleted while the run wrote "
+            "to it. Put it back, and the same command goes on from the newest checkpoint."
         )
 
     def close(self) -> None:

@@ -98,7 +98,7 @@ def _command() -> list[str]:
     try:
         program, *options = shlex.split(command)
     except ValueError as error:  # an unclosed quote, or empty
-        raise Unavailable(f"CXX={command!r} is no command: {error}") from None
+        raise Unavailable(f"CXX={command!r} is not a command: {error}") from None
     return [program, *PREFERRED_OPTIONS, *options, *REQUIRED_OPTIONS]
 
 

@@ -356,7 +356,7 @@ def _read(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Completion], np
         return [Completion(**line) for line in lines], np.load(folder / LOGPS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(
-            "%s: what the initial model replied cannot be read (%s); the distance from it is not "
+            "%s: the initial model's replies cannot be read (%s); the distance from it is not "
             "measured any more",
             folder,
             error,

@@ -76,7 +76,7 @@ class HindsightCheck:
             None: f"too few pairs to tell (at least {FEWEST})",
         }[self.usable]
         if not self.pairs:
-            return ["hindsight: no reply after a follow-up is there to check by"]
+            return ["hindsight: there are no replies after a follow-up to check with"]
         return [
             f"hindsight: {verdict}",
             f"  ({self.pairs} revised replies: the follow-up favours them over the first reply by "

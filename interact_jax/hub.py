@@ -66,6 +66,6 @@ def push(out: Path | str, name: str, private: bool = False) -> str:
 
 def _refusal(out: Path, name: str, why: str) -> InputError:
     return InputError(
-        f"--push-to-hub {name}: {why}. The export is complete in {out}; once that is mended, the "
+        f"--push-to-hub {name}: {why}. The export is complete in {out}; once that is fixed, the "
         f"same command pushes it, or `hf upload {name} {out}`."
     )

@@ -54,7 +54,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: lists or objects nested too deeply.") from None
     except _DuplicateKey as duplicate:
         raise InputError(
-            f"{path}: key {short(duplicate.key)} stands twice in one object."
+            f"{path}: key {short(duplicate.key)} occurs twice in one object."
         ) from None
     except ValueError as error:  # a number of thousands of digits
         raise InputError(f"{path}: broken JSON: {error}.") from None

@@ -105,7 +105,7 @@ def _take_flock(place: Path, descriptor: int) -> bool:
 
 def _wait_for_a_renewal(place: Path, owner: dict[str, object]) -> None:
     """Raise InputError where the owner renews the file."""
-    log.info("%s: that of %s; waiting %.0f s for a sign of life", place, _describe(owner), PATIENCE)
+    log.info("%s: held by %s; waiting %.0f s for a sign of life", place, _describe(owner), PATIENCE)
     old, until = place.stat().st_mtime_ns, time.monotonic() + PATIENCE
     while time.monotonic() < until:
         time.sleep(RENEWED / 5)
@@ -123,7 +123,7 @@ def _renew(descriptor: int, done: threading.Event) -> None:
 
 def _refusal(place: Path, owner: dict[str, object]) -> InputError:
     return InputError(
-        f"{place.parent}: another run is at work there ({_describe(owner)}). Wait for its end, or "
+        f"{place.parent}: another run is active there ({_describe(owner)}). Wait for its end, or "
         "use another --workdir."
     )
 

@@ -116,8 +116,8 @@ def names_of(chosen: str) -> list[str]:
     for name in names:
         if name not in LOGGERS:
             raise InputError(
-                f"loggers={chosen!r}: there is no logger {name!r}. There is: {', '.join(LOGGERS)}; "
-                "several are separated by commas."
+                f"loggers={chosen!r}: there is no logger {name!r}. Available: "
+                f"{', '.join(LOGGERS)}; several are separated by commas."
             )
     return names
 

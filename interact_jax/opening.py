@@ -204,5 +204,5 @@ def _check_same(given: Path, own: Path) -> None:
     if different:
         raise InputError(
             f"model.path={given}: the run in {own.parent} is of another model ({different[0]}). "
-            "Give the model of then, or use another --workdir."
+            "Give the original model, or use another --workdir."
         )

@@ -101,5 +101,5 @@ def _matrix_mask(params: Any) -> Any:
 def choose(setting: str, name: str, table: dict[str, Any]) -> Any:
     """Look `name` up in a table of names; InputError lists what exists."""
     if name not in table:
-        raise InputError(f"{setting}={name!r} is not known. There is: {', '.join(table)}.")
+        raise InputError(f"{setting}={name!r} is not known. Available: {', '.join(table)}.")
     return table[name]

@@ -152,7 +152,7 @@ def check_directory(given: str, out: str | Path) -> None:
     if (mode := _mode(given, out)) is not None and not stat.S_ISDIR(mode):
         raise InputError(f"{given}: a file; expected a directory to write to.")
     if mode is None and os.path.islink(out):
-        raise InputError(f"{given}: a link to what is not there; expected a directory to write to.")
+        raise InputError(f"{given}: a dangling link; expected a directory to write to.")
     place = Path(os.path.realpath(out))
     while not os.path.lexists(place):
         place = place.parent

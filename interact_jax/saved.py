@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 VERSION = 3
 SEALED_FROM = 3
-NO_DIGESTS = "%s carries no digests, an earlier version wrote it: damage would not be noticed"
+NO_DIGESTS = "%s has no digests, since an earlier version wrote it: damage would not be detected"
 
 
 def is_finished(place: Path) -> bool:
@@ -194,7 +194,7 @@ def _check_shapes(place: Path, abstract_params: Any, model: str, sealed: bool) -
 def _path_to(saved: Mapping[str, Any], model: str) -> tuple[str, ...]:
     models = saved.get("models", {"policy": None})  # version 1 has one model
     if model not in models:
-        raise InputError(f"a checkpoint has no model {model!r}. There is: {', '.join(models)}.")
+        raise InputError(f"a checkpoint has no model {model!r}. Available: {', '.join(models)}.")
     return ("models", model, "params") if "models" in saved else ("params",)
 
 

@@ -93,8 +93,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     """
     if jax.process_count() > 1:
         raise InputError(
-            f"there are {jax.process_count()} processes; training over several hosts is not there "
-            "yet. Run one process with all devices of a host."
+            f"there are {jax.process_count()} processes; training over several hosts is not "
+            "supported yet. Run one process with all devices of a host."
         )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     model = open_for(cfg, mesh, workdir if resumed else None)
     log.info("%s; attention=%s", sharding.describe(mesh), model.decoder.attention)
     if mesh.shape["sequence"] > 1:
-        log.warning("mesh.sequence: nothing is shared over it yet, its devices compute the same")
+        log.warning("mesh.sequence: nothing is sharded over it yet; its devices compute the same")
 
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     hf.check_place(args.out, (run / "model",))
     if Path(args.out).resolve().is_relative_to((run / "checkpoints").resolve()):
         raise InputError(
-            f"--out {args.out}: the run deletes what is older there. Name another directory."
+            f"--out {args.out}: the run deletes older files there. Name another directory."
         )
     parse_size(args.max_shard_size)
     files = checkpoint.check_model_files(run)

@@ -56,7 +56,7 @@ RUN_FILES = (
 
 
 ALREADY_ENDED = (
-    "This run had ended already; nothing was computed. More --config.steps or --config.epochs make "
+    "This run had already ended; nothing was computed. More --config.steps or --config.epochs make "
     "it longer, another --workdir begins a new one."
 )
 

@@ -39,9 +39,12 @@ def test_the_version_is_that_of_the_package(tmp_path):
 @pytest.mark.parametrize(
     "given, said",
     [
-        (["trian"], "error: interact trian: there is no such command. Did you mean train? There"),
+        (
+            ["trian"],
+            "error: interact trian: there is no such command. Did you mean train? Available",
+        ),
         (["--config=a"], "error: interact --config=a: there is no such command."),
-        ([], "error: interact which command? There is: bench,"),
+        ([], "error: interact which command? Available: bench,"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )

@@ -55,7 +55,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_no_obstacle(tmp_path, capsy
         status, said = outcome(launch_train.main, arguments, capsys)
         assert status == 2
         assert (
-            f"another run is at work there (process {owner.pid} on {socket.gethostname()})" in said
+            f"another run is active there (process {owner.pid} on {socket.gethostname()})" in said
         )
         assert (tmp_path / "lock").read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["lock"]

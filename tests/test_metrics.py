@@ -166,7 +166,7 @@ def test_lines_that_are_not_those_of_the_run_are_reported(how, tmp_path, errors)
 def test_a_log_that_is_taken_away_stops_the_run(tmp_path):
     shown = {name: jnp.asarray(1.0) for name in (*NAMES, "bad_steps_in_row")}
     with (
-        pytest.raises(RunStopped, match=r"metrics\.jsonl is gone, or another"),
+        pytest.raises(RunStopped, match=r"metrics\.jsonl is gone or was replaced"),
         Journal(tmp_path, 0, 2, "signal") as journal,
     ):
         journal.add(1, shown, BATCH)
