@@ -138,7 +138,7 @@ def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
     learned = {c.id for c in run.dataset.conversations}
     names = {reply.target.conversation for tree in held.trees for reply in tree.replies}
     assert names and names.isdisjoint(learned)
-    found = held._scores(run.state.params)
+    found = held._measure_logs(run.state.params)
     (views,) = {frozenset(view for r in t.replies for view in r.places) for t in held.trees}
     assert views == {PLAIN, HINDSIGHT}
     scored = score_trees(run.model.decoder, run.state.params, held.trees, run.model.mesh)
