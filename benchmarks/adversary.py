@@ -73,8 +73,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--attack", default=",".join(ATTACKS), help="comma-separated")
     parser.add_argument("--limits", default="inf,4", help="comma-separated")
-    parser.add_argument("--interactions", type=int, default=2048, help="of the others together")
-    parser.add_argument("--replies", type=int, default=2048, help="measured")
+    parser.add_argument(
+        "--interactions", type=int, default=2048, help="interactions of the others together"
+    )
+    parser.add_argument("--replies", type=int, default=2048, help="replies to measure")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     args = parser.parse_args(argv)
     cli.log_to_stderr(logging.ERROR)

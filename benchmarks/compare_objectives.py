@@ -520,11 +520,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="logs and RESULTS.jsonl")
     add("--stage", default="all", choices=["all", *STAGES, "table"])
-    add("--only", default="", metavar="REGEX", help="cases whose names have it")
-    add("--list", action="store_true", help="say what is done and what is left, and end")
+    add("--only", default="", metavar="REGEX", help="only cases whose names match")
+    add("--list", action="store_true", help="list finished and remaining cases, and exit")
     add("--minutes", type=float, default=math.inf, help="start no case that would take longer")
-    add("--interactions", type=int, default=4096, help="of the logs of one preference and seed")
-    add("--replies", type=int, default=2048, help="measured; half as many where rates are tuned")
+    add(
+        "--interactions",
+        type=int,
+        default=4096,
+        help="interactions in the logs of one preference and seed",
+    )
+    add("--replies", type=int, default=2048, help="replies to measure; half as many for tuning")
     return parser.parse_args(argv)
 
 

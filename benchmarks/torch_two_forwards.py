@@ -38,11 +38,23 @@ def parse() -> argparse.Namespace:
     add("--user-tokens", type=int, default=64)
     add("--reply-tokens", type=int, default=192)
     add("--followup-tokens", type=int, default=32)
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
     add("--device", default="cpu", choices=["cpu", "cuda"], help="where PyTorch computes")
     add("--attention", default="auto", help="ours: a name of interact_jax.models.attention")
-    add("--torch-logits", default="all", choices=["all", "replies"], help="which theirs computes")
-    add("--torch-keep-memory", action="store_true", help="glibc keeps theirs for them too")
+    add(
+        "--torch-logits",
+        default="all",
+        choices=["all", "replies"],
+        help="which logits PyTorch computes",
+    )
+    add(
+        "--torch-keep-memory", action="store_true", help="glibc keeps freed memory for PyTorch, too"
+    )
     add("--torch-attention", default="sdpa", help="theirs: sdpa, flash_attention_2, eager")
     add("--remat", default="full", help="ours: a name of REMAT_POLICIES")
     add("--repeats", type=int, default=5)

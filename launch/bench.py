@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--vocabulary",
         type=cli.at_least(0),
         default=0,
-        help="another size of vocabulary; 0 = the model's",
+        help="size of the vocabulary; 0 = the model's",
     )
     add(
         "--turns",
@@ -77,17 +77,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--user-tokens",
         type=cli.at_least(bench.OPENING + 1),
         default=64,
-        help="of a user's turn, with the prompt's end",
+        help="tokens of a user's turn, including the end of the prompt",
     )
-    add("--reply-tokens", type=cli.at_least(1), default=192, help="of a reply, EOS included")
     add(
-        "--followup-tokens", type=cli.at_least(0), default=32, help="that the hindsight prompt adds"
+        "--reply-tokens", type=cli.at_least(1), default=192, help="tokens of a reply, including EOS"
+    )
+    add(
+        "--followup-tokens",
+        type=cli.at_least(0),
+        default=32,
+        help="tokens that the hindsight prompt adds",
     )
     add("--student-branches", action="store_true", help="replies look different in the history")
     add("--data", default="", help="file of conversations to pack instead, - or pocket")
-    add("--format", default="auto", help="of the data")
+    add("--format", default="auto", help="format of the data")
     add("--tokenizer", default="", help="directory of a tokenizer for --data; empty = the model's")
-    add("--conversations", type=cli.at_least(1), default=32, help="of --data that make a step")
+    add(
+        "--conversations",
+        type=cli.at_least(1),
+        default=32,
+        help="conversations from --data per step",
+    )
     add(
         "--row-tokens",
         type=cli.setting_type("batch.row_tokens"),
@@ -98,12 +108,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--max-length",
         type=cli.setting_type("data.max_length"),
         default=4096,
-        help="of a conversation from --data",
+        help="tokens of a conversation from --data",
     )
     add("--sharing", default="tree,none", help="ways to compare, comma-separated")
-    add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
-    add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add("--attention", default="auto", choices=["auto", *BACKENDS], help="backend of attention")
+    add(
+        "--remat",
+        default="full",
+        choices=list(REMAT_POLICIES),
+        help="what is recomputed in the backward pass",
+    )
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
     add(
         "--repeats",
         type=cli.at_least(0),
@@ -114,10 +134,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--seconds",
         type=cli.at_least(0, float),
         default=15,
-        help="that a case is timed for, at least",
+        help="time per case, at least",
     )
-    add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
-    add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is made small")
+    add("--mesh-fsdp", type=int, default=1, help="devices that the parameters are sharded over")
+    add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is minimised")
     add("--teacher", default="self", choices=list(TEACHERS), help="whose weights see the hindsight")
     add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
     return parser.parse_args(argv)

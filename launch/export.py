@@ -34,15 +34,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="run or checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
-    parser.add_argument("--max-shard-size", default="5GB", help="of a weight file (default 5GB)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the weights (default: the run's export.dtype)"
+        "--max-shard-size", default="5GB", help="most bytes of a weight file (default 5GB)"
     )
     parser.add_argument(
-        "--weights", default="policy", metavar="MODEL", help="or teacher: those of an average (ema)"
+        "--dtype", choices=DTYPES, help="type of the weights (default: the run's export.dtype)"
     )
-    parser.add_argument("--push-to-hub", metavar="NAME", help="upload it, too; OWNER/NAME")
-    parser.add_argument("--private", action="store_true", help="there, if it is new")
+    parser.add_argument(
+        "--weights",
+        default="policy",
+        metavar="MODEL",
+        help="whose weights: policy, or teacher, the average (ema)",
+    )
+    parser.add_argument("--push-to-hub", metavar="NAME", help="upload it as well; OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new hub repository private")
     cli.name_flags({"export.dtype": "--dtype"})
     return parser.parse_args(argv)
 

@@ -53,31 +53,47 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, help="Hugging Face directory, hub id, a run, or pocket")
     add("--prompts", required=True, metavar="FILE", help="JSON Lines, .gz too; - = standard input")
-    add("--out", required=True, metavar="FILE", help="to write, the same; - = standard output")
-    add("--max-new-tokens", type=int, default=256, metavar="N", help="of a reply (default 256)")
+    add(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="file to write, in the same format; - = standard output",
+    )
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens of a reply, at most (default 256)",
+    )
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
     add(
         "--seed",
         type=cli.setting_type("seed"),
         default=0,
-        help="of what is drawn at other temperatures (default 0)",
+        help="of sampling at other temperatures (default 0)",
     )
     add(
         "--thinking",
         default="auto",
         choices=list(KINDS),
-        help="room for reasoning before the answer (on), or none (off); auto: as training renders "
-        "the prompt of a reply without any",
+        help="room for reasoning before the answer (on), or none (off); auto = as in training, for "
+        "replies without reasoning",
     )
     add(
         "--date",
         default=DATE,
         metavar="DAY",
-        help="today, for chat templates that show it: YYYY-MM-DD, or today. By default the day "
-        "that training and scoring use, so that prompts are those that were learned",
+        help="date for chat templates that show it: YYYY-MM-DD, or today. By default that of "
+        "training and scoring, so that prompts are like those that were learned",
     )
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
-    add("--rows", type=int, default=64, help="prompts at a time at most (default 64)")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
+    add("--rows", type=int, default=64, help="prompts per batch, at most (default 64)")
     cli.name_flags({"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"})
     return parser.parse_args(argv)
 

@@ -42,17 +42,19 @@ def main(argv: list[str] | None = None) -> None:
             name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
 
-    command = stage("train", "tokenizer and weights, from nothing")
+    command = stage("train", "train tokenizer and weights from scratch")
     command.add_argument("--out", type=Path, required=True, help="directory of the run")
     command.add_argument("--steps", type=cli.at_least(1), default=5000)
     command.add_argument(
-        "--rows", type=cli.at_least(1), default=32, help=f"a step has, of {training.ROW} tokens"
+        "--rows", type=cli.at_least(1), default=32, help=f"rows per step, of {training.ROW} tokens"
     )
-    command.add_argument("--lr", type=float, default=3e-3, help="at its peak")
+    command.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
-    command.add_argument("--save-every", type=cli.at_least(1), default=250, help="steps")
-    command.add_argument("--minutes", type=float, default=math.inf, help="end by then")
-    command.add_argument("--start-from", type=Path, help="directory of a run to go on from")
+    command.add_argument(
+        "--save-every", type=cli.at_least(1), default=250, help="steps between saves"
+    )
+    command.add_argument("--minutes", type=float, default=math.inf, help="time limit")
+    command.add_argument("--start-from", type=Path, help="directory of a run to continue from")
 
     command = stage("export", "the newest weights of a run as a Hugging Face directory")
     command.add_argument("--run", type=Path, required=True, help="directory of the run")
@@ -61,9 +63,11 @@ def main(argv: list[str] | None = None) -> None:
     command = stage("gate", "measure what a model can do")
     command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
     command.add_argument("--out", required=True, help="JSON file to write; - = standard output")
-    command.add_argument("--replies", type=cli.at_least(1), default=2048, help="to plain requests")
     command.add_argument(
-        "--trials", type=cli.at_least(1), default=256, help="with hindsight, for each style"
+        "--replies", type=cli.at_least(1), default=2048, help="replies to plain requests"
+    )
+    command.add_argument(
+        "--trials", type=cli.at_least(1), default=256, help="trials with hindsight for each style"
     )
     command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
 
@@ -73,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         "--out", required=True, help=".jsonl.gz file to write; - = standard output"
     )
     command.add_argument(
-        "--interactions", type=cli.at_least(1), default=4096, help="at least so many"
+        "--interactions", type=cli.at_least(1), default=4096, help="interactions, at least"
     )
     command.add_argument("--want", nargs="*", default=None, help="styles; default: shipped logs'")
     command.add_argument("--avoid", nargs="*", default=None, help="styles; default: shipped logs'")

@@ -75,20 +75,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data", required=True, help="conversations: file, glob, directory; - = standard input")
     add("--out", required=True, help="JSON Lines file to write; - = standard output")
     add("--report", default="", metavar="DIR", help="write HTML and pictures there")
-    add("--show", type=COUNT, default=0, metavar="N", help="print the N replies of most signal")
+    add(
+        "--show",
+        type=COUNT,
+        default=0,
+        metavar="N",
+        help="print the N replies with the strongest signal",
+    )
     add("--show-trees", type=COUNT, default=0, metavar="N", help="print the first N token trees")
     add(
         "--check-hindsight",
         action="store_true",
-        help="does the model use hindsight? by the replies that came after a follow-up",
+        help="check that the model uses hindsight, by replies that came after a follow-up",
     )
     add(
         "--max-length",
         type=COUNT,
         default=0,
-        help="tokens of a conversation before the window hops; 0 = as fit, 4096",
+        help="tokens of a conversation before its window moves on; 0 = as many as fit, up to 4096",
     )
-    add("--dtype", default="float32", choices=DTYPES, help="of the computation")
+    add("--dtype", default="float32", choices=DTYPES, help="type of the computation")
     cli.add_settings(parser, SETTINGS, {"batch.row_tokens": 1024})
     cli.name_flags(SETTINGS | OWN_SETTINGS)
     return parser.parse_args(argv)

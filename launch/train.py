@@ -56,8 +56,8 @@ RUN_FILES = (
 
 
 ALREADY_ENDED = (
-    "This run had already ended; nothing was computed. Increase --config.steps or --config.epochs to "
-    "extend it, or use another --workdir to begin a new one."
+    "This run had already ended; nothing was computed. Increase --config.steps or --config.epochs "
+    "to extend it, or use another --workdir to begin a new one."
 )
 
 
