@@ -37,7 +37,7 @@ from interact_jax.scoring import Source
 from interact_jax.teachers import POLICY
 
 OPENING = 4  # tokens that end a prompt ("<|im_start|>assistant\n"), part of the user's turn
-BLOCK = 4  # tokens of the empty block that Qwen3 opens a reply with and leaves out of the history
+BLOCK = 4  # tokens of the empty think block that Qwen3 puts before a reply but not in the history
 WAYS = tuple(GROW)
 
 
@@ -122,7 +122,7 @@ class Step:
 
     sharing: str
     micro: list[Batch]
-    run: Callable[[], None]  # fails where the step is only compiled
+    run: Callable[[], None]  # fails if the step is only compiled
     compiled_bytes: int  # temporaries of the compiled gradient, as the compiler reports them
     flops: int  # of the gradients, counted in the jaxpr; loops count as often as they run
     useful_flops: int

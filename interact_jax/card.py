@@ -1,8 +1,8 @@
-"""The model card of an export: what was trained on what, and what came of it.
+"""The model card of an export: model, data, settings and results.
 
     card.write(workdir, workdir / "export", step)
 
-All of it is read from the run's directory. A README.md that somebody else wrote stays.
+Everything is read from the run's directory. A README.md from elsewhere is not replaced.
 """
 
 from __future__ import annotations

@@ -247,7 +247,7 @@ def _set_aside(place: Path, folder: Path) -> Path:
 
 
 def find(path: str) -> tuple[Path, int]:
-    """(run directory, step) of `path`: a run's directory, its `checkpoints`, or one step in there.
+    """(run directory, step) of `path`: a run's directory, its `checkpoints`, or one step in it.
 
     Raises InputError where there is none.
     """
@@ -291,7 +291,7 @@ def restore_params(path: str, abstract_params: Any, model: str = "policy") -> An
 
 
 def keep_model_files(source: Path, raw: Mapping[str, Any], tokenizer: Path, run: Path) -> Path:
-    """Put config (`raw`, as it was read) and tokenizer into the run's `model/`; its path."""
+    """Put config (`raw`, unchanged) and tokenizer into the run's `model/`; returns its path."""
     target = run / "model"
     with files.whole_directory(target) as partial:
         hf.copy_tokenizer(tokenizer, partial)
@@ -304,7 +304,7 @@ def keep_model_files(source: Path, raw: Mapping[str, Any], tokenizer: Path, run:
 
 
 def check_model_files(run: Path) -> Path:
-    """The run's `model/`. Raises InputError where it is damaged, or not there."""
+    """The run's `model/`. Raises InputError where it is damaged or missing."""
     place = run / "model"
     remedy = (
         "Put back the config and the tokenizer of the model that the run began with, without the "

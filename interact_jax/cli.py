@@ -41,7 +41,7 @@ from interact_jax.schema import InputError, RunStopped
 log = logging.getLogger(__name__)
 
 # Why a write failed, and what to do about it.
-NO_ROOM = "Make room"  # a disk, a quota or the largest size of a file is used up
+NO_ROOM = "Make room"  # the disk or quota is full, or the file too large
 UNWRITABLE = {
     errno.ENOSPC: NO_ROOM,
     errno.EDQUOT: NO_ROOM,
@@ -186,7 +186,7 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
     except RunStopped as stopped:
         _leave(stopped.status, f"stopped: {stopped}")
     except KeyboardInterrupt:
-        _leave(130, "interrupted")  # 128 + SIGINT, as shells have it
+        _leave(130, "interrupted")  # 128 + SIGINT, as in shells
     except BrokenPipeError:
         # The reader of our output (`| head`) has closed it. Python would complain again when it
         # flushes stdout at exit, so redirect stdout to /dev/null.
@@ -200,7 +200,7 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
         if place and isinstance(error, BAD_PLACE):
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
-    except (MemoryError, RuntimeError) as error:  # those of jax are RuntimeErrors
+    except (MemoryError, RuntimeError) as error:  # jax raises RuntimeErrors
         message = str(error).strip().partition("\n")[0]
         resource = "memory, or of processes" if NO_THREAD in message else "memory"
         if (
@@ -238,7 +238,7 @@ def keep_compiled(directory: str = "auto") -> None:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show what the package logs, as plain lines."""
+    """Show the package's log messages as plain lines."""
     handler = _Stderr()
     handler.setFormatter(_Presentable("%(message)s"))
     logger = logging.getLogger("interact_jax")
@@ -302,12 +302,12 @@ def reserve_stdout(out: str | Path) -> Iterator[None]:
 
 def write_lines(out: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON object per line, compressed where the name ends in .gz; see `places.writing`."""
-    with places.writing(out) as file, _compressed(out, file) as stream:
+    with places.writing(out) as file, _compress(out, file) as stream:
         for line in lines:
             stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def _compressed(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
+def _compress(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
     if Path(out).suffix == ".gz":
         return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
     return contextlib.nullcontext(file)

@@ -304,11 +304,11 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
     `free` settings may change. A schedule that ends with the run follows `steps` and `epochs`.
     """
     if not saved_file.is_file():
-        raise _unreadable(saved_file, "not there")
+        raise _unreadable_error(saved_file, "not there")
     try:
         saved = read_json(saved_file)
     except InputError as error:
-        raise _unreadable(saved_file, f"cannot be read ({error})") from error
+        raise _unreadable_error(saved_file, f"cannot be read ({error})") from error
     known = settings()
     changed = []
     for name, value in to_json(config).items():
@@ -329,7 +329,7 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
         )
 
 
-def _unreadable(saved_file: Path, what: str) -> InputError:
+def _unreadable_error(saved_file: Path, what: str) -> InputError:
     return InputError(
         f"{saved_file}: {what}, though the run has checkpoints: its settings are unknown. Put it "
         "back, or use another --workdir (with --config.start_from to continue from its parameters)."

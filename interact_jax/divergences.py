@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from interact_jax.logits import SAVED, Logits, top
 
-# (s, t, constant) -> the divergence [...]; and, with it and a factor [...], the gradient [..., V].
+# Value: (s, t, constant) -> divergence [...]. Gradient: (s, t, constant, divergence) -> [..., V].
 Value = Callable[[jax.Array, jax.Array, Any], jax.Array]
 Gradient = Callable[[jax.Array, jax.Array, Any, jax.Array], jax.Array]
 

@@ -24,7 +24,7 @@ def whole_directory(folder: Path) -> Iterator[Path]:
     """A directory to write to, which replaces `folder` at the end."""
     folder = folder.resolve()
     partial, old = _beside(folder, "partial"), _beside(folder, "old")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     try:
         partial.mkdir()
         yield partial

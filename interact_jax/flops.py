@@ -83,7 +83,7 @@ class _Counter:
     def run(
         self, jaxpr: Any, consts: Sequence[Any], known: Sequence[Known]
     ) -> tuple[int, list[Known]]:
-        """(FLOPs, what is known of the outputs) of a jaxpr, given what is known of its inputs."""
+        """(FLOPs, known outputs) of a jaxpr, given the known inputs."""
         env = dict(zip(jaxpr.constvars, map(_known_value, consts), strict=True))
         env |= {
             var: value

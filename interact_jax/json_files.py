@@ -19,14 +19,14 @@ from typing import Any
 
 from interact_jax.schema import InputError
 
-LARGEST = 128 << 20  # bytes; the largest tokenizer.json of a well-known model has 33 MB
+LARGEST = 128 << 20  # bytes; the largest tokenizer.json of a well-known model is 33 MB
 
 
 # --------------------------------------------------------------------------------------- reading
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file: UTF-8, no key twice, every number finite.
+    """The JSON object in a file: UTF-8, no duplicate keys, only finite numbers.
 
     Raises InputError with file, and line and column or key.
     """
@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: key {short(duplicate.key)} occurs twice in one object."
         ) from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number with thousands of digits
         raise InputError(f"{path}: broken JSON: {error}.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}.")

@@ -68,7 +68,7 @@ class WeightsAndBiases:
     """
 
     def __init__(self, workdir: Path, first: int, settings: Mapping[str, Any]):
-        import wandb  # an extra; it takes a second
+        import wandb  # an optional dependency; importing it takes a second
 
         kept = workdir / "wandb_run"
         if not (first and kept.is_file()):

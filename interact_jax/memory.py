@@ -52,7 +52,7 @@ RETURN = ((M_MMAP_MAX, 65_536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2*
 
 
 class DoesNotFit(InputError):
-    """A run needs more memory than there is."""
+    """A run needs more memory than is available."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -348,7 +348,7 @@ def terms_of(settings: Any) -> tuple[Term, ...]:
 def total_of(
     terms: tuple[Term, ...], quantities: Quantities, replies: Replies
 ) -> tuple[Sum, dict[str, Sum]]:
-    """The loss as a sum over examples, to be divided by their weight, and what is to be shown."""
+    """The loss as a sum over examples, to be divided by their weight, and the metrics."""
     total = jnp.float32(0)
     shown: dict[str, Sum] = {}
     for term in terms:

@@ -186,7 +186,7 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
 
 
 def _check_same(given: Path, own: Path) -> None:
-    """Raise InputError where `model.path` is a model of another kind than the run's own."""
+    """Raise InputError where the model of `model.path` has another config than the run's own."""
     if hf.is_run(given):
         given = given / "model"
     if not (given / "config.json").is_file():  # a hub id, or gone

@@ -224,8 +224,8 @@ class TokenStream:
 class Branches:
     """The branches of each row. Entry 0 stands for every trunk of the row, with fork 0.
 
-    A branch sees the tokens of its parent whose position is below `fork`. Today every parent is a
-    trunk (0); the column is there for deeper trees.
+    A branch sees the tokens of its parent whose position is below `fork`. Currently every parent is
+    a trunk (0); the column allows for deeper trees.
     """
 
     segment_BxJ: Array
@@ -235,8 +235,8 @@ class Branches:
 
 @flax.struct.dataclass
 class Replies:
-    """The reply tokens of each row: y of every example, one entry a token, EOS included; and the
-    table of examples, one entry an example, in the order of their tokens (I = R: none is empty).
+    """The reply tokens of each row: y of every example, one entry per token, EOS included; and the
+    table of examples, one entry per example, in the order of their tokens (I = R: none is empty).
 
     `predictor` has for every view the index of the token whose hidden state predicts the target:
     in the row's trunk and live branches put end to end, or in its frozen branches. `weight` is
@@ -278,7 +278,7 @@ class Sum:
 
     @classmethod
     def of(cls, value: jax.Array, where: Array) -> Sum:
-        """Sum `value` over the entries that `where` selects; NaN elsewhere does not matter."""
+        """Sum `value` over the entries that `where` selects, ignoring NaN elsewhere."""
         return cls(jnp.where(where, value, 0).sum(), where.sum().astype(jnp.float32))
 
     def __add__(self, other: Sum) -> Sum:

@@ -186,7 +186,7 @@ def score(
 
 
 def _mix(mixture: Mixture, logits: Mapping[Source, jax.Array]) -> jax.Array:
-    if len(mixture) == 1:  # a weight would be a temperature
+    if len(mixture) == 1:  # a weight would act as a temperature
         return logits[mixture[0][1]]
     return jnp.asarray(sum(weight * logits[source] for weight, source in mixture))
 

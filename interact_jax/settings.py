@@ -65,7 +65,7 @@ class Setting:
             )
 
     def describe(self, name: str) -> str:
-        """For `--help`: name and default, then what it means, 80 columns wide."""
+        """The text for `--help`: name and default, then the meaning, 80 columns wide."""
         choices = f" ({', '.join(map(str, self.choices))})" if self.choices else ""
         indent = " " * 6
         meaning = textwrap.fill(

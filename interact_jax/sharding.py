@@ -94,9 +94,9 @@ def letters_of(path: tuple[Any, ...]) -> str:
 def with_layout(shapes: Any, mesh: Mesh) -> Any:
     """The same tree of jax.ShapeDtypeStruct, each with its NamedSharding.
 
-    Leaves named by the alphabet, moments of the optimiser among them, follow LETTERS; the rest
-    (step, counters) is replicated. A dimension that its axis does not divide stays whole, and the
-    log says so.
+    Leaves named by the alphabet, including the optimiser's moments, follow LETTERS; the rest
+    (step, counters) is replicated. A dimension that its axis does not divide is not sharded,
+    which is logged.
     """
 
     def shard(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -126,7 +126,7 @@ def axis_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...]) -> int:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 

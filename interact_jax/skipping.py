@@ -99,7 +99,7 @@ class Skimmer:
         def strongest(tree: Any) -> float:
             return max(signal[reply.target.id] for reply in tree.replies)
 
-        # If nothing is left, one tree of weight 0 gives the gradient its shape.
+        # If nothing is left, one tree of weight 0 keeps the gradient's shape.
         kept = [tree for tree in batch.trees if strongest(tree) >= self.least]
         kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
         skipped = sum(mean < self.least for mean in signal.values()) / len(signal)

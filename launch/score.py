@@ -31,7 +31,7 @@ from interact_jax.opening import DTYPES, open_model
 from interact_jax.printable import printable
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
-MAX_LENGTH = 4096  # tokens of a conversation, if the model has positions for them
+MAX_LENGTH = 4096  # tokens of a conversation, limited by the model's positions
 CHECKED = 512  # pairs that --check-hindsight looks at, at most
 COUNT = cli.at_least(0)
 SETTINGS = {

@@ -23,7 +23,7 @@ SLICES = {
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
 """Slices that are suggested, small ones first; libtpu knows more."""
-HERE = "here"  # the devices of this process, whatever they are
+HERE = "here"  # the devices of this process, of any kind
 
 
 def devices_of(topology: str) -> list[Any]:
@@ -81,7 +81,7 @@ class Program:
     outputs: int
     aliased: int  # outputs that reuse the memory of arguments
     temporaries: int
-    peak: int  # of all the above together
+    peak: int  # of all of these together
     code: int
     collectives: dict[str, hlo.Traffic]
 

@@ -57,7 +57,7 @@ class Plan:
     differentiate: Program | None  # None: the compiler ran out of memory
     update: Program | None
     flops: int  # of a micro-batch
-    seconds: float  # that it took to compile
+    seconds: float  # the time to compile
 
     @property
     def fits(self) -> bool:
@@ -77,7 +77,7 @@ class Plan:
 
     def times(self) -> dict[str, float] | None:
         """Seconds of a micro-batch by bottleneck, and of a whole step; None if it does not fit, or
-        if nothing is known of the device."""
+        for an unknown device."""
         if self.differentiate is None or self.update is None or math.isnan(self.chip.flops):
             return None
         a, u = self.differentiate, self.update

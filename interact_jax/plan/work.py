@@ -93,7 +93,7 @@ def work_of(cfg: ConfigDict) -> Work:
 
 
 def rows_of(cfg: ConfigDict, work: Work, height: int) -> Batch:
-    """The largest micro-batch that training packs, of `height` rows as full as the work fills."""
+    """The largest micro-batch in training: `height` rows, filled by the work as far as it fits."""
     trees, row_tokens = work.trees, cfg.batch.row_tokens
     full = full_row(trees, row_tokens)
     parts = sorted((p for t in trees for p in split(t, full)), key=lambda t: -t.size.T)

@@ -56,7 +56,7 @@ def finite(measured: Mapping[str, float | None], name: str) -> float | None:
 
 
 def format_value(name: str, number: float | None) -> str:
-    """ "44.7%" or "1.234"; "–" for what is not known."""
+    """ "44.7%" or "1.234"; "–" if it is not known."""
     if number is None:
         return "–"
     return f"{number:.1%}" if measure_of(name).share else f"{number:,.4g}"

@@ -24,7 +24,7 @@ def visible(piece: str) -> str:
 
 
 def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> Group:
-    """The reply coloured by its signal, a row a token, and the follow-up (a rich renderable)."""
+    """The reply coloured by its signal, a row per token, and the follow-up (a rich renderable)."""
     pieces = chat.pieces(scored.y.tolist())
     reply = Text()
     table = Table("t", "token", "student", "teacher", "signal", box=None, pad_edge=False)

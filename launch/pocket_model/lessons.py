@@ -76,7 +76,7 @@ def _draw_answer(request: world.Request, rng: random.Random) -> str:
 def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesson:
     """A random lesson about requests of the training set; all `kinds` are equally likely."""
     request = world.draw_request(rng, kinds=kinds)
-    asked: dict[str, bool] = {}  # what the user has wished for so far
+    asked: dict[str, bool] = {}  # styles the user has asked for so far
     messages, learned = [Message("user", request.text)], []
 
     def reply(answer: str) -> dict[str, bool]:
