@@ -271,7 +271,7 @@ def test_a_directory_to_write_to_is_one_or_can_be_made(tmp_path):
     (tmp_path / "here").symlink_to(".")
     for fine in (".", "new", "a/b/c", "here", "here/new"):
         places.check_directory("--report", tmp_path / fine)
-    for wrong, expected in {"file": "a file", "file/new": "Not a dir", "link": "a link"}.items():
+    for wrong, expected in {"file": "a file", "file/new": "Not a dir", "link": "a dangling link"}.items():
         with pytest.raises(InputError, match=expected):
             places.check_directory("--report", tmp_path / wrong)
 
