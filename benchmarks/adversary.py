@@ -1,13 +1,13 @@
-"""One adversarial user among a hundred: what limits on influence are worth, on the pocket world.
+"""One adversarial user among a hundred: the effect of limits on influence, on the pocket world.
 
     python benchmarks/adversary.py --out runs/adversary
     python benchmarks/adversary.py --out runs/adversary --attack flood --limits inf,4,2
 
 99 users want the styles of the shipped logs; one wants the opposite of each. Attacks:
 
-    flood   as many interactions as all the others together, each a conversation of its own
-    long    the same number in few, long conversations, whose turns all complain
-    loud    a tenth of that, answering every reply as if each style were wrong, two at a time
+    flood   as many interactions as all the others together, each in its own conversation
+    long    the same number in a few long conversations, in which every turn complains
+    loud    a tenth of that; every reply is answered by complaints about two styles at a time
 
 The others' wanted styles are measured on held-out requests, after training without the adversary
 ("none", and "twice": two epochs, which are as many steps as one with a flood), and with it under
@@ -37,13 +37,15 @@ ATTACKS = {  # interactions of the adversary over those of all the others; how i
 }
 
 
-def honest(speaker: Speaker, interactions: int, seed: int) -> list[Conversation]:
-    """Conversations of 99 users who want the same, in turn."""
+def honest_conversations(speaker: Speaker, interactions: int, seed: int) -> list[Conversation]:
+    """Conversations of 99 users with the same preference, in turn."""
     talks = logs.converse(speaker, world.User(measure.LOGGED_PREFERENCE), interactions, seed)
     return [dataclasses.replace(c, user=f"u{n % HONEST:02}") for n, c in enumerate(talks)]
 
 
-def adversary(speaker: Speaker, attack: str, interactions: int, seed: int) -> list[Conversation]:
+def adversarial_conversations(
+    speaker: Speaker, attack: str, interactions: int, seed: int
+) -> list[Conversation]:
     """Conversations of one user."""
     share, turns, user = ATTACKS[attack]
     talks = logs.converse(speaker, user, int(share * interactions), seed + 1, turns=turns)
@@ -53,15 +55,15 @@ def adversary(speaker: Speaker, attack: str, interactions: int, seed: int) -> li
 def run(
     data: Path, workdir: Path, limit: float, replies: int, seed: int, epochs: float
 ) -> dict[str, float]:
-    """Train under this limit; the measure of the others' preference."""
+    """Train under this limit; returns the measures of the others' preference."""
     cfg = config.load(str(QUICKSTART)).unlock()
     cfg.data.path, cfg.seed, cfg.epochs = str(data), seed, epochs
     cfg.limits.user, cfg.limits.conversation = limit, 2 * limit
     cfg.evaluation.replies, cfg.evaluation.holdout, cfg.evaluation.name = replies, 0.0, "pocket"
-    one = train.start(cfg.lock(), workdir)
-    train.loop(one)
-    one.checkpoints.close()
-    return dict(evaluation.measure_run(one, workdir / "report/after.json") or {})
+    training = train.start(cfg.lock(), workdir)
+    train.loop(training)
+    training.checkpoints.close()
+    return dict(evaluation.measure_run(training, workdir / "report/after.json") or {})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,8 +73,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--attack", default=",".join(ATTACKS), help="comma-separated")
     parser.add_argument("--limits", default="inf,4", help="comma-separated")
-    parser.add_argument("--interactions", type=int, default=2048, help="of the others together")
-    parser.add_argument("--replies", type=int, default=2048, help="measured")
+    parser.add_argument(
+        "--interactions", type=int, default=2048, help="interactions of the others together"
+    )
+    parser.add_argument("--replies", type=int, default=2048, help="replies to measure")
     parser.add_argument("--seeds", default="0", help="comma-separated")
     args = parser.parse_args(argv)
     cli.log_to_stderr(logging.ERROR)
@@ -85,10 +89,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     speaker = Speaker.load(pocket.MODEL)
     for seed in map(int, args.seeds.split(",")):
-        others = honest(speaker, args.interactions, seed)
+        others = honest_conversations(speaker, args.interactions, seed)
         for attack in ("none", "twice", *args.attack.split(",")):
             alone = attack not in ATTACKS
-            more = [] if alone else adversary(speaker, attack, args.interactions, seed)
+            more = (
+                [] if alone else adversarial_conversations(speaker, attack, args.interactions, seed)
+            )
             data = args.out / f"{attack}{seed}.jsonl.gz"
             logs.write_logs([*others, *more], data)
             for limit in map(float, args.limits.split(",")):

@@ -6,13 +6,13 @@
         --minutes 30
     python benchmarks/compare_objectives.py --out runs/compare --stage table   Markdown
 
-    tune       learning rates, by logs of a preference and a seed that are not reported
+    tune       learning rates, on logs of a preference and a seed that are not reported
     compare    every method, at the rate of its objective: two preferences, three seeds
-    stability  ten times the steps, measured on the way; a run ends where it has collapsed
+    stability  ten times the steps, measured along the way; a run ends once it has collapsed
 
 Users of one preference talk to the shipped model once for each seed; all methods learn from these
-logs and answer the same held-out requests afterwards. A case is one line of DIR/RESULTS.jsonl,
-written when it is finished. Started again, the program goes on with the next.
+logs and then answer the same held-out requests. A case is one line of DIR/RESULTS.jsonl, written
+when it is finished. Started again, the program continues with the next.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ PREFERENCES = {
 }
 SEEDS = (0, 1, 2)  # of logs, of training, and of the held-out requests
 TUNING_SEED = 100
-RATES = (1.3e-4, 2.6e-4, 5.2e-4, 1.04e-3, 6.5e-5)  # the quickstart's, and by factors of two
-MAY_LOSE = 0.02  # of the correct answers, for a rate to be chosen
+RATES = (1.3e-4, 2.6e-4, 5.2e-4, 1.04e-3, 6.5e-5)  # the quickstart's, and others by factors of two
+MAY_LOSE = 0.02  # of the correct answers, for a rate to be acceptable
 MARKS = (1, 2, 5, 10)  # epochs after which the stage "stability" measures
 COLLAPSED = {"readable": 0.9, "correct lost": 0.1}
 KL_REPLIES = 512
@@ -70,7 +70,7 @@ DISTILLED: dict[str, dict[str, Any]] = {
     "jsd": {"objective.name": "jsd", "objective.alpha": 0.5},
     "top_k": {"objective.name": "top_k", "objective.k": 20, "objective.k_by": "student"},
 }
-HELD = {  # near the initial model; at the rate of the objective before the plus sign
+HELD = {  # kept near the initial model; at the rate of the objective before the plus sign
     f"{name}+kl": DISTILLED[name] | {"objective.kl_initial": 0.1} for name in ("sdpo", "reverse_kl")
 }
 BASELINES: dict[str, dict[str, Any]] = {
@@ -81,14 +81,18 @@ BASELINES: dict[str, dict[str, Any]] = {
 OBJECTIVES = DISTILLED | HELD | BASELINES
 START, NONE = "start", "none"  # the model as it is shipped; no teacher
 FIRST = [*((name, "self") for name in (*DISTILLED, *HELD)), *((name, NONE) for name in BASELINES)]
-GENTLE = ["jsd", "sft_revised", "dpo"]  # compared at the quickstart's rate too: theirs is higher
+GENTLE = [
+    "jsd",
+    "sft_revised",
+    "dpo",
+]  # also compared at the quickstart's rate, since their own is higher
 OTHERS = [(name, t) for t in ("ema", "frozen", "trust_region") for name in DISTILLED]
 METHODS = [(START, NONE), *FIRST, *OTHERS]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One line of the results; without `lr`, the best that the stage "tune" has found."""
+    """One line of the results; without `lr`, the best rate of the stage "tune" is used."""
 
     stage: str
     preference: str
@@ -104,21 +108,21 @@ class Case:
 
 
 def tune_cases() -> Iterator[Case]:
-    of = functools.partial(Case, "tune", "tuning", TUNING_SEED)
-    yield of(START, NONE)
+    case = functools.partial(Case, "tune", "tuning", TUNING_SEED)
+    yield case(START, NONE)
     for lr in RATES:
-        yield from (of(name, teacher, lr) for name, teacher in FIRST if name not in HELD)
+        yield from (case(name, teacher, lr) for name, teacher in FIRST if name not in HELD)
 
 
 def compare_cases() -> Iterator[Case]:
-    """One seed of both preferences before the next, and what differs most first."""
+    """All cases of one seed before the next; those that differ most come first."""
     gentle = [method for method in FIRST if method[0] in GENTLE]
     for seed in SEEDS:
         for tuned, at_first_rate in (([(START, NONE), *FIRST], gentle), (OTHERS, [])):
             for preference in ("shipped", "loud"):
-                of = functools.partial(Case, "compare", preference, seed)
-                yield from (of(*method) for method in tuned)
-                yield from (of(*method, RATES[0]) for method in at_first_rate)
+                case = functools.partial(Case, "compare", preference, seed)
+                yield from (case(*method) for method in tuned)
+                yield from (case(*method, RATES[0]) for method in at_first_rate)
 
 
 def stability_cases() -> Iterator[Case]:
@@ -131,55 +135,57 @@ STAGES = {"tune": tune_cases, "compare": compare_cases, "stability": stability_c
 # ---------------------------------------------------------------------------------------- results
 
 Record = dict[str, Any]
-"""A case's fields and its `marks`: what was measured after so many epochs."""
+"""A case's fields and its `marks`: the measures after each number of epochs."""
 
 
 def read_results(file: Path) -> dict[str, Record]:
-    """By the names of the cases."""
+    """The results by the names of their cases."""
     lines = file.read_text().splitlines() if file.exists() else []
     return {record["case"]: record for record in map(json.loads, lines)}
 
 
 def start_of(case: Mapping[str, Any], results: Mapping[str, Record]) -> Record | None:
-    """The start's measurements that belong to a case, if they are there."""
+    """The measures of the shipped model that belong to a case, if they exist."""
     name = Case(case["stage"], case["preference"], case["seed"], START, NONE).name
     return results[name]["marks"][0] if name in results else None
 
 
-def tuned(objective: str, results: Mapping[str, Record]) -> dict[float, tuple[float, bool]]:
-    """Of every rate that was tried: the wanted styles, and whether the answers stayed correct."""
-    found = {}
+def tuning_results(
+    objective: str, results: Mapping[str, Record]
+) -> dict[float, tuple[float, bool]]:
+    """For every rate tried: the share of wanted styles, and whether answers stayed correct."""
+    outcomes = {}
     for record in results.values():
         if record["stage"] == "tune" and record["objective"] == objective.partition("+")[0]:
             before, after = start_of(record, results), record["marks"][-1]
             kept = before is None or after["correct"] >= before["correct"] - MAY_LOSE
-            found[record["lr"]] = (after["wanted_styles"], kept)
-    return found
+            outcomes[record["lr"]] = (after["wanted_styles"], kept)
+    return outcomes
 
 
 def best_rate(objective: str, results: Mapping[str, Record]) -> float:
-    """The one with most wanted styles that keeps the answers correct; the quickstart's where none
+    """The rate with most wanted styles that keeps the answers correct; the quickstart's if none
     does, or none was tried."""
-    wanted = {lr: share for lr, (share, kept) in tuned(objective, results).items() if kept}
+    wanted = {lr: share for lr, (share, kept) in tuning_results(objective, results).items() if kept}
     return max(wanted, key=wanted.__getitem__, default=RATES[0])
 
 
-def needless(case: Case, results: Mapping[str, Record]) -> bool:
-    """Twice a rate that is too high already, or half of one that is not."""
+def is_needless(case: Case, results: Mapping[str, Record]) -> bool:
+    """Whether a case's rate is above one that is too high, or half of one that is not."""
     if case.stage != "tune" or case.lr is None:
         return False
-    tried = {lr: kept for lr, (_, kept) in tuned(case.objective, results).items()}
+    tried = {lr: kept for lr, (_, kept) in tuning_results(case.objective, results).items()}
     return any(
         (lr < case.lr and not kept) or (lr == 2 * case.lr and kept) for lr, kept in tried.items()
     )
 
 
-def left(cases: Sequence[Case], results: Mapping[str, Record]) -> list[Case]:
-    """Those that are still to be run, in their order."""
-    return [c for c in cases if c.name not in results and not needless(c, results)]
+def remaining(cases: Sequence[Case], results: Mapping[str, Record]) -> list[Case]:
+    """The cases that are still to be run, in their order."""
+    return [c for c in cases if c.name not in results and not is_needless(c, results)]
 
 
-def collapsed(mark: Mapping[str, float], before: Mapping[str, float]) -> bool:
+def has_collapsed(mark: Mapping[str, float], before: Mapping[str, float]) -> bool:
     lost = before["correct"] - mark["correct"]
     return mark["readable"] < COLLAPSED["readable"] or lost > COLLAPSED["correct lost"]
 
@@ -188,27 +194,30 @@ def collapsed(mark: Mapping[str, float], before: Mapping[str, float]) -> bool:
 
 
 def measure_params(speaker: Speaker, params: Any, case: Case, replies: int) -> dict[str, float]:
-    """What the weights say to held-out requests, and how far from the speaker's own that is."""
+    """Measures of the weights' replies to held-out requests, and KL from the speaker's own."""
     requests = world.held_out_requests(replies, case.seed)
     prompts = [speaker.chat.prompt([Message("user", request.text)]) for request in requests]
-    said = speaker.with_params(params).replies(prompts, case.seed)
-    texts = [speaker.text(completion) for completion in said]
-    found = measure.measure(texts, requests, PREFERENCES[case.preference])
-    kl = kl_initial(speaker, params, prompts[:KL_REPLIES], said[:KL_REPLIES])
-    return {name: round(x, 5) for name, x in {**found, "kl": kl}.items() if name != "replies"}
+    completions = speaker.with_params(params).replies(prompts, case.seed)
+    texts = [speaker.text(completion) for completion in completions]
+    measures = measure.measure(texts, requests, PREFERENCES[case.preference])
+    kl = kl_initial(speaker, params, prompts[:KL_REPLIES], completions[:KL_REPLIES])
+    return {name: round(x, 5) for name, x in {**measures, "kl": kl}.items() if name != "replies"}
 
 
 def kl_initial(
-    speaker: Speaker, params: Any, prompts: Sequence[Sequence[int]], said: Sequence[Completion]
+    speaker: Speaker,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Completion],
 ) -> float:
-    """Mean over the tokens that were said of KL(policy, initial) over the vocabulary, nats."""
+    """Mean over the sampled tokens of KL(policy, initial) over the vocabulary, nats."""
     B, most = min(128, len(prompts)), max(len(prompt) for prompt in prompts)
-    L = -(-(most + measure.MAX_NEW_TOKENS) // 16) * 16  # so that all seeds share a program
+    L = -(-(most + measure.MAX_NEW_TOKENS) // 16) * 16  # so that all seeds share a compiled program
     total = count = 0.0
     for start in range(0, len(prompts), B):
         id_BxL, length_B, count_B = np.zeros((B, L), np.int32), np.ones(B, int), np.zeros(B, int)
         for row, prompt in enumerate(prompts[start : start + B]):
-            ids = [*prompt, *said[start + row].ids]
+            ids = [*prompt, *completions[start + row].ids]
             id_BxL[row, : len(ids)] = ids
             length_B[row], count_B[row] = len(prompt), len(ids) - len(prompt)
         total += float(_kl_sum(speaker.decoder, params, speaker.params, id_BxL, length_B, count_B))
@@ -225,7 +234,7 @@ def _kl_sum(
     length_B: jax.Array,
     count_B: jax.Array,
 ) -> jax.Array:
-    """Over the `count_B` tokens behind prompts of `length_B`."""
+    """The sum over the `count_B` tokens that follow prompts of `length_B`."""
     B, L = id_BxL.shape
     position_BxL = jax.lax.broadcasted_iota(jnp.int32, (B, L), 1)
     real_BxL = position_BxL < (length_B + count_B)[:, None]
@@ -261,7 +270,7 @@ class Bench:
         return self.out / "RESULTS.jsonl"
 
     def logs(self, case: Case) -> Path:
-        """Conversations of the case's users with the shipped model; made once."""
+        """The file of conversations of the case's users with the shipped model; made once."""
         file = self.out / "logs" / f"{case.preference}_{case.seed}.jsonl.gz"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -290,34 +299,36 @@ class Bench:
         return {"case": case.name, **vars(case), **fields, **sizes, "wall_seconds": wall}
 
     def marks(self, case: Case, lr: float, before: Record | None) -> Iterator[Record]:
-        """Train, and measure after some of the epochs. `seconds` leave compiling out: they are
-        those of so many steps of median length."""
+        """Train, and measure after some of the epochs. `seconds` exclude compilation: they are the
+        number of steps times the median."""
         epochs = MARKS if case.stage == "stability" else MARKS[:1]
         cfg = settings(case, lr, self.logs(case), epochs[-1])
         with tempfile.TemporaryDirectory() as workdir:
             run = train.start(cfg, workdir)
             steps = run.total_steps
             for epoch in epochs:
-                run.total_steps = round(steps * epoch / epochs[-1])  # the schedule has its own
+                run.total_steps = round(
+                    steps * epoch / epochs[-1]
+                )  # the schedule keeps the full length
                 train.loop(run)
                 lines = (run.workdir / "metrics.jsonl").read_text().splitlines()
                 step = statistics.median(json.loads(line)["seconds"] for line in lines)
-                found = self.measure(run.state.params, case)
+                measures = self.measure(run.state.params, case)
                 seconds = round(step * len(lines), 2)
-                yield {"epochs": epoch, "steps": len(lines), **found, "seconds": seconds}
-                if before and collapsed(found, before):
+                yield {"epochs": epoch, "steps": len(lines), **measures, "seconds": seconds}
+                if before and has_collapsed(measures, before):
                     break
             run.checkpoints.close()
 
 
 def settings(case: Case, lr: float, path: Path, epochs: int) -> Any:
-    """The quickstart's, but for what the case says."""
+    """The quickstart's settings with the changes of the case."""
     changed: dict[str, Any] = {
         "data.path": path,
         "evaluation.name": "none",
         "evaluation.holdout": 0.0,
         "report.interactions": 0,
-        "checkpoint.every": 1_000_000,  # at the end alone
+        "checkpoint.every": 1_000_000,  # only at the end
         "epochs": epochs,
         "optim.lr": lr,
         "seed": case.seed,
@@ -330,7 +341,7 @@ def settings(case: Case, lr: float, path: Path, epochs: int) -> Any:
 
 
 def run_cases(bench: Bench, cases: Sequence[Case], minutes: float) -> None:
-    """All that are not done yet, as far as the time goes."""
+    """Run the cases that are not done yet, as long as the time suffices."""
     end = time.monotonic() + 60 * minutes
     results = read_results(bench.file)
     for record in results.values():
@@ -343,7 +354,7 @@ def run_cases(bench: Bench, cases: Sequence[Case], minutes: float) -> None:
     took = collections.defaultdict(list)  # seconds of a stage's cases
     for record in results.values():
         took[record["stage"]].append(record["wall_seconds"])
-    while waiting := left(cases, results):
+    while waiting := remaining(cases, results):
         case = waiting[0]
         if time.monotonic() + max(took[case.stage][-10:], default=0.0) > end:
             print(f"{len(waiting)} cases are left; the next, {case.name}, would take too long")
@@ -353,10 +364,10 @@ def run_cases(bench: Bench, cases: Sequence[Case], minutes: float) -> None:
             lines.write(json.dumps(record) + "\n")
         results[case.name] = record
         took[case.stage].append(record["wall_seconds"])
-        print(told(record), flush=True)
+        print(describe(record), flush=True)
 
 
-def told(record: Record) -> str:
+def describe(record: Record) -> str:
     """A record as a line."""
     mark = record["marks"][-1]
     shares = "  ".join(f"{name} {mark[name]:.1%}" for name in SHARES)
@@ -391,19 +402,22 @@ because the machine that made these tables had other work to do."""
 
 def tables(results: Mapping[str, Record]) -> str:
     """All results as Markdown."""
-    missing = left([case for stage in STAGES.values() for case in stage()], results)
+    missing = remaining([case for stage in STAGES.values() for case in stage()], results)
     parts = [EXPLAINED.format(done=len(results), left=len(missing))]
     for preference in ("shipped", "loud"):
-        if found := of_stage(results, "compare", preference):
-            parts += [f"## Users who want {wish(preference)}", compare_table(found, results)]
-    if found := of_stage(results, "stability"):
-        parts += [f"## {MARKS[-1]} times the steps", stability_table(found, results)]
-    if found := of_stage(results, "tune"):
-        parts += ["## Learning rates", tune_table(found, results)]
+        if records := records_of(results, "compare", preference):
+            parts += [
+                f"## Users who want {describe_preference(preference)}",
+                compare_table(records, results),
+            ]
+    if records := records_of(results, "stability"):
+        parts += [f"## {MARKS[-1]} times the steps", stability_table(records, results)]
+    if records := records_of(results, "tune"):
+        parts += ["## Learning rates", tune_table(records, results)]
     return "\n\n".join(parts)
 
 
-def of_stage(results: Mapping[str, Record], stage: str, preference: str = "") -> list[Record]:
+def records_of(results: Mapping[str, Record], stage: str, preference: str = "") -> list[Record]:
     return [
         record
         for record in results.values()
@@ -411,7 +425,7 @@ def of_stage(results: Mapping[str, Record], stage: str, preference: str = "") ->
     ]
 
 
-def wish(preference: str) -> str:
+def describe_preference(preference: str) -> str:
     return ", ".join(
         style if on else f"no {style}" for style, on in PREFERENCES[preference].items()
     )
@@ -423,44 +437,44 @@ def compare_table(records: Sequence[Record], results: Mapping[str, Record]) -> s
     for record in records:
         groups[METHODS.index((record["objective"], record["teacher"])), record["lr"]].append(record)
     rows = []
-    for (method, lr), some in sorted(groups.items()):
+    for (method, lr), group in sorted(groups.items()):
         objective, teacher = METHODS[method]
-        marks = [record["marks"][-1] for record in some]
-        row = [objective, "" if teacher == NONE else teacher, rate(lr) if lr else ""]
-        row += [spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
-        row += [spread([mark["kl"] for mark in marks], 3)]
-        fallen = sum(fallen_by(record, results) is not None for record in some)
-        rows.append([*row, f"{fallen} of {len(some)}"])
+        marks = [record["marks"][-1] for record in group]
+        row = [objective, "" if teacher == NONE else teacher, format_rate(lr) if lr else ""]
+        row += [format_spread([100 * mark[name] for mark in marks], 1) for name in SHARES]
+        row += [format_spread([mark["kl"] for mark in marks], 3)]
+        collapsed = sum(epochs_until_collapse(record, results) is not None for record in group)
+        rows.append([*row, f"{collapsed} of {len(group)}"])
     shares = [f"{name}, %" for name in SHARES.values()]
     return markdown(["objective", "teacher", "rate", *shares, "KL, nats", "collapsed"], rows)
 
 
 def stability_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
-    """A row for each method: what stands after so many epochs, until it collapses."""
+    """A row for each method: measures after each number of epochs, until it collapses."""
     rows = []
     for record in sorted(records, key=lambda r: METHODS.index((r["objective"], r["teacher"]))):
         if record["objective"] == START:
             continue
         marks = {mark["epochs"]: mark for mark in record["marks"]}
-        fallen = fallen_by(record, results)
-        cells = [quadruple(marks[n]) if n in marks else "" for n in MARKS]
-        when = f"by {fallen}x" if fallen else "no"
+        epochs = epochs_until_collapse(record, results)
+        cells = [format_mark(marks[n]) if n in marks else "" for n in MARKS]
+        when = f"by {epochs}x" if epochs else "no"
         teacher = "" if record["teacher"] == NONE else record["teacher"]
-        rows.append([record["objective"], teacher, rate(record["lr"]), *cells, when])
-    given = "Wanted styles / correct / readable, %, and KL, nats, at points along one long run."
+        rows.append([record["objective"], teacher, format_rate(record["lr"]), *cells, when])
+    caption = "Wanted styles / correct / readable, %, and KL, nats, at points along one long run."
     head = ["objective", "teacher", "rate", *(f"{n}x" for n in MARKS), "collapsed"]
-    return f"{given}\n\n{markdown(head, rows)}"
+    return f"{caption}\n\n{markdown(head, rows)}"
 
 
-def fallen_by(record: Record, results: Mapping[str, Record]) -> int | None:
-    """The epochs after which a run was found collapsed, if it was."""
+def epochs_until_collapse(record: Record, results: Mapping[str, Record]) -> int | None:
+    """The epochs after which a run was found to have collapsed, if it did."""
     before = start_of(record, results)
     if before is None:
         return None
-    return next((m["epochs"] for m in record["marks"] if collapsed(m, before)), None)
+    return next((m["epochs"] for m in record["marks"] if has_collapsed(m, before)), None)
 
 
-def quadruple(mark: Mapping[str, float]) -> str:
+def format_mark(mark: Mapping[str, float]) -> str:
     shares = " / ".join(f"{100 * mark[n]:.1f}" for n in ("wanted_styles", "correct", "readable"))
     return f"{shares}, {mark['kl']:.2f}"
 
@@ -477,16 +491,16 @@ def tune_table(records: Sequence[Record], results: Mapping[str, Record]) -> str:
     rates = sorted(RATES)
     rows = [[name, *(cells.get((name, lr), "") for lr in rates)] for name in names]
     before = f" Before: {cells[START, None]}." if (START, None) in cells else ""
-    given = f"Wanted styles / correct, %; users who want {wish('tuning')}.{before}"
-    return f"{given}\n\n{markdown(['objective', *map(rate, rates)], rows)}"
+    caption = f"Wanted styles / correct, %; users who want {describe_preference('tuning')}.{before}"
+    return f"{caption}\n\n{markdown(['objective', *map(format_rate, rates)], rows)}"
 
 
-def rate(lr: float) -> str:
+def format_rate(lr: float) -> str:
     return f"{lr:.1e}".replace("e-0", "e-")
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-    """Mean and standard deviation of the single value."""
+def format_spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation; only the mean of a single value."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
@@ -506,11 +520,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="logs and RESULTS.jsonl")
     add("--stage", default="all", choices=["all", *STAGES, "table"])
-    add("--only", default="", metavar="REGEX", help="cases whose names have it")
-    add("--list", action="store_true", help="say what is done and what is left, and end")
+    add("--only", default="", metavar="REGEX", help="only cases whose names match")
+    add("--list", action="store_true", help="list finished and remaining cases, and exit")
     add("--minutes", type=float, default=math.inf, help="start no case that would take longer")
-    add("--interactions", type=int, default=4096, help="of the logs of one preference and seed")
-    add("--replies", type=int, default=2048, help="measured; half as many where rates are tuned")
+    add(
+        "--interactions",
+        type=int,
+        default=4096,
+        help="interactions in the logs of one preference and seed",
+    )
+    add("--replies", type=int, default=2048, help="replies to measure; half as many for tuning")
     return parser.parse_args(argv)
 
 
@@ -525,8 +544,8 @@ def main(argv: list[str] | None = None) -> None:
     cases = [case for case in cases if re.search(args.only, case.name)]
     if args.list:
         results = read_results(file)
-        done, missing = ([c for c in cases if c.name in results], left(cases, results))
-        print("\n".join([told(results[case.name]) for case in done]))
+        done, missing = ([c for c in cases if c.name in results], remaining(cases, results))
+        print("\n".join([describe(results[case.name]) for case in done]))
         print("\n".join(["", *(case.name for case in missing)]))
         print(f"{len(done)} are done, {len(missing)} are left")
         return

@@ -5,9 +5,9 @@
     python benchmarks/mutants.py --out runs/mutants --table           what came of it, survivors
 
 A mutant is one change of one expression or statement: a comparison, an operator, a constant, a
-condition, a keyword argument, a call that is left out. It is noticed where the tests of its module
-fail, do not end in time, or cannot be collected. Mutants are drawn from all modules alike, by their
-numbers of places. Every one is a line of DIR/MUTANTS.jsonl, written when its tests have ended.
+condition, a keyword argument, a call that is left out. It is noticed if the tests of its module
+fail, do not end in time, or cannot be collected. Mutants are drawn uniformly from all places in all
+modules. Each is a line of DIR/MUTANTS.jsonl, written when its tests have ended.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TESTS = {
     "data/encode.py": "data/test_encode data/test_recipes",
 }
 """Module -> the files of its tests."""
-TIMEOUT = 900.0  # seconds; a mutant may have become an endless loop
+TIMEOUT = 900.0  # seconds; a mutant may loop forever
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -88,13 +88,13 @@ TWINS = {
     "sorted": "list",
 }
 Record = dict[str, Any]
-TALK = {"InputError", "RunStopped", "ValueError", "KeyError", "Setting", "info", "warning"}
-"""Calls that only tell somebody something: their texts and numbers are not mutated."""
+MESSAGES = {"InputError", "RunStopped", "ValueError", "KeyError", "Setting", "info", "warning"}
+"""Calls that only produce messages: their arguments are not mutated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """The `number`-th way to change what stands at a place of a module."""
+    """The `number`-th way to change the node at a place in a module."""
 
     module: str
     line: int
@@ -107,23 +107,23 @@ class Mutant:
         return f"{self.module}:{self.line}:{self.place}.{self.number}"
 
 
-# -------------------------------------------------------------------------------- ways to break it
+# --------------------------------------------------------------------------------------- mutations
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in the place of a node."""
+    """The nodes that may replace a node."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in COMPARISONS:
-        yield _with(node, ops=[COMPARISONS[type(node.ops[0])](), *node.ops[1:]])
+        yield _replace_fields(node, ops=[COMPARISONS[type(node.ops[0])](), *node.ops[1:]])
     elif isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in OPERATORS:
-        yield _with(node, op=OPERATORS[type(node.op)]())
+        yield _replace_fields(node, op=OPERATORS[type(node.op)]())
     elif isinstance(node, ast.BoolOp):
-        yield _with(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+        yield _replace_fields(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
     elif isinstance(node, ast.UnaryOp):
         yield node.operand  # no minus, no not, no complement
     elif isinstance(node, ast.IfExp):
-        yield _with(node, body=node.orelse, orelse=node.body)
+        yield _replace_fields(node, body=node.orelse, orelse=node.body)
     elif isinstance(node, ast.If | ast.While):
-        yield _with(node, test=ast.UnaryOp(ast.Not(), node.test))
+        yield _replace_fields(node, test=ast.UnaryOp(ast.Not(), node.test))
     elif isinstance(node, ast.Constant):
         yield from _constants(node)
     elif isinstance(node, ast.Call):
@@ -145,31 +145,33 @@ def _calls(node: ast.Call) -> Iterator[ast.AST]:
     name = getattr(node.func, "attr", getattr(node.func, "id", ""))
     if name in TWINS:
         field = "attr" if isinstance(node.func, ast.Attribute) else "id"
-        yield _with(node, func=_with(node.func, **{field: TWINS[name]}))
+        yield _replace_fields(node, func=_replace_fields(node.func, **{field: TWINS[name]}))
     if name == "where" and len(node.args) == 3:
-        yield _with(node, args=[node.args[0], node.args[2], node.args[1]])
+        yield _replace_fields(node, args=[node.args[0], node.args[2], node.args[1]])
     if name == "stop_gradient":
         yield node.args[0]
     for index, keyword in enumerate(node.keywords):
         if keyword.arg:
-            yield _with(node, keywords=[*node.keywords[:index], *node.keywords[index + 1 :]])
+            yield _replace_fields(
+                node, keywords=[*node.keywords[:index], *node.keywords[index + 1 :]]
+            )
 
 
-def _with(node: ast.AST, **fields: object) -> ast.AST:
+def _replace_fields(node: ast.AST, **fields: object) -> ast.AST:
     changed = copy.copy(node)
     for name, value in fields.items():
         setattr(changed, name, value)
     return changed
 
 
-def places(tree: ast.AST) -> Iterator[tuple[int, Any]]:
-    """The nodes of a module that compute something, numbered: no annotation, text or settings."""
+def mutable_nodes(tree: ast.AST) -> Iterator[tuple[int, Any]]:
+    """The nodes of a module that compute something, numbered; no annotations, texts or settings."""
     for number, node in enumerate(ast.walk(tree)):
         for parent_field in ("annotation", "returns"):
             if getattr(node, parent_field, None) is not None:
                 _mark(getattr(node, parent_field))
         silent = isinstance(node, ast.Call) and (
-            getattr(node.func, "attr", getattr(node.func, "id", "")) in TALK
+            getattr(node.func, "attr", getattr(node.func, "id", "")) in MESSAGES
         )
         if silent or isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise):
             _mark(node)
@@ -183,32 +185,32 @@ def _mark(node: ast.AST) -> None:
 
 
 def all_mutants() -> list[Mutant]:
-    """Of every module in TESTS."""
-    found = []
+    """All mutants of every module in TESTS."""
+    mutants = []
     for module in TESTS:
-        for place, node in places(ast.parse((ROOT / "interact_jax" / module).read_text())):
+        for place, node in mutable_nodes(ast.parse((ROOT / "interact_jax" / module).read_text())):
             for number, changed in enumerate(changes(node)):
-                found.append(Mutant(module, node.lineno, place, number, _told(node, changed)))
-    return found
+                mutants.append(Mutant(module, node.lineno, place, number, _describe(node, changed)))
+    return mutants
 
 
-def _told(node: ast.AST, changed: ast.AST) -> str:
+def _describe(node: ast.AST, changed: ast.AST) -> str:
     if isinstance(node, ast.Call) and isinstance(changed, ast.Call):
         for keyword in node.keywords:
             if keyword not in changed.keywords:
-                return f"{_short(node.func)}(...) without {_short(keyword)}"
-    return f"{_short(node)}  ->  {_short(changed)}"
+                return f"{_shorten(node.func)}(...) without {_shorten(keyword)}"
+    return f"{_shorten(node)}  ->  {_shorten(changed)}"
 
 
-def _short(node: ast.AST) -> str:
+def _shorten(node: ast.AST) -> str:
     text = " ".join(ast.unparse(ast.fix_missing_locations(node)).split())
     return text if len(text) <= 100 else text[:97] + "..."
 
 
 def source_of(mutant: Mutant) -> str:
-    """The module with the change."""
+    """The source of the module with the change."""
     tree = ast.parse((ROOT / "interact_jax" / mutant.module).read_text())
-    target = dict(places(tree))[mutant.place]
+    target = dict(mutable_nodes(tree))[mutant.place]
     (changed,) = [c for n, c in enumerate(changes(target)) if n == mutant.number]
 
     class Replace(ast.NodeTransformer):
@@ -233,7 +235,7 @@ class Bench:
         self.compiled = out / "compiled"
 
     def set_up(self) -> None:
-        """Copy the checkout as it is now."""
+        """Copy the current checkout."""
         self.copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.copy, ignore_errors=True)
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -244,15 +246,19 @@ class Bench:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, target)
 
-    def done(self) -> dict[str, Record]:
-        """By name; what was found of modules that have changed since counts no more."""
+    def read_results(self) -> dict[str, Record]:
+        """The results by name, without those of modules that have changed since."""
         lines = self.file.read_text().splitlines() if self.file.exists() else []
         now = {module: digest_of(module) for module in TESTS}
         records = map(json.loads, lines)
-        return {one["name"]: one for one in records if one.get("source") == now.get(one["module"])}
+        return {
+            record["name"]: record
+            for record in records
+            if record.get("source") == now.get(record["module"])
+        }
 
-    def tests(self, module: str) -> tuple[bool, str, float]:
-        """(whether they pass, what failed first, seconds) of a module, as it stands in the copy."""
+    def run_tests(self, module: str) -> tuple[bool, str, float]:
+        """Run the tests of a module in the copy: (whether they pass, first failure, seconds)."""
         files = [f"tests/{name}.py" for name in TESTS[module].split()]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "--no-header", *files]
         environment = {**os.environ, "PYTHONPATH": str(self.copy)}
@@ -279,7 +285,7 @@ class Bench:
         sound = target.read_text()
         target.write_text(source_of(mutant))
         try:
-            passed, first, seconds = self.tests(mutant.module)
+            passed, first, seconds = self.run_tests(mutant.module)
         finally:
             target.write_text(sound)
         return {
@@ -293,22 +299,24 @@ class Bench:
 
 
 def table(records: list[Record]) -> str:
-    """Of every module how many were noticed; the survivors."""
+    """The numbers of noticed mutants by module, and the survivors."""
     lines = ["| module | mutants | noticed |", "| --- | --- | --- |"]
     for module in TESTS:
-        some = [record for record in records if record["module"] == module]
-        if some:
-            noticed = sum(record["noticed"] for record in some)
-            lines.append(f"| `{module}` | {len(some)} | {noticed} |")
+        of_module = [record for record in records if record["module"] == module]
+        if of_module:
+            noticed = sum(record["noticed"] for record in of_module)
+            lines.append(f"| `{module}` | {len(of_module)} | {noticed} |")
     noticed = sum(record["noticed"] for record in records)
     share = f" ({noticed / len(records):.0%})" if records else ""
     lines.append(f"| all | {len(records)} | {noticed}{share} |")
     survivors = [record for record in records if not record["noticed"]]
-    told = [f"- `{one['module']}:{one['line']}`: `{one['told']}`" for one in survivors]
-    return "\n".join([*lines, "", "Survivors:", "", *told])
+    descriptions = [
+        f"- `{record['module']}:{record['line']}`: `{record['told']}`" for record in survivors
+    ]
+    return "\n".join([*lines, "", "Survivors:", "", *descriptions])
 
 
-def say(record: Record) -> None:
+def show(record: Record) -> None:
     word = "noticed" if record["noticed"] else "SURVIVED"
     print(f"{word:8} {record['name']}  {record['told']}  {record['seconds']:.0f} s", flush=True)
 
@@ -319,39 +327,41 @@ def main(argv: list[str] | None = None) -> None:
     )
     add: Callable[..., object] = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="copy and MUTANTS.jsonl")
-    add("--count", type=int, default=150, help="how many are drawn")
-    add("--seed", type=int, default=0, help="of the draw")
-    add("--only", default="", metavar="REGEX", help="of those drawn, names that have it")
+    add("--count", type=int, default=150, help="mutants to draw")
+    add("--seed", type=int, default=0, help="seed of the draw")
+    add("--only", default="", metavar="REGEX", help="only drawn mutants whose names match")
     add("--again", action="store_true", help="run the survivors once more, against newer tests")
-    add("--minutes", type=float, default=math.inf, help="begin none after that")
-    add("--table", action="store_true", help="print what came of it, and end")
+    add("--minutes", type=float, default=math.inf, help="start none after that")
+    add("--table", action="store_true", help="print the results and exit")
     args = parser.parse_args(argv)
     bench = Bench(args.out)
-    done = bench.done()
+    done = bench.read_results()
     if args.table:
         print(table(list(done.values())))
         return
     bench.set_up()
     end = time.monotonic() + 60 * args.minutes
-    found = all_mutants()
-    drawn = random.Random(args.seed).sample(found, min(args.count, len(found)))
+    mutants = all_mutants()
+    drawn = random.Random(args.seed).sample(mutants, min(args.count, len(mutants)))
     drawn = [mutant for mutant in drawn if re.search(args.only, mutant.name)]
     survived = {name for name, record in done.items() if not record["noticed"]}
     again = survived if args.again else set()
     waiting = [mutant for mutant in drawn if mutant.name not in done or mutant.name in again]
     for module in dict.fromkeys(mutant.module for mutant in waiting):
-        passed, first, _ = bench.tests(module)
+        passed, first, _ = bench.run_tests(module)
         if not passed:
-            raise InputError(f"the tests of {module} fail as it is: {first}. Mend them first.")
+            raise InputError(
+                f"the tests of {module} fail without a mutant: {first}. Fix them first."
+            )
     for mutant in waiting:
         if time.monotonic() > end:
             break
         record = bench.run(mutant)
         done[mutant.name] = record
-        say(record)
+        show(record)
         write(bench.file, "".join(json.dumps(one) + "\n" for one in done.values()))
     left = sum(mutant.name not in done for mutant in drawn)
-    print(f"{len(done)} of {len(found):,} mutants were tried, {left} are left")
+    print(f"{len(done)} of {len(mutants):,} mutants were tried, {left} are left")
 
 
 if __name__ == "__main__":

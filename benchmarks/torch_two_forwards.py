@@ -1,12 +1,12 @@
-"""A training step of ours against the usual way in PyTorch: a Hugging Face Qwen3 model of the same
+"""Our training step compared with the usual one in PyTorch: a Hugging Face Qwen3 model of the same
 size, two forwards per interaction, gradient checkpointing, no sharing, no padding.
 
     python benchmarks/torch_two_forwards.py --turns 1,8 --repeats 5
 
-Each side has a process of its own; they take turns, so that a machine whose speed drifts is fair to
-both. PyTorch has fused attention (sdpa), a fused optimiser, and one interaction at a time, so that
-nothing is padded. Its model computes the logits of every token, as it does unless told otherwise;
-`--torch-logits replies` tells it.
+Each side has its own process; they take turns, so that a machine whose speed drifts is fair to
+both. PyTorch uses fused attention (sdpa), a fused optimiser, and one interaction at a time, so that
+nothing is padded. Its model computes the logits of every token, which is the default;
+`--torch-logits replies` restricts it to the replies.
 """
 
 from __future__ import annotations
@@ -38,11 +38,23 @@ def parse() -> argparse.Namespace:
     add("--user-tokens", type=int, default=64)
     add("--reply-tokens", type=int, default=192)
     add("--followup-tokens", type=int, default=32)
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
     add("--device", default="cpu", choices=["cpu", "cuda"], help="where PyTorch computes")
     add("--attention", default="auto", help="ours: a name of interact_jax.models.attention")
-    add("--torch-logits", default="all", choices=["all", "replies"], help="which theirs computes")
-    add("--torch-keep-memory", action="store_true", help="glibc keeps theirs for them too")
+    add(
+        "--torch-logits",
+        default="all",
+        choices=["all", "replies"],
+        help="which logits PyTorch computes",
+    )
+    add(
+        "--torch-keep-memory", action="store_true", help="glibc keeps freed memory for PyTorch, too"
+    )
     add("--torch-attention", default="sdpa", help="theirs: sdpa, flash_attention_2, eager")
     add("--remat", default="full", help="ours: a name of REMAT_POLICIES")
     add("--repeats", type=int, default=5)
@@ -62,7 +74,7 @@ def windows(args: argparse.Namespace, turns: int) -> list[Unit]:
 
 
 def torch_step(args: argparse.Namespace, turns: int) -> Any:
-    """A function that makes one training step in PyTorch."""
+    """A function that runs one training step in PyTorch."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -112,7 +124,7 @@ def torch_step(args: argparse.Namespace, turns: int) -> Any:
 
 
 def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
-    """A function that makes one training step of ours, `way` = tree or none."""
+    """A function that runs one of our training steps, `way` = tree or none."""
     import jax.numpy as jnp
 
     from interact_jax import bench, cli, sharding
@@ -122,7 +134,7 @@ def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
     from interact_jax.models.decoder import Decoder
     from interact_jax.models.shapes import shape
 
-    cli.log_to_stderr(logging.WARNING)  # of a kernel that cannot be made
+    cli.log_to_stderr(logging.WARNING)  # such as that the kernel cannot be compiled
     mesh = sharding.make_mesh()
     decoder = Decoder(
         shape(args.model_shape),
@@ -135,13 +147,13 @@ def jax_step(args: argparse.Namespace, turns: int, way: str) -> Any:
 
 
 def work(args: argparse.Namespace) -> None:
-    """A worker: make a step for each line of stdin, answer with its seconds."""
+    """A worker: run a step for each line of stdin, and print its seconds."""
     import time
 
     from interact_jax import memory
 
     if args.worker != "torch" or args.torch_keep_memory:
-        memory.keep_freed()  # as the programs that train, score and sample do
+        memory.keep_freed()  # like the programs that train, score and sample
     turns, way = int(args.turns), args.worker
     step = torch_step(args, turns) if way == "torch" else jax_step(args, turns, way)
     step()

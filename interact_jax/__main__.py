@@ -1,4 +1,4 @@
-"""`python -m interact_jax train ...`, where the command `interact` is not on the path."""
+"""`python -m interact_jax train ...`, for when the command `interact` is not on the path."""
 
 import sys
 

@@ -1,11 +1,11 @@
 """Timing training steps: one pass (`tree`) against two forwards (`none`), in one run.
 
     trees = {way: Dialogue(turns=8).trees(way, rng, vocabulary) for way in ("tree", "none")}
-    rows = {way: one_row(some) for way, some in trees.items()}
+    rows = {way: one_row(grown) for way, grown in trees.items()}
     steps = [make_step(decoder, [row], way, mesh) for way, row in rows.items()]
     interleave(steps, repeats=5, seconds=15)
 
-Both ways have the same attention, scorer and optimiser and take turns, so that their ratio holds on
+Both ways use the same attention, scorer and optimiser and take turns, so that their ratio holds on
 a machine whose speed drifts.
 """
 
@@ -37,7 +37,7 @@ from interact_jax.scoring import Source
 from interact_jax.teachers import POLICY
 
 OPENING = 4  # tokens that end a prompt ("<|im_start|>assistant\n"), part of the user's turn
-BLOCK = 4  # tokens of the empty block that Qwen3 opens a reply with and leaves out of the history
+BLOCK = 4  # tokens of the empty think block that Qwen3 puts before a reply but not in the history
 WAYS = tuple(GROW)
 
 
@@ -45,10 +45,11 @@ WAYS = tuple(GROW)
 class Dialogue:
     """Tokens of a synthetic conversation with `turns` interactions.
 
-    `user` counts a user's turn with the prompt's end, `reply` y with its EOS, `followup` what the
-    hindsight prompt adds. With `student_branches` the template renders a reply in the history
-    otherwise than it was generated, as Qwen3's does, and every turn but the last is a branch. The
-    examples are those of `recipe`; a revised reply is as long as the first.
+    `user` is the length of a user's turn including the end of the prompt, `reply` that of y with
+    its EOS, `followup` that of what the hindsight prompt adds. With `student_branches` the template
+    renders a reply in the history differently from how it was generated, as Qwen3's does, and every
+    turn but the last is a branch. The examples are those of `recipe`; a revised reply is as long as
+    the first.
     """
 
     turns: int = 8
@@ -59,17 +60,21 @@ class Dialogue:
     recipe: str = "hindsight"
 
     def window(self, rng: np.random.Generator, vocabulary: int, name: str = "c") -> list[Unit]:
-        """The interactions, of random ids."""
+        """The interactions, with random ids."""
 
-        def some(n: int) -> list[int]:
+        def random_ids(n: int) -> list[int]:
             return rng.integers(3, vocabulary, n).tolist()
 
         history: list[int] = []
-        opening = some(OPENING)
-        block = some(BLOCK) if self.student_branches else []
+        opening = random_ids(OPENING)
+        block = random_ids(BLOCK) if self.student_branches else []
         window = []
         for turn in range(self.turns):
-            user, o, y = some(self.user - OPENING), some(self.followup), some(self.reply)
+            user, o, y = (
+                random_ids(self.user - OPENING),
+                random_ids(self.followup),
+                random_ids(self.reply),
+            )
             x = as_ids([*history, *user, *opening, *block])
             xo = as_ids([*history, *user, *o, *opening, *block])
             target = Target(f"{name}_{2 * turn + 1}", as_ids(y), name, f"{name}_{2 * turn + 1}")
@@ -79,7 +84,7 @@ class Dialogue:
                 unit = [Example(target, {PLAIN: x})]
             else:  # the history goes on without the revised reply
                 revised = dataclasses.replace(
-                    target, id=f"{target.id}+", y=as_ids(some(self.reply))
+                    target, id=f"{target.id}+", y=as_ids(random_ids(self.reply))
                 )
                 unit = [Example(revised, {PLAIN: x})]
                 if self.recipe == "pairs":
@@ -90,22 +95,22 @@ class Dialogue:
             history = [*history, *user, *opening, *y]
         return window
 
-    def trees(self, way: str, *args: Any, **more: Any) -> list[Tree]:
-        """Of a window, grown in this way of sharing."""
-        return GROW[way](self.window(*args, **more), RECIPES[self.recipe].frozen)
+    def trees(self, way: str, *args: Any, **kwargs: Any) -> list[Tree]:
+        """The trees of a window, grown in this way of sharing."""
+        return GROW[way](self.window(*args, **kwargs), RECIPES[self.recipe].frozen)
 
 
 def one_row(trees: Sequence[Tree], height: int = 1, known: Set[str] = frozenset()) -> Batch:
-    """All trees in one row whose arrays are as long as they are together: no padding. With a
-    `height`, so many rows, all the same: one for each device that has rows of its own."""
+    """All trees in one row of exactly their total length, without padding. `height` is the number
+    of such rows, all the same: one for each device that has rows of its own."""
     whole = sum((tree.size for tree in trees), Size(0, 0, 0, 0, 0))
     return with_known(pack([trees] * height, whole, height, known=known)[0])
 
 
 def with_known(batch: Batch) -> Batch:
-    """The batch with numbers for log-probabilities that have not been computed: zeros."""
-    there = {name: np.nan_to_num(logps) for name, logps in batch.replies.known.items()}
-    return dataclasses.replace(batch, replies=dataclasses.replace(batch.replies, known=there))
+    """The batch with zeros for the log-probabilities that have not been computed."""
+    known = {name: np.nan_to_num(logps) for name, logps in batch.replies.known.items()}
+    return dataclasses.replace(batch, replies=dataclasses.replace(batch.replies, known=known))
 
 
 # ------------------------------------------------------------------------------------ one step
@@ -117,24 +122,24 @@ class Step:
 
     sharing: str
     micro: list[Batch]
-    run: Callable[[], None]  # fails where the step is only compiled
-    compiled_bytes: int  # temporaries of the compiled gradient, by the compiler's own figure
-    flops: int  # of the gradients, counted in the jaxpr, loops by how often they run
+    run: Callable[[], None]  # fails if the step is only compiled
+    compiled_bytes: int  # temporaries of the compiled gradient, as the compiler reports them
+    flops: int  # of the gradients, counted in the jaxpr; loops count as often as they run
     useful_flops: int
     passes: int  # token passes
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def time(self) -> None:
-        """Run the step once, to its end. Not of a step that is only compiled."""
+        """Run the step once, to its end, and record the time; not if it is only compiled."""
         begin = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - begin)
 
     def figures(self, peak: float | None = None) -> dict[str, Any]:
-        """What is reported of it; `peak` is the devices' FLOP/s where it is known. What takes a
-        clock is None where the step was not run."""
-        held, slots = (float(n) for n in np.sum([padding(b) for b in self.micro], axis=0))
-        count = sum(interactions(batch) for batch in self.micro)
+        """The reported figures; `peak` is the devices' FLOP/s where it is known. Timings are None
+        where the step was not run."""
+        tokens, slots = (float(n) for n in np.sum([padding(b) for b in self.micro], axis=0))
+        count = sum(count_interactions(batch) for batch in self.micro)
         seconds = statistics.median(self.seconds) if self.seconds else None
 
         def rate(amount: float) -> float | None:
@@ -144,8 +149,8 @@ class Step:
             "sharing": self.sharing,
             "seconds": seconds,
             "interactions_per_second": rate(count),
-            "tokens_per_second": rate(held),
-            "padding": 1 - held / slots,
+            "tokens_per_second": rate(tokens),
+            "padding": 1 - tokens / slots,
             "compiled_bytes": self.compiled_bytes,
             "flops": self.flops,
             "flops_per_second": rate(self.flops),
@@ -163,13 +168,12 @@ def make_step(
     runs: bool = True,
     cfg: ConfigDict | None = None,
 ) -> Step:
-    """Compile the trainer's own step for these micro-batches, and make it ready to be called, with
-    random parameters, unless it never `runs`: then no parameter is ever there. Objective and
-    teacher are those of `cfg`."""
+    """Compile the trainer's own step for these micro-batches and make it ready to be called, with
+    random parameters. If it never `runs`, no parameters are created. Objective and teacher are
+    those of `cfg`."""
     cfg = config.default() if cfg is None else cfg.copy_and_resolve_references()
     cfg.sharing = sharing
     optimiser, method = make_optimiser(cfg.optim), method_of(cfg)
-    asked = sharing, method.sources
     with sharding.on(mesh):
         abstract = run_state.abstract_state(decoder, optimiser, mesh, method.rules)
         differentiate, add = train.jit_gradients(cfg, decoder, abstract)
@@ -190,25 +194,27 @@ def make_step(
         with sharding.on(mesh):
             sums = None
             for batch in rows:
-                found = differentiate(state.all_params(), batch)
-                sums = found if sums is None else add(sums, found)
-            state, shown = update(state, sums)
-        jax.block_until_ready((state, shown))
+                more = differentiate(state.all_params(), batch)
+                sums = more if sums is None else add(sums, more)
+            state, metrics = update(state, sums)
+        jax.block_until_ready((state, metrics))
 
     return Step(
         sharing,
         list(micro),
         run,
-        max(m.temp_size_in_bytes for one in compiled if (m := one.memory_analysis())),
+        max(m.temp_size_in_bytes for program in compiled if (m := program.memory_analysis())),
         sum(gradient_flops(decoder, batch, cfg) for batch in micro),
-        sum(useful_flops(decoder.config, batch, *asked) for batch in micro),
-        sum(token_passes(batch, decoder.remat != "none", *asked) for batch in micro),
+        sum(useful_flops(decoder.config, batch, sharing, method.sources) for batch in micro),
+        sum(
+            token_passes(batch, decoder.remat != "none", sharing, method.sources) for batch in micro
+        ),
     )
 
 
 def interleave(steps: Sequence[Step], repeats: int, seconds: float = 0.0) -> None:
-    """Time the steps in turn, after one call that is not counted: at least `repeats` times each,
-    and until `seconds` are over, so that short steps are not left to chance."""
+    """Time the steps in turn, after one warm-up call each: at least `repeats` times each, and for
+    at least `seconds`, so that short steps are timed often enough."""
     for step in steps:
         step.run()
     begin = time.perf_counter()
@@ -218,39 +224,41 @@ def interleave(steps: Sequence[Step], repeats: int, seconds: float = 0.0) -> Non
 
 
 def ratio(tree: Step, none: Step) -> float:
-    """How many times the interactions per second: median over the pairs of calls."""
+    """The speed-up in interactions per second: the median over the pairs of calls."""
     return statistics.median(b / a for a, b in zip(tree.seconds, none.seconds, strict=True))
 
 
-# -------------------------------------------------------------------------- what it ought to cost
+# ------------------------------------------------------------------------------------ expected cost
 
 
 def streams(batch: Batch, sharing: str, sources: Set[Source]) -> list[tuple[TokenStream, bool]]:
-    """What runs through a model, for each model that is asked, and whether it is differentiated."""
-    found = []
+    """The streams that run through each model in use, and whether they are differentiated."""
+    result = []
     for model in {source.model for source in sources}:
         views = {source.view for source in sources if source.model == model}
         live, trained = views - {*batch.frozen_views}, model == POLICY
         if live or sharing == "tree":
-            found.append((batch.trunk, trained))
+            result.append((batch.trunk, trained))
         if live:
-            found.append((batch.live, trained))
+            result.append((batch.live, trained))
         if views - live:
-            found.append((batch.frozen, False))
-    return found
+            result.append((batch.frozen, False))
+    return result
 
 
 def token_passes(batch: Batch, remat: bool, sharing: str, sources: Set[Source]) -> int:
-    """Forward passes of single tokens that a step is worth (a backward pass is two): every token of
-    the student 3, with rematerialisation 4, others' 1. The ratio of two is the bound of their
-    speeds where attention and head cost nothing."""
-    worth = {True: 4 if remat else 3, False: 1}
-    return sum(worth[live] * _held(stream) for stream, live in streams(batch, sharing, sources))
+    """The cost of a step in forward passes of single tokens (a backward pass counts as two): 3 for
+    every token of the student, 4 with rematerialisation, 1 for all others. The ratio of two steps
+    bounds their relative speed where attention and head cost nothing."""
+    cost = {True: 4 if remat else 3, False: 1}
+    return sum(
+        cost[live] * _count_tokens(stream) for stream, live in streams(batch, sharing, sources)
+    )
 
 
 def gradient_flops(decoder: Decoder, batch: Batch, cfg: ConfigDict) -> int:
-    """FLOPs of one micro-batch's gradient as it is computed, recomputation included; `cfg` says
-    objective, teacher and sharing."""
+    """FLOPs of one micro-batch's gradient as it is computed, recomputation included; objective,
+    teacher and sharing are those of `cfg`."""
     method = method_of(cfg)
     params = jax.eval_shape(decoder.fresh_params, 0)
     step = functools.partial(
@@ -263,32 +271,32 @@ def gradient_flops(decoder: Decoder, batch: Batch, cfg: ConfigDict) -> int:
 
 
 def useful_flops(config: DecoderConfig, batch: Batch, sharing: str, sources: Set[Source]) -> int:
-    """FLOPs that these arrays ask for: every held token once forward, those of the student twice
+    """FLOPs that these arrays require: every token once forward, those of the student twice more
     backward, every query with the keys it sees, the head at reply tokens; nothing recomputed.
 
-    Sliding windows are not taken off. Model FLOP utilisation is this over time and peak; that of
-    `none` takes the histories that it repeats for useful.
+    Sliding windows are not deducted. Model FLOP utilisation is this over time and peak; for `none`
+    the histories that it repeats count as useful.
     """
     c = config
     per_token = (
         2 * c.layers * c.width * (c.head_width * 2 * (c.heads + c.kv_heads) + 3 * c.mlp_width)
     )
     per_pair = 4 * c.layers * c.heads * c.head_width
-    worth = {True: 3, False: 1}
+    cost = {True: 3, False: 1}
     total = 0
     for stream, live in streams(batch, sharing, sources):
-        held = np.asarray(stream.segment_BxL) > 0
-        pairs = int((np.asarray(stream.position_BxL, np.int64) + 1)[held].sum())
-        total += worth[live] * (int(held.sum()) * per_token + pairs * per_pair)
+        real = np.asarray(stream.segment_BxL) > 0
+        pairs = int((np.asarray(stream.position_BxL, np.int64) + 1)[real].sum())
+        total += cost[live] * (int(real.sum()) * per_token + pairs * per_pair)
     replies = int((np.asarray(batch.replies.example_BxR) >= 0).sum())
-    heads = sum(worth[s.model == POLICY and s.view not in batch.frozen_views] for s in sources)
+    heads = sum(cost[s.model == POLICY and s.view not in batch.frozen_views] for s in sources)
     return total + heads * replies * 2 * c.width * c.vocab_size
 
 
-def _held(stream: Any) -> int:
+def _count_tokens(stream: Any) -> int:
     return int((np.asarray(stream.segment_BxL) > 0).sum())
 
 
-def interactions(batch: Batch) -> int:
-    """How many a batch holds."""
+def count_interactions(batch: Batch) -> int:
+    """How many interactions a batch holds."""
     return int((np.asarray(batch.replies.unit_BxI).max(axis=1) + 1).sum())

@@ -1,8 +1,8 @@
-"""The best step of a run, by a measure on held-out conversations: kept, and exported at its end.
+"""The best step of a run by a held-out measure: its checkpoint is kept, and exported at the end.
 
-best.check(cfg, measured)                     the measure is one that this log has
-better = best.note(kept, cfg, step, measured) whether this step is the best so far
-state, lines = best.take(state, kept, run)    the policy of that step, read from its checkpoint
+best.check(cfg, measured)                          the measure is one that this log has
+better = best.note(kept, cfg, step, measured)      whether this step is the best so far
+state, lines = best.restore(state, kept, cfg, dir) the policy of that step, from its checkpoint
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BETTER: dict[str, Callable[[float, float], bool]] = {
     "held_out_margin": operator.gt,
     "held_out_preferred": operator.gt,
 }
-"""Measures by which one step is better than another: (its value, the other's) -> whether."""
+"""Measures by which steps are compared: (a step's value, another's) -> whether it is better."""
 
 SETTINGS = {
     "checkpoint.best": Setting(
@@ -44,13 +44,13 @@ SETTINGS = {
 
 
 def check(cfg: Any, before: Mapping[str, float] | None) -> None:
-    """Raise InputError where the data has nothing that the chosen measure could be taken of."""
+    """Raise InputError where the chosen measure is not available on the data."""
     measure = cfg.checkpoint.best
     if measure == "none" or measure in (before or {}):
         return
-    there = [name for name in BETTER if name in (before or {})]
-    if there:
-        advice = f"These can be measured on this data: {', '.join(there)}."
+    available = [name for name in BETTER if name in (before or {})]
+    if available:
+        advice = f"These can be measured on this data: {', '.join(available)}."
     else:
         advice = (
             "Nothing is held out: choose an evaluation.holdout that makes at least "
@@ -60,48 +60,48 @@ def check(cfg: Any, before: Mapping[str, float] | None) -> None:
 
 
 def note(kept: dict[str, Any], cfg: Any, step: int, measured: Mapping[str, float]) -> bool:
-    """Whether a step is better than all before it, which is then noted in what is `kept` with
+    """Whether a step is better than all before it; if so, it is recorded in `kept`, which goes with
     checkpoints. A model that shows signs of collapse is never the best."""
     measure = cfg.checkpoint.best
     if measure not in measured or guard.signs(kept.get("before") or {}, measured):
         return False
-    best = _noted(kept, measure)
+    best = _best_so_far(kept, measure)
     if best is not None and not BETTER[measure](measured[measure], best["value"]):
         return False
     kept["best"] = {"measure": measure, "step": step, "value": measured[measure]}
     return True
 
 
-def steps(kept: Mapping[str, Any]) -> set[int]:
-    """Whose checkpoints are to stay, however old they are."""
+def protected_steps(kept: Mapping[str, Any]) -> set[int]:
+    """The steps whose checkpoints stay, however old they are."""
     return {kept["best"]["step"]} if kept.get("best") else set()
 
 
-def take(
+def restore(
     state: TrainState, kept: Mapping[str, Any], cfg: Any, workdir: Path
 ) -> tuple[TrainState, list[str]]:
     """The state with the policy and the number of the best step, and lines about it. Moments and
-    other models are left out then: the run has ended.
+    other models are dropped: the run has ended.
 
-    Where its checkpoint cannot be read any more, that is logged, and the state is the last one.
+    If its checkpoint can no longer be read, that is logged, and the state stays the last one.
     """
     measure, last = cfg.checkpoint.best, int(state.step)
     if measure == "none":
         return state, []
-    best = _noted(kept, measure)
+    best = _best_so_far(kept, measure)
     if best is None:
         log.warning("no step was the best by %s: each showed signs of collapse", measure)
         return state, []
-    told = f"step {best['step']:,} is the best by {measure} ({best['value']:.4g})"
+    summary = f"step {best['step']:,} is the best by {measure} ({best['value']:.4g})"
     before = (kept.get("before") or {}).get(measure)
     if before is not None and not BETTER[measure](best["value"], before):
-        log.warning("%s, and no better than the model was before training (%.4g)", told, before)
+        log.warning("%s, and no better than the model was before training (%.4g)", summary, before)
     if best["step"] == last:
-        return state, [f"{told}: the last one"]
+        return state, [f"{summary}: the last one"]
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
-    alone = dataclasses.replace(state, models={POLICY: Model(state.params)})
+    policy_only = dataclasses.replace(state, models={POLICY: Model(state.params)})
     try:
         place = workdir / "checkpoints" / str(best["step"])
         params = checkpoint.restore_params(str(place), abstract)
@@ -109,11 +109,11 @@ def take(
         log.error("the best step cannot be exported, the last one is: %s", error)
         return state, []
     step = jax.device_put(best["step"], state.step.sharding).astype(state.step.dtype)
-    state = dataclasses.replace(alone, step=step, models={POLICY: Model(params)})
-    return state, [f"{told}: exported, instead of step {last:,}"]
+    state = dataclasses.replace(policy_only, step=step, models={POLICY: Model(params)})
+    return state, [f"{summary}: exported, instead of step {last:,}"]
 
 
-def _noted(kept: Mapping[str, Any], measure: str) -> Any:
-    """What was noted so far; nothing where the run went by another measure then."""
+def _best_so_far(kept: Mapping[str, Any], measure: str) -> Any:
+    """The best step so far; None where another measure was used then."""
     best = kept.get("best")
     return best if best and best["measure"] == measure else None

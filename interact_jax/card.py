@@ -1,8 +1,8 @@
-"""The model card of an export: what was trained on what, and what came of it.
+"""The model card of an export: model, data, settings and results.
 
     card.write(workdir, workdir / "export", step)
 
-All of it is read from the run's directory. A README.md that somebody else wrote stays.
+Everything is read from the run's directory. A README.md from elsewhere is not replaced.
 """
 
 from __future__ import annotations
@@ -31,25 +31,30 @@ MARK = (
     "<!-- Written by interact_jax. As long as this line is here, an export replaces the file. -->"
 )
 PAPER = "[arXiv 2603.12273](https://arxiv.org/abs/2603.12273)"
-PATHS = ("model.path", "model.tokenizer", "data.path", "start_from")  # named, not located
+PATHS = (
+    "model.path",
+    "model.tokenizer",
+    "data.path",
+    "start_from",
+)  # shown by name, without their location
 ALWAYS = (
     *("objective.name", "teacher.name", "optim.name", "optim.lr", "optim.schedule"),
     *("batch.interactions", "batch.conversations", "steps", "epochs", "seed"),
 )
-APART = ("model.path", "data.path")  # they have lines of their own
+SHOWN_ABOVE = ("model.path", "data.path")  # they have rows of their own
 
 
 def write(workdir: Path, out: Path | str, step: int, weights: str = "policy") -> None:
-    """Put the card of a run's model after `step` steps into its export `out`. What hinders that is
-    logged: the export is whole without it."""
+    """Write the card of a run's model after `step` steps into its export `out`. Failures are only
+    logged: the export is complete without it."""
     place = Path(out) / NAME
     try:
         if os.path.lexists(place) and not _is_ours(place):
             log.info("%s: not written by this package, left as it is", place)
             return
         places.write(place, text(workdir, step, weights))
-    except Exception as error:  # the run's files may be damaged; its model is there all the same
-        log.error("%s: there is no model card: %s", place, error)
+    except Exception as error:  # the run's files may be damaged; the model is still exported
+        log.error("%s: the model card was not written: %s", place, error)
 
 
 def _is_ours(place: Path) -> bool:
@@ -59,7 +64,7 @@ def _is_ours(place: Path) -> bool:
 def text(workdir: Path, step: int, weights: str) -> str:
     """The card. Raises InputError where the run's config.json cannot be read."""
     settings = read_json(workdir / "config.json")
-    base, data = _name(settings["model.path"]), _name(settings["data.path"])
+    base, data = _display_name(settings["model.path"]), _display_name(settings["data.path"])
     facts = {
         "base model": base,
         "data": data,
@@ -69,34 +74,34 @@ def text(workdir: Path, step: int, weights: str) -> str:
         "weights": "of the trained model" if weights == "policy" else f"of the model {weights!r}",
         "interact_jax": interact_jax.__version__,
     }
-    measured = _measured(workdir / "summary.json", step) if weights == "policy" else []
+    measurements = _measurements(workdir / "summary.json", step) if weights == "policy" else []
     parts = [
         _front_matter(settings["model.path"]),
         f"# {html.escape(base)}, trained on {html.escape(data)}\n",
-        _method(settings),
+        _describe_method(settings),
         _table(("", ""), facts.items()),
     ]
-    if measured:
-        parts += ["## Measured\n", _table(("", "before", "after"), measured)]
+    if measurements:
+        parts += ["## Measured\n", _table(("", "before", "after"), measurements)]
     parts += [
         "## Settings\n\nThose that differ from the defaults, and the most important ones.\n",
-        _table(("setting", "value"), _chosen(settings).items()),
+        _table(("setting", "value"), _notable_settings(settings).items()),
         MARK + "\n",
     ]
     return "\n".join(parts)
 
 
-def _method(settings: Mapping[str, Any]) -> str:
+def _describe_method(settings: Mapping[str, Any]) -> str:
     address, objective = interact_jax.REPOSITORY, settings["objective.name"]
-    ours = f"[interact_jax]({address})" if address else "interact_jax"
+    package = f"[interact_jax]({address})" if address else "interact_jax"
     recipe = settings["data.recipe"]
     if recipe == "auto":
         recipe = OBJECTIVES[objective].recipes[0]
     if recipe != HINDSIGHT:
-        return f"A language model that was trained with {ours}, by the objective {objective}.\n"
+        return f"A language model that was trained with {package}, by the objective {objective}.\n"
     return (
-        f"A language model that was trained on what its users said next, with {ours}. The idea is "
-        f"that of *Aligning Language Models from User Interactions* ({PAPER}): shown a user's "
+        f"A language model that was trained on what its users said next, with {package}. The idea "
+        f"is that of *Aligning Language Models from User Interactions* ({PAPER}): shown a user's "
         "follow-up in hindsight, the model scores every token of its own reply, and is moved "
         "towards that judgement.\n"
     )
@@ -104,56 +109,56 @@ def _method(settings: Mapping[str, Any]) -> str:
 
 def _front_matter(model: str) -> str:
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if _is_of_the_hub(model):
+    if _is_hub_id(model):
         lines.append(f"base_model: {model}")
     return "\n".join(["---", *lines, "tags:", "- interact_jax", "---", ""])
 
 
-def _is_of_the_hub(model: str) -> bool:
-    """Whether a path was a hub's id: one that looks like it can be a directory, too, and is not
-    there any more."""
+def _is_hub_id(model: str) -> bool:
+    """Whether a path was a hub id: a path that looks like one may also have been a directory that
+    no longer exists."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", model, re.ASCII) or Path(model).is_dir():
         return False
     return isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str)
 
 
-def _name(path: str) -> str:
-    """What the card says of a place: a hub's id, or the last part of a path."""
-    return path if _is_of_the_hub(path) else Path(path).name
+def _display_name(path: str) -> str:
+    """A model or file as the card names it: a hub id, or the last part of a path."""
+    return path if _is_hub_id(path) else Path(path).name
 
 
 def _interactions(metrics: Path, step: int) -> str:
     if not metrics.is_file():
         return "not known"
-    learned = (line["interactions"] for line in read_log(metrics) if line["step"] <= step)
-    return f"{sum(learned):,}"
+    counts = (line["interactions"] for line in read_log(metrics) if line["step"] <= step)
+    return f"{sum(counts):,}"
 
 
-def _measured(summary: Path, step: int) -> list[tuple[str, str, str]]:
-    """What the run measured, where these are the weights that it measured."""
-    found = read_json(summary) if summary.is_file() else {}
-    before, after = found.get("before"), found.get("after")
-    if found.get("step") != step or not before or not after:
+def _measurements(summary: Path, step: int) -> list[tuple[str, str, str]]:
+    """What the run measured; nothing if it measured other weights than these."""
+    values = read_json(summary) if summary.is_file() else {}
+    before, after = values.get("before"), values.get("after")
+    if values.get("step") != step or not before or not after:
         return []
     return [(name, f"{before[name]:.4g}", f"{after[name]:.4g}") for name in after if name in before]
 
 
-def _chosen(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The settings that a reader wants to know: not where things lay, nor how it was computed."""
+def _notable_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of interest to a reader: not where files were, nor how it was computed."""
     known, default = config.settings(), config.to_json(config.default())
-    chosen = {}
+    notable = {}
     for name, value in settings.items():
-        learned = name in known and not known[name].free and value != default[name]
-        if name not in APART and (learned or name in ALWAYS):
-            chosen[name] = str(_named(name, value))
-    return chosen
+        relevant = name in known and not known[name].free and value != default[name]
+        if name not in SHOWN_ABOVE and (relevant or name in ALWAYS):
+            notable[name] = str(_display_value(name, value))
+    return notable
 
 
-def _named(name: str, value: Any) -> Any:
+def _display_value(name: str, value: Any) -> Any:
     if name == "data.weigh":
         file, colon, function = value.rpartition(":")
         return Path(file).name + colon + function
-    return _name(value) if name in PATHS and value else value
+    return _display_name(value) if name in PATHS and value else value
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -1,8 +1,8 @@
 """Checkpoints: the training state and what goes with it, by Orbax, asynchronously.
 
 A run's directory holds `checkpoints/STEP/`, `fixed/NAME` and `model/` (config and tokenizer of the
-model, without weights), so that a checkpoint can be exported without the model it once came from.
-All carry digests of their files.
+model, without weights), so that a checkpoint can be exported without the original model. Each
+holds digests of its files.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SETTINGS = {
 }
 
 
-STEP = re.compile(r"0|[1-9][0-9]*")  # how the directory of a checkpoint is called
+STEP = re.compile(r"0|[1-9][0-9]*")  # the name of a checkpoint's directory
 
 
 class Checkpoints:
-    """The checkpoints of one run; an unfinished one (crash, full disk) is never seen again.
+    """The checkpoints of one run; unfinished ones (crash, full disk) are ignored.
 
-    A state has `models` by name. Those named `fixed` never move: they are kept once, under
+    A state has `models` by name. Those named in `fixed` never change: they are saved once, under
     `fixed/`, and not in every checkpoint. Nothing is written before `begin`.
     """
 
@@ -59,24 +59,24 @@ class Checkpoints:
         self._keep, self._damaged = settings.keep, settings.damaged
         self._bad: list[Path] = []  # newer than the one that was restored
         self._writer: ocp.AsyncCheckpointer | None = None
-        self._standing: files.Standing | None = None
+        self._watched: files.WatchedPath | None = None
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._overlapping = True
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
-        return max(_finished(self._folder), default=None)
+        return max(_complete_steps(self._folder), default=None)
 
     @progress.of("reading the checkpoint")
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """The newest sound checkpoint: the state, laid out by the shardings of `abstract_state`,
+        """The newest intact checkpoint: the state, laid out by the shardings of `abstract_state`,
         and what was kept with it.
 
-        Raises InputError where it is of another model, another version of this package wrote it in
-        a way that cannot be read, or none is sound.
+        Raises InputError where it belongs to another model, was written in a format that cannot be
+        read, or no checkpoint is intact.
         """
-        state, kept = self._restore_moving(self._moving(abstract_state))
+        state, kept = self._restore_moving(self._without_fixed(abstract_state))
         fixed = {
             name: model.replace(params=saved.read_fixed(self._fixed[name], model.params))
             for name, model in abstract_state.models.items()
@@ -85,35 +85,35 @@ class Checkpoints:
         return state.replace(models={**state.models, **fixed}), kept
 
     def _restore_moving(self, moving: Any) -> tuple[Any, dict[str, Any]]:
-        said: list[str] = []
-        for step in sorted(_finished(self._folder), reverse=True):
+        errors: list[str] = []
+        for step in sorted(_complete_steps(self._folder), reverse=True):
             place = self._folder / str(step)
             try:
-                found = saved.read(place, moving)
-                if (held := int(found[0].step)) != step:  # a copy under another name
-                    raise Damaged(f"{place} is damaged: it is of step {held}")
+                restored = saved.read(place, moving)
+                if (own_step := int(restored[0].step)) != step:  # a copy under another name
+                    raise Damaged(f"{place} is damaged: it is of step {own_step}")
             except Damaged as error:
                 if self._damaged == "stop":
                     raise InputError(
                         f"{error}. --config.checkpoint.damaged=fall_back goes on from the one "
                         "before it."
                     ) from error
-                said.append(str(error))
+                errors.append(str(error))
                 self._bad.append(place)
                 continue
-            for one in said:
-                log.error("%s; going on from checkpoint %d", one, step)
+            for message in errors:
+                log.error("%s; going on from checkpoint %d", message, step)
             log.info("resuming from step %d", step)
-            return found
+            return restored
         raise InputError(
-            "\n".join(said) + f"\nThere is no sound checkpoint in {self._folder}. Use another "
+            "\n".join(errors) + f"\nThere is no intact checkpoint in {self._folder}. Use another "
             "--workdir, or delete that directory to begin the run anew."
         )
 
     def begin(self, overlapping: bool = True) -> None:
-        """From here on the run writes: what is left of writing that was interrupted goes, and what
-        is damaged stands aside, where the run will write anew. Unless checkpoints are `overlapping`
-        with the next steps, `save` returns when one is written."""
+        """Prepare for writing: remove the remains of interrupted writes, and move damaged
+        checkpoints aside, since the run will write these steps anew. Unless checkpoints are
+        `overlapping` with the next steps, `save` returns only when one is written."""
         self._overlapping = overlapping
         self._folder.mkdir(exist_ok=True)
         for place in self._bad:
@@ -121,84 +121,85 @@ class Checkpoints:
         self._bad = []
         for place in self._folder.iterdir():
             partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
-            unfinished = STEP.fullmatch(place.name) and not saved.finished(place)
+            unfinished = STEP.fullmatch(place.name) and not saved.is_finished(place)
             if unfinished:
-                log.warning("%s: unfinished, its run was ended meanwhile; deleted", place)
+                log.warning("%s: unfinished, since its run was interrupted; deleted", place)
             if partial or unfinished:
                 shutil.rmtree(place)
         for place in (self._workdir / "model", self._workdir / "known", *self._fixed.values()):
-            if place.is_dir() and not digests.sealed(place):  # an earlier version wrote it
+            if place.is_dir() and not digests.is_sealed(place):  # an earlier version wrote it
                 digests.seal(place)
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._standing = files.Standing(self._folder)
+        self._watched = files.WatchedPath(self._folder)
 
     def keep_fixed(self, state: Any) -> None:
-        """Write the models that never move. To be called before the first step."""
+        """Write the models that never change. To be called before the first step."""
         if self._fixed:
             (self._workdir / "fixed").mkdir(exist_ok=True)
         for name, place in self._fixed.items():
-            with orbax_errors.clear(), ocp.StandardCheckpointer() as checkpointer:
+            with orbax_errors.as_os_errors(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
             digests.seal(place)
 
     def save(
-        self, step: int, state: Any, kept: Mapping[str, Any], lasting: Collection[int] = ()
+        self, step: int, state: Any, kept: Mapping[str, Any], protected: Collection[int] = ()
     ) -> None:
-        """Copy the state off the device and go on; the files are written in the background, unless
-        `begin` was told that there is no room for that copy beside the next step. Of the steps
-        before, the newest stay, and those that are `lasting`.
+        """Copy the state off the device and return; the files are written in the background, unless
+        `begin` was told that there is no room for that copy beside the next step. Of the earlier
+        checkpoints the newest stay, and those of `protected` steps.
 
-        Raises OSError where the one before could not be written.
+        Raises OSError where the previous one could not be written.
         """
         assert self._writer is not None, "begin() comes first"
         self.wait()
-        self._check_standing()
+        self._check_watched()
         place = self._folder / str(step)
         data = {"version": saved.VERSION, **kept}
-        with orbax_errors.clear():
+        with orbax_errors.as_os_errors():
             self._writer.save(
                 place,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(self._moving(state)), data=ocp.args.JsonSave(data)
+                    state=ocp.args.StandardSave(self._without_fixed(state)),
+                    data=ocp.args.JsonSave(data),
                 ),
             )
-        self._pending = self._pool.submit(self._complete, self._writer, place, set(lasting))
+        self._pending = self._pool.submit(self._complete, self._writer, place, set(protected))
         if not self._overlapping:
             self.wait()
-            memory.trim()  # gigabytes of what was packed
+            memory.trim()  # gigabytes of buffers that the write used
 
-    def _complete(self, writer: ocp.AsyncCheckpointer, place: Path, lasting: set[int]) -> None:
-        """In the background: once Orbax has written everything, the digests; then older ones go."""
-        with orbax_errors.clear():
+    def _complete(self, writer: ocp.AsyncCheckpointer, place: Path, protected: set[int]) -> None:
+        """In the background: once Orbax has finished, write the digests and delete older steps."""
+        with orbax_errors.as_os_errors():
             writer.wait_until_finished()
         digests.seal(place)
-        for step in sorted(_finished(self._folder))[: -self._keep]:
-            if step in lasting:
+        for step in sorted(_complete_steps(self._folder))[: -self._keep]:
+            if step in protected:
                 continue
-            old = self._folder / f".{step}.old"  # what is half deleted is no checkpoint
+            old = self._folder / f".{step}.old"  # a half-deleted directory must not look like one
             os.rename(self._folder / str(step), old)
             shutil.rmtree(old)
 
-    def _moving(self, state: Any) -> Any:
-        """The state without the models that never move."""
+    def _without_fixed(self, state: Any) -> Any:
+        """The state without the models that never change."""
         models = {name: x for name, x in state.models.items() if name not in self._fixed}
         return state.replace(models=models)
 
     def wait(self) -> None:
-        """Until everything is on disk. Raises OSError where it could not be written."""
+        """Wait until everything is on disk. Raises OSError where it could not be written."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
         try:
             pending.result()
         except Exception:
-            self._check_standing()  # which would explain it
+            self._check_watched()  # which would explain it
             raise
 
     @contextlib.contextmanager
-    def settled(self) -> Iterator[None]:
-        """At the end everything is on disk. Where the run ends with an error, that is the one to
-        be told; nothing is left to write when the process ends."""
+    def flushing(self) -> Iterator[None]:
+        """On exit everything is on disk. If the block raises, its error takes precedence over those
+        of the pending write; nothing is left to write when the process ends."""
         try:
             yield
         except Exception:
@@ -211,31 +212,31 @@ class Checkpoints:
     def close(self) -> None:
         self.wait()
         self._pool.shutdown()
-        if self._writer is not None and self._standing is not None:
+        if self._writer is not None and self._watched is not None:
             self._writer.close()
-            self._standing.close()
-            self._writer = self._standing = None
+            self._watched.close()
+            self._writer = self._watched = None
 
-    def _check_standing(self) -> None:
-        if self._standing is not None:
-            self._standing.check()
+    def _check_watched(self) -> None:
+        if self._watched is not None:
+            self._watched.check()
 
 
 def finished_steps(run: Path) -> list[int]:
-    """Of the checkpoints of a run that are complete."""
-    return _finished(run / "checkpoints")
+    """The steps of a run's complete checkpoints."""
+    return _complete_steps(run / "checkpoints")
 
 
-def _finished(folder: Path) -> list[int]:
-    return [step for step in _steps(folder) if saved.finished(folder / str(step))]
+def _complete_steps(folder: Path) -> list[int]:
+    return [step for step in _all_steps(folder) if saved.is_finished(folder / str(step))]
 
 
-def _steps(folder: Path) -> list[int]:
+def _all_steps(folder: Path) -> list[int]:
     return [int(p.name) for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name)]
 
 
 def _set_aside(place: Path, folder: Path) -> Path:
-    """Move a directory into `folder`, under a name that is free there."""
+    """Move a directory into `folder`, under a name that is not taken there."""
     folder.mkdir(parents=True, exist_ok=True)
     target, number = folder / place.name, 1
     while target.exists():
@@ -246,7 +247,7 @@ def _set_aside(place: Path, folder: Path) -> Path:
 
 
 def find(path: str) -> tuple[Path, int]:
-    """(run directory, step) of `path`: a run's directory, its `checkpoints`, or one step in there.
+    """(run directory, step) of `path`: a run's directory, its `checkpoints`, or one step in it.
 
     Raises InputError where there is none.
     """
@@ -257,7 +258,7 @@ def find(path: str) -> tuple[Path, int]:
         run, step = given.parent.parent, int(given.name)
     elif given.name == "checkpoints":
         run = given.parent
-    steps = sorted(_finished(run / "checkpoints"))
+    steps = sorted(_complete_steps(run / "checkpoints"))
     if not steps or (step is not None and step not in steps):
         raise InputError(
             f"{path}: no checkpoint there. Expected the --workdir of a run, or its "
@@ -265,9 +266,9 @@ def find(path: str) -> tuple[Path, int]:
         )
     if step is None:
         step = steps[-1]
-        if newer := [n for n in _steps(run / "checkpoints") if n > step]:
+        if newer := [n for n in _all_steps(run / "checkpoints") if n > step]:
             log.warning(
-                "%s: unfinished, its run was ended meanwhile; step %d is read",
+                "%s: unfinished, since its run was interrupted; step %d is read",
                 run / "checkpoints" / str(max(newer)),
                 step,
             )
@@ -277,10 +278,10 @@ def find(path: str) -> tuple[Path, int]:
 @progress.of("reading the checkpoint")
 def restore_params(path: str, abstract_params: Any, model: str = "policy") -> Any:
     """Only the parameters of one model of a checkpoint, laid out by the shardings of
-    `abstract_params`. Raises InputError, also where it is damaged: which one is meant instead is
-    for the user to say."""
+    `abstract_params`. Raises InputError, also where it is damaged: the user has to choose another
+    one."""
     run, step = find(path)
-    others = [other for other in sorted(_finished(run / "checkpoints")) if other != step]
+    others = [other for other in sorted(_complete_steps(run / "checkpoints")) if other != step]
     remedy = f"Name another: {run}/checkpoints/STEP. Other steps found: {others or 'none'}."
     place = run / "checkpoints" / str(step)
     try:
@@ -290,7 +291,7 @@ def restore_params(path: str, abstract_params: Any, model: str = "policy") -> An
 
 
 def keep_model_files(source: Path, raw: Mapping[str, Any], tokenizer: Path, run: Path) -> Path:
-    """Put config (`raw`, as it was read) and tokenizer into the run's `model/`; its path."""
+    """Put config (`raw`, unchanged) and tokenizer into the run's `model/`; returns its path."""
     target = run / "model"
     with files.whole_directory(target) as partial:
         hf.copy_tokenizer(tokenizer, partial)
@@ -303,7 +304,7 @@ def keep_model_files(source: Path, raw: Mapping[str, Any], tokenizer: Path, run:
 
 
 def check_model_files(run: Path) -> Path:
-    """The run's `model/`. Raises InputError where it is damaged, or not there."""
+    """The run's `model/`. Raises InputError where it is damaged or missing."""
     place = run / "model"
     remedy = (
         "Put back the config and the tokenizer of the model that the run began with, without the "

@@ -1,4 +1,4 @@
-"""What accelerators can do, from their makers' data sheets."""
+"""The capabilities of accelerators, from their vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peak dense bfloat16 FLOP/s, bytes of memory and its bytes/s, one device of jax each.
+    """Peak dense bfloat16 FLOP/s, memory in bytes and its bandwidth in bytes/s, per jax device.
 
-    `link` is what a device sends along one axis of its interconnect, bytes/s: on a TPU two links,
-    one each way round the ring; on a GPU NVLink. `usable` is the share of the memory that programs
-    get, for TPUs what libtpu's own out-of-memory errors say.
+    `link` is what a device can send along one axis of its interconnect, bytes/s: on a TPU two
+    links, one in each direction of the ring; on a GPU NVLink. `usable` is the share of the memory
+    that programs get, for TPUs according to libtpu's out-of-memory errors.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Chip:
 
 GIB = 2.0**30
 CHIPS = {
-    # jax's device_kind, in small letters
+    # jax's device_kind, in lower case
     "tpu v4": Chip("TPU v4", 275e12, 32 * GIB, 1.228e12, 90e9, 0.961),
     "tpu v5 lite": Chip("TPU v5e", 197e12, 16 * GIB, 0.819e12, 90e9, 0.9844),
     "tpu v5": Chip("TPU v5p", 459e12, 95 * GIB, 2.765e12, 180e9, 1.0),
@@ -37,5 +37,5 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that jax calls so; None where we do not know it, as for any CPU."""
+    """The chip with jax's name `device_kind`; None where it is not known, as for any CPU."""
     return CHIPS.get(device_kind.lower())

@@ -1,4 +1,4 @@
-"""What the programs in launch/ share: how a run's settings are given, how each program ends.
+"""What the programs in launch/ share: settings on the command line, output, and exit status.
 
     parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True)
@@ -9,7 +9,7 @@
         cli.run(main)
 
 Exit status: 0 on success and for --help, 2 on bad arguments, settings or input, 1 on an internal
-failure, 128 and its number when a signal has ended it.
+failure, 128 + its number when a signal ended it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from interact_jax.schema import InputError, RunStopped
 
 log = logging.getLogger(__name__)
 
-# Why something cannot be written any more, and what to do.
-NO_ROOM = "Make room"  # a disk, a quota or the largest size of a file is used up
+# Why a write failed, and what to do about it.
+NO_ROOM = "Make room"  # the disk or quota is full, or the file too large
 UNWRITABLE = {
     errno.ENOSPC: NO_ROOM,
     errno.EDQUOT: NO_ROOM,
@@ -52,14 +52,17 @@ UNWRITABLE = {
 UNWRITABLE_REMEDY = (
     "{}, and start the same command again; checkpoints that were complete are as they were."
 )
-EXHAUSTED = "RESOURCE_EXHAUSTED"  # as jax says that a device's memory has run out
-KEEP: Any = {"break_long_words": False, "break_on_hyphens": False}  # paths and flags as they are
-NO_THREAD = "can't start new thread"  # as Python says that the system gives no more of them
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # how jax reports that a device is out of memory
+WRAP_OPTIONS: Any = {
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}  # paths and flags stay whole
+NO_THREAD = "can't start new thread"  # how Python reports that the limit is reached
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The description as it stands, and the default of every argument."""
+    """The description unchanged, and the default of every argument."""
 
 
 def settings_parser(description: str | None) -> argparse.ArgumentParser:
@@ -80,7 +83,7 @@ def settings_parser(description: str | None) -> argparse.ArgumentParser:
 def parse_settings(
     parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    """The named arguments, and the --config.KEY=VALUE ones unparsed."""
     args, rest = parser.parse_known_args(argv)
     unknown = [argument for argument in rest if not argument.startswith("--config.")]
     if unknown:
@@ -93,33 +96,35 @@ def add_settings(
     flags: Mapping[str, str],
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Settings of a run as arguments of their own, setting -> flag: with their meaning, bounds and
-    choices, and their default unless `defaults` has another."""
+    """Add settings of a run as flags of their own (setting -> flag), with their meaning, bounds and
+    choices, and their default unless `defaults` overrides it."""
     for name, flag in flags.items():
         setting = config.settings()[name]
         parser.add_argument(
             flag,
-            type=like(name),
+            type=setting_type(name),
             default=(defaults or {}).get(name, setting.default),
             choices=setting.choices or None,
             help=setting.meaning.replace("%", "%%"),
         )
 
 
-NAMED = re.compile(  # what may be a setting, with or without "--config.", and "=" behind it
-    r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(?![\w/(-]|\.\w)(=)?"
+SETTING_PATTERN = (
+    re.compile(  # a possible setting, with or without "--config." before and "=" after it
+        r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(?![\w/(-]|\.\w)(=)?"
+    )
 )
-_FLAGS: dict[str, str] = {}  # setting -> the flag that means it in the program at hand
+_FLAGS: dict[str, str] = {}  # setting -> the current program's flag for it
 
 
 def name_flags(flags: Mapping[str, str]) -> None:
-    """From now on, where a message names one of these settings, it names the flag."""
+    """From now on, messages that name one of these settings name its flag instead."""
     _FLAGS.clear()
     _FLAGS.update(flags)
 
 
-def in_flags(text: str) -> str:
-    """A message with the flags that the program at hand has in the place of settings."""
+def replace_settings(text: str) -> str:
+    """A message with settings replaced by the current program's flags for them."""
 
     def flag(match: re.Match[str]) -> str:
         whole, name, equals = match.group(0), match.group(2), match.group(3)
@@ -127,11 +132,11 @@ def in_flags(text: str) -> str:
             return whole
         return _FLAGS[name] + (" " if equals else "")
 
-    return NAMED.sub(flag, text)
+    return SETTING_PATTERN.sub(flag, text)
 
 
-def like(name: str) -> Callable[[str], Any]:
-    """The type of an argument that means what a setting of a run does: within the same bounds."""
+def setting_type(name: str) -> Callable[[str], Any]:
+    """The type of an argument that stands for a setting of a run, with the same bounds."""
     setting = config.settings()[name]
 
     def read(text: str) -> Any:
@@ -159,20 +164,20 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
     return read
 
 
-def run(main: Callable[[], None], smaller: str = "") -> NoReturn:
-    """Call main and end the process with the status that tells how it went.
+def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
+    """Call main and end the process with the status that describes how it went.
 
-    An InputError is what the user can mend: one message on stderr, no traceback. argparse's own
-    exits (2 for bad arguments, 0 for --help) pass through. `smaller` says, where memory runs out,
-    what makes this program need less of it.
+    An InputError is a problem that the user can fix: one message on stderr, no traceback.
+    argparse's own exits (2 for bad arguments, 0 for --help) pass through. `memory_advice` says what
+    makes this program need less memory, for when it runs out.
     """
-    orbax_errors.say_once()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need be no text
+    orbax_errors.silence_repeats()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with ends.catching():
             main()
-        sys.stdout.flush()  # here, so that a closed pipe is met below and not at interpreter exit
+        sys.stdout.flush()  # here, so that a closed pipe is handled below, not at interpreter exit
     except ends.Ended as ended:
         _flush()
         ends.leave(ended.number)
@@ -181,10 +186,10 @@ def run(main: Callable[[], None], smaller: str = "") -> NoReturn:
     except RunStopped as stopped:
         _leave(stopped.status, f"stopped: {stopped}")
     except KeyboardInterrupt:
-        _leave(130, "interrupted")  # 128 + SIGINT, as shells have it
+        _leave(130, "interrupted")  # 128 + SIGINT, as in shells
     except BrokenPipeError:
-        # Whoever read our output (`| head`) has enough. Python would complain once more when it
-        # flushes stdout at exit, so that goes nowhere from here on.
+        # The reader of our output (`| head`) has closed it. Python would complain again when it
+        # flushes stdout at exit, so redirect stdout to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(1)
     except OSError as error:
@@ -195,21 +200,30 @@ def run(main: Callable[[], None], smaller: str = "") -> NoReturn:
         if place and isinstance(error, BAD_PLACE):
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
-    except (MemoryError, RuntimeError) as error:  # those of jax are RuntimeErrors
-        said = str(error).strip().partition("\n")[0]
-        what = "memory, or of processes" if NO_THREAD in said else "memory"
-        if isinstance(error, RuntimeError) and EXHAUSTED not in said and NO_THREAD not in said:
+    except (MemoryError, RuntimeError) as error:  # jax raises RuntimeErrors
+        message = str(error).strip().partition("\n")[0]
+        resource = "memory, or of processes" if NO_THREAD in message else "memory"
+        if (
+            isinstance(error, RuntimeError)
+            and EXHAUSTED not in message
+            and NO_THREAD not in message
+        ):
             _internal_failure()
-        _leave(1, " ".join(f"error: out of {what}: {said or 'of this machine'}. {smaller}".split()))
+        _leave(
+            1,
+            " ".join(
+                f"error: out of {resource}: {message or 'of this machine'}. {memory_advice}".split()
+            ),
+        )
     except Exception:
         _internal_failure()
     sys.exit(0)
 
 
 def keep_compiled(directory: str = "auto") -> None:
-    """Keep compiled programs in a directory, so that the same program starts at once next time.
+    """Cache compiled programs in a directory, so that the same program starts at once next time.
 
-    "auto" is the user's cache directory, "" keeps nothing. A directory that jax was given already
+    "auto" is the user's cache directory, "" caches nothing. A directory that is already set
     (JAX_COMPILATION_CACHE_DIR) stays.
     """
     if not directory or jax.config.values["jax_compilation_cache_dir"]:
@@ -224,17 +238,17 @@ def keep_compiled(directory: str = "auto") -> None:
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show what the package logs, as plain lines."""
+    """Show the package's log messages as plain lines."""
     handler = _Stderr()
     handler.setFormatter(_Presentable("%(message)s"))
     logger = logging.getLogger("interact_jax")
-    logger.handlers = [handler]  # not the root's: libraries set that up as they like
+    logger.handlers = [handler]  # not the root logger, which libraries configure themselves
     logger.propagate = False
     logger.setLevel(level)
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Whatever stderr is at the time: a bar on a terminal puts what is logged above itself."""
+    """Writes to the current sys.stderr: a progress bar replaces it to print lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -242,14 +256,14 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 class _Presentable(logging.Formatter):
-    """What is logged holds names and texts of others, as messages of errors do."""
+    """Log messages, like error messages, contain names and texts from others."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return wrapped(presentable(in_flags(super().format(record))), sys.stderr)
+        return wrap(presentable(replace_settings(super().format(record))), sys.stderr)
 
 
-def wrapped(text: str, stream: Any) -> str:
-    """Lines that are too long for the terminal, broken between words."""
+def wrap(text: str, stream: Any) -> str:
+    """Break lines that are too long for the terminal, between words."""
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -257,24 +271,28 @@ def wrapped(text: str, stream: Any) -> str:
     for line in text.split("\n"):
         indent = line[: len(line) - len(line.lstrip())] + "  "
         short = len(line) <= width
-        lines += [line] if short else textwrap.wrap(line, width, subsequent_indent=indent, **KEEP)
+        lines += (
+            [line]
+            if short
+            else textwrap.wrap(line, width, subsequent_indent=indent, **WRAP_OPTIONS)
+        )
     return "\n".join(lines)
 
 
 def show(*lines: str) -> None:
-    """Lines on standard output, with nothing in them that a terminal would obey."""
-    print(wrapped(printable("\n".join(lines)), sys.stdout), flush=True)
+    """Print lines to standard output, without control characters for the terminal."""
+    print(wrap(printable("\n".join(lines)), sys.stdout), flush=True)
 
 
-def check_out(out: str | Path, *read: str | Path, option: str = "--out") -> None:
-    """Refuse, before anything is computed, what could not be written afterwards: `out`, which must
-    not be one of the files that are `read`. Raises InputError."""
+def check_output(out: str | Path, *read: str | Path, option: str = "--out") -> None:
+    """Check, before anything is computed, that `out` can be written and is none of the files that
+    are `read`. Raises InputError."""
     places.check_output(f"{option} {out}", out, read)
 
 
 @contextlib.contextmanager
-def alone_in(out: str | Path) -> Iterator[None]:
-    """Where `out` is standard output, what is printed meanwhile goes to standard error."""
+def reserve_stdout(out: str | Path) -> Iterator[None]:
+    """Where `out` is standard output, everything else that is printed goes to standard error."""
     if places.descriptor(out) == 1:
         with contextlib.redirect_stdout(sys.stderr):
             yield
@@ -283,13 +301,13 @@ def alone_in(out: str | Path) -> Iterator[None]:
 
 
 def write_lines(out: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON object a line, compressed where the name ends in .gz; see `places.writing`."""
-    with places.writing(out) as file, _packed(out, file) as packed:
+    """Write a JSON object per line, compressed where the name ends in .gz; see `places.writing`."""
+    with places.writing(out) as file, _compress(out, file) as stream:
         for line in lines:
-            packed.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
-def _packed(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
+def _compress(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextManager[Any]:
     if Path(out).suffix == ".gz":
         return gzip.GzipFile("", "wb", fileobj=file, mtime=0)
     return contextlib.nullcontext(file)
@@ -302,7 +320,7 @@ def _flush() -> None:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
-        print(wrapped(printable(in_flags(message)), sys.stderr), file=sys.stderr, flush=True)
+        print(wrap(printable(replace_settings(message)), sys.stderr), file=sys.stderr, flush=True)
     sys.exit(status)
 
 

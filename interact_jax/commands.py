@@ -2,9 +2,9 @@
 
     interact train --config quickstart --workdir runs/quickstart
 
-It is `python launch/train.py` with other words: the same file runs as the main program, with its
-own arguments, messages and exit status. So nothing here knows what a program takes, and a new file
-in launch/ is a new command.
+This is equivalent to `python launch/train.py`: the same file runs as the main program, with its own
+arguments, messages and exit status. So this module knows nothing about a program's arguments, and a
+new file in launch/ is a new command.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STATUS_BAD_ARGUMENTS = 2
 
 
 def main() -> int:
-    """Run the program that the first argument names; the exit status where it is not one."""
+    """Run the program named by the first argument; returns the exit status."""
     programs = {name.replace("_", "-"): name for name in shipped.names("launch")}
     name, *rest = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
@@ -35,19 +35,19 @@ def main() -> int:
         print(refusal(name, list(programs)), file=sys.stderr)
         return STATUS_BAD_ARGUMENTS
     sys.argv = [f"interact {name}", *rest]
-    as_main(shipped.folder("launch") / f"{programs[name]}.py")
+    run_as_main(shipped.folder("launch") / f"{programs[name]}.py")
     return 0
 
 
 def overview(programs: dict[str, str]) -> str:
-    """The commands, each with the first line of what its program says of itself."""
+    """The commands, each with the first paragraph of its program's docstring."""
     lines = []
     for command, program in programs.items():
         text = (shipped.folder("launch") / f"{program}.py").read_text(encoding="utf-8")
-        said = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
+        summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
         indent = " " * 14
-        told = textwrap.fill(said, 78, initial_indent=indent, subsequent_indent=indent)
-        lines.append(f"  {command:<12}{told[14:]}")
+        wrapped = textwrap.fill(summary, 78, initial_indent=indent, subsequent_indent=indent)
+        lines.append(f"  {command:<12}{wrapped[14:]}")
     return "\n".join(
         [
             "usage: interact COMMAND ...",
@@ -57,22 +57,22 @@ def overview(programs: dict[str, str]) -> str:
             "commands:",
             *lines,
             "",
-            "`interact COMMAND --help` tells what one takes. Where it says python launch/train.py,",
+            "`interact COMMAND --help` shows its arguments. Where it says python launch/train.py,",
             "interact train is the same; recipes in configs/ are found by name: --config dpo.",
         ]
     )
 
 
 def refusal(given: str, commands: list[str]) -> str:
-    near = difflib.get_close_matches(given, commands, n=1)
-    said = f"{given}: there is no such command." if given else "which command?"
-    meant = f" Did you mean {near[0]}?" if near else ""
-    return f"error: interact {said}{meant} There is: {', '.join(commands)}."
+    matches = difflib.get_close_matches(given, commands, n=1)
+    problem = f"{given}: there is no such command." if given else "which command?"
+    suggestion = f" Did you mean {matches[0]}?" if matches else ""
+    return f"error: interact {problem}{suggestion} Available: {', '.join(commands)}."
 
 
-def as_main(file: Path) -> None:
-    """What `python FILE` does, with the arguments as they are now: processes that the program
-    starts find its main module, and modules that lie beside it are found."""
+def run_as_main(file: Path) -> None:
+    """Do what `python FILE` does, with the current sys.argv: processes that the program starts find
+    its main module, and modules beside it can be imported."""
     program = ModuleType("__main__")
     program.__file__ = str(file)
     sys.modules["__main__"] = program

@@ -1,6 +1,6 @@
 """The settings of a run: gathered from their homes, overrides from the command line, checks.
 
-Every setting stands once, in the `SETTINGS` of the module that it changes; `configs/*.py` start
+Every setting is defined once, in the `SETTINGS` of the module that it affects; `configs/*.py` start
 from `default()` and change what differs.
 """
 
@@ -76,7 +76,7 @@ SETTINGS = {
     ),
     "seed": Setting(0, "seed of everything random", least=0, most=MOST_SEED),
 }
-"""Those of the run as a whole; every other one stands in the module that it changes."""
+"""Those of the run as a whole; every other one is defined in the module that it affects."""
 
 HOMES = (
     opening.SETTINGS,
@@ -107,10 +107,10 @@ HOMES = (
 
 
 def settings() -> dict[str, Setting]:
-    """Every setting by its full name; those of one group one behind the other."""
-    found = {name: setting for home in HOMES for name, setting in home.items()}
-    groups = list(dict.fromkeys(name.partition(".")[0] for name in found))
-    return dict(sorted(found.items(), key=lambda item: groups.index(item[0].partition(".")[0])))
+    """Every setting by its full name, grouped by prefix."""
+    by_name = {name: setting for home in HOMES for name, setting in home.items()}
+    groups = list(dict.fromkeys(name.partition(".")[0] for name in by_name))
+    return dict(sorted(by_name.items(), key=lambda item: groups.index(item[0].partition(".")[0])))
 
 
 def default() -> ConfigDict:
@@ -144,9 +144,9 @@ def describe() -> str:
 
 
 def find(given: str) -> Path:
-    """The file that --config means: a path, or the name of a shipped recipe, such as quickstart.
+    """The file that --config names: a path, or the name of a shipped recipe, such as quickstart.
 
-    Raises InputError where there is none, with what there is.
+    Raises InputError, which lists what exists, where there is none.
     """
     recipes = shipped.names("configs")
     if given in recipes:
@@ -160,13 +160,13 @@ def find(given: str) -> Path:
         return file
     is_name = file.name == given and not file.suffix
     beside = [] if is_name else sorted(p.as_posix() for p in file.parent.glob("*.py"))
-    said = "no shipped recipe of that name" if is_name else "no such file"
-    near = difflib.get_close_matches(given, [*recipes, *beside], n=1)
-    if file.stem in recipes:  # configs/NAME.py, and this is elsewhere
-        near = [file.stem]
+    problem = "no shipped recipe of that name" if is_name else "no such file"
+    matches = difflib.get_close_matches(given, [*recipes, *beside], n=1)
+    if file.stem in recipes:  # configs/NAME.py, but this is another directory
+        matches = [file.stem]
     raise InputError(
-        f"--config={given}: {said}."
-        + (f" Did you mean {near[0]}?" if near else "")
+        f"--config={given}: {problem}."
+        + (f" Did you mean {matches[0]}?" if matches else "")
         + f" Recipes by name: {', '.join(recipes)}."
         + (f" Files there: {', '.join(beside)}." if beside else "")
     )
@@ -176,17 +176,17 @@ def load(given: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """Run `get_config()` of a Python file, apply `--config.KEY=VALUE` arguments, check everything.
 
     `given` is the file's path, or the name of a shipped recipe. Raises InputError with one message
-    for the person who typed it.
+    for the user.
     """
     places.check_name(f"--config={given}", given)
     file = find(given)
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None  # as of any file that ends in .py
+    assert spec is not None and spec.loader is not None  # true for any .py file
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # the file is the user's program: anything can come out of it
+    except Exception as error:  # the file is the user's code and can raise anything
         where = traceback.extract_tb(error.__traceback__)[-1]
         line = f"{file}:{where.lineno}" if where.filename == str(file) else file
         raise InputError(f"{line}: {type(error).__name__}: {error}") from error
@@ -196,7 +196,7 @@ def load(given: str, overrides: Sequence[str] = ()) -> ConfigDict:
         override(config, argument)
     _choose_length(config, {_name_of(argument) for argument in overrides})
     check(config)
-    methods.method_of(config)  # raises where objective and recipe do not go together
+    methods.method_of(config)  # raises where objective and recipe do not match
     return config.lock()
 
 
@@ -208,10 +208,14 @@ def override(config: ConfigDict, argument: str) -> None:
     name, (_, equals, text) = _name_of(argument), argument.partition("=")
     known = flatten(config)
     if name not in known:
-        near = _near(name, list(known))
+        suggestions = _suggestions(name, list(known))
         raise InputError(
             f"--config.{name}: there is no such setting."
-            + (f" Did you mean {' or '.join(near)}?" if near else f" There is: {', '.join(known)}.")
+            + (
+                f" Did you mean {' or '.join(suggestions)}?"
+                if suggestions
+                else f" Available: {', '.join(known)}."
+            )
         )
     if not equals:
         raise InputError(f"--config.{name}: expected --config.{name}=VALUE.")
@@ -229,7 +233,7 @@ def override(config: ConfigDict, argument: str) -> None:
     config[last] = value
 
 
-ELSEWHERE = {
+ALIASES = {
     "learning_rate": "optim.lr",
     "batch_size": "batch.interactions",
     "per_device_train_batch_size": "batch.interactions",
@@ -247,16 +251,17 @@ ELSEWHERE = {
     "save_total_limit": "checkpoint.keep",
     "report_to": "loggers",
 }
-"""What other trainers call a setting."""
+"""Names of settings in other trainers -> ours."""
 
 
-def _near(name: str, known: Sequence[str]) -> list[str]:
-    """The settings that may be meant: those called so elsewhere, or in another group, or nearly."""
+def _suggestions(name: str, known: Sequence[str]) -> list[str]:
+    """Suggestions for an unknown setting: other trainers' names, the same name in another group, or
+    a similar one."""
     last = name.rpartition(".")[2]
-    same = [one for one in known if one.rpartition(".")[2] == last]
-    if last in ELSEWHERE:
-        same.insert(0, ELSEWHERE[last])
-    return same or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    matches = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
+    if last in ALIASES:
+        matches.insert(0, ALIASES[last])
+    return matches or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
 
 
 def _name_of(argument: str) -> str:
@@ -264,7 +269,7 @@ def _name_of(argument: str) -> str:
 
 
 def _choose_length(config: ConfigDict, given: Set[str]) -> None:
-    """Of `steps` and `epochs`, the one on the command line wins over the other in the file."""
+    """Between `steps` and `epochs`, one on the command line overrides the other in the file."""
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if one in given and other not in given and config[one] and config[other]:
             log.info("%s=%s as given, instead of %s=%s", one, config[one], other, config[other])
@@ -272,18 +277,18 @@ def _choose_length(config: ConfigDict, given: Set[str]) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Raise InputError for a value that cannot be meant."""
+    """Raise InputError for an invalid value."""
     flat = flatten(config)
     expected = flatten(default())
     if set(flat) != set(expected):
         wrong = ", ".join(sorted(set(flat) ^ set(expected)))
-        raise InputError(f"settings that are missing or too many: {wrong}. Start from default().")
+        raise InputError(f"missing or unknown settings: {wrong}. Start from default().")
     for name, setting in settings().items():
         setting.check(name, flat[name])
     for one, other in (("batch.conversations", "batch.interactions"), ("steps", "epochs")):
         if bool(flat[one]) == bool(flat[other]):
             raise InputError(
-                f"{one}={flat[one]} and {other}={flat[other]}: exactly one must not be 0."
+                f"{one}={flat[one]} and {other}={flat[other]}: exactly one of them must be nonzero."
             )
     loggers.names_of(flat["loggers"])
     if not flat["model.path"]:
@@ -305,23 +310,23 @@ def check(config: ConfigDict) -> None:
 
 
 def check_resume(config: ConfigDict, saved_file: Path) -> None:
-    """Raise InputError where `config` would continue another run than the one that was saved.
+    """Raise InputError where `config` does not match the run that was saved.
 
-    `free` settings may change. A schedule that ends with the run moves with `steps` and `epochs`.
+    `free` settings may change. A schedule that ends with the run follows `steps` and `epochs`.
     """
     if not saved_file.is_file():
-        raise _unknown(saved_file, "not there")
+        raise _unreadable_error(saved_file, "not there")
     try:
         saved = read_json(saved_file)
     except InputError as error:
-        raise _unknown(saved_file, f"cannot be read ({error})") from error
+        raise _unreadable_error(saved_file, f"cannot be read ({error})") from error
     known = settings()
     changed = []
     for name, value in to_json(config).items():
-        # What the run did not know of yet was off then.
-        then = saved.get(name, known[name].before if known[name].before is not None else value)
-        if then != value and not known[name].free:
-            changed.append(f"{name}: {then!r} then, {value!r} now")
+        # A setting that is newer than the run was off then.
+        old = saved.get(name, known[name].before if known[name].before is not None else value)
+        if old != value and not known[name].free:
+            changed.append(f"{name}: {old!r} then, {value!r} now")
     newer = [
         f"--config.{name}={known[name].before}"
         for name in known
@@ -335,20 +340,20 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
         )
 
 
-def _unknown(saved_file: Path, what: str) -> InputError:
+def _unreadable_error(saved_file: Path, what: str) -> InputError:
     return InputError(
-        f"{saved_file}: {what}, though the run has checkpoints: nobody knows its settings. Put it "
+        f"{saved_file}: {what}, though the run has checkpoints: its settings are unknown. Put it "
         "back, or use another --workdir (with --config.start_from to continue from its parameters)."
     )
 
 
-def keep(config: ConfigDict, file: Path) -> None:
+def write(config: ConfigDict, file: Path) -> None:
     """Write `config.json`."""
     places.write(file, json.dumps(to_json(config), indent=2) + "\n")
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The flat settings as JSON holds them: infinity as text."""
+    """The flat settings for JSON: infinity as text."""
     return {
         name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in flatten(config).items()

@@ -1,12 +1,12 @@
-"""Digests of the files of a directory, kept in it, so that damage is noticed and named.
+"""Digests of the files of a directory, stored in it, so that damage is detected and located.
 
     digests.seal(Path("checkpoints/21"))     when everything is written
     digests.check(Path("checkpoints/21"))    raises Damaged
 
-They stand in the format of b2sum (`cd checkpoints/21 && b2sum -c digests-*.b2` checks by hand), and
-the last line is the digest of those before it. The name of the file says which process hashed, of
-how many: of a directory that several write, each can seal its own files, and the directory is
-sealed when all have.
+They are in the format of b2sum (`cd checkpoints/21 && b2sum -c digests-*.b2` checks by hand), and
+the last line is the digest of the lines before it. The file's name says which of how many processes
+wrote it: where several write to a directory, each seals its own files, and the directory is sealed
+when all have.
 """
 
 from __future__ import annotations
@@ -21,63 +21,63 @@ from interact_jax import files, places
 from interact_jax.schema import InputError
 
 NAME = "digests-{}-of-{}.b2"
-NAMED = re.compile(r"digests-(\d+)-of-(\d+)\.b2")
-LAST = "# digest of the lines above: "
+NAME_PATTERN = re.compile(r"digests-(\d+)-of-(\d+)\.b2")
+LAST_LINE = "# digest of the lines above: "
 THREADS = 8
-ALONE = "If the other files there are sound, delete {}: they are then taken as they are."
+WITHOUT_DIGESTS = "If the other files there are sound, delete {}: they are then taken as they are."
 
 
 class Damaged(InputError):
-    """Something is not as it was written."""
+    """A file differs from what was written."""
 
 
 def seal(folder: Path, process: int = 0, processes: int = 1) -> None:
-    """Put the files of a directory on disk, and then their digests beside them."""
+    """Sync the files of a directory to disk, and then write their digests beside them."""
     names = sorted(p.relative_to(folder).as_posix() for p in _files(folder))
-    found = of_files([folder / name for name in names])
+    hashes = of_files([folder / name for name in names])
     files.sync_tree(folder)
-    lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, found, strict=True))
-    text = f"{lines}{LAST}{_hash(lines.encode())}\n"
+    lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, hashes, strict=True))
+    text = f"{lines}{LAST_LINE}{_hash(lines.encode())}\n"
     places.write(folder / NAME.format(process, processes), text)
 
 
-def sealed(folder: Path) -> bool:
+def is_sealed(folder: Path) -> bool:
     """Whether the digests of all processes are there."""
-    found = [m.groups() for m in map(NAMED.fullmatch, _names(folder)) if m]
-    counts = {int(count) for _, count in found}
-    return len(counts) == 1 and len(found) == counts.pop()
+    parts = [m.groups() for m in map(NAME_PATTERN.fullmatch, _names(folder)) if m]
+    counts = {int(count) for _, count in parts}
+    return len(counts) == 1 and len(parts) == counts.pop()
 
 
 def check(folder: Path, remedy: str = "", needed: bool = True) -> bool:
-    """Whether there are digests, all of which agree with the files.
+    """Whether there are digests, all of which match the files.
 
-    Raises Damaged, which names the first file that does not; `remedy` is for its message. Where
-    the directory is read without digests too, they are not `needed`: the message then says how to
-    do without those that are damaged.
+    Raises Damaged, which names the first file that does not match; `remedy` is for its message.
+    Where the directory may also be read without digests, they are not `needed`: the message then
+    says how to do without damaged ones.
     """
 
     def damaged(name: str, what: str) -> Damaged:
-        said = f"{folder} is damaged: {name} {what}"
-        return Damaged(f"{said}. {remedy}" if remedy else said)
+        message = f"{folder} is damaged: {name} {what}"
+        return Damaged(f"{message}. {remedy}" if remedy else message)
 
-    if not sealed(folder):
+    if not is_sealed(folder):
         return False
     expected: dict[str, str] = {}
-    for name in filter(NAMED.fullmatch, _names(folder)):
+    for name in filter(NAME_PATTERN.fullmatch, _names(folder)):
         lines = _read(folder / name)
         if lines is None:
-            remedy = remedy if needed else f"{ALONE.format(name)} {remedy}"
+            remedy = remedy if needed else f"{WITHOUT_DIGESTS.format(name)} {remedy}"
             raise damaged(name, "is not what was written")
         expected |= lines
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
         raise damaged(missing[0], "is missing")
     try:
-        found = of_files([folder / name for name in expected])
+        actual = of_files([folder / name for name in expected])
     except OSError as error:
         raise damaged(str(error.filename), f"cannot be read ({error.strerror})") from error
-    for (name, then), now in zip(expected.items(), found, strict=True):
-        if then != now:
+    for (name, old), new in zip(expected.items(), actual, strict=True):
+        if old != new:
             raise damaged(name, "is not what was written")
     return True
 
@@ -85,7 +85,7 @@ def check(folder: Path, remedy: str = "", needed: bool = True) -> bool:
 def _read(file: Path) -> dict[str, str] | None:
     """The digests by name; None where the file itself is damaged."""
     try:
-        lines, last, own = file.read_bytes().decode().rpartition(LAST)
+        lines, last, own = file.read_bytes().decode().rpartition(LAST_LINE)
     except (OSError, UnicodeDecodeError):
         return None
     if not last or own != _hash(lines.encode()) + "\n":
@@ -99,7 +99,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    return (p for p in folder.rglob("*") if p.is_file() and not NAMED.fullmatch(p.name))
+    return (p for p in folder.rglob("*") if p.is_file() and not NAME_PATTERN.fullmatch(p.name))
 
 
 def _hash(data: bytes) -> str:
@@ -107,11 +107,11 @@ def _hash(data: bytes) -> str:
 
 
 def of_files(places: list[Path]) -> list[str]:
-    """The digest of each. Several at a time: hashlib lets other threads go on meanwhile."""
+    """The digest of each file. Computed in threads: hashlib releases the GIL."""
 
-    def one(place: Path) -> str:
+    def hash_file(place: Path) -> str:
         with place.open("rb") as file:
             return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(one, places))
+        return list(pool.map(hash_file, places))

@@ -1,12 +1,12 @@
 """Divergences of two distributions over the vocabulary, per token: functions of `Logits`, [...].
 
 s and t are the log-probabilities of the student, which is differentiated, and of the teacher, which
-is a constant. Every gradient by the student's logits has the form
+is a constant. Every gradient with respect to the student's logits has the form
 
-    exp(s) (g - sum_v exp(s) g),     g the derivative by exp(s),
+    exp(s) (g - sum_v exp(s) g),     g the derivative with respect to exp(s),
 
-and is written out, from the divergence itself: one pass over the logits. Left to the
-differentiation of sums and exponentials it would keep more arrays of them.
+and is written out in terms of the divergence itself: one pass over the logits. Automatic
+differentiation of the sums and exponentials would keep more arrays of that size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from interact_jax.logits import SAVED, Logits, top
 
-# (s, t, constant) -> the divergence [...]; and, with it and a factor [...], the gradient [..., V].
+# Value: (s, t, constant) -> divergence [...]. Gradient: (s, t, constant, divergence) -> [..., V].
 Value = Callable[[jax.Array, jax.Array, Any], jax.Array]
 Gradient = Callable[[jax.Array, jax.Array, Any, jax.Array], jax.Array]
 
@@ -36,29 +36,29 @@ def _divergence(
     teacher: jax.Array,
     lse_t: jax.Array,
 ) -> jax.Array:
-    """`lse_s` belongs to `student`: the gradient by that has the part which goes through it."""
+    """`lse_s` belongs to `student`, whose gradient includes the part that goes through `lse_s`."""
     return value(student - lse_s[..., None], teacher - lse_t[..., None], constant)
 
 
 def _forward(value, gradient, constant, student, lse_s, teacher, lse_t):
-    found = _divergence(value, gradient, constant, student, lse_s, teacher, lse_t)
-    return found, (constant, student, lse_s, teacher, lse_t, found)
+    divergence = _divergence(value, gradient, constant, student, lse_s, teacher, lse_t)
+    return divergence, (constant, student, lse_s, teacher, lse_t, divergence)
 
 
 def _backward(value, gradient, residuals, cotangent):
-    constant, student, lse_s, teacher, lse_t, found = residuals
-    # Behind a barrier: XLA would keep what value and gradient have in common, arrays of logits,
-    # from the one to the other, where to compute it twice costs next to nothing.
+    constant, student, lse_s, teacher, lse_t, divergence = residuals
+    # The barrier stops XLA from keeping what value and gradient share (arrays of logits) from one
+    # to the other, when computing it twice costs almost nothing.
     student, teacher = jax.lax.optimization_barrier((student, teacher))
     s, t = student - lse_s[..., None], teacher - lse_t[..., None]
-    by_logits = cotangent[..., None] * gradient(s, t, constant, found)
+    by_logits = cotangent[..., None] * gradient(s, t, constant, divergence)
     return None, by_logits, jnp.zeros_like(lse_s), jnp.zeros_like(t), jnp.zeros_like(lse_t)
 
 
 _divergence.defvjp(_forward, _backward)
 
 
-def _between(
+def _apply(
     student: Logits, teacher: Logits, value: Value, gradient: Gradient, constant: Any = None
 ) -> jax.Array:
     return _divergence(
@@ -74,7 +74,7 @@ def _between(
 
 def reverse_kl(student: Logits, teacher: Logits) -> jax.Array:
     """KL(s, t) = sum_v exp(s) (s - t)."""
-    return _between(student, teacher, _reverse, _reverse_gradient)
+    return _apply(student, teacher, _reverse, _reverse_gradient)
 
 
 def _reverse(s, t, _):
@@ -87,7 +87,7 @@ def _reverse_gradient(s, t, _, kl):
 
 def forward_kl(student: Logits, teacher: Logits) -> jax.Array:
     """KL(t, s) = sum_v exp(t) (t - s)."""
-    return _between(
+    return _apply(
         student,
         teacher,
         lambda s, t, _: (jnp.exp(t) * (t - s)).sum(axis=-1),
@@ -98,8 +98,8 @@ def forward_kl(student: Logits, teacher: Logits) -> jax.Array:
 def jsd(student: Logits, teacher: Logits, alpha: float) -> jax.Array:
     """alpha KL(t, m) + (1 - alpha) KL(s, m), m = log((1 - alpha) exp(s) + alpha exp(t)).
 
-    The ends are not its limits: alpha = 0 is the forward KL and alpha = 1 the reverse one, by the
-    convention of GKD (arXiv 2306.13649).
+    The end points are not its limits: alpha = 0 is the forward KL and alpha = 1 the reverse one, by
+    the convention of GKD (arXiv 2306.13649).
     """
     if alpha == 0:
         return forward_kl(student, teacher)
@@ -114,47 +114,47 @@ def jsd(student: Logits, teacher: Logits, alpha: float) -> jax.Array:
         parts = alpha * jnp.exp(t) * (t - m) + (1 - alpha) * jnp.exp(s) * (s - m)
         return parts.sum(axis=-1)
 
-    def gradient(s, t, _, found):
+    def gradient(s, t, _, divergence):
         m = middle(s, t)
         of_student = _reverse(s, m, None)
         return (1 - alpha) * jnp.exp(s) * (s - m - of_student[..., None])
 
-    return _between(student, teacher, value, gradient)
+    return _apply(student, teacher, value, gradient)
 
 
 def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) -> jax.Array:
     """KL(s, t) over buckets: the k likeliest tokens of s (or of t), and one with all the rest.
 
-    With k = V it is the reverse KL. Which tokens are chosen is not differentiated. The mass of the
-    rest is a sum over its tokens and not 1 less that of the others: it is exact however small.
+    With k = V it is the reverse KL. The choice of tokens is not differentiated. The mass of the
+    rest is a sum over its tokens, not 1 minus that of the others, so it is exact however small.
     """
     if k >= student.logits_BxCxV.shape[-1]:
         return reverse_kl(student, teacher)
-    of = teacher if by_teacher else student
-    found = top(jax.lax.stop_gradient(of.logp()), k)
-    least, index = (checkpoint_name(x[..., -1:], SAVED) for x in found)  # chosen once
+    chooser = teacher if by_teacher else student
+    largest = top(jax.lax.stop_gradient(chooser.logp()), k)
+    least, index = (checkpoint_name(x[..., -1:], SAVED) for x in largest)  # chosen once
 
-    def chosen(
+    def chosen_mask(
         s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]
     ) -> jax.Array:
-        """Where the chosen tokens are; of equals, top_k takes the first."""
+        """Mask of the chosen tokens; of equal ones, top_k takes the first."""
         least, index = least_and_index
         x = t if by_teacher else s
         at = jax.lax.broadcasted_iota(index.dtype, x.shape, x.ndim - 1)
         return (x > least) | ((x == least) & (at <= index))
 
-    def rest(x: jax.Array, taken: jax.Array) -> jax.Array:
-        return jax.nn.logsumexp(jnp.where(taken, -jnp.inf, x), axis=-1)
+    def log_rest(x: jax.Array, chosen: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, x), axis=-1)
 
     def value(s, t, constant):
-        taken = chosen(s, t, constant)
-        s_rest, t_rest = rest(s, taken), rest(t, taken)
-        of_chosen = jnp.where(taken, jnp.exp(s) * (s - t), 0.0).sum(axis=-1)
+        chosen = chosen_mask(s, t, constant)
+        s_rest, t_rest = log_rest(s, chosen), log_rest(t, chosen)
+        of_chosen = jnp.where(chosen, jnp.exp(s) * (s - t), 0.0).sum(axis=-1)
         return of_chosen + jnp.exp(s_rest) * (s_rest - t_rest)
 
     def gradient(s, t, constant, kl):
-        taken = chosen(s, t, constant)
-        of_rest = rest(s, taken) - rest(t, taken)
-        return jnp.exp(s) * (jnp.where(taken, s - t, of_rest[..., None]) - kl[..., None])
+        chosen = chosen_mask(s, t, constant)
+        of_rest = log_rest(s, chosen) - log_rest(t, chosen)
+        return jnp.exp(s) * (jnp.where(chosen, s - t, of_rest[..., None]) - kl[..., None])
 
-    return _between(student, teacher, value, gradient, (least, index))
+    return _apply(student, teacher, value, gradient, (least, index))

@@ -1,20 +1,20 @@
-"""How a program ends when it is told to: by Ctrl-C (SIGINT), SIGTERM or SIGHUP.
+"""How a program ends on a signal: Ctrl-C (SIGINT), SIGTERM or SIGHUP.
 
     if __name__ == "__main__":  # before the imports that take seconds
         from interact_jax import ends
 
-        ends.in_words()
+        ends.install_handlers()
 
     with ends.Deferred() as stop:
         while not stop.asked: ...
 
-The first signal raises `Ended` in the main thread, so that what is being written to the side is
-cleared away; a second one ends the process at once. So does the first where the main thread does
-not come to it within GRACE seconds, being inside a computation or a compilation. In a `Deferred`
-block a signal is a request, and only a second one is more.
+The first signal raises `Ended` in the main thread, so that temporary files are removed; a second
+one ends the process at once. So does the first if the main thread does not react within GRACE
+seconds, because it is inside a computation or a compilation. In a `Deferred` block the first signal
+is only a request to stop; a second one acts as above.
 
-The process always leaves without taking the interpreter down: threads that still compute would
-crash on the way.
+The process always exits without shutting down the interpreter: threads that are still computing
+would crash during the shutdown.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ GRACE = 5.0  # seconds
 RETRY = 0.01  # seconds
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden it
 
-_deferred = 0  # blocks that take a signal for a request
-_requests = 0  # that such a block was sent
-_caught = False  # whether somebody is there who catches `Ended`
-_told = 0  # the signal that has raised `Ended`
+_deferred = 0  # number of active blocks that treat a signal as a request
+_requests = 0  # signals sent to such a block
+_caught = False  # whether `Ended` will be caught
+_raised = 0  # the signal that has raised `Ended`
 
 
 class Ended(BaseException):
@@ -46,8 +46,8 @@ class Ended(BaseException):
         self.number = number
 
 
-def in_words() -> None:
-    """From here on a signal ends this program with one line, and status 128 + its number.
+def install_handlers() -> None:
+    """From here on a signal ends this program with a one-line message and status 128 + its number.
 
     To be called in the main thread. Signals that are ignored, as under `nohup`, stay ignored.
     """
@@ -62,17 +62,17 @@ def in_words() -> None:
 
 @contextlib.contextmanager
 def catching() -> Any:
-    """In here signals raise `Ended`; before, they end the process at once."""
+    """Within this block signals raise `Ended`; outside, they end the process at once."""
     global _caught
     _caught, before = True, sys.unraisablehook
 
-    def dropped(raised: sys.UnraisableHookArgs) -> None:
+    def hook(raised: sys.UnraisableHookArgs) -> None:
         if isinstance(raised.exc_value, Ended):
-            _again(raised.exc_value.number)
+            _raise_again(raised.exc_value.number)
         else:
             before(raised)
 
-    sys.unraisablehook = dropped
+    sys.unraisablehook = hook
     try:
         yield
     finally:
@@ -80,7 +80,7 @@ def catching() -> Any:
 
 
 def leave(number: int) -> NoReturn:
-    """End the process with one line and the status of a signal."""
+    """End the process with a one-line message and the status of a signal."""
     name = signal.Signals(number).name
     word = "interrupted" if number == signal.SIGINT else f"ended by {name}"
     cursor = SHOW_CURSOR if os.isatty(2) else ""
@@ -90,24 +90,24 @@ def leave(number: int) -> NoReturn:
 
 
 def _end(number: int, _: Any) -> None:
-    global _told
-    if _told or not _caught:
+    global _raised
+    if _raised or not _caught:
         leave(number)
-    _told = number
+    _raised = number
     raise Ended(number)
 
 
-def _again(number: int) -> None:
-    """Raise `Ended` once more: the main thread was in a callback of weak references or the like,
-    out of which Python hands no exception on. It is to be outside by then."""
-    global _told
-    _told = 0
+def _raise_again(number: int) -> None:
+    """Raise `Ended` again: the main thread was in a weak-reference callback or the like, from which
+    Python propagates no exceptions. After RETRY seconds it should have left that."""
+    global _raised
+    _raised = 0
     main = threading.main_thread().ident
     threading.Timer(RETRY, signal.pthread_kill, (main, number)).start()
 
 
 def _watch(reader: int) -> None:
-    """Told of every signal at once, wherever the main thread is."""
+    """Receive every signal at once, whatever the main thread is doing."""
     global _requests
     while True:
         number = os.read(reader, 1)[0]
@@ -115,7 +115,7 @@ def _watch(reader: int) -> None:
             continue
         if _deferred:
             _requests += 1
-            if _requests > 1:  # and the main thread has not come to the first yet
+            if _requests > 1:  # and the main thread has not handled the first yet
                 leave(number)
         elif signal.getsignal(number) is _end:
             time.sleep(GRACE)
@@ -123,8 +123,8 @@ def _watch(reader: int) -> None:
 
 
 class Deferred:
-    """Turns the first signal into a request to stop at a good place: `asked` is its name, `status`
-    what the process ends with then."""
+    """Turns the first signal into a request to stop at a suitable point: `asked` is its name,
+    `status` the exit status to use then."""
 
     def __enter__(self) -> Deferred:
         global _deferred, _requests
@@ -133,7 +133,7 @@ class Deferred:
         _deferred += 1
         _requests = 0
         self._before = {
-            number: signal.signal(number, self._ask)
+            number: signal.signal(number, self._handle)
             for number in SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN
         }
@@ -142,15 +142,15 @@ class Deferred:
     def __exit__(self, *_: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._no_longer()
+        self._stop_deferring()
 
-    def _ask(self, number: int, _: Any) -> None:
+    def _handle(self, number: int, _: Any) -> None:
         self.asked, self.status = signal.Signals(number).name, 128 + number
-        for each, handler in self._before.items():  # a second one, of any kind, acts at once
-            signal.signal(each, handler)
-        self._no_longer()
+        for other, handler in self._before.items():  # a second signal, of any kind, acts at once
+            signal.signal(other, handler)
+        self._stop_deferring()
 
-    def _no_longer(self) -> None:
+    def _stop_deferring(self) -> None:
         global _deferred
         _deferred -= self._counts
         self._counts = False

@@ -1,7 +1,7 @@
-"""Did it work? What a run is measured by, before its first step, during and after.
+"""Evaluation of a run, before its first step, during training and after.
 
-On conversations that are held out of any log (`held_out`), and where the data is the pocket world's
-by what a program makes of sampled replies (`interact_jax.pocket`).
+On conversations held out of any log (`held_out`) and, where the data is the pocket world's, by
+checking sampled replies with a program (`interact_jax.pocket`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from interact_jax.schema import Message
 
 log = logging.getLogger(__name__)
 
-SHOWS = "the model shows signs of collapse: {}."
-OTHERS = (
-    "what is held out is not what was measured before training (other data, or other settings of "
-    "evaluation): before and after cannot be compared"
+COLLAPSE = "the model shows signs of collapse: {}."
+OTHER_DATA = (
+    "the held-out data differs from what was measured before training (other data, or other "
+    "settings of evaluation): before and after cannot be compared"
 )
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
 
 
-def pocket(
+def measure_pocket(
     decoder: Decoder, params: Any, chat: ChatFormat, replies: int, seed: int
 ) -> dict[str, float]:
     """Shares over `replies` sampled answers (temperature 1) to held-out requests of the pocket
@@ -43,35 +43,34 @@ def pocket(
         params, prompts, max_new_tokens=pocket_measure.MAX_NEW_TOKENS, temperature=1.0, seed=seed
     )
     texts = [chat.decode([i for i in c.ids if i != chat.eos_id]) for c in completions]
-    found = pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)
-    return {name: share for name, share in found.items() if name != "replies"}
+    shares = pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)
+    return {name: share for name, share in shares.items() if name != "replies"}
 
 
-EVALUATIONS: dict[str, Measure] = {"pocket": pocket}
+EVALUATIONS: dict[str, Measure] = {"pocket": measure_pocket}
 """By the name of the setting `evaluation.name`, where that is not "auto" or "none"."""
 
 
-def chosen(config: Any) -> Measure | None:
-    """What sampled replies are judged by: "auto" knows the shipped logs, and no others."""
+def measure_for(config: Any) -> Measure | None:
+    """The measure of sampled replies: "auto" recognises the shipped logs, and no others."""
     name = config.evaluation.name
     return EVALUATIONS.get(config.data.path if name == "auto" else name)
 
 
 def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
-    """Measure a `train.Run` before its first step; a resumed run has what it found then from its
-    checkpoint.
+    """Measure a `train.Run` before its first step; a resumed run reads that from its checkpoint.
 
-    None where nothing is to be measured, or was not then. Raises InputError where the run is to go
-    by a measure that is not there.
+    None where nothing is, or was, to be measured. Raises InputError where `checkpoint.best` names a
+    measure that is not available.
     """
     if (held := run.held_out) is not None:
         if int(run.state.step) > 0:
             held.resume(run.workdir)
         if run.kept.setdefault("measured_on", held.digest) != held.digest:
-            log.warning(OTHERS)
+            log.warning(OTHER_DATA)
     if int(run.state.step) == 0:
         run.kept["before"] = measure_run(run, file)
-    elif "before" not in run.kept:  # an earlier version kept it in the file alone
+    elif "before" not in run.kept:  # an earlier version kept it only in the file
         run.kept["before"] = read_json(file) if file.is_file() else None
     best.check(run.config, run.kept["before"])
     return run.kept["before"]
@@ -79,25 +78,25 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
 
 @progress.of("measuring the model")
 def measure_run(run: Any, file: Path) -> dict[str, float] | None:
-    """Measure a `train.Run` as it stands, and write the result to `file`; None where nothing is to
-    be measured."""
-    measure, model = chosen(run.config), run.model
-    found: dict[str, float] = {}
+    """Measure a `train.Run` in its current state and write the result to `file`; None where nothing
+    is to be measured."""
+    measure, model = measure_for(run.config), run.model
+    values: dict[str, float] = {}
     if measure is not None:
         with sharding.on(model.mesh):
             replies, seed = run.config.evaluation.replies, run.config.seed
-            found = measure(model.decoder, run.state.params, model.chat, replies, seed)
-    found |= of_held_out(run)
-    if not found:
+            values = measure(model.decoder, run.state.params, model.chat, replies, seed)
+    values |= measure_held_out(run)
+    if not values:
         return None
     file.parent.mkdir(parents=True, exist_ok=True)
-    places.write(file, json.dumps(found, indent=2) + "\n")
-    return found
+    places.write(file, json.dumps(values, indent=2) + "\n")
+    return values
 
 
-def of_held_out(run: Any) -> dict[str, float]:
-    """What held-out conversations say of the model as it stands; the replies that were sampled are
-    kept with the run. Measured once a step."""
+def measure_held_out(run: Any) -> dict[str, float]:
+    """Measure the current model on held-out conversations; the sampled replies are kept with the
+    run. Measured at most once per step."""
     if run.held_out is None:
         return {}
     step = int(run.state.step)
@@ -110,29 +109,28 @@ def of_held_out(run: Any) -> dict[str, float]:
     return values
 
 
-def during(run: Any, step: int, due: bool) -> dict[str, float]:
-    """What the log says of held-out conversations at a step, where they are `due`, or by
-    `evaluation.every`; with the first step also what was found before it."""
+def measure_step(run: Any, step: int, due: bool) -> dict[str, float]:
+    """The held-out measures for the log at a step, where they are `due`, or by `evaluation.every`;
+    at the first step also those taken before it."""
     if run.held_out is None:
         return {}
     before = run.kept.get("before") or {}
     first = {f"before_{k}": v for k, v in before.items() if k.startswith("held_out_")}
     every = run.config.evaluation.every
-    now = of_held_out(run) if due or (every and step % every == 0) else {}
+    now = measure_held_out(run) if due or (every and step % every == 0) else {}
     return (first if step == 1 else {}) | now
 
 
-def alarm(run: Any, now: Mapping[str, float]) -> str:
-    """Warn where the model shows signs of collapse; what is wrong, where the run is to stop for
-    that."""
-    how, before = run.config.evaluation.guard, run.kept.get("before") or {}
-    found = guard.signs(before, now) if how != "none" else {}
-    told = run.kept.get("signs", [])
-    news = [text for sign, text in found.items() if sign not in told]
-    run.kept["signs"] = sorted({*told, *found})
-    if how == "stop" and found:
-        return SHOWS.format("; ".join(found.values()))
-    if news:  # each is told once
-        said = SHOWS.format("; ".join(news))
-        log.warning("step %d: %s %s", int(run.state.step), said, guard.ADVICE)
+def warn_of_collapse(run: Any, now: Mapping[str, float]) -> str:
+    """Warn where the model shows signs of collapse; returns the reason if the run is to stop."""
+    action, before = run.config.evaluation.guard, run.kept.get("before") or {}
+    signs = guard.signs(before, now) if action != "none" else {}
+    reported = run.kept.get("signs", [])
+    new = [text for sign, text in signs.items() if sign not in reported]
+    run.kept["signs"] = sorted({*reported, *signs})
+    if action == "stop" and signs:
+        return COLLAPSE.format("; ".join(signs.values()))
+    if new:  # each is reported once
+        message = COLLAPSE.format("; ".join(new))
+        log.warning("step %d: %s %s", int(run.state.step), message, guard.ADVICE)
     return ""

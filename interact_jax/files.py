@@ -1,10 +1,10 @@
-"""Directories that are whole, and whether what a run writes to still stands under its name.
+"""Directories that appear complete, and paths that a run watches while it writes to them.
 
     with files.whole_directory(Path("run/model")) as partial: ...
-    with files.standing(Path("run")) as run: run.check()
+    with files.watch(Path("run")) as run: run.check()
 
-A directory is written to the side, put on disk, and only then given its name: whoever reads under
-it finds what was there before or all of the new, also after a crash. Files are `places.writing`'s.
+A directory is written under another name, synced to disk, and only then renamed: readers find the
+old content or all of the new, also after a crash. For single files see `places.writing`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from interact_jax.schema import RunStopped
 
 @contextlib.contextmanager
 def whole_directory(folder: Path) -> Iterator[Path]:
-    """A directory to write to, which takes the place of the one that was there at the end."""
+    """A directory to write to, which replaces `folder` at the end."""
     folder = folder.resolve()
     partial, old = _beside(folder, "partial"), _beside(folder, "old")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     try:
         partial.mkdir()
         yield partial
@@ -40,30 +40,30 @@ def whole_directory(folder: Path) -> Iterator[Path]:
 
 
 def sync_tree(folder: Path) -> None:
-    """Everything below a directory, and itself, is on disk afterwards."""
+    """Sync a directory and everything below it to disk."""
     for place, _, names in os.walk(folder):
         for name in names:
             sync(Path(place, name))
         sync(Path(place))
 
 
-class Standing:
-    """A file or directory that a run writes to, which somebody may move or delete meanwhile."""
+class WatchedPath:
+    """A file or directory that a run writes to, and that others may move or delete meanwhile."""
 
     def __init__(self, place: Path):
         self._place = place
-        self._descriptor = os.open(place, os.O_RDONLY)  # open, it stays another than its successor
+        self._descriptor = os.open(place, os.O_RDONLY)  # while it is open, its inode is not reused
 
     def check(self) -> None:
-        """Raise RunStopped where it is no longer the one under its name."""
+        """Raise RunStopped where the path no longer leads to it."""
         try:
             if os.path.samestat(os.stat(self._place), os.fstat(self._descriptor)):
                 return
         except OSError:
             pass
         raise RunStopped(
-            f"{self._place} is gone, or another: it was moved or deleted while the run wrote to "
-            "it. Put it back, and the same command goes on from the newest checkpoint."
+            f"{self._place} is gone or was replaced: it was moved or deleted while the run wrote "
+            "to it. Put it back, and the same command goes on from the newest checkpoint."
         )
 
     def close(self) -> None:
@@ -71,16 +71,16 @@ class Standing:
 
 
 @contextlib.contextmanager
-def standing(place: Path) -> Iterator[Standing]:
-    """Where a directory is gone, say that, and not what came of it."""
-    found = Standing(place)
+def watch(place: Path) -> Iterator[WatchedPath]:
+    """Report that a directory is gone rather than the errors that follow from it."""
+    watched = WatchedPath(place)
     try:
-        yield found
+        yield watched
     except Exception:
-        found.check()
+        watched.check()
         raise
     finally:
-        found.close()
+        watched.close()
 
 
 def _beside(place: Path, what: str) -> Path:

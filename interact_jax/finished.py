@@ -1,10 +1,10 @@
-"""A run that has ended says so at once when it is started again, and computes nothing.
+"""A finished run that is started again reports so at once, and computes nothing.
 
-    finished.note(cfg, workdir, lines)      once everything is written
-    lines = finished.lines(cfg, workdir)    what it said then; None where there is more to do
+    finished.write(cfg, workdir, lines)     once everything is written
+    lines = finished.read(cfg, workdir)     its final lines; None where there is more to do
 
-There is more to do where a setting, the data, or something that the run has left is not as it was:
-then it starts as any run does, which finds out what is wrong.
+There is more to do where a setting, the data, or a file that the run wrote has changed: it then
+starts like any run, which finds out what is wrong.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ log = logging.getLogger(__name__)
 NAME = "finished.json"
 
 
-def note(cfg: Any, workdir: Path, lines: Sequence[str]) -> None:
-    """Write `finished.json`: what the run left, and the `lines` that it ended with."""
-    seen = {**_seen(cfg, workdir), "lines": list(lines)}
-    places.write(workdir / NAME, json.dumps(seen, indent=1) + "\n")
+def write(cfg: Any, workdir: Path, lines: Sequence[str]) -> None:
+    """Write `finished.json`: the state of the run's files, and the `lines` that it ended with."""
+    record = {**_snapshot(cfg, workdir), "lines": list(lines)}
+    places.write(workdir / NAME, json.dumps(record, indent=1) + "\n")
 
 
-def lines(cfg: Any, workdir: Path) -> list[str] | None:
-    """The lines that the run ended with; None unless all is as it was then."""
+def read(cfg: Any, workdir: Path) -> list[str] | None:
+    """The lines that the run ended with; None if anything has changed since."""
     try:
-        then = json.loads((workdir / NAME).read_text(encoding="utf-8"))
-        said = then.pop("lines")
-        return [str(line) for line in said] if then == _seen(cfg, workdir) else None
+        recorded = json.loads((workdir / NAME).read_text(encoding="utf-8"))
+        lines = recorded.pop("lines")
+        return [str(line) for line in lines] if recorded == _snapshot(cfg, workdir) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):
-        return None  # the run itself says what is wrong
+        return None  # the run itself reports what is wrong
 
 
-def _seen(cfg: Any, workdir: Path) -> dict[str, Any]:
-    """Settings, the state of the data's files, digests of what the run has written for others."""
+def _snapshot(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Settings, size and time of the data's files, digests of the files that the run wrote."""
     export = workdir / "export"
-    left = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
-    left += sorted(file for pattern in hf.files_of(export) for file in export.glob(pattern))
-    left += sorted((workdir / "report").glob("*.html"))
-    names = [file.relative_to(workdir).as_posix() for file in left]
+    written = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
+    written += sorted(file for pattern in hf.files_of(export) for file in export.glob(pattern))
+    written += sorted((workdir / "report").glob("*.html"))
+    names = [file.relative_to(workdir).as_posix() for file in written]
     data = [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
     stats = [os.stat(name) for name in data]
     return {
         "settings": config.to_json(cfg),
         "checkpoints": sorted(checkpoint.finished_steps(workdir)),
         "data": [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(data, stats, strict=True)],
-        "files": dict(zip(names, digests.of_files(left), strict=True)),
+        "files": dict(zip(names, digests.of_files(written), strict=True)),
     }

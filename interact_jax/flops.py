@@ -1,9 +1,9 @@
-"""FLOPs of a traced function, counted in its jaxpr: bodies of loops times how often they run.
+"""FLOPs of a traced function, counted in its jaxpr: loop bodies times their number of iterations.
 
 XLA's own `cost_analysis` counts the body of a loop once, so it cannot be used for a model whose
 layers are scanned. How often a `while` runs may depend on integers among the arguments (blockwise
 attention visits the keys that a packed row can see): where these are concrete arrays, everything
-that follows from them is evaluated and the loop is counted as it would run.
+derived from them is evaluated and the loop is counted as it would run.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def count(function: Callable[..., Any], *args: Any) -> int:
     """FLOPs (two a multiply-add) of all matrix products that `function(*args)` traces to.
 
     Dead code is dropped first, as the compiler does. Leaves of `args` may be shapes
-    (jax.ShapeDtypeStruct); a `while` whose length hangs on one of those counts once. A `cond`
-    counts as its dearest branch, a Pallas kernel as its body times its grid, a call of foreign code
-    as what `FOREIGN` says.
+    (jax.ShapeDtypeStruct); a `while` whose length depends on one of those counts once. A `cond`
+    counts as its most expensive branch, a Pallas kernel as its body times its grid, a call of
+    foreign code according to `FOREIGN`.
     """
     closed = jax.make_jaxpr(function)(*args)
     leaves = jax.tree.leaves(args, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
     counter = _Counter()
-    known = [_known(leaf) for leaf in leaves]
+    known = [_known_value(leaf) for leaf in leaves]
     return counter.run(_without_dead_code(closed.jaxpr), closed.consts, known)[0]
 
 
@@ -45,9 +45,9 @@ def _without_dead_code(jaxpr: Any) -> Any:
 
 
 class _Lazy:
-    """A value that follows from concrete arguments, computed when a loop asks for it."""
+    """A value derived from concrete arguments, computed when a loop needs it."""
 
-    value: np.ndarray  # there when `compute` is not any more
+    value: np.ndarray  # set once `compute` is None
 
     def __init__(self, compute: Callable[[], Any]):
         self.compute: Callable[[], Any] | None = compute
@@ -64,14 +64,14 @@ class _Lazy:
 Known = _Lazy | None  # None: not known before the program runs
 
 
-def _known(leaf: Any) -> Known:
-    whole = isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, bool))
-    if not whole or isinstance(leaf, jax.core.Tracer) or not _integral(jnp.result_type(leaf)):
+def _known_value(leaf: Any) -> Known:
+    concrete = isinstance(leaf, (np.ndarray, np.generic, jax.Array, int, bool))
+    if not concrete or isinstance(leaf, jax.core.Tracer) or not _is_integral(jnp.result_type(leaf)):
         return None
     return _Lazy(lambda: leaf)
 
 
-def _integral(dtype: Any) -> bool:
+def _is_integral(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
 
 
@@ -83,8 +83,8 @@ class _Counter:
     def run(
         self, jaxpr: Any, consts: Sequence[Any], known: Sequence[Known]
     ) -> tuple[int, list[Known]]:
-        """(FLOPs, what is known of the outputs) of a jaxpr, given what is known of its inputs."""
-        env = dict(zip(jaxpr.constvars, map(_known, consts), strict=True))
+        """(FLOPs, known outputs) of a jaxpr, given the known inputs."""
+        env = dict(zip(jaxpr.constvars, map(_known_value, consts), strict=True))
         env |= {
             var: value
             for var, value in zip(jaxpr.invars, known, strict=True)
@@ -92,7 +92,7 @@ class _Counter:
         }
 
         def read(var: Any) -> Known:
-            return _known(np.asarray(var.val)) if hasattr(var, "val") else env.get(var)
+            return _known_value(np.asarray(var.val)) if hasattr(var, "val") else env.get(var)
 
         total = 0
         for equation in jaxpr.eqns:
@@ -124,17 +124,17 @@ class _Counter:
             values = [None if value is None else value.get() for value in inputs]
             return FOREIGN[params["target_name"]](shapes, values), unknown
         if name == "shard_map" and params["mesh"].size > 1:
-            inputs = []  # a device's part: what is known is of the whole
+            inputs = []  # one device's part; the known values are of the whole
         bodies = [value for value in params.values() if isinstance(value, _BODIES)]
         if bodies:
-            found = [self.body(body, inputs) for body in bodies]
-            outputs = found[0][1] if len(found[0][1]) == len(unknown) else unknown
-            return sum(flops for flops, _ in found), outputs
-        integral = all(_integral(var.aval.dtype) for var in equation.outvars)
-        given = [value for value in inputs if value is not None]
-        follows = name == "iota" or (inputs and len(given) == len(inputs))
-        if integral and follows:
-            return 0, _evaluated(equation, given)
+            results = [self.body(body, inputs) for body in bodies]
+            outputs = results[0][1] if len(results[0][1]) == len(unknown) else unknown
+            return sum(flops for flops, _ in results), outputs
+        is_integral = all(_is_integral(var.aval.dtype) for var in equation.outvars)
+        known = [value for value in inputs if value is not None]
+        derived = name == "iota" or (inputs and len(known) == len(inputs))
+        if is_integral and derived:
+            return 0, _evaluate(equation, known)
         return 0, unknown
 
     def body(self, body: Any, known: Sequence[Known]) -> tuple[int, list[Known]]:
@@ -148,29 +148,29 @@ class _Counter:
     def scan(self, equation: Any, inputs: list[Known]) -> tuple[int, list[Known]]:
         params = equation.params
         body, length = params["jaxpr"], params["length"]
-        # What is carried has the same shape inside and outside, what is scanned has not. (The names
-        # of the parameters that say it depend on the version of jax.)
-        carried = _alike(equation.outvars, body.jaxpr.outvars)
-        ahead = _alike(equation.invars, body.jaxpr.invars) - carried
+        # Carried values have the same shape inside and outside, scanned ones do not. (The names of
+        # the parameters that give their numbers depend on the version of jax.)
+        carried = _count_same_shapes(equation.outvars, body.jaxpr.outvars)
+        constant = _count_same_shapes(equation.invars, body.jaxpr.invars) - carried
         outputs: list[Known] = [None] * len(body.jaxpr.outvars)
         if not self.has_loop(body.jaxpr):
             return length * self.body(body, [None] * len(inputs))[0], outputs
         consts, carry, xs = (
-            inputs[:ahead],
-            inputs[ahead : ahead + carried],
-            inputs[ahead + carried :],
+            inputs[:constant],
+            inputs[constant : constant + carried],
+            inputs[constant + carried :],
         )
         total = 0
         for step in range(length):
             index = length - 1 - step if params["reverse"] else step
             slices = [None if x is None else x.item(index) for x in xs]
-            flops, found = self.once(body, [*consts, *carry, *slices])
+            flops, results = self.cached_body(body, [*consts, *carry, *slices])
             total += flops
-            carry = found[:carried]
+            carry = results[:carried]
         return total, outputs
 
-    def once(self, body: Any, known: list[Known]) -> tuple[int, list[Known]]:
-        """`body`, remembered: all layers of a model run the same loops."""
+    def cached_body(self, body: Any, known: list[Known]) -> tuple[int, list[Known]]:
+        """`body`, cached: all layers of a model run the same loops."""
         key = (
             id(body),
             *(None if v is None else (v.get().shape, v.get().tobytes()) for v in known),
@@ -188,20 +188,20 @@ class _Counter:
         )
         total = 0
         while True:
-            goes_on = self.body(params["cond_jaxpr"], [*to_cond, *carry])[1][0]
-            if goes_on is None:
+            condition = self.body(params["cond_jaxpr"], [*to_cond, *carry])[1][0]
+            if condition is None:
                 return self.body(params["body_jaxpr"], [*to_body, *carry])[0], [None] * len(carry)
-            if not goes_on.get():
+            if not condition.get():
                 return total, carry
             flops, carry = self.body(params["body_jaxpr"], [*to_body, *carry])
             total += flops
 
     def has_loop(self, jaxpr: Any) -> bool:
-        """Whether its FLOPs may hang on values: some `while` or foreign code is in there."""
+        """Whether its FLOPs may depend on values: it contains a `while` or foreign code."""
         if id(jaxpr) not in self.loops:
             self.loops[id(jaxpr)] = any(
                 equation.primitive.name in ("while", "ffi_call")
-                or any(self.has_loop(inner) for inner in _inside(equation.params))
+                or any(self.has_loop(inner) for inner in _inner_jaxprs(equation.params))
                 for equation in jaxpr.eqns
             )
         return self.loops[id(jaxpr)]
@@ -210,7 +210,7 @@ class _Counter:
 _BODIES = (core.ClosedJaxpr, core.Jaxpr)
 
 
-def _inside(params: dict[str, Any]) -> list[Any]:
+def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
     values = [
         item
         for value in params.values()
@@ -219,7 +219,7 @@ def _inside(params: dict[str, Any]) -> list[Any]:
     return [getattr(value, "jaxpr", value) for value in values if isinstance(value, _BODIES)]
 
 
-def _alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+def _count_same_shapes(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(a.aval.shape == b.aval.shape for a, b in zip(outside, inside, strict=True))
 
 
@@ -227,17 +227,17 @@ def _fits(value: _Lazy, var: Any) -> bool:
     return value.compute is not None or value.get().shape == var.aval.shape
 
 
-def _evaluated(equation: Any, inputs: list[_Lazy]) -> list[Known]:
+def _evaluate(equation: Any, inputs: list[_Lazy]) -> list[Known]:
     def compute() -> list[Any]:
         values = [jnp.asarray(value.get()) for value in inputs]
-        found = equation.primitive.bind(*values, **equation.params)
-        return found if equation.primitive.multiple_results else [found]
+        result = equation.primitive.bind(*values, **equation.params)
+        return result if equation.primitive.multiple_results else [result]
 
-    together: list[Any] = []
+    results: list[Any] = []
 
     def output(index: int) -> Any:
-        if not together:
-            together.extend(compute())
-        return together[index]
+        if not results:
+            results.extend(compute())
+        return results[index]
 
     return [_Lazy(functools.partial(output, index)) for index in range(len(equation.outvars))]

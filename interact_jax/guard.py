@@ -1,8 +1,8 @@
-"""Signs that a model collapses, told while there is still something to save.
+"""Signs that a model is collapsing, reported while the run can still be saved.
 
 A model that is trained for too long, or too fast, first changes how it says things: its replies run
-on or shrink, it becomes sure of every token or of none, it moves far from where it began. Measured
-on held-out prompts (`held_out`), against the same model before training.
+on or shrink, it becomes certain of every token or of none, it moves far from where it began.
+Measured on held-out prompts (`held_out`), relative to the same model before training.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Sign:
-    """When a measure says that something is wrong, by its value before and now; and in words."""
+    """A condition on a measure's values before and now that shows a problem; its description."""
 
     measure: str
-    seen: Callable[[float, float], bool]
+    is_seen: Callable[[float, float], bool]
     words: str
 
 
@@ -48,11 +48,11 @@ ADVICE = (
 
 
 def signs(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, str]:
-    """What is wrong, and the same with its figures; nothing where all is well."""
+    """The signs that are seen, each with a version that includes its figures."""
     return {
         sign.words: f"{sign.words} ({sign.measure} {before[sign.measure]:.3g} -> "
         f"{now[sign.measure]:.3g})"
         for sign in SIGNS
         if sign.measure in before.keys() & now.keys()
-        and sign.seen(before[sign.measure], now[sign.measure])
+        and sign.is_seen(before[sign.measure], now[sign.measure])
     }

@@ -1,16 +1,16 @@
-"""Did it work? Measured on conversations that the run does not learn from, whatever they are about.
+"""Measures on conversations that the run does not learn from, whatever their topic.
 
     held = HeldOut.of(conversations, model, cfg)            what is measured, chosen once
-    values, replies = held.measure(params, begin=workdir)   of the initial model, kept there
+    values, replies = held.measure(params, begin=workdir)   of the initial model, saved there
     held.resume(workdir)                                    or read again
     values, replies = held.measure(params)
 
-Of the model as it stands, under NAMES: the signal on held-out interactions; how much likelier it
-makes the reply that came after a complaint than the one complained about, or a preferred reply than
-a rejected one, where the log has both; and of replies that it samples to held-out prompts their
-length, entropy, and share that a person could read. How far it has moved is estimated on the
-replies y of the initial model: the mean over their tokens of log pi_0(y_t | x, y_<t) -
-log pi(y_t | x, y_<t), which is the Kullback-Leibler divergence of pi from pi_0.
+Measured of the current model, under NAMES: the signal on held-out interactions; where the log has
+both, how much more likely it makes the reply that came after a complaint than the one complained
+about, or a preferred reply than a rejected one; and, of replies sampled for held-out prompts, their
+length, entropy, and readable share. The distance moved is estimated on the replies y of the initial
+model: the mean over their tokens of log pi_0(y_t | x, y_<t) - log pi(y_t | x, y_<t), which is the
+Kullback-Leibler divergence of pi from pi_0.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from interact_jax.signal import logps_of
 log = logging.getLogger(__name__)
 
 FOLDER, FILE, LOGPS = "held_out", "initial.jsonl", "initial.npy"
-GRAM = 4  # tokens in a row; a reply in which most of these came before says nothing more
-LEAST = 3 * GRAM  # tokens of a reply that can be called repetitive
+GRAM = 4  # tokens in a row; a reply most of whose grams are repeats is repetitive
+LEAST = 3 * GRAM  # shorter replies are never called repetitive
 
 SETTINGS = {
     "evaluation.every": Setting(
@@ -81,7 +81,7 @@ NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A held-out history x, as ids; and the follow-up to what was replied then."""
+    """A held-out history x, also as ids, and the follow-up o to the reply in the log."""
 
     id: str
     x: Sequence[Message]
@@ -91,8 +91,8 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Initial:
-    """What the initial model replied to the prompts: as it was sampled, as trees, and log pi_0 of
-    its tokens."""
+    """The initial model's replies to the prompts: as sampled, as trees, and log pi_0 of their
+    tokens."""
 
     completions: list[Completion]
     trees: list[Tree]
@@ -101,8 +101,8 @@ class Initial:
 
 @dataclasses.dataclass
 class HeldOut:
-    """What is measured of a model. `trees` are of interactions and revised replies, `prompts` of
-    what replies are sampled to."""
+    """What is measured of a model: `trees` of interactions and revised replies, and `prompts` to
+    sample replies for."""
 
     model: OpenedModel
     settings: EncodeSettings
@@ -124,44 +124,44 @@ class HeldOut:
             EncodeSettings.of(cfg), weigh="", on_error="skip", special_tokens="drop"
         )
         ordered = sorted(conversations, key=lambda conversation: hash_of(conversation.id))
-        chosen = list(_first(ordered, cfg.evaluation.interactions))
+        chosen = list(_take_first(ordered, cfg.evaluation.interactions))
         return cls(
             model,
             settings,
             cfg.sharing,
             cfg.seed,
             cfg.evaluation.new_tokens,
-            list(_grown(chosen, model, settings, cfg.sharing, LOGGED)),
+            list(_grow(chosen, model, settings, cfg.sharing, LOGGED)),
             list(_prompts(chosen, model, cfg.evaluation.prompts)),
         )
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all that is measured."""
+        """A digest of everything that is measured."""
         return digest_trees(self.trees, [list(prompt.ids) for prompt in self.prompts])
 
     def resume(self, workdir: Path) -> None:
-        """Read what the initial model replied; where that is not there, a warning says so."""
-        found = _read(workdir / FOLDER, self.prompts) if self.prompts else None
-        if found is not None:
-            completions, logps = found
+        """Read the initial model's replies; logs a warning where they are missing."""
+        saved = _read(workdir / FOLDER, self.prompts) if self.prompts else None
+        if saved is not None:
+            completions, logps = saved
             self.initial = Initial(completions, self._trees_of(completions), logps)
 
     def measure(self, params: Any, begin: Path | None = None) -> tuple[dict[str, float], list[str]]:
-        """The measures of these parameters that can be told, by name; the replies sampled. Those of
-        the initial model are kept in the run's directory, `begin`."""
-        found = self._scores(params)
+        """The available measures of these parameters, by name; the sampled replies. Those of the
+        initial model are saved in the run's directory, `begin`."""
+        measures = self._measure_logs(params)
         if not self.prompts:
-            return found, []
+            return measures, []
         completions = self._sample(params)
         texts = [self.text(completion) for completion in completions]
         logps = np.concatenate([completion.logps for completion in completions])
-        found |= {
+        measures |= {
             "held_out_entropy": -float(logps.mean()),
             "held_out_length": _mean([len(completion.ids) for completion in completions]),
             "held_out_finished": _mean([completion.finished for completion in completions]),
             "held_out_readable": _mean(
-                [readable(text, c.ids) for text, c in zip(texts, completions, strict=True)]
+                [is_readable(text, c.ids) for text, c in zip(texts, completions, strict=True)]
             ),
         }
         if begin is not None:
@@ -171,36 +171,36 @@ class HeldOut:
             _write(begin / FOLDER, self.prompts, self.initial)
         if self.initial is not None and self.initial.trees:
             now = self._logps(params, self.initial.trees) if begin is None else self.initial.logps
-            found["held_out_distance"] = _mean(self.initial.logps - now)
-        return found, texts
+            measures["held_out_distance"] = _mean(self.initial.logps - now)
+        return measures, texts
 
     def first_replies(self) -> list[str] | None:
-        """What the initial model replied."""
+        """The texts of the initial model's replies."""
         return None if self.initial is None else [self.text(c) for c in self.initial.completions]
 
     def text(self, completion: Completion) -> str:
-        ended = completion.ids[:-1] if completion.finished else completion.ids
-        return self.model.chat.decode(ended)
+        ids = completion.ids[:-1] if completion.finished else completion.ids
+        return self.model.chat.decode(ids)
 
-    def _scores(self, params: Any) -> dict[str, float]:
-        """Of what is in the logs."""
+    def _measure_logs(self, params: Any) -> dict[str, float]:
+        """The measures on logged replies."""
         signals, sides = [], collections.defaultdict[str, dict[int, float]](dict)
         for views in ((PLAIN, HINDSIGHT), (PLAIN,)):  # trees of pairs alone have no hindsight
             trees = [tree for tree in self.trees if _views(tree) == set(views)]
             replies = [reply for tree in trees for reply in tree.replies]
-            for reply, seen in zip(replies, self._seen(params, trees, views), strict=True):
+            for reply, seen in zip(replies, self._logps_by_view(params, trees, views), strict=True):
                 if HINDSIGHT in reply.places:
                     signals.append(seen[HINDSIGHT] - seen[PLAIN])
                 sides[reply.target.unit][reply.target.side] = float(seen[PLAIN].mean())
-        found = {}
+        measures = {}
         if signals:
-            found["held_out_signal"] = _mean([signal.mean() for signal in signals])
-            found["held_out_signal_abs"] = _mean([np.abs(signal).mean() for signal in signals])
-        margins = [one[PREFERRED] - one[REJECTED] for one in sides.values() if len(one) == 2]
+            measures["held_out_signal"] = _mean([signal.mean() for signal in signals])
+            measures["held_out_signal_abs"] = _mean([np.abs(signal).mean() for signal in signals])
+        margins = [pair[PREFERRED] - pair[REJECTED] for pair in sides.values() if len(pair) == 2]
         if margins:
-            found["held_out_margin"] = _mean(margins)
-            found["held_out_preferred"] = _mean([margin > 0 for margin in margins])
-        return found
+            measures["held_out_margin"] = _mean(margins)
+            measures["held_out_preferred"] = _mean([margin > 0 for margin in margins])
+        return measures
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
@@ -215,7 +215,7 @@ class HeldOut:
             )
 
     def _trees_of(self, completions: Sequence[Completion]) -> list[Tree]:
-        """Of sampled tokens behind their prompts, whole."""
+        """Trees of the sampled tokens after their prompts, never cut."""
         whole = self.model.config.max_positions
         settings = dataclasses.replace(
             self.settings, history="conversation", max_length=whole, max_reply=whole
@@ -225,15 +225,17 @@ class HeldOut:
             y = Message("assistant", self.text(completion), tuple(completion.ids))
             draft = Draft(prompt.id, prompt.x, y, {PLAIN: None})
             recipe = Recipe(lambda _, draft=draft: iter([draft]))  # type: ignore[misc]
-            one = Conversation(prompt.id, tuple(prompt.x))
-            trees += _grown([one], self.model, settings, self.sharing, recipe)
+            conversation = Conversation(prompt.id, tuple(prompt.x))
+            trees += _grow([conversation], self.model, settings, self.sharing, recipe)
         return trees
 
     def _logps(self, params: Any, trees: Sequence[Tree]) -> np.ndarray:
-        """Of all tokens of their replies, one behind the other."""
-        return np.concatenate([seen[PLAIN] for seen in self._seen(params, trees, (PLAIN,))])
+        """Log-probabilities of all tokens of their replies, concatenated."""
+        return np.concatenate(
+            [seen[PLAIN] for seen in self._logps_by_view(params, trees, (PLAIN,))]
+        )
 
-    def _seen(
+    def _logps_by_view(
         self, params: Any, trees: Sequence[Tree], views: Sequence[str]
     ) -> list[dict[str, np.ndarray]]:
         model = self.model
@@ -246,9 +248,9 @@ def _views(tree: Tree) -> set[str]:
     return {view for reply in tree.replies for view in reply.places}
 
 
-def readable(text: str, ids: Sequence[int]) -> bool:
-    """Whether a reply could be read by a person: words, whole characters, not the same again and
-    again."""
+def is_readable(text: str, ids: Sequence[int]) -> bool:
+    """Whether a person could read a reply: it has text, whole characters, and does not repeat
+    itself."""
     if not text.strip() or "\ufffd" in text:
         return False
     if any(unicodedata.category(c) == "Cc" and c not in "\n\t\r" for c in text):
@@ -266,7 +268,7 @@ def _mean(values: Sequence[Any]) -> float:
 # ------------------------------------------------------------------------------- what is measured
 
 
-def _first(conversations: Sequence[Conversation], most: int) -> Iterator[Conversation]:
+def _take_first(conversations: Sequence[Conversation], most: int) -> Iterator[Conversation]:
     count = 0
     for conversation in conversations:
         if count >= most:
@@ -276,8 +278,8 @@ def _first(conversations: Sequence[Conversation], most: int) -> Iterator[Convers
 
 
 def _drafts(conversation: Conversation) -> Iterator[Draft]:
-    """Interactions as they are learned from, and beside each the reply that was accepted after it,
-    where that is another; or what the data says of two replies."""
+    """Interactions as they are learned from, each with the reply that was accepted after it, where
+    that differs; or the preference pairs of the data."""
     if conversation.preferences is not None:
         yield from pairs(conversation)
         return
@@ -293,7 +295,7 @@ def _drafts(conversation: Conversation) -> Iterator[Draft]:
 LOGGED = Recipe(_drafts, frozenset({HINDSIGHT}))
 
 
-def _grown(
+def _grow(
     conversations: Sequence[Conversation],
     model: OpenedModel,
     settings: EncodeSettings,
@@ -308,16 +310,16 @@ def _grown(
 def _prompts(
     conversations: Sequence[Conversation], model: OpenedModel, most: int
 ) -> Iterator[Prompt]:
-    """One a conversation at most, so that they differ; none that leaves no room for a reply."""
-    taken = 0
+    """At most one per conversation, so that they differ; each leaves room for a reply."""
+    count = 0
     for conversation in conversations:
-        if taken >= most:
+        if count >= most:
             return
         for interaction in sorted(conversation.interactions(), key=lambda i: hash_of(i.id)):
             ids = _ids(interaction, model)
             if ids is not None:
                 yield Prompt(interaction.id, tuple(interaction.x), interaction.o.content, ids)
-                taken += 1
+                count += 1
                 break
 
 
@@ -329,7 +331,7 @@ def _ids(interaction: Interaction, model: OpenedModel) -> list[int] | None:
     return ids if len(ids) < model.config.max_positions else None
 
 
-# --------------------------------------------------------------------------- kept with the run
+# -------------------------------------------------------------------------- saved with the run
 
 
 def _write(folder: Path, prompts: Sequence[Prompt], initial: Initial) -> None:
@@ -344,7 +346,7 @@ def _write(folder: Path, prompts: Sequence[Prompt], initial: Initial) -> None:
 
 
 def _read(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Completion], np.ndarray] | None:
-    """None, and a warning, where these are not the replies to these prompts."""
+    """None, with a warning, where the file cannot be read or belongs to other prompts."""
     try:
         digests.check(folder)
         lines = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
@@ -353,7 +355,7 @@ def _read(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Completion], np
         return [Completion(**line) for line in lines], np.load(folder / LOGPS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(
-            "%s: what the initial model replied cannot be read (%s); the distance from it is not "
+            "%s: the initial model's replies cannot be read (%s); the distance from it is not "
             "measured any more",
             folder,
             error,

@@ -1,14 +1,14 @@
-"""Can a model use hindsight at all? Asked before it is trained on what it says in hindsight.
+"""Can a model use hindsight at all? Checked before it is trained on its own hindsight.
 
-Where a log has the reply y that a user complained about (o) and the one y' that came after, a model
-that understands o finds y' likelier over y once it has seen o, and does so for this o rather than
-for somebody else's:
+Where a log has a reply y that a user complained about (o) and the reply y' that came after, a model
+that understands o prefers y' over y more strongly once it has seen o, and does so for this o rather
+than for somebody else's:
 
     margin(view) = log pi(y' | view) - log pi(y | view)
     gain(o)      = margin(x, o) - margin(x)
-    helped       the gain by the pair's own follow-up is larger than that by a shuffled one
+    helped       the gain from the pair's own follow-up is larger than that from a shuffled one
 
-A model for which `helped` is not clearly above one half learns noise.
+A model for which `helped` is not clearly above one half would learn noise.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 SHUFFLED = "shuffled"
 VIEWS = (PLAIN, HINDSIGHT, SHUFFLED)
 CONFIDENCE = 1.645  # standard errors: one-sided, 95 %
-FEWEST = 16  # pairs below which nothing is said
+FEWEST = 16  # with fewer pairs, there is no verdict
 
 SETTINGS = {
     "check_hindsight": Setting(
@@ -54,12 +54,12 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class HindsightCheck:
-    """Gains are in nats a pair."""
+    """Gains are in nats per pair."""
 
     pairs: int
-    relevant: float  # mean gain by the pair's own follow-up
-    shuffled: float  # and by that of another conversation
-    helped: float  # share of pairs that their own helped more
+    relevant: float  # mean gain from the pair's own follow-up
+    shuffled: float  # and from that of another conversation
+    helped: float  # share of pairs with a larger gain from their own
     error: float  # standard error of `helped`, at one half
 
     @property
@@ -70,14 +70,14 @@ class HindsightCheck:
         return self.helped > 0.5 + CONFIDENCE * self.error
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The result as text."""
         verdict = {
             True: "the model uses hindsight",
             False: "NO SIGN that the model uses hindsight: training on it may teach noise",
             None: f"too few pairs to tell (at least {FEWEST})",
         }[self.usable]
         if not self.pairs:
-            return ["hindsight: no reply after a follow-up is there to check by"]
+            return ["hindsight: there are no replies after a follow-up to check with"]
         return [
             f"hindsight: {verdict}",
             f"  ({self.pairs} revised replies: the follow-up favours them over the first reply by "
@@ -101,8 +101,8 @@ def check_hindsight(
     sharing: str = "tree",
     row_tokens: int = 512,
 ) -> HindsightCheck:
-    """Check a model on up to `most` pairs, drawn by `seed`; follow-ups are shuffled among the
-    conversations drawn."""
+    """Check a model on up to `most` pairs, drawn with `seed`; follow-ups are shuffled among the
+    drawn conversations."""
     drafts = _drafts(conversations, most, seed)
     trees = list(_trees(conversations, drafts, chat, settings, sharing))
     if not trees:
@@ -110,14 +110,14 @@ def check_hindsight(
     targets = [reply.target for tree in trees for reply in tree.replies]
     logps = logps_of(decoder, params, trees, mesh, VIEWS, sharing=sharing, row_tokens=row_tokens)
     margin: dict[str, dict[str, float]] = collections.defaultdict(lambda: dict.fromkeys(VIEWS, 0.0))
-    for target, found in zip(targets, logps, strict=True):
+    for target, by_view in zip(targets, logps, strict=True):
         for view in VIEWS:
-            margin[target.unit][view] += target.side * float(found[view].sum())
+            margin[target.unit][view] += target.side * float(by_view[view].sum())
     gains = np.array([[m[view] - m[PLAIN] for view in VIEWS] for m in margin.values()])
     gains = gains.reshape(-1, len(VIEWS))
     pairs = len(gains)
     _, relevant, shuffled = gains.mean(axis=0)
-    # Equal gains, which identical follow-ups give, are half a success.
+    # Equal gains, as from identical follow-ups, count as half a success.
     helped = float(((gains[:, 1] > gains[:, 2]) + 0.5 * (gains[:, 1] == gains[:, 2])).mean())
     return HindsightCheck(pairs, float(relevant), float(shuffled), helped, 0.5 / math.sqrt(pairs))
 
@@ -125,7 +125,7 @@ def check_hindsight(
 def _drafts(
     conversations: Sequence[Conversation], most: int, seed: int
 ) -> Mapping[str, list[Draft]]:
-    """By conversation: both replies of the pairs drawn, each in all views."""
+    """By conversation: both replies of the drawn pairs, each in all views."""
     rng = random.Random(seed)
     order = list(range(len(conversations)))
     rng.shuffle(order)
@@ -133,7 +133,7 @@ def _drafts(
     for index in order:
         if len(chosen) >= most:
             break
-        # One pair a conversation: those of one are alike, and would look like more than they are.
+        # One pair per conversation: pairs of the same conversation are not independent.
         pairs = [
             (i, reply)
             for i, reply in revised_replies(conversations[index])
@@ -141,13 +141,13 @@ def _drafts(
         ]
         if pairs:
             chosen.append((conversations[index].id, *rng.choice(pairs)))
-    found = collections.defaultdict(list)
+    drafts = collections.defaultdict(list)
     for n, (conversation, i, reply) in enumerate(chosen):
         _, other, _ = chosen[(n + 1) % len(chosen)]
         views = {PLAIN: None, HINDSIGHT: i.o.content, SHUFFLED: other.o.content}
         for y, side in ((reply, PREFERRED), (i.y, REJECTED)):
-            found[conversation].append(Draft(f"{i.id}{side:+d}", i.x, y, views, i.id, side))
-    return found
+            drafts[conversation].append(Draft(f"{i.id}{side:+d}", i.x, y, views, i.id, side))
+    return drafts
 
 
 def _trees(

@@ -1,4 +1,4 @@
-"""What a compiled program moves between devices, read from its text (HLO).
+"""The traffic between devices in a compiled program, read from its text (HLO).
 
 XLA's own figures (`cost_analysis`) count the body of a loop once and do not name collectives.
 """
@@ -42,31 +42,31 @@ Computation = dict[str, _Instruction]  # in order; the root is the last
 
 
 def collectives(text: str, devices: int) -> dict[str, Traffic]:
-    """What one run of the program costs in collectives, by kind: loops times their length.
+    """The collectives in one run of the program, by kind; those in loops times the loop's length.
 
-    Bytes are those that each device sends in a ring of the collective's group. An asynchronous
+    Bytes are those that each device sends in a ring over the collective's group. An asynchronous
     collective that a fusion spreads over several steps has one channel and counts once; loops whose
     length depends on data count once.
     """
     computations = _parse(text)
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
-    for name, times in _times(computations).items():
-        for label, one in computations[name].items():
-            kind = one.op.removesuffix("-start")
+    costs: dict[tuple[str, str], tuple[int, int]] = {}
+    for name, times in _run_counts(computations).items():
+        for label, instruction in computations[name].items():
+            kind = instruction.op.removesuffix("-start")
             if kind not in KINDS:
                 continue
             if kind == "all-reduce" and "all-reduce-scatter" in name:
-                kind = "reduce-scatter"  # the TPU's form of it: a fusion that keeps a slice
-            channel = re.search(r"channel_id=(\d+)", one.rest)
+                kind = "reduce-scatter"  # its form on TPUs: a fusion that keeps a slice
+            channel = re.search(r"channel_id=(\d+)", instruction.rest)
             key = (kind, channel[1] if channel else label)
-            cost = (times, times * _sent(kind, one, devices, fused="scatter" in name))
-            seen[key] = max(seen.get(key, (0, 0)), cost)
-    found: dict[str, Traffic] = {}
-    for (kind, _), (times, sent) in seen.items():
-        total = found.setdefault(kind, Traffic())
+            cost = (times, times * _bytes_sent(kind, instruction, devices, fused="scatter" in name))
+            costs[key] = max(costs.get(key, (0, 0)), cost)
+    traffic: dict[str, Traffic] = {}
+    for (kind, _), (times, size) in costs.items():
+        total = traffic.setdefault(kind, Traffic())
         total.count += times
-        total.bytes += sent
-    return found
+        total.bytes += size
+    return traffic
 
 
 def _parse(text: str) -> dict[str, Computation]:
@@ -80,10 +80,14 @@ def _parse(text: str) -> dict[str, Computation]:
     return computations
 
 
-def _times(computations: dict[str, Computation]) -> dict[str, int]:
-    """How often each computation runs; the entry is the one that none calls."""
+def _run_counts(computations: dict[str, Computation]) -> dict[str, int]:
+    """How often each computation runs; the entry is the one that no other calls."""
     callees = {
-        name: [call for one in body.values() for call in _calls(one, body, computations)]
+        name: [
+            call
+            for instruction in body.values()
+            for call in _calls(instruction, body, computations)
+        ]
         for name, body in computations.items()
     }
     called = {callee for calls in callees.values() for callee, _ in calls}
@@ -101,22 +105,22 @@ def _times(computations: dict[str, Computation]) -> dict[str, int]:
 
 
 def _calls(
-    one: _Instruction, body: Computation, computations: dict[str, Computation]
+    instruction: _Instruction, body: Computation, computations: dict[str, Computation]
 ) -> Iterator[tuple[str, int]]:
-    if one.op == "while":
-        loop = re.search(r"condition=(%[\w.\-]+), body=(%[\w.\-]+)", one.rest)
-        assert loop, f"a while without condition and body: {one.rest}"
-        yield loop[2], _trips(one, body, computations[loop[1]], computations[loop[2]])
+    if instruction.op == "while":
+        loop = re.search(r"condition=(%[\w.\-]+), body=(%[\w.\-]+)", instruction.rest)
+        assert loop, f"a while without condition and body: {instruction.rest}"
+        yield loop[2], _trip_count(instruction, body, computations[loop[1]], computations[loop[2]])
         return
-    names = _CALL.findall(one.rest)
-    for listed in _CALLS.findall(one.rest):
+    names = _CALL.findall(instruction.rest)
+    for listed in _CALLS.findall(instruction.rest):
         names += re.findall(r"%[\w.\-]+", listed)
     for name in names:
         if name in computations:
             yield name, 1
 
 
-def _trips(
+def _trip_count(
     loop: _Instruction, outside: Computation, condition: Computation, body: Computation
 ) -> int:
     """How often a loop runs: while (i < bound) i += step, all of them constants; else 1."""
@@ -124,63 +128,69 @@ def _trips(
         return int(known[1])
     if not condition:
         return 1
-    test = list(condition.values())[-1]
-    if test.op != "compare" or "direction=LT" not in test.rest:
+    comparison = list(condition.values())[-1]
+    if comparison.op != "compare" or "direction=LT" not in comparison.rest:
         return 1
-    counter, bound = (condition.get(name) for name in test.operands())
+    counter, bound = (condition.get(name) for name in comparison.operands())
     limit = _constant(bound)
-    # Which element of what the loop carries: newer compilers write `%param#0` where older ones had
-    # an instruction that takes it out.
-    index = re.search(r"#(\d+)", test.rest.partition(")")[0])
+    # The index of the counter in the loop's state: newer compilers write `%param#0` where older
+    # ones have an instruction that extracts it.
+    index = re.search(r"#(\d+)", comparison.rest.partition(")")[0])
     if index is None and counter is not None:
         index = re.search(r"index=(\d+)", counter.rest)
     if limit is None or index is None:
         return 1
-    at = int(index[1])
+    position = int(index[1])
     carried = outside.get(loop.operands()[0]) if loop.operands() else None
-    first = _constant(_element(carried, at, outside), outside) or 0
-    grown = _element(list(body.values())[-1], at, body)
-    steps = [_constant(body.get(name)) for name in grown.operands()] if grown else []
+    first = _constant(_element(carried, position, outside), outside) or 0
+    increment = _element(list(body.values())[-1], position, body)
+    steps = [_constant(body.get(name)) for name in increment.operands()] if increment else []
     step = next((value for value in steps if value), 1)
     return max(0, math.ceil((limit - first) / step))
 
 
-def _element(made: _Instruction | None, index: int, body: Computation) -> _Instruction | None:
-    """What a tuple holds at this index."""
-    if made is None or made.op != "tuple":
+def _element(
+    instruction: _Instruction | None, index: int, body: Computation
+) -> _Instruction | None:
+    """The element of a tuple at this index."""
+    if instruction is None or instruction.op != "tuple":
         return None
-    return body.get(made.operands()[index])
+    return body.get(instruction.operands()[index])
 
 
-def _constant(one: _Instruction | None, body: Computation | None = None) -> int | None:
-    if one is not None and one.op == "copy" and body is not None:
-        one = body.get(one.operands()[0])
-    value = re.match(r"(-?\d+)\)", one.rest) if one is not None and one.op == "constant" else None
+def _constant(instruction: _Instruction | None, body: Computation | None = None) -> int | None:
+    if instruction is not None and instruction.op == "copy" and body is not None:
+        instruction = body.get(instruction.operands()[0])
+    value = (
+        re.match(r"(-?\d+)\)", instruction.rest)
+        if instruction is not None and instruction.op == "constant"
+        else None
+    )
     return int(value[1]) if value else None
 
 
-def _sent(kind: str, one: _Instruction, devices: int, fused: bool) -> int:
+def _bytes_sent(kind: str, instruction: _Instruction, devices: int, fused: bool) -> int:
     """Bytes that each device sends, in a ring."""
-    sizes = [_size(*array) for array in _ARRAY.findall(one.result)]
-    # The start of an asynchronous gather or permute gives its operand, too.
-    both = one.op in ("all-gather-start", "collective-permute-start")
+    sizes = [_byte_size(*array) for array in _ARRAY.findall(instruction.result)]
+    # The start of an asynchronous gather or permute returns its operand, too.
+    both = instruction.op in ("all-gather-start", "collective-permute-start")
     size = max(sizes, default=0) if both else sum(sizes)
-    n = _group(one.rest, devices)
+    n = _group_size(instruction.rest, devices)
     if kind == "collective-permute":
         return size
     if kind == "all-reduce":
         return 2 * size * (n - 1) // n
     if kind == "reduce-scatter" and not fused:
-        return size * (n - 1)  # its result is a share
+        return size * (n - 1)  # its result is one device's share
     return size * (n - 1) // n
 
 
-def _size(dtype: str, dimensions: str) -> int:
+def _byte_size(dtype: str, dimensions: str) -> int:
     return BYTES.get(dtype, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
 
 
-def _group(attributes: str, devices: int) -> int:
-    """How many devices take part, from any of the three ways in which HLO writes it.
+def _group_size(attributes: str, devices: int) -> int:
+    """How many devices take part, from any of the three notations of HLO.
 
     {{0,1},{2,3}}: 2, [4,8]<=[32]: 8, mesh['a'=4,'b'=8] {'b'}: 8.
     """

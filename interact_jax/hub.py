@@ -1,4 +1,4 @@
-"""An export to the Hugging Face hub: `export.py --push-to-hub NAME`."""
+"""Pushing an export to the Hugging Face hub: `export.py --push-to-hub NAME`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from interact_jax import card
 from interact_jax.models import hf
 from interact_jax.schema import InputError
 
-PATIENCE = 10  # seconds for the hub's first answer
-OF_EARLIER = ["*.safetensors", "*.safetensors.index.json"]  # weights in other files than now
+PATIENCE = 10  # seconds to wait for the hub's first answer
+STALE_WEIGHTS = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+]  # weights that an earlier push had in other files
 
 
 def check_name(name: str) -> None:
-    """Raise InputError for what cannot be a repository's name."""
+    """Raise InputError for an invalid repository name."""
     try:
         huggingface_hub.utils.validate_repo_id(name)
     except HFValidationError as error:
-        said = str(error).partition("\n")[0]
-        raise InputError(f"--push-to-hub {name}: expected NAME or OWNER/NAME ({said}).") from error
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"--push-to-hub {name}: expected NAME or OWNER/NAME ({reason})."
+        ) from error
 
 
 def push(out: Path | str, name: str, private: bool = False) -> str:
-    """Upload the files of the export `out`, and its card; the address where they are then.
+    """Upload the files of the export `out` and its card; returns their address.
 
-    Files of others in the directory stay here. Raises InputError where the hub refuses or does not
-    answer, in seconds and before anything is sent.
+    Other files in the directory are not uploaded. Raises InputError where the hub refuses or does
+    not answer, within seconds and before anything is sent.
     """
     out, endpoint = Path(out), huggingface_hub.constants.ENDPOINT
     api = huggingface_hub.HfApi(library_name="interact_jax")
@@ -44,23 +49,23 @@ def push(out: Path | str, name: str, private: bool = False) -> str:
                 timeout=PATIENCE,
             )
         )
-        there = api.create_repo(name, private=private, exist_ok=True).repo_id
+        repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
         api.upload_folder(
-            repo_id=there,
+            repo_id=repo_id,
             folder_path=out,
             allow_patterns=[*hf.files_of(out), card.NAME],
-            delete_patterns=OF_EARLIER,
+            delete_patterns=STALE_WEIGHTS,
             commit_message="Export of interact_jax",
         )
-    except Exception as error:  # of the hub, the network, and whatever library speaks to it
-        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-        said = " ".join(said.split())
-        raise _refusal(out, name, f"{endpoint} did not take it ({said})") from error
-    return f"{endpoint}/{there}"
+    except Exception as error:  # from the hub, the network, or any library in between
+        reason = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        reason = " ".join(reason.split())
+        raise _refusal(out, name, f"{endpoint} did not take it ({reason})") from error
+    return f"{endpoint}/{repo_id}"
 
 
 def _refusal(out: Path, name: str, why: str) -> InputError:
     return InputError(
-        f"--push-to-hub {name}: {why}. The export is complete in {out}; once that is mended, the "
+        f"--push-to-hub {name}: {why}. The export is complete in {out}; once that is fixed, the "
         f"same command pushes it, or `hf upload {name} {out}`."
     )

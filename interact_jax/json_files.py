@@ -1,9 +1,9 @@
-"""JSON files from strangers: read strictly, and checked key by key.
+"""JSON files from untrusted sources: read strictly, and checked key by key.
 
     raw = read_json(directory / "config.json")
     check(raw, {"hidden_size": whole(1, 1 << 17), "tie_word_embeddings": FLAG}, "config.json")
 
-Whatever is wrong is an InputError that names the file and, where there is one, the key.
+Every problem is an InputError that names the file and, where there is one, the key.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 from interact_jax.schema import InputError
 
-LARGEST = 128 << 20  # bytes; the largest tokenizer.json of a well-known model has 33 MB
+LARGEST = 128 << 20  # bytes; the largest tokenizer.json of a well-known model is 33 MB
 
 
 # --------------------------------------------------------------------------------------- reading
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file: UTF-8, no key twice, every number finite.
+    """The JSON object in a file: UTF-8, no duplicate keys, only finite numbers.
 
     Raises InputError with file, and line and column or key.
     """
@@ -39,8 +39,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_float=lambda digits: _finite(float(digits), odd),
-            parse_constant=lambda name: _finite(float(name), odd),
+            parse_float=lambda digits: _collect_odd(float(digits), odd),
+            parse_constant=lambda name: _collect_odd(float(name), odd),
         )
     except json.JSONDecodeError as error:
         raise InputError(
@@ -52,13 +52,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not UTF-8 text ({error}).") from None
     except RecursionError:
         raise InputError(f"{path}: lists or objects nested too deeply.") from None
-    except _Twice as twice:
-        raise InputError(f"{path}: key {short(twice.key)} stands twice in one object.") from None
-    except ValueError as error:  # a number of thousands of digits
+    except _DuplicateKey as duplicate:
+        raise InputError(
+            f"{path}: key {short(duplicate.key)} occurs twice in one object."
+        ) from None
+    except ValueError as error:  # a number with thousands of digits
         raise InputError(f"{path}: broken JSON: {error}.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}.")
-    if (odd or "\\ud" in text.lower()) and (place := _unusable(value)) is not None:
+    if (odd or "\\ud" in text.lower()) and (place := _find_unusable(value)) is not None:
         raise InputError(
             f"{path}: {short('.'.join(place))}: expected finite numbers, and text without lone "
             "surrogates, the halves of characters."
@@ -66,46 +68,46 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _finite(value: float, odd: list[float]) -> float:
+def _collect_odd(value: float, odd: list[float]) -> float:
     if not math.isfinite(value):
         odd.append(value)
     return value
 
 
-class _Twice(Exception):
+class _DuplicateKey(Exception):
     def __init__(self, key: str) -> None:
         self.key = key
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        times = collections.Counter(key for key, _ in pairs)
-        raise _Twice(times.most_common(1)[0][0])
-    return found
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        counts = collections.Counter(key for key, _ in pairs)
+        raise _DuplicateKey(counts.most_common(1)[0][0])
+    return result
 
 
-def _unusable(value: Any) -> list[str] | None:
-    """Where in a value there is a NaN or infinite number, or text that UTF-8 cannot hold: the keys
-    that lead there. JSON that was read is at most some hundred levels deep."""
+def _find_unusable(value: Any) -> list[str] | None:
+    """The path of keys to a NaN or infinite number, or to text that UTF-8 cannot encode. The
+    recursion is safe: JSON that could be read is at most some hundred levels deep."""
     if isinstance(value, float):
         return None if math.isfinite(value) else []
     if isinstance(value, str):
-        return None if value.isascii() or _encodes(value) else []
+        return None if value.isascii() or _is_encodable(value) else []
     items: Any = ()
     if isinstance(value, dict):
         items = value.items()
     elif isinstance(value, list):
         items = enumerate(value)
     for key, inner in items:
-        if isinstance(key, str) and _unusable(key) is not None:
+        if isinstance(key, str) and _find_unusable(key) is not None:
             return [ascii(key)]
-        if (place := _unusable(inner)) is not None:
+        if (place := _find_unusable(inner)) is not None:
             return [str(key), *place]
     return None
 
 
-def _encodes(text: str) -> bool:
+def _is_encodable(text: str) -> bool:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -118,17 +120,17 @@ def _encodes(text: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a value may be, and the words for it: "expected ..."."""
+    """A test for allowed values, and the description of them that follows "expected"."""
 
-    told: str
+    description: str
     fits: Callable[[Any], bool]
 
     def or_null(self) -> Kind:
-        return Kind(f"{self.told}, or null", lambda value: value is None or self.fits(value))
+        return Kind(f"{self.description}, or null", lambda value: value is None or self.fits(value))
 
 
 def whole(least: int, most: int) -> Kind:
-    """A whole number; true and false, and 4.0, are none."""
+    """A whole number; true, false and 4.0 are not."""
     start = "a positive whole number" if least == 1 else f"a whole number from {least}"
     return Kind(
         f"{start} up to {most:,}",
@@ -137,7 +139,7 @@ def whole(least: int, most: int) -> Kind:
 
 
 def number(above: float = -math.inf, *, least: float = -math.inf, most: float = math.inf) -> Kind:
-    """A finite number, whole or not."""
+    """A finite number, whole or fractional."""
     bounds = [f"above {above:g}"] * (above > -math.inf) + [f"from {least:g}"] * (least > -math.inf)
     bounds += [f"up to {most:g}"] * (most < math.inf)
 
@@ -153,17 +155,17 @@ def one_of(*choices: str) -> Kind:
     return Kind(f"one of {', '.join(choices)}", lambda value: value in choices)
 
 
-def listed(kind: Kind) -> Kind:
-    """A list of values of a kind."""
+def list_of(kind: Kind) -> Kind:
+    """A list whose values are all of a kind."""
     return Kind(
-        f"a list of {kind.told}",
+        f"a list of {kind.description}",
         lambda value: isinstance(value, list) and all(map(kind.fits, value)),
     )
 
 
 def either(*kinds: Kind) -> Kind:
     return Kind(
-        " or ".join(kind.told for kind in kinds),
+        " or ".join(kind.description for kind in kinds),
         lambda value: any(kind.fits(value) for kind in kinds),
     )
 
@@ -182,10 +184,10 @@ FILE_NAME = Kind(
 
 
 def check(values: Mapping[str, Any], kinds: Mapping[str, Kind], source: str | Path) -> None:
-    """Raise InputError for the first key that is there and not of its kind."""
+    """Raise InputError for the first key whose value is not of its kind; keys may be missing."""
     for key, kind in kinds.items():
         if key in values and not kind.fits(values[key]):
-            raise InputError(f"{source}: {key}={short(values[key])}; expected {kind.told}.")
+            raise InputError(f"{source}: {key}={short(values[key])}; expected {kind.description}.")
 
 
 _SHORT = reprlib.Repr()
@@ -194,5 +196,5 @@ _SHORT.maxlong = 40
 
 
 def short(value: Any) -> str:
-    """A value for a message, cut where it would fill the screen."""
+    """A value for a message, shortened."""
     return _SHORT.repr(value)

@@ -1,8 +1,8 @@
-"""Log-probabilities that are known before training: computed once, and kept with the run.
+"""Log-probabilities that are known before training: computed once, and saved with the run.
 
-What the initial model says of a reply is the same in every step. Where an objective needs no more
-of it than the log-probability of y (dpo), it is computed before the first step, and the initial
-model does not have to stay: WORKDIR/known/initial.npz has an array for every reply.
+The initial model's log-probabilities of a reply are the same in every step. Where an objective
+needs only those of y (dpo), they are computed before the first step, and the initial model is not
+kept: WORKDIR/known/initial.npz has an array for every reply.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def complete(
     workdir: Path,
     resumed: bool,
 ) -> Dataset:
-    """The dataset with the log-probabilities that `names` asks for; `params` are those of step 0
+    """The dataset with the log-probabilities that `names` lists; `params` are those of step 0
     unless the run is resumed.
 
-    Raises InputError where the logs hold none of a sampler's, or a resumed run has lost its own.
+    Raises InputError where the logs have no sampler's log-probabilities, or a resumed run has lost
+    those of its initial model.
     """
     if SAMPLER in names:
         _check_sampler(dataset)
@@ -51,10 +52,10 @@ def complete(
         return dataset
     file = workdir / "known" / f"{INITIAL}.npz"
     trees = dataset.trees_of(range(len(dataset.trees)))
-    of = fingerprint(dataset)
-    digest = "-".join((of["conversations"], of["contexts"], of["replies"]))
+    prints = fingerprint(dataset)
+    digest = "-".join((prints["conversations"], prints["contexts"], prints["replies"]))
     if resumed:
-        found = _read(file, digest, legacy_digests(dataset)["replies"])
+        initial = _read(file, digest, legacy_digests(dataset)["replies"])
     else:
         log.info("computing the log-probabilities of the initial model")
         logps = logps_of(
@@ -67,40 +68,40 @@ def complete(
             row_tokens=cfg.batch.row_tokens,
             rows=cfg.batch.rows,
         )
-        found = [one[PLAIN] for one in logps]
-        _write(file, found, digest)
-    return _with(dataset, found)
+        initial = [by_view[PLAIN] for by_view in logps]
+        _write(file, initial, digest)
+    return _add_initial(dataset, initial)
 
 
 def _check_sampler(dataset: Dataset) -> None:
     targets = [r.target for trees in dataset.trees for tree in trees for r in tree.replies]
-    have = sum(SAMPLER in target.known for target in targets)
-    if not have:
+    count = sum(SAMPLER in target.known for target in targets)
+    if not count:
         raise InputError(
             "objective.ratio or objective.importance asks for the sampler's log-probabilities, and "
             'no reply of the logs has any ("token_ids" and "logps" on an assistant message). '
             "Leave these settings off, or use objective.ratio=trainer."
         )
-    if have < len(targets):
+    if count < len(targets):
         log.warning(
             "%d of %d replies have no log-probabilities of a sampler; their ratios are 1",
-            len(targets) - have,
+            len(targets) - count,
             len(targets),
         )
 
 
-def _with(dataset: Dataset, logps: list[np.ndarray]) -> Dataset:
-    waiting = iter(logps)
+def _add_initial(dataset: Dataset, logps: list[np.ndarray]) -> Dataset:
+    remaining = iter(logps)
 
-    def one(tree: Tree) -> Tree:
+    def add_to(tree: Tree) -> Tree:
         replies = []
         for reply in tree.replies:
-            known = {**reply.target.known, INITIAL: next(waiting)}
+            known = {**reply.target.known, INITIAL: next(remaining)}
             target = dataclasses.replace(reply.target, known=known)
             replies.append(dataclasses.replace(reply, target=target))
         return dataclasses.replace(tree, replies=tuple(replies))
 
-    trees = [[one(tree) for tree in trees] for trees in dataset.trees]
+    trees = [[add_to(tree) for tree in trees] for trees in dataset.trees]
     return dataclasses.replace(dataset, trees=trees)
 
 
@@ -112,7 +113,7 @@ def _write(file: Path, logps: list[np.ndarray], digest: str) -> None:
 
 
 def _read(file: Path, digest: str, earlier: int) -> list[np.ndarray]:
-    """`earlier` is the digest that a version before this one kept, a number."""
+    """`earlier` is the digest as an earlier version saved it, a number."""
     remedy = (
         "The run keeps there what its initial model said of every reply, and cannot be resumed "
         "without it. Use another --workdir (with --config.start_from to continue from the "
@@ -125,5 +126,5 @@ def _read(file: Path, digest: str, earlier: int) -> list[np.ndarray]:
                 raise ValueError("it is of other replies than the data has now")
             ends = np.cumsum(kept["lengths"])[:-1]
             return np.split(kept["logps"], ends)
-    except Exception as error:  # damaged ones fail in many ways
+    except Exception as error:  # damaged files fail in many ways
         raise InputError(f"{file}: cannot be read ({error}). {remedy}") from error

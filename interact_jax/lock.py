@@ -1,12 +1,12 @@
 """One run at a time in a directory.
 
-    with lock.held(workdir): ...
+    with lock.hold(workdir): ...
 
-WORKDIR/lock says who: {"host": "node7", "process": 4711}. Its owner holds an flock on it, which the
-system takes back when the process ends, however it ends: what a killed run leaves is no obstacle.
-Some mounts of shared file systems keep flocks to one host, or have none. There the file's time
-tells: the owner renews it every few seconds, and who finds the file of another host waits until it
-should have been.
+WORKDIR/lock names the owner: {"host": "node7", "process": 4711}. The owner holds an flock on it,
+which the system releases when the process ends, however it ends: a killed run leaves no obstacle.
+Some mounts of shared file systems limit flocks to one host, or have none. There the file's
+modification time decides: the owner renews it every few seconds, and a process that finds the file
+of another host waits for longer than that to see whether it is renewed.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from interact_jax.schema import InputError
 log = logging.getLogger(__name__)
 
 RENEWED = 5.0  # seconds from one renewal to the next
-PATIENCE = 20.0  # seconds without one, after which an owner elsewhere is taken for gone
+PATIENCE = 20.0  # seconds without one, after which an owner on another host counts as gone
 NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[files.Standing]:
-    """Hold the lock of a directory, which is made where it is not there.
+def hold(workdir: Path) -> Iterator[files.WatchedPath]:
+    """Hold the lock of a directory, which is created if necessary.
 
-    Raises InputError, which names the owner, where another process holds it, and RunStopped in
-    place of other errors where the directory is gone.
+    Raises InputError, which names the owner, where another process holds it, and RunStopped instead
+    of other errors where the directory is gone.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with files.standing(workdir.resolve()) as standing, _lock(workdir.resolve() / "lock"):
-        yield standing
+    with files.watch(workdir.resolve()) as watched, _lock(workdir.resolve() / "lock"):
+        yield watched
 
 
 @contextlib.contextmanager
 def _lock(place: Path) -> Iterator[None]:
-    descriptor = _taken(place)
+    descriptor = _acquire(place)
     done = threading.Event()
     renewing = threading.Thread(target=_renew, args=(descriptor, done), daemon=True)
     renewing.start()
@@ -56,32 +56,32 @@ def _lock(place: Path) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        if _is(place, descriptor):
+        if _is_at(place, descriptor):
             place.unlink()
         os.close(descriptor)
 
 
-def _taken(place: Path) -> int:
+def _acquire(place: Path) -> int:
     while True:
-        descriptor = _opened(place)
+        descriptor = _open(place)
         try:
-            certain = _flocked(place, descriptor)
+            has_flock = _take_flock(place, descriptor)
             owner = _owner(place)
-            if owner and not (certain and owner.get("host") == socket.gethostname()):
+            if owner and not (has_flock and owner.get("host") == socket.gethostname()):
                 _wait_for_a_renewal(place, owner)
-            if not _is(place, descriptor):  # its owner has ended meanwhile, and took it away
+            if not _is_at(place, descriptor):  # its owner has ended meanwhile and deleted it
                 os.close(descriptor)
                 continue
-            me = {"host": socket.gethostname(), "process": os.getpid()}
+            own = {"host": socket.gethostname(), "process": os.getpid()}
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(me).encode() + b"\n", 0)
+            os.pwrite(descriptor, json.dumps(own).encode() + b"\n", 0)
             return descriptor
         except BaseException:
             os.close(descriptor)
             raise
 
 
-def _opened(place: Path) -> int:
+def _open(place: Path) -> int:
     try:
         return os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
@@ -90,12 +90,12 @@ def _opened(place: Path) -> int:
         raise InputError(f"{place}: a link, where a run keeps its own file. Delete it.") from None
 
 
-def _flocked(place: Path, descriptor: int) -> bool:
-    """Whether the flock is ours; False where the file system has none."""
+def _take_flock(place: Path, descriptor: int) -> bool:
+    """Take the flock; False where the file system has none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _refused(place, _owner(place)) from None
+        raise _refusal(place, _owner(place)) from None
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
@@ -104,45 +104,45 @@ def _flocked(place: Path, descriptor: int) -> bool:
 
 
 def _wait_for_a_renewal(place: Path, owner: dict[str, object]) -> None:
-    """Raise InputError where the owner gives a sign of life."""
-    log.info("%s: that of %s; waiting %.0f s for a sign of life", place, _name(owner), PATIENCE)
-    then, until = place.stat().st_mtime_ns, time.monotonic() + PATIENCE
+    """Raise InputError where the owner renews the file."""
+    log.info("%s: held by %s; waiting %.0f s for a sign of life", place, _describe(owner), PATIENCE)
+    old, until = place.stat().st_mtime_ns, time.monotonic() + PATIENCE
     while time.monotonic() < until:
         time.sleep(RENEWED / 5)
-        # Opened anew: so NFS asks the server.
+        # Open it each time: NFS then asks the server.
         with contextlib.suppress(FileNotFoundError), place.open("rb") as file:
-            if os.fstat(file.fileno()).st_mtime_ns != then:
-                raise _refused(place, owner)
+            if os.fstat(file.fileno()).st_mtime_ns != old:
+                raise _refusal(place, owner)
 
 
 def _renew(descriptor: int, done: threading.Event) -> None:
     while not done.wait(RENEWED):
-        with contextlib.suppress(OSError):  # the run itself will say what is wrong with the disk
+        with contextlib.suppress(OSError):  # the run itself reports what is wrong with the disk
             os.utime(descriptor)
 
 
-def _refused(place: Path, owner: dict[str, object]) -> InputError:
+def _refusal(place: Path, owner: dict[str, object]) -> InputError:
     return InputError(
-        f"{place.parent}: another run is at work there ({_name(owner)}). Wait for its end, or use "
-        "another --workdir."
+        f"{place.parent}: another run is active there ({_describe(owner)}). Wait for its end, or "
+        "use another --workdir."
     )
 
 
-def _name(owner: dict[str, object]) -> str:
+def _describe(owner: dict[str, object]) -> str:
     return f"process {owner.get('process', '?')} on {owner.get('host', '?')}"
 
 
 def _owner(place: Path) -> dict[str, object]:
-    """What the file says; empty where it says nothing that can be read."""
+    """The content of the file; empty where it cannot be read."""
     try:
-        found = json.loads(place.read_bytes())
+        content = json.loads(place.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _is(place: Path, descriptor: int) -> bool:
-    """Whether the open file still stands under that name."""
+def _is_at(place: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one at that path."""
     try:
         return os.path.samestat(place.stat(), os.fstat(descriptor))
     except OSError:

@@ -1,11 +1,11 @@
-"""Where the numbers of a run go beside `metrics.jsonl`, for people to look at: curves.
+"""Loggers that show a run's numbers as curves, in addition to `metrics.jsonl`.
 
-    found = Loggers("tensorboard,wandb", workdir, first, settings)
-    found.write(7, {"loss": 0.25})
-    found.close()
+    curves = Loggers("tensorboard,wandb", workdir, first, settings)
+    curves.write(7, {"loss": 0.25})
+    curves.close()
 
-A logger is an object with `write` and `close`, and an entry in LOGGERS that starts it. None of them
-can end a run: the first error of one is reported, and nothing more goes there.
+A logger is an object with `write` and `close`, and an entry in LOGGERS that starts it. None can end
+a run: the first error of a logger is reported, and it is not used again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SETTINGS = {
         free=True,
     ),
 }
-PATIENCE = 60  # seconds that a run waits at its end for what is still to be sent
+PATIENCE = 60  # seconds that a run waits at its end for pending uploads
 
 
 class Logger(Protocol):
-    """Takes the numbers of one step after the other."""
+    """Receives the numbers of each step in turn."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -61,14 +61,14 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, with what it keeps in WORKDIR/wandb.
+    """A run of Weights & Biases, with its files in WORKDIR/wandb.
 
-    A resumed run goes on in the run that WORKDIR/wandb_run names. Account, project and mode are
-    told as wandb has it: `wandb login`, WANDB_PROJECT, WANDB_MODE=offline.
+    A resumed run continues the run that WORKDIR/wandb_run names. Account, project and mode are set
+    in wandb's own way: `wandb login`, WANDB_PROJECT, WANDB_MODE=offline.
     """
 
     def __init__(self, workdir: Path, first: int, settings: Mapping[str, Any]):
-        import wandb  # an extra; it takes a second
+        import wandb  # an optional dependency; importing it takes a second
 
         kept = workdir / "wandb_run"
         if not (first and kept.is_file()):
@@ -84,8 +84,8 @@ class WeightsAndBiases:
                 console="off", login_timeout=PATIENCE, finish_timeout=PATIENCE, silent=True
             ),
         )
-        # Its own count of steps only rises: what a crash undid, and is computed again, would be
-        # dropped there. So the step is a number like the others, and the axis of all.
+        # Its own step counter only increases, so steps that are computed again after a crash would
+        # be dropped. Our step is therefore logged as a number, which is the axis of all others.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -98,7 +98,7 @@ class WeightsAndBiases:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How a logger is started, from (workdir, steps that are done, settings), and its package."""
+    """How a logger is started, from (workdir, steps done, settings), and its package."""
 
     start: Callable[[Path, int, Mapping[str, Any]], Logger]
     package: str
@@ -111,13 +111,13 @@ LOGGERS = {
 
 
 def names_of(chosen: str) -> list[str]:
-    """The names in a value of the setting `loggers`. Raises InputError for one that is none."""
+    """The names in a value of the setting `loggers`. Raises InputError for an unknown one."""
     names = list(dict.fromkeys(name.strip() for name in chosen.split(",") if name.strip()))
     for name in names:
         if name not in LOGGERS:
             raise InputError(
-                f"loggers={chosen!r}: there is no logger {name!r}. There is: {', '.join(LOGGERS)}; "
-                "several are separated by commas."
+                f"loggers={chosen!r}: there is no logger {name!r}. Available: "
+                f"{', '.join(LOGGERS)}; several are separated by commas."
             )
     return names
 
@@ -137,32 +137,32 @@ class Loggers:
     """All loggers of a run."""
 
     def __init__(self, chosen: str, workdir: Path, first: int, settings: Mapping[str, Any]):
-        self._at_work: dict[str, Logger] = {}
+        self._active: dict[str, Logger] = {}
         for name in names_of(chosen):
-            with self._surviving(name):
-                self._at_work[name] = LOGGERS[name].start(workdir, first, settings)
+            with self._catch_errors(name):
+                self._active[name] = LOGGERS[name].start(workdir, first, settings)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        for name, logger in list(self._at_work.items()):
-            with self._surviving(name):
+        for name, logger in list(self._active.items()):
+            with self._catch_errors(name):
                 logger.write(step, values)
 
     def close(self) -> None:
-        for name, logger in list(self._at_work.items()):
-            with self._surviving(name):
+        for name, logger in list(self._active.items()):
+            with self._catch_errors(name):
                 logger.close()
 
     @contextlib.contextmanager
-    def _surviving(self, name: str) -> Iterator[None]:
+    def _catch_errors(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever a foreign service thinks of
-            self._at_work.pop(name, None)
-            said = str(error).strip().partition("\n")[0]
+        except Exception as error:  # a third-party service can raise anything
+            self._active.pop(name, None)
+            message = str(error).strip().partition("\n")[0]
             log.error(
                 "loggers: %s fails (%s: %s); nothing more goes there. The run goes on, and all "
                 "numbers are in metrics.jsonl",
                 name,
                 type(error).__name__,
-                said,
+                message,
             )

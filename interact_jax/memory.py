@@ -1,11 +1,11 @@
-"""What a run needs of its devices' memory, by the compiler's own figures, and what they have.
+"""The device memory that a run needs, by the compiler's own figures, and what is available.
 
     room = memory.room(mesh)
     needs = memory.needs(differentiate, abstract, batch, mesh, several=True)
-    memory.check(needs, room)         says it; raises DoesNotFit before a weight is loaded
+    memory.check(needs, room)         logs both; raises DoesNotFit before a weight is loaded
 
-Where the host itself computes, its memory is shared by the process, by the devices that jax makes
-of it, and by what else runs there; a container's limit counts.
+On a CPU, the host's memory is shared by the process, by the devices that jax makes of it, and by
+other processes; a container's limit counts.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from interact_jax.startup import has_accelerator
 
 log = logging.getLogger(__name__)
 
-HOST = "cpu"  # the platform of jax that is the host itself
-TIGHT = 0.9  # of the room: from there on a run is warned
-HALF = 0.5  # of the host's, which others want too: up to there checkpoints are written beside steps
-COMPILER = 3e8  # bytes on the host, for the rows of another shape, while everything lies there
-SMALL = 0.25  # of it: what needs no more may keep what it frees
+HOST = "cpu"  # jax's platform for the host itself
+TIGHT = 0.9  # share of the room above which a warning is logged
+HALF = (
+    0.5  # share of the host's room, which other processes use too, up to which checkpoints overlap
+)
+COMPILER = 3e8  # bytes on the host, to compile for rows of another shape during training
+SMALL = 0.25  # share of the host's room up to which freed memory is kept
 ADVICE = (
     "What makes it smaller, the cheapest first: remat=full, a larger mesh.fsdp, batch.rows=1, "
     "smaller batch.row_tokens with data.max_length, model.dtype and model.param_dtype=bfloat16, "
@@ -50,34 +52,34 @@ RETURN = ((M_MMAP_MAX, 65_536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2*
 
 
 class DoesNotFit(InputError):
-    """A run needs more memory than there is."""
+    """A run needs more memory than is available."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """Bytes that a device can give, and those of them that the process takes for other things."""
+    """Bytes that a device has, and those of them that the process uses for other things."""
 
     limit: float
     taken: float
-    name: str  # of what has the limit
+    name: str  # of the device, machine, container or process that sets the limit
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """Bytes of one device."""
+    """Bytes per device."""
 
     state: int  # models, moments, counters
     sums: int  # of gradients
-    step: int  # all that lies there while a step is computed
-    copy: int  # of what moves, as a checkpoint's writer packs it
+    step: int  # everything that is allocated while a step is computed
+    copy: int  # of the changing models, as the checkpoint writer copies it
 
     def at_most(self, overlapping: bool) -> int:
-        """Of a run; with checkpoints that are written beside the next steps, which work on a state
-        of their own by then, or before them."""
+        """The peak of a run: with checkpoints that are written during the next steps, which by then
+        work on a state of their own, or written before them."""
         return self.step + 2 * self.copy if overlapping else max(self.step, self.state + self.copy)
 
 
-# ----------------------------------------------------------------------------------- what is needed
+# ------------------------------------------------------------------------------------ memory needed
 
 
 def needs(
@@ -91,9 +93,9 @@ def needs(
 ) -> Needs:
     """Compile the gradient of `batch` (numpy) for the shapes of a state, and measure.
 
-    `several`: a step has more micro-batches than one, so there are sums while others are computed.
+    `several`: a step has more than one micro-batch, so the sums exist while the next is computed.
     The models named `fixed` are in no checkpoint. The first call of `differentiate` with a batch of
-    this shape finds what is compiled here.
+    this shape reuses the program that is compiled here.
     """
     rows = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch)
@@ -101,31 +103,31 @@ def needs(
     analysis = compiled.memory_analysis()
     state, sums = device_bytes(abstract), analysis.output_size_in_bytes
     gradient = peak(analysis, is_host(mesh)) + beside_gradient(abstract, sums, several)
-    step = max(gradient, state + sums)  # the latter while the update is computed
+    step = max(gradient, state + sums)  # the latter during the update
     kept = device_bytes({name: abstract.models[name] for name in fixed})
     return Needs(state, sums, step, state - kept if is_host(mesh) else 0)
 
 
 def beside_gradient(abstract: Any, sums: int, several: bool) -> int:
-    """Bytes of what lies there while a gradient is computed and is none of its arguments: the
-    optimiser's state, and the sums of the micro-batches before, where a step has `several`."""
+    """Bytes that are allocated while a gradient is computed but are not among its arguments: the
+    optimiser's state and, where a step has `several` micro-batches, the sums so far."""
     return device_bytes(abstract) - device_bytes(abstract.all_params()) + several * sums
 
 
 def peak(analysis: Any, on_host: bool) -> int:
-    """Bytes of a program that lie there together, by its `memory_analysis`."""
+    """The peak bytes of a program, by its `memory_analysis`."""
     lasting = (
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
         - analysis.alias_size_in_bytes
     )
-    if on_host:  # whose peak leaves temporaries out
+    if on_host:  # where the reported peak excludes temporaries
         return lasting + analysis.temp_size_in_bytes
     return max(analysis.peak_memory_in_bytes, lasting)
 
 
 def device_bytes(abstract: Any) -> int:
-    """Of one device's share of a tree of shapes with shardings."""
+    """Bytes of one device's share of a tree of shapes with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(abstract)
@@ -133,21 +135,21 @@ def device_bytes(abstract: Any) -> int:
 
 
 def is_host(mesh: jax.sharding.Mesh) -> bool:
-    """Whether the host's own processors compute."""
+    """Whether the devices are the host's own processors."""
     return mesh.devices.flat[0].platform == HOST
 
 
-# ------------------------------------------------------------------------------------ what is there
+# --------------------------------------------------------------------------------- memory available
 
 
 def room(mesh: jax.sharding.Mesh) -> Room | None:
-    """What a device of this mesh has for us; None where nobody tells."""
+    """The memory of a device of this mesh; None where it is not known."""
     device = mesh.local_devices[0]
     if is_host(mesh):
-        held, devices = psutil.Process().memory_info().rss, len(mesh.local_devices)
-        left, most, name = host_left()
-        # What is read from files counts in `held`, but not against every limit.
-        return Room(min(held + left, most) / devices, (held + COMPILER) / devices, name)
+        used, devices = psutil.Process().memory_info().rss, len(mesh.local_devices)
+        left, total, name = host_left()
+        # Mapped files count in `used`, but not against every limit.
+        return Room(min(used + left, total) / devices, (used + COMPILER) / devices, name)
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return Room(stats["bytes_limit"], stats.get("bytes_in_use", 0), device.device_kind)
@@ -156,22 +158,22 @@ def room(mesh: jax.sharding.Mesh) -> Room | None:
 
 
 def host_left() -> tuple[int, int, str]:
-    """Bytes that the host still has for this process, bytes that it has in all, and the name of
-    what has the limit."""
+    """Bytes that the host has left for this process, its bytes in total, and the name of what sets
+    the limit."""
     machine = psutil.virtual_memory()
-    limits = [(left, most, f"the container ({file})") for left, most, file in cgroups_left()]
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY:
-        left = max(0, most - psutil.Process().memory_info().vms)
-        limits.append((left, most, "this process (ulimit -v)"))
+    limits = [(left, total, f"the container ({file})") for left, total, file in cgroups_left()]
+    total, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if total != resource.RLIM_INFINITY:
+        left = max(0, total - psutil.Process().memory_info().vms)
+        limits.append((left, total, "this process (ulimit -v)"))
     return min([(machine.available, machine.total, "this machine"), *limits])
 
 
 def cgroups_left(
     own: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")
 ) -> Iterator[tuple[int, int, Path]]:
-    """Bytes that the process's control groups still allow, those that they allow in all, and the
-    file of each limit. What they hold of files can be dropped, and counts as free."""
+    """For each limit of the process's control groups: the bytes left, the bytes in total, and the
+    limit's file. Cached file pages can be dropped and count as free."""
     lines = own.read_text().splitlines() if own.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
@@ -184,24 +186,24 @@ def cgroups_left(
             continue
         group = top / path.strip("/")
         for folder in (group, *group.parents):
-            if (found := _left(folder, *names)) is not None:
-                yield *found, folder / names[0]
+            if (sizes := _cgroup_left(folder, *names)) is not None:
+                yield *sizes, folder / names[0]
             if folder == top:
                 break
 
 
-def _left(folder: Path, limit: str, usage: str, files: str) -> tuple[int, int] | None:
+def _cgroup_left(folder: Path, limit: str, usage: str, files: str) -> tuple[int, int] | None:
     try:
-        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
-        if not most.isdigit():  # max
+        maximum, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        if not maximum.isdigit():  # max
             return None
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        return int(most) - used + int(stat.get(files, 0)), int(most)
+        return int(maximum) - used + int(stat.get(files, 0)), int(maximum)
     except (OSError, ValueError):
         return None
 
 
-# ------------------------------------------------------------------------------- both, and in words
+# -------------------------------------------------------------------------------- comparing the two
 
 
 def check_run(
@@ -212,10 +214,10 @@ def check_run(
     mesh: jax.sharding.Mesh,
     fixed: Collection[str],
 ) -> bool:
-    """Whether checkpoints may be written beside the steps of a run, of which one works on `trees`;
-    see `needs`. The allocator is set for it.
+    """Whether checkpoints may overlap with the steps of a run, one of which works on `trees`; see
+    `needs`. Also configures the allocator.
 
-    Raises DoesNotFit where the steps alone need more than there is.
+    Raises DoesNotFit where the steps alone need more than is available.
     """
     several = packing.count(trees) > 1
     with progress.of("compiling a step"):
@@ -224,54 +226,54 @@ def check_run(
         )
     overlapping = check(needed, room(mesh))
     check_host(needed, mesh)
-    settle(needed.step, mesh)
+    choose_allocator(needed.step, mesh)
     return overlapping
 
 
 def check(needs: Needs, room: Room | None) -> bool:
-    """Say what a run needs and what there is, before it begins; whether checkpoints may be written
-    beside its next steps, which takes their copy of the state as well.
+    """Log what a run needs and what is available, before it begins; returns whether checkpoints may
+    overlap with the next steps, which takes a copy of the state as well.
 
     Raises DoesNotFit where not even a step has room.
     """
     parts = (
-        f"{size(needs.state)} state, {size(needs.sums)} gradients, "
-        f"{size(needs.step - needs.state - needs.sums)} temporaries"
+        f"{format_bytes(needs.state)} state, {format_bytes(needs.sums)} gradients, "
+        f"{format_bytes(needs.step - needs.state - needs.sums)} temporaries"
     )
     if room is None:
-        log.info("memory of a device: %s (%s)", size(needs.step), parts)
+        log.info("memory of a device: %s (%s)", format_bytes(needs.step), parts)
         return True
     overlapping = room.taken + needs.at_most(True) <= room.limit * (HALF if needs.copy else 1)
     needed = room.taken + needs.at_most(overlapping)
     if needs.copy:
-        parts += f", {size(needs.copy)} a checkpoint's copy"
+        parts += f", {format_bytes(needs.copy)} a checkpoint's copy"
         parts += "" if overlapping else ", written before the next step"
     if room.taken:
-        parts = f"{size(room.taken)} process and compiler, {parts}"
-    said = f"{size(needed)} of {size(room.limit)} that {room.name} has"
+        parts = f"{format_bytes(room.taken)} process and compiler, {parts}"
+    message = f"{format_bytes(needed)} of {format_bytes(room.limit)} that {room.name} has"
     if needed > room.limit:
-        raise DoesNotFit(f"the run does not fit into memory: a device needs {said} ({parts}).")
+        raise DoesNotFit(f"the run does not fit into memory: a device needs {message} ({parts}).")
     if needed > TIGHT * room.limit:
-        log.warning("memory: a device needs %s, which is tight\n  %s", said, parts)
+        log.warning("memory: a device needs %s, which is tight\n  %s", message, parts)
     else:
-        log.info("memory: a device needs %s\n  %s", said, parts)
+        log.info("memory: a device needs %s\n  %s", message, parts)
     return overlapping
 
 
 def check_host(needs: Needs, mesh: jax.sharding.Mesh) -> None:
-    """Warn where the host of accelerators cannot hold the copy that a checkpoint makes."""
+    """Warn where the host of accelerators cannot hold a checkpoint's copy of the state."""
     copy, (left, _, name) = needs.state * len(mesh.local_devices), host_left()
     if not is_host(mesh) and copy > left:
         log.warning(
             "memory: a checkpoint copies %s to the host, where %s has %s left",
-            size(copy),
+            format_bytes(copy),
             name,
-            size(left),
+            format_bytes(left),
         )
 
 
-def size(number: float) -> str:
-    """In words."""
+def format_bytes(number: float) -> str:
+    """A number of bytes in GB or MB."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
 
 
@@ -279,32 +281,32 @@ def size(number: float) -> str:
 
 
 def keep_freed() -> None:
-    """Where the host itself computes, keep the memory that XLA frees for the next step.
+    """On a CPU, keep the memory that XLA frees for the next step.
 
-    A step allocates hundreds of megabytes and frees them; glibc hands large pieces back at once,
-    and the system clears and maps every page anew, which takes up to a quarter of a small model's
-    step. To be called before JAX starts its threads, which would get heaps of their own. Nothing is
-    done without glibc, where an accelerator is, or where GLIBC_TUNABLES tells what is wanted.
+    A step allocates and frees hundreds of megabytes; glibc returns large blocks to the system at
+    once, which then clears and maps every page again: up to a quarter of a small model's step. To
+    be called before JAX starts its threads, which would get heaps of their own. Does
+    nothing without glibc, with an accelerator, or where GLIBC_TUNABLES is set.
     """
     if os.environ.get("JAX_PLATFORMS") == HOST or not has_accelerator():
         _set_allocator(KEEP)
 
 
 def return_freed() -> None:
-    """Hand back what XLA frees, as glibc does by itself: what is kept lies in pieces, and a large
-    model's arrays do not fit into those of others."""
+    """Return what XLA frees to the system, as glibc does by default: kept memory is fragmented, and
+    a large model's arrays do not fit into the gaps."""
     _set_allocator(RETURN)
 
 
-def settle(needed: float, mesh: jax.sharding.Mesh) -> None:
-    """`return_freed` where a device needs more than a small share of the host's memory."""
-    there = room(mesh) if is_host(mesh) else None
-    if there is not None and needed > SMALL * there.limit:
+def choose_allocator(needed: float, mesh: jax.sharding.Mesh) -> None:
+    """`return_freed` if a device needs more than a small share of the host's memory."""
+    available = room(mesh) if is_host(mesh) else None
+    if available is not None and needed > SMALL * available.limit:
         return_freed()
 
 
 def trim() -> None:
-    """Hand back now what was freed in small pieces, too small to be handed back by itself."""
+    """Return memory to the system that was freed in blocks too small for automatic return."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -1,11 +1,12 @@
-"""A method: what a run learns from, what it makes small, whose weights it asks.
+"""A method: what a run learns from, what it minimises, whose weights it uses.
 
     method = method_of(cfg)
-    method.sources   whose weights are asked, in which views; `method.rules` has how models move
+    method.sources   whose weights are used, in which views; `method.rules` says how models move
     seen             the reply tokens as those sources see them (`scoring.look`)
     method.loss(method.quantities(seen, replies), replies)
 
-The pieces are entries of `data.recipes`, `objectives` and `teachers`; nothing here knows one.
+The parts are entries of `data.recipes`, `objectives` and `teachers`; this module knows none of them
+by name.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """`rules` has the models beside the policy."""
+    """`rules` are those of the models other than the policy."""
 
     recipe: str
     terms: tuple[Term, ...]
@@ -41,7 +42,7 @@ class Method:
 
     @property
     def sources(self) -> frozenset[Source]:
-        """Whose weights in which view the roles are mixed of."""
+        """The sources (weights and view) of all roles."""
         return frozenset(source for mixture in self.roles.values() for _, source in mixture)
 
     @property
@@ -51,11 +52,11 @@ class Method:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The names of what is shown beside the loss."""
+        """The names of the metrics that are shown with the loss."""
         return tuple(dict.fromkeys(name for term in self.terms for name in term.shown))
 
     def quantities(self, seen: Mapping[Source, Seen], replies: Replies) -> Quantities:
-        """What the terms want of every reply token."""
+        """The quantities that the terms need of every reply token."""
         return scoring.score(seen, self.roles, replies.target_BxR, self.want)
 
     def loss(self, quantities: Quantities, replies: Replies) -> tuple[Sum, dict[str, Sum]]:
@@ -64,17 +65,17 @@ class Method:
 
     @property
     def fixed(self) -> tuple[str, ...]:
-        """The models that never move."""
+        """The models that never change."""
         return tuple(name for name, rule in self.rules.items() if rule.fixed)
 
     @property
     def known(self) -> frozenset[str]:
-        """The log-probabilities that have to be known beforehand."""
+        """The log-probabilities that have to be known before training."""
         return frozenset(name for term in self.terms for name in term.known)
 
 
 def method_of(cfg: Any) -> Method:
-    """The method that a run's settings say. Raises InputError where they do not go together."""
+    """The method given by a run's settings. Raises InputError where they are incompatible."""
     objective, terms = OBJECTIVES[cfg.objective.name], terms_of(cfg.objective)
     recipe = objective.recipes[0] if cfg.data.recipe == "auto" else cfg.data.recipe
     if recipe not in objective.recipes:

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a progress bar, `metrics.jsonl`, and what `loggers` are for."""
+"""What a run reports while it goes on: a progress bar, `metrics.jsonl`, and the `loggers`."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from interact_jax.printable import count
 
 log = logging.getLogger(__name__)
 
-LARGEST = 1e300  # whatever is in a log is smaller, and can be added up
-LINES = 20  # where there is no terminal to draw a bar on: so many lines over the whole run
+LARGEST = 1e300  # numbers in a log are smaller, so that they can be summed
+LINES = 20  # lines printed over the whole run where there is no terminal for a bar
 
 
 class Journal:
-    """The log of a run, a line a step. It reports a step when the next one has been started.
+    """The log of a run, a line per step. It reports a step when the next one has been started.
 
-    A resumed run (`first` steps done) goes on behind line `first`; later lines, of steps that a
-    crash undid, are dropped. `shown` is what is told beside loss and gradient norm, `digest` what
-    the checkpoint says of the lines up to there. `loggers` get the same numbers, and are closed.
+    A resumed run (`first` steps done) continues after line `first`; later lines, of steps that a
+    crash undid, are dropped. `shown` is the metric shown with loss and gradient norm, `digest` the
+    checkpoint's digest of the lines up to there. `loggers` get the same numbers, and are closed.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Journal:
         self._shown = ("loss", shown, "grad_norm")
         self.bad_steps_in_row = 0
         self._pending: tuple[int, Any, StepBatch, dict[str, float]] | None = None
-        kept = _go_on_from(self.file, first, {*self._shown, "step", "seconds"})
+        kept = _truncate(self.file, first, {*self._shown, "step", "seconds"})
         self._digest = hashlib.blake2b(kept)
         if digest is not None and self.digest() != digest:
             log.error("%s: its lines up to step %d are not what the run wrote", self.file, first)
         self._lines = self.file.open("ab")
-        self._standing = files.Standing(self.file)
+        self._watched = files.WatchedPath(self.file)
         self._loggers = loggers
         console = Console(stderr=True)
         self._bar = Progress(
@@ -91,10 +91,10 @@ class Journal:
     def __exit__(self, *_: Any) -> None:
         try:
             self.flush()
-        finally:  # a full disk must not cost the terminal its cursor
+        finally:  # restore the terminal's cursor even if the disk is full
             self._showing.close()
             self._bar.stop()
-            self._standing.close()
+            self._watched.close()
             self._lines.close()
             if self._loggers is not None:
                 self._loggers.close()
@@ -106,21 +106,21 @@ class Journal:
         batch: StepBatch,
         measured: dict[str, float] | None = None,
     ) -> None:
-        """Note a step whose numbers the device is still computing, and what was `measured` after
-        it; report the one before it."""
+        """Add a step whose numbers the device is still computing, and what was `measured` after it;
+        report the previous one."""
         before, self._pending = self._pending, (step, shown, batch, measured or {})
         if before:
             self._report(*before)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done meanwhile is no part of any step's time."""
+        """The time of this block does not count towards any step."""
         began = time.perf_counter()
         yield
         self._time += time.perf_counter() - began
 
     def flush(self) -> None:
-        """Report everything, and put it on disk."""
+        """Report everything, and sync it to disk."""
         if self._pending:
             self._report(*self._pending)
             self._pending = None
@@ -128,7 +128,7 @@ class Journal:
         os.fsync(self._lines.fileno())
 
     def digest(self) -> str:
-        """Of all lines so far."""
+        """The digest of all lines so far."""
         return self._digest.hexdigest()
 
     def _report(
@@ -138,7 +138,7 @@ class Journal:
         batch: StepBatch,
         measured: dict[str, float],
     ) -> None:
-        self._standing.check()
+        self._watched.check()
         if self._plain:
             self._showing.close()
         values = {name: x.item() for name, x in jax.device_get(shown).items()}
@@ -155,7 +155,7 @@ class Journal:
             "seconds": round(now - self._time, 6),
         }
         self._time = now
-        # JSON has no NaN: a number that is not finite is null.
+        # JSON has no NaN: numbers that are not finite become null.
         finite = {k: v if math.isfinite(v) else None for k, v in line.items()}
         encoded = json.dumps(finite).encode() + b"\n"
         self._lines.write(encoded)
@@ -165,20 +165,20 @@ class Journal:
             self._loggers.write(step, {**values, **batch.metrics, **measured})
         texts = [f"{name} {values[name]:.4g}" for name in self._shown]
         text = "  ".join(texts)
-        self._bar.update(self._task, completed=step, shown=texts[0])  # there is room for one
+        self._bar.update(self._task, completed=step, shown=texts[0])  # there is room for one only
         if self._plain and (step % max(1, self.total // LINES) == 0 or step == self.total):
             print(f"step {step}/{self.total}  {text}", file=sys.stderr, flush=True)
 
 
-def _go_on_from(file: Path, step: int, names: Set[str]) -> bytes:
-    """Drop the lines behind `step`, and what a crash cut off at the end; what is left, all lines
-    with these names. Others are kept in a file beside it, and reported."""
+def _truncate(file: Path, step: int, names: Set[str]) -> bytes:
+    """Drop the lines after `step` and an incomplete one at the end; returns the remaining lines,
+    which have all these names. Unreadable lines are moved to a file beside it, and reported."""
     if not file.exists():
         return b""
-    found = file.read_bytes()
-    *lines, cut = found.split(b"\n")
-    if _step_of(cut, names) is not None:  # all but its end
-        lines.append(cut)
+    content = file.read_bytes()
+    *lines, partial = content.split(b"\n")
+    if _step_of(partial, names) is not None:  # only its line end is missing
+        lines.append(partial)
     steps = [_step_of(line, names) for line in lines]
     kept = b"".join(
         line + b"\n" for line, n in zip(lines, steps, strict=True) if n is not None and n <= step
@@ -189,7 +189,7 @@ def _go_on_from(file: Path, step: int, names: Set[str]) -> bytes:
         before = aside.read_bytes() if aside.exists() else b""
         places.write(aside, before + b"".join(unreadable))
         log.error("%s: %s cannot be read, kept in %s", file, count(len(unreadable), "line"), aside)
-    if kept != found:
+    if kept != content:
         places.write(file, kept)
     return kept
 
@@ -197,33 +197,39 @@ def _go_on_from(file: Path, step: int, names: Set[str]) -> bytes:
 def _step_of(line: bytes, names: Set[str]) -> int | None:
     """The step of a line; None where it cannot be read."""
     try:
-        found = json.loads(line.decode("ascii"))  # the bytes, json would take for UTF-16 as well
-        sound = names <= found.keys() and all(map(_is_of_a_log, found.values()))
+        values = json.loads(line.decode("ascii"))  # given bytes, json would also accept UTF-16
+        valid = names <= values.keys() and all(map(_is_loggable, values.values()))
     except (ValueError, AttributeError, RecursionError):
         return None
-    if not sound or type(found["step"]) is not int or found["seconds"] is None:
+    if not valid or type(values["step"]) is not int or values["seconds"] is None:
         return None
-    return found["step"]
+    return values["step"]
 
 
-def _is_of_a_log(value: Any) -> bool:
-    """A number, or null in the place of one that is not finite."""
+def _is_loggable(value: Any) -> bool:
+    """Whether it is a number, or null, which replaces one that is not finite."""
     return value is None or (type(value) in (int, float) and abs(value) < LARGEST)
 
 
 def read_log(file: Path) -> list[dict[str, Any]]:
-    """The lines of a log that a Journal has opened: all of them can be read."""
+    """The lines of a log that a Journal has opened, so that all of them can be read."""
     return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
 
 
-TOLD = {
+SUMMARY_TEXTS = {
     "limited": "limits.user, limits.conversation: took {:.1%} of the weight of a step",
     "skipped": "skip.signal: left {:.1%} of the interactions out of the backward pass",
 }
 
 
-def told_lines(file: Path) -> list[str]:
-    """For the summary of a run: what the average step says of its limits and of what it skips."""
+def summary_lines(file: Path) -> list[str]:
+    """For the summary of a run: the average effect per step of limits and of skipping."""
     steps = read_log(file)
-    found = {name: [step[name] for step in steps if step.get(name) is not None] for name in TOLD}
-    return [TOLD[name].format(sum(some) / len(some)) for name, some in found.items() if any(some)]
+    shares_by_name = {
+        name: [step[name] for step in steps if step.get(name) is not None] for name in SUMMARY_TEXTS
+    }
+    return [
+        SUMMARY_TEXTS[name].format(sum(shares) / len(shares))
+        for name, shares in shares_by_name.items()
+        if any(shares)
+    ]

@@ -1,11 +1,11 @@
 """Objectives: sums of terms, each a pure function of per-token quantities; none sees a model.
 
-A term names what it wants of a chunk of logits (`logits.Quantity`) in terms of roles, and turns
-the quantities of all reply tokens into one number. A new objective is one function from the
+A term names the quantities that it needs of a chunk of logits (`logits.Quantity`) in terms of
+roles, and turns those of all reply tokens into one number. A new objective is one function from the
 settings to its terms, and one entry in OBJECTIVES.
 
     student  s   log pi(. | x, y_<t), the policy, differentiated
-    teacher  t   log pi(. | x, o, y_<t), whose weights the setting `teacher.name` says
+    teacher  t   log pi(. | x, o, y_<t), of the weights that `teacher.name` selects
     initial  s0  log pi(. | x, y_<t) of the weights of step 0
     old          the same of the policy some steps ago
 
@@ -33,8 +33,8 @@ Loss = Callable[[Quantities, Replies], tuple[jax.Array, dict[str, Sum]]]
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """`loss` gives a sum over the examples of the rows, each by its share, and what is to be shown:
-    sums by name, those that `shown` lists. `known` names log-probabilities that must have been
+    """`loss` returns a sum over the examples of the rows, each weighted by its share, and the
+    metrics listed in `shown`, as sums by name. `known` names log-probabilities that must have been
     computed elsewhere: by the "sampler" of the logs, by the "initial" model before training."""
 
     roles: tuple[str, ...]
@@ -46,8 +46,8 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """`terms` are added; one of `recipes` makes its examples, the first if nothing else is set;
-    `shown` is the metric that a progress bar has room for."""
+    """`terms` are added; one of `recipes` makes its examples, the first by default; `shown` is the
+    metric that is shown with the loss."""
 
     terms: Callable[[Any], tuple[Term, ...]]
     recipes: tuple[str, ...]
@@ -113,13 +113,13 @@ SETTINGS = {
 # --------------------------------------------------------------------------- sums over the replies
 
 
-def examples(replies: Replies) -> jax.Array:
-    """The weight of all examples of the rows, float32 scalar: what a loss is divided by."""
+def total_weight(replies: Replies) -> jax.Array:
+    """The total weight of the examples of the rows, float32 scalar: a loss is divided by it."""
     return jnp.sum(replies.share_BxI)
 
 
-def counted_in(replies: Replies) -> dict[str, jax.Array]:
-    """How many units (interactions, pairs) the rows hold, and how many counted tokens."""
+def counts_in(replies: Replies) -> dict[str, jax.Array]:
+    """The number of units (interactions, pairs) in the rows, and of counted tokens."""
     return {
         "interactions": jnp.sum(replies.unit_BxI.max(axis=1) + 1),
         "reply_tokens": jnp.sum(replies.weight_BxR > 0),
@@ -127,26 +127,26 @@ def counted_in(replies: Replies) -> dict[str, jax.Array]:
 
 
 def token_mean(per_token: jax.Array, replies: Replies) -> jax.Array:
-    """Sum over examples, by their share, of the mean over their counted tokens."""
+    """Sum over examples, weighted by share, of the mean over their counted tokens."""
     return jnp.where(replies.weight_BxR > 0, per_token * replies.weight_BxR, 0.0).sum()
 
 
-def over_example(per_token: jax.Array, replies: Replies, counted: bool = False) -> jax.Array:
+def sum_over_example(per_token: jax.Array, replies: Replies, counted: bool = False) -> jax.Array:
     """Sums [B, I] over the tokens of every example, all or the counted ones."""
-    of_one = replies.example_BxR >= 0
+    in_example = replies.example_BxR >= 0
     if counted:
-        of_one &= replies.weight_BxR > 0
+        in_example &= replies.weight_BxR > 0
     B, R = per_token.shape
     row = jax.lax.broadcasted_iota(jnp.int32, (B, R), 0)
-    number = jnp.where(of_one, replies.example_BxR, R)  # R is beyond the table: dropped
+    number = jnp.where(in_example, replies.example_BxR, R)  # R is outside the table and dropped
     zeros = jnp.zeros((B, R), per_token.dtype)
-    return zeros.at[row, number].add(jnp.where(of_one, per_token, 0.0), mode="drop")
+    return zeros.at[row, number].add(jnp.where(in_example, per_token, 0.0), mode="drop")
 
 
 def mean_over_example(per_token: jax.Array, replies: Replies) -> jax.Array:
     """Means [B, I] over the counted tokens of every example."""
-    counted = over_example(jnp.ones_like(per_token), replies, counted=True)
-    return over_example(per_token, replies, counted=True) / jnp.maximum(counted, 1)
+    counted = sum_over_example(jnp.ones_like(per_token), replies, counted=True)
+    return sum_over_example(per_token, replies, counted=True) / jnp.maximum(counted, 1)
 
 
 def to_tokens(per_example_BxI: jax.Array, replies: Replies) -> jax.Array:
@@ -154,8 +154,8 @@ def to_tokens(per_example_BxI: jax.Array, replies: Replies) -> jax.Array:
     return jnp.take_along_axis(per_example_BxI, jnp.maximum(replies.example_BxR, 0), axis=1)
 
 
-def over_unit(per_example_BxI: Array, replies: Replies) -> jax.Array:
-    """Sums [B, I] over the examples of every unit, at the number of the unit."""
+def sum_over_unit(per_example_BxI: Array, replies: Replies) -> jax.Array:
+    """Sums [B, I] over the examples of every unit, at the index of the unit."""
     B, I = per_example_BxI.shape
     row = jax.lax.broadcasted_iota(jnp.int32, (B, I), 0)
     number = jnp.where(replies.unit_BxI >= 0, replies.unit_BxI, I)
@@ -164,7 +164,7 @@ def over_unit(per_example_BxI: Array, replies: Replies) -> jax.Array:
     )
 
 
-def signal_shown(quantities: Quantities, replies: Replies) -> dict[str, Sum]:
+def signal_sums(quantities: Quantities, replies: Replies) -> dict[str, Sum]:
     """The signal log pi(y_t | x, o, y_<t) - log pi(y_t | x, y_<t) over the counted tokens."""
     counts = replies.weight_BxR > 0
     signal = quantities["logp_teacher"] - quantities["logp_student"]
@@ -195,7 +195,7 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
 
     def loss(quantities: Quantities, replies: Replies) -> tuple[jax.Array, dict[str, Sum]]:
         student = quantities["logp_student"]
-        shown = signal_shown(quantities, replies)
+        shown = signal_sums(quantities, replies)
         signal = jax.lax.stop_gradient(quantities["logp_teacher"] - student)
         if settings.centred:
             signal -= to_tokens(mean_over_example(signal, replies), replies)
@@ -209,10 +209,10 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
             name = settings.ratio
             old = replies.known[name] if name == "sampler" else quantities["logp_old"]
             ratio = _ratio(student, old)
-            near = jnp.clip(ratio, 1 - settings.ratio_clip, 1 + settings.ratio_clip)
-            gain = jnp.minimum(ratio * signal, near * signal)
+            clipped = jnp.clip(ratio, 1 - settings.ratio_clip, 1 + settings.ratio_clip)
+            gain = jnp.minimum(ratio * signal, clipped * signal)
             counts = replies.weight_BxR > 0
-            shown["ratio_clipped"] = Sum.of((near != ratio).astype(jnp.float32), counts)
+            shown["ratio_clipped"] = Sum.of((clipped != ratio).astype(jnp.float32), counts)
         return token_mean(-gain, replies), shown
 
     extra = () if settings.ratio == "none" else ("ratio_clipped",)
@@ -220,14 +220,14 @@ def sdpo(settings: Any) -> tuple[Term, ...]:
     return (Term(tuple(roles), want, loss, (*SIGNAL, *extra), known),)
 
 
-LARGEST = 20.0  # log of a ratio, so that its gradient is a number where samplers say -9999
+LARGEST_LOG_RATIO = 20.0  # so that the gradient is finite where samplers report -9999
 
 
 def _ratio(logp_BxR: jax.Array, old_BxR: Array) -> jax.Array:
-    """exp(logp - old); where the older one is not known (NaN) it is that of now."""
+    """exp(logp - old); 1 where the older one is not known (NaN)."""
     now = jax.lax.stop_gradient(logp_BxR)
     old_BxR = jnp.where(jnp.isnan(old_BxR), now, old_BxR)
-    return jnp.exp(jnp.minimum(logp_BxR - old_BxR, LARGEST))
+    return jnp.exp(jnp.minimum(logp_BxR - old_BxR, LARGEST_LOG_RATIO))
 
 
 # ----------------------------------------------------------------------- over the whole vocabulary
@@ -238,7 +238,7 @@ def _distil(divergence: Callable[..., jax.Array]) -> tuple[Term, ...]:
     between = functools.partial(_between, divergence, "student", "teacher")
 
     def loss(quantities: Quantities, replies: Replies) -> tuple[jax.Array, dict[str, Sum]]:
-        return token_mean(quantities["divergence"], replies), signal_shown(quantities, replies)
+        return token_mean(quantities["divergence"], replies), signal_sums(quantities, replies)
 
     return (Term(("student", "teacher"), {**BOTH, "divergence": between}, loss, SIGNAL),)
 
@@ -299,13 +299,13 @@ def dpo(settings: Any) -> tuple[Term, ...]:
     def loss(quantities: Quantities, replies: Replies) -> tuple[jax.Array, dict[str, Sum]]:
         initial = replies.known["initial"] if kept else quantities["logp_initial"]
         gain = quantities["logp_student"] - initial
-        reward = settings.beta * over_example(gain, replies, counted=True)
-        margin = over_unit(reward * replies.side_BxI, replies)
-        weight = over_unit(replies.share_BxI, replies)
-        there = weight > 0
-        total = jnp.where(there, -jax.nn.log_sigmoid(margin) * weight, 0.0).sum()
+        reward = settings.beta * sum_over_example(gain, replies, counted=True)
+        margin = sum_over_unit(reward * replies.side_BxI, replies)
+        weight = sum_over_unit(replies.share_BxI, replies)
+        present = weight > 0
+        total = jnp.where(present, -jax.nn.log_sigmoid(margin) * weight, 0.0).sum()
         right = (margin > 0).astype(jnp.float32)
-        return total, {"margin": Sum.of(margin, there), "right": Sum.of(right, there)}
+        return total, {"margin": Sum.of(margin, present), "right": Sum.of(right, present)}
 
     shown = ("margin", "right")
     if kept:
@@ -357,14 +357,14 @@ def terms_of(settings: Any) -> tuple[Term, ...]:
 def total_of(
     terms: tuple[Term, ...], quantities: Quantities, replies: Replies
 ) -> tuple[Sum, dict[str, Sum]]:
-    """The loss as a sum over examples, to be divided by their weight, and what is to be shown."""
+    """The loss as a sum over examples, to be divided by their weight, and the metrics."""
     total = jnp.float32(0)
     shown: dict[str, Sum] = {}
     for term in terms:
-        one, more = term.loss(quantities, replies)
-        if set(more) != set(term.shown):
+        value, sums = term.loss(quantities, replies)
+        if set(sums) != set(term.shown):
             raise ValueError(
-                f"a term says that it shows {sorted(term.shown)}, and its loss gives {sorted(more)}"
+                f"a term says that it shows {sorted(term.shown)}, and its loss gives {sorted(sums)}"
             )
-        total, shown = total + one, shown | more
-    return Sum(total, examples(replies)), shown
+        total, shown = total + value, shown | sums
+    return Sum(total, total_weight(replies)), shown

@@ -1,4 +1,4 @@
-"""An opened model: all that a model is to a program. Every program opens models this way.
+"""An opened model: everything that a program needs of a model. Every program opens models this way.
 
 model = open_model("Qwen/Qwen3-0.6B", mesh=mesh)
 params = model.load()                             the weights, laid out over the mesh
@@ -30,7 +30,7 @@ from interact_jax.settings import Setting
 log = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16")
-WITH_WORK = 3  # what a model and the work with it take, in parameters, at a guess
+WITH_WORK = 3  # a guess at the memory for a model and its use, as a multiple of its parameters
 SETTINGS = {
     "model.path": Setting(
         "pocket",
@@ -57,11 +57,11 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """What a model is to a program. `files` and `tokenizer_files` are directories."""
+    """What a program needs of a model. `files` and `tokenizer_files` are directories."""
 
     files: Path
     tokenizer_files: Path
-    raw: dict[str, Any]  # config.json, with what the weights say of the head
+    raw: dict[str, Any]  # config.json, with the tying of the head as found in the weights
     decoder: Decoder
     chat: ChatFormat
     mesh: jax.sharding.Mesh
@@ -72,7 +72,7 @@ class OpenedModel:
 
     @property
     def eos_ids(self) -> list[int]:
-        """The ids that end a reply: at which the model is stopped, and the one that is learned."""
+        """The ids that end a reply: those at which the model stops, and the one that is learned."""
         return list(dict.fromkeys([*hf.eos_token_ids(self.files), *self._ends]))
 
     @property
@@ -80,7 +80,7 @@ class OpenedModel:
         return [self.chat.tokenizer.eos_token_id, self.chat.eos_id]
 
     def abstract(self) -> Any:
-        """Shapes, types and shardings of the parameters, before any is there."""
+        """Shapes, types and shardings of the parameters, before any array exists."""
         shapes = jax.eval_shape(self.decoder.fresh_params, 0)
         return sharding.with_layout(shapes, self.mesh)
 
@@ -88,7 +88,7 @@ class OpenedModel:
     def load(self) -> Any:
         """The parameters from safetensors, each process and device its own part."""
         abstract = self.abstract()
-        memory.settle(WITH_WORK * memory.device_bytes(abstract), self.mesh)
+        memory.choose_allocator(WITH_WORK * memory.device_bytes(abstract), self.mesh)
         layout = sharding.layout_of(abstract)
         return hf.load_params(self.files, self.config, self.decoder.param_dtype, layout)
 
@@ -96,7 +96,7 @@ class OpenedModel:
         """Random parameters."""
         layout = sharding.layout_of(self.abstract())
         fresh = jax.jit(self.decoder.fresh_params, out_shardings=layout)
-        return fresh(np.uint32(seed))  # an int would be int32
+        return fresh(np.uint32(seed))  # an int would become int32
 
     @progress.of("exporting the model")
     def export(
@@ -135,10 +135,10 @@ def open_model(
 ) -> OpenedModel:
     """Open a Hugging Face directory, a hub id, or "pocket"; no weight is read yet.
 
-    `weights=False` does not ask for any. dtype is of the computation, and of the parameters where
-    param_dtype is "". The precision of matrix products is set for this dtype, in the whole process.
-    Without a mesh, there is one of all devices. Raises InputError for everything that the user can
-    mend, among it a tokenizer, or `max_length`, that does not fit the model.
+    `weights=False` does not require any. dtype is that of the computation, and of the parameters
+    where param_dtype is "". The precision of matrix products is set for this dtype, in the whole
+    process. Without a mesh, one over all devices is used. Raises InputError for everything that the
+    user can fix, including a tokenizer or `max_length` that does not fit the model.
     """
     jax.config.update("jax_default_matmul_precision", precision_of(dtype))
     mesh = sharding.make_mesh() if mesh is None else mesh
@@ -154,8 +154,8 @@ def open_model(
         end=end,
         stops=hf.eos_token_ids(files),
     )
-    if told := chat.describe_end():
-        log.info("%s", told)
+    if note := chat.describe_end():
+        log.info("%s", note)
     check_tokenizer(chat.vocabulary, max_length, config)
     decoder = Decoder(
         config,
@@ -168,8 +168,8 @@ def open_model(
 
 
 def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> OpenedModel:
-    """The model of a run's settings; a run that is resumed brings config and tokenizer itself, in
-    its directory `run`."""
+    """The model of a run's settings; a resumed run has its own config and tokenizer, in its
+    directory `run`."""
     own = None if run is None else check_model_files(run)
     if own is not None:
         _check_same(Path(cfg.model.path).expanduser(), own)
@@ -192,7 +192,7 @@ def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> Open
 
 
 def _check_same(given: Path, own: Path) -> None:
-    """Raise InputError where `model.path` is a model of another kind than the run's own."""
+    """Raise InputError where the model of `model.path` has another config than the run's own."""
     if hf.is_run(given):
         given = given / "model"
     if not (given / "config.json").is_file():  # a hub id, or gone
@@ -200,7 +200,7 @@ def _check_same(given: Path, own: Path) -> None:
         return
     (_, theirs), (_, ours) = hf.load_config(given), hf.load_config(own)
     fields = {field.name for field in dataclasses.fields(ours)}
-    if theirs.tied and not ours.tied:  # its weights, which said so, need not be there any more
+    if theirs.tied and not ours.tied:  # that was seen in its weights, which may be gone
         fields -= {"tied"}
     different = [
         f"{name} is {getattr(ours, name)!r} in the run, {getattr(theirs, name)!r} there"
@@ -210,5 +210,5 @@ def _check_same(given: Path, own: Path) -> None:
     if different:
         raise InputError(
             f"model.path={given}: the run in {own.parent} is of another model ({different[0]}). "
-            "Give the model of then, or use another --workdir."
+            "Give the original model, or use another --workdir."
         )

@@ -1,5 +1,5 @@
 """Optimisers and schedules. The learning rate is a function of the run's step, outside of optax's
-state, so that a skipped step does not shift it and the log shows what was used."""
+state, so that a skipped step does not shift it and the log shows the rate that was used."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.
     """step (0 = first) -> learning rate: linear warm-up, then the schedule over the rest.
 
     `settings` has `lr`, `schedule` and `warmup_fraction`, the share of the run before the first
-    step with the whole `lr`. Every step of the warm-up moves something, the first one too.
+    step with the full `lr`. The rate is positive at every step of the warm-up, even the first.
     """
     warmup = min(math.ceil(settings.warmup_fraction * total_steps), max(0, total_steps - 1))
     decay = choose("optim.schedule", settings.schedule, SCHEDULES)
 
-    def at(step: jax.Array) -> jax.Array:
+    def rate_at(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         share = jnp.clip((step - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
         return settings.lr * jnp.where(step < warmup, (step + 1) / (warmup + 1), decay(share))
 
-    return at
+    return rate_at
 
 
 def adamw(settings: Any) -> optax.GradientTransformation:
@@ -53,13 +53,13 @@ def adamw(settings: Any) -> optax.GradientTransformation:
 
     return optax.chain(
         optax.GradientTransformation(init, adam.update),
-        optax.add_decayed_weights(settings.weight_decay, mask=_matrices),
+        optax.add_decayed_weights(settings.weight_decay, mask=_matrix_mask),
     )
 
 
 def sgd(settings: Any) -> optax.GradientTransformation:
     """Plain stochastic gradient descent with decoupled weight decay."""
-    return optax.add_decayed_weights(settings.weight_decay, mask=_matrices)
+    return optax.add_decayed_weights(settings.weight_decay, mask=_matrix_mask)
 
 
 OPTIMISERS = {"adamw": adamw, "sgd": sgd}
@@ -85,30 +85,30 @@ SETTINGS = {
 
 
 def make_optimiser(settings: Any) -> optax.GradientTransformation:
-    """The optimiser named `name`; it expects gradients that are clipped already."""
+    """The optimiser named `name`; it expects gradients that are already clipped."""
     return choose("optim.name", settings.name, OPTIMISERS)(settings)
 
 
 def clip_factor(norm: jax.Array, clip_norm: float) -> jax.Array:
-    """What to multiply a gradient of this global norm with so that it is at most `clip_norm`.
+    """The factor that brings a gradient of this global norm down to at most `clip_norm`.
 
-    One number rather than a clipped copy: it joins the optimiser's own pass over the parameters.
+    A number rather than a clipped copy: it is applied in the optimiser's pass over the gradient.
     """
     return jnp.minimum(1.0, clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
 
 
-def _matrices(params: Any) -> Any:
-    """True where a leaf is a matrix by its name: not a norm, not a bias."""
+def _matrix_mask(params: Any) -> Any:
+    """True where a leaf is a matrix, judging by its name: not a norm, not a bias."""
 
-    def one(path: tuple[Any, ...], _: Any) -> bool:
+    def is_matrix(path: tuple[Any, ...], _: Any) -> bool:
         name = str(path[-1].key)
         return not ("norm" in name or "bias" in name)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
 def choose(setting: str, name: str, table: dict[str, Any]) -> Any:
     """Look `name` up in a table of names; InputError lists what exists."""
     if name not in table:
-        raise InputError(f"{setting}={name!r} is not known. There is: {', '.join(table)}.")
+        raise InputError(f"{setting}={name!r} is not known. Available: {', '.join(table)}.")
     return table[name]

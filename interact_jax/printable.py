@@ -1,9 +1,9 @@
-"""Text from strangers, safe to show: what a terminal would obey is written out.
+"""Text from others, made safe to show: terminal control characters are escaped.
 
     printable("\\x1b[31mred")     \\x1b[31mred          eleven characters, all of them visible
 
-Control characters, marks that turn the direction of text, joiners, halves of surrogate pairs and
-unassigned characters become escapes as Python writes them. Line ends and tabs stay.
+Control characters, marks that change the direction of text, joiners, lone surrogates and unassigned
+characters become Python escapes. Line ends and tabs stay.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ def count(number: int, thing: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with nothing in it that a terminal would do other than show."""
-    return text if text.isprintable() else "".join(map(_shown, text))
+    """`text` without anything that a terminal would interpret."""
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
-def _shown(character: str) -> str:
+def _escape(character: str) -> str:
     if character in KEPT or unicodedata.category(character) not in HIDDEN:
         return character
     return character.encode("unicode_escape").decode()
 
 
 def presentable(message: str) -> str:
-    """`printable`, for a message: the middle of endless lines is left out, which would push what is
-    to be done out of sight."""
+    """`printable`, for a message: very long lines lose their middle, so that they do not push the
+    remedy out of sight."""
     half = LONGEST_LINE // 2
     return "\n".join(
         line if len(line) <= LONGEST_LINE else f"{line[:half]} [...] {line[-half:]}"

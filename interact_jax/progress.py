@@ -1,4 +1,4 @@
-"""What takes long says so: on a terminal by a line that counts the seconds, elsewhere in the log.
+"""Progress of long operations: a line that counts the seconds on a terminal, else log messages.
 
     with progress.of("loading the weights"):
         ...
@@ -6,7 +6,7 @@
     @progress.of("loading the weights")
     def load(): ...
 
-Only the outermost shows; none does beside a bar of its own (`bar`), nor where the log is off.
+Only the outermost is shown, and none while a progress bar is (`bar`), or where the log is off.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 log = logging.getLogger(__name__)
 
-FIRST = 5.0  # seconds until a log hears of it; then after twice as many, and so on
-_shown = False  # whether one is shown, or a bar
+FIRST = 5.0  # seconds until the first log message; the interval then doubles each time
+_shown = False  # whether an operation or a bar is shown
 
 
 @contextlib.contextmanager
 def of(what: str) -> Iterator[None]:
-    """Show that this goes on, and for how long."""
+    """Show that `what` is going on, and for how long."""
     if _shown or not log.isEnabledFor(logging.INFO):
         yield
         return
@@ -42,7 +42,7 @@ def of(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def bar() -> Iterator[None]:
-    """In here something else shows progress."""
+    """Within this block something else shows progress."""
     global _shown
     before, _shown = _shown, True
     try:

@@ -1,4 +1,4 @@
-"""What is said of a run that goes on otherwise than it began: it may, and its user should know."""
+"""Differences to report when a run is resumed in other circumstances than it began in."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from interact_jax.optim import learning_rate
 
 
 def circumstances(model: OpenedModel) -> dict[str, str]:
-    """What the bits of a step depend on beside settings and data; every checkpoint keeps it."""
+    """What the exact bits of a step depend on, besides settings and data; saved in checkpoints."""
     return {
         "attention": model.decoder.attention,
         "platform": jax.default_backend(),
-        "devices": sharding.told(model.mesh),
+        "devices": sharding.describe(model.mesh),
         "processor": platform.machine(),
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -33,24 +33,24 @@ def circumstances(model: OpenedModel) -> dict[str, str]:
 def differences(
     kept: Mapping[str, Any], now: Mapping[str, Any], optim: Any, step: int
 ) -> list[str]:
-    """Lines for the log; `kept` and `now` are what goes with a checkpoint: `circumstances` and
-    the number of `steps`. `optim` are the settings. What an earlier version kept says less."""
+    """Lines for the log. `kept` and `now` are what goes with a checkpoint: `circumstances` and the
+    number of `steps`; `optim` are the settings. Earlier versions saved less."""
     lines = []
-    if then := kept.get("circumstances"):
-        here = now["circumstances"]
-        other = [
-            f"{name} {then[name]} then, {here[name]} now"
-            for name in then.keys() & here.keys()
-            if then[name] != here[name]
+    if old := kept.get("circumstances"):
+        new = now["circumstances"]
+        changes = [
+            f"{name} {old[name]} then, {new[name]} now"
+            for name in old.keys() & new.keys()
+            if old[name] != new[name]
         ]
-        if other:
-            lines.append(f"the last bits of what follows may differ: {'; '.join(sorted(other))}")
-    if then := kept.get("steps"):
+        if changes:
+            lines.append(f"the last bits of what follows may differ: {'; '.join(sorted(changes))}")
+    if old := kept.get("steps"):
         at = jnp.asarray(step)
-        before, after = (float(learning_rate(optim, n)(at)) for n in (then, now["steps"]))
+        before, after = (float(learning_rate(optim, n)(at)) for n in (old, now["steps"]))
         if before != after:
             lines.append(
-                f"the run was to be {then:,} steps long and is {now['steps']:,} now: from here on "
+                f"the run was to be {old:,} steps long and is {now['steps']:,} now: from here on "
                 f"the learning rate follows the {optim.schedule} schedule over {now['steps']:,}, "
                 f"{after:.3g} at step {step + 1:,} instead of {before:.3g}"
             )

@@ -19,7 +19,7 @@ from interact_jax.teachers import POLICY, Rule
 class Counters:
     """What a run has counted so far; part of the state, so a resumed run goes on counting.
 
-    Interactions and tokens wrap at 32 bits: `counted` knows how often they have.
+    Interactions and tokens wrap at 32 bits: `train.totals` reconstructs the full numbers.
     """
 
     interactions: jax.Array
@@ -30,7 +30,7 @@ class Counters:
 
 @flax.struct.dataclass
 class Model:
-    """One model of a run; `opt_state` is None where it is not trained but follows a rule."""
+    """One model of a run; `opt_state` is None for one that is not trained but follows a rule."""
 
     params: Any
     opt_state: Any = None
@@ -38,7 +38,7 @@ class Model:
 
 @flax.struct.dataclass
 class TrainState:
-    """Exactly what a checkpoint holds, less the models that never move (they are kept once)."""
+    """Exactly what a checkpoint holds, plus the models that never change, which are saved once."""
 
     step: jax.Array
     models: dict[str, Model]
@@ -46,11 +46,11 @@ class TrainState:
 
     @property
     def params(self) -> Any:
-        """The policy's."""
+        """The parameters of the policy."""
         return self.models[POLICY].params
 
     def all_params(self) -> dict[str, Any]:
-        """Of every model, by its name."""
+        """The parameters of every model, by name."""
         return {name: model.params for name, model in self.models.items()}
 
 
@@ -68,10 +68,10 @@ def abstract_state(
 def new_state(
     params: Any, optimiser: optax.GradientTransformation, rules: Mapping[str, Rule]
 ) -> TrainState:
-    """A state that has not made a step yet: every model is what the policy is."""
+    """The state before the first step: every model equals the policy."""
     zero = jnp.zeros((), jnp.int32)
     models = {POLICY: Model(params, optimiser.init(params))}
     for name, rule in rules.items():
-        kept = (lambda p: jnp.array(p, jnp.float32)) if rule.wide else jnp.array  # copies
-        models[name] = Model(jax.tree.map(kept, params))
+        copy = (lambda p: jnp.array(p, jnp.float32)) if rule.wide else jnp.array  # copies
+        models[name] = Model(jax.tree.map(copy, params))
     return TrainState(zero, models, Counters(zero, zero, zero, zero))

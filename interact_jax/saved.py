@@ -1,10 +1,10 @@
-"""One checkpoint as it lies on disk: whether it is complete, and what is in it.
+"""One checkpoint on disk: whether it is complete, and its content.
 
-CHECKPOINT/state       Orbax: the models that move, the optimiser, the counters
-CHECKPOINT/data        a JSON object: the version of the format, and what else a run keeps
+CHECKPOINT/state       Orbax: the models that change, the optimiser, the counters
+CHECKPOINT/data        a JSON object: the version of the format, and what else a run saves
 CHECKPOINT/digests-*   of every file, written last (`digests`)
 
-Version 1 had one model, and nothing in data but the position; 1 and 2 had no digests.
+Version 1 had one model, and only the position in data; 1 and 2 had no digests.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 VERSION = 3
 SEALED_FROM = 3
-NO_DIGESTS = "%s carries no digests, an earlier version wrote it: damage would not be noticed"
+NO_DIGESTS = "%s has no digests, since an earlier version wrote it: damage would not be detected"
 
 
-def finished(place: Path) -> bool:
-    """Whether a checkpoint was written to its end. What cannot be read counts as finished: it is
-    damaged, and not to be overlooked."""
-    if digests.sealed(place):
+def is_finished(place: Path) -> bool:
+    """Whether a checkpoint was completely written. One that cannot be read counts as finished: it
+    is damaged, and must be reported."""
+    if digests.is_sealed(place):
         return True
     try:
         return _version(_read_data(place)) < SEALED_FROM
@@ -45,8 +45,8 @@ def finished(place: Path) -> bool:
 def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     """The state, laid out by the shardings of `moving`, and what was kept with it.
 
-    Raises Damaged where it is not as it was written, InputError where it is of another model or
-    version.
+    Raises Damaged where it differs from what was written, InputError where it belongs to another
+    model or version.
     """
     sealed = check(place)
     data = _read_data(place)
@@ -54,11 +54,11 @@ def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     _check_version(place, version, moving)
     _check_shapes(place, moving.params, "policy", sealed)
     wanted = moving if version > 1 else _Version1.of(moving)
-    with _told(place, sealed), ocp.StandardCheckpointer() as checkpointer:
-        found = checkpointer.restore((place / "state").resolve(), wanted)
+    with _translate_errors(place, sealed), ocp.StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore((place / "state").resolve(), wanted)
     if version == 1:
-        return found.as_now(moving), {"position": data}
-    return found, {name: value for name, value in data.items() if name != "version"}
+        return restored.to_current(moving), {"position": data}
+    return restored, {name: value for name, value in data.items() if name != "version"}
 
 
 def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> Any:
@@ -73,16 +73,16 @@ def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> A
     keys = _check_shapes(place, abstract_params, model, sealed)
     for key in reversed(keys):
         wanted, restore_args = {key: wanted}, {key: restore_args}
-    asked = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
-    with _told(place, sealed), ocp.PyTreeCheckpointer() as checkpointer:
-        found = checkpointer.restore(item, asked)
+    request = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
+    with _translate_errors(place, sealed), ocp.PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore(item, request)
     for key in keys:
-        found = found[key]
-    return found
+        restored = restored[key]
+    return restored
 
 
 def read_fixed(place: Path, abstract_params: Any) -> Any:
-    """A model that never moves; it is kept once, so there is nothing to fall back to."""
+    """A model that never changes; it is saved once, so there is nothing to fall back to."""
     remedy = (
         "The run keeps a model there that never moves, and cannot be resumed without it: put it "
         "back, or use another --workdir (with --config.start_from to continue from the parameters)."
@@ -90,12 +90,12 @@ def read_fixed(place: Path, abstract_params: Any) -> Any:
     if not place.is_dir():
         raise InputError(f"{place}: not there. {remedy}")
     sealed = check(place, remedy, needed=False)
-    with _told(place, sealed), ocp.StandardCheckpointer() as checkpointer:
+    with _translate_errors(place, sealed), ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(place.resolve(), {"params": abstract_params})["params"]
 
 
 def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
-    """`digests.check`; the log says so where there are none."""
+    """`digests.check`; logs a warning where there are none."""
     sealed = digests.check(place, remedy, needed)
     if not sealed:
         log.warning(NO_DIGESTS, place)
@@ -103,19 +103,19 @@ def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
 
 
 @contextlib.contextmanager
-def _told(place: Path, sealed: bool) -> Iterator[None]:
-    """Orbax reports what it cannot read in many ways; all of them are the user's to know. Without
-    digests, damage is the likely cause."""
+def _translate_errors(place: Path, sealed: bool) -> Iterator[None]:
+    """Turn Orbax's many kinds of read errors into InputErrors. Without digests, damage is the
+    likely cause."""
     try:
         yield
-    except (jax.errors.JaxRuntimeError, InputError):  # of the device: no memory, say
+    except (jax.errors.JaxRuntimeError, InputError):  # from the device: out of memory, say
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {_first_line(error)}"
+        message = f"{type(error).__name__}: {_first_line(error)}"
         if not sealed:
-            raise Damaged(f"{place} is damaged: it cannot be read ({said})") from error
+            raise Damaged(f"{place} is damaged: it cannot be read ({message})") from error
         raise InputError(
-            f"{place}: cannot be read ({said}), though it is as it was written. Go on with the "
+            f"{place}: cannot be read ({message}), though it is as it was written. Go on with the "
             "versions of orbax-checkpoint and interact_jax that wrote it."
         ) from error
 
@@ -126,8 +126,8 @@ def _read_data(place: Path) -> dict[str, Any]:
         _version(data)
         return data
     except Exception as error:
-        said = f"data cannot be read ({_first_line(error)})"
-        raise Damaged(f"{place} is damaged: {said}") from error
+        message = f"data cannot be read ({_first_line(error)})"
+        raise Damaged(f"{place} is damaged: {message}") from error
 
 
 def _version(data: Mapping[str, Any]) -> int:
@@ -140,18 +140,18 @@ def _check_version(place: Path, version: int, moving: Any) -> None:
             f"{place}: written by a newer version of interact_jax (format {version}; this one "
             f"reads up to {VERSION}). Install that version to go on."
         )
-    more = sorted(moving.models.keys() - {"policy"})
-    if version == 1 and more:
+    others = sorted(moving.models.keys() - {"policy"})
+    if version == 1 and others:
         raise InputError(
             f"{place}: written by an earlier version of interact_jax, which kept no "
-            f"{' and no '.join(more)} model: this run cannot be resumed from it. Use another "
+            f"{' and no '.join(others)} model: this run cannot be resumed from it. Use another "
             "--workdir, with --config.start_from to continue from its parameters."
         )
 
 
 @flax.struct.dataclass
 class _Version1:
-    """What a checkpoint held when a run had one model."""
+    """The content of a checkpoint of version 1."""
 
     step: Any
     params: Any
@@ -163,19 +163,19 @@ class _Version1:
         policy = state.models["policy"]
         return cls(state.step, policy.params, policy.opt_state, state.counters)
 
-    def as_now(self, like: Any) -> Any:
+    def to_current(self, like: Any) -> Any:
         policy = like.models["policy"].replace(params=self.params, opt_state=self.opt_state)
         return like.replace(step=self.step, models={"policy": policy}, counters=self.counters)
 
 
 def _check_shapes(place: Path, abstract_params: Any, model: str, sealed: bool) -> tuple[str, ...]:
-    """Where the parameters of a model stand in a saved state.
+    """Check the saved shapes of a model's parameters; returns the keys that lead to them.
 
-    Raises InputError where they have other names or shapes. Asked before anything is read: a
-    restore ends with the first array that does not fit, and those that are still being read then
-    complain of its event loop, which is closed.
+    Raises InputError where they have other names or shapes. Done before anything is read: a restore
+    fails at the first array that does not fit, and the pending reads then complain that its event
+    loop is closed.
     """
-    with _told(place, sealed):
+    with _translate_errors(place, sealed):
         saved = ocp.PyTreeCheckpointHandler().metadata((place / "state").resolve()).tree
         keys = _path_to(saved, model)
         for key in keys:
@@ -192,9 +192,9 @@ def _check_shapes(place: Path, abstract_params: Any, model: str, sealed: bool) -
 
 
 def _path_to(saved: Mapping[str, Any], model: str) -> tuple[str, ...]:
-    models = saved.get("models", {"policy": None})  # version 1 has one
+    models = saved.get("models", {"policy": None})  # version 1 has one model
     if model not in models:
-        raise InputError(f"a checkpoint has no model {model!r}. There is: {', '.join(models)}.")
+        raise InputError(f"a checkpoint has no model {model!r}. Available: {', '.join(models)}.")
     return ("models", model, "params") if "models" in saved else ("params",)
 
 

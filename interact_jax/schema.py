@@ -33,10 +33,10 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 class InputError(ValueError):
-    """What a user gave cannot be used: a file, a setting, a checkpoint, a model.
+    """The user's input cannot be used: a file, a setting, a checkpoint, a model.
 
     The message is for the person who runs the program: what was given, what was expected, what
-    to do. Programs print it without a traceback and exit with status 2. Much of it was written by
+    to do. Programs print it without a traceback and exit with status 2. It often quotes text from
     others, so it is made `presentable`.
     """
 
@@ -45,7 +45,7 @@ class InputError(ValueError):
 
 
 class RunStopped(RuntimeError):
-    """A run ended before its end for a reason that is no bug; the message says it and what to do.
+    """A run stopped early for a reason that is not a bug; the message says why and what to do.
 
     Programs print it without a traceback and exit with `status`.
     """
@@ -61,8 +61,8 @@ class RunStopped(RuntimeError):
 @dataclasses.dataclass(frozen=True)
 class Message:
     """One turn. `token_ids` and `logps` (same length) are what a sampler produced, if one did;
-    `weight` is how much the message counts where it is learned. `fields` is what chat templates may
-    show beside the text: `tool_calls`, `reasoning_content`."""
+    `weight` is how much the message counts when it is learned. `fields` are what chat templates may
+    render besides the text: `tool_calls`, `reasoning_content`."""
 
     role: str
     content: str
@@ -73,9 +73,9 @@ class Message:
 
 
 class History(Sequence[Message]):
-    """The messages of a dialogue from `start` up to `stop`, behind its system message.
+    """The messages of a dialogue from `start` up to `stop`, after its system message.
 
-    A view: copies of every history of a long dialogue would be quadratic in its length.
+    A view: copying every history of a long dialogue would be quadratic in its length.
     """
 
     def __init__(self, messages: tuple[Message, ...], start: int, stop: int):
@@ -127,15 +127,15 @@ class Preference:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """A dialogue. `source` says where it was read ("logs.jsonl:17"), for messages to people.
+    """A dialogue. `source` says where it was read ("logs.jsonl:17"), for error messages.
 
-    `owned` names the assistant messages (by index) whose interactions belong to this conversation;
-    None = all. Paths of one message tree share turns, and a shared interaction counts once.
-    `preferences` are what somebody said of two replies; None where the data says nothing of them.
+    `owned` has the indices of the assistant messages whose interactions belong to this
+    conversation; None = all. Paths of one message tree share turns, and a shared interaction counts
+    once. `preferences` are judgements on two replies; None where the data has none.
 
-    Where messages of the input were joined or left out, `places` has the index in the input of each
-    message (-1 = none), which is the one in the ids of interactions; None = as they stand. At the
-    messages in `restarts`, all of the user, history begins anew: something before cannot be shown.
+    Where messages of the input were joined or left out, `places` has each message's index in the
+    input (-1 = none), which is used in the ids of interactions; None = unchanged. At the messages
+    in `restarts`, all of the user, history begins anew: something before them cannot be shown.
     `tools` are what the assistant could call.
     """
 
@@ -151,8 +151,8 @@ class Conversation:
     tools: tuple[Any, ...] = ()
 
     def replies(self) -> Iterator[tuple[int, int]]:
-        """(where its history begins, index) of every y: a reply in words, what it answers before
-        it, and behind it a message of the user."""
+        """(start of its history, index) of every y: a reply with text, preceded by what it answers
+        and followed by a message of the user."""
         inner = range(1, len(self.messages) - 1)
         for index in inner if self.owned is None else sorted(self.owned):
             if index not in inner or index + 1 in self.restarts:
@@ -161,7 +161,7 @@ class Conversation:
             if (y.role, o.role) != ("assistant", "user") or not y.content:
                 continue
             start = self._start(index)
-            if self._asked(start, index):
+            if self._asks_for_reply(start, index):
                 yield start, index
 
     @functools.cached_property
@@ -169,12 +169,12 @@ class Conversation:
         return [0, *sorted(self.restarts)]
 
     def _start(self, index: int) -> int:
-        """Where the history of what stands at `index`, or could stand there, begins."""
+        """The start of the history of the message that is, or could be, at `index`."""
         return self._starts[bisect.bisect_left(self._starts, max(1, index)) - 1]
 
-    def _asked(self, start: int, index: int) -> bool:
-        """Whether the message before `index` asks for a reply: the user's, or what tools answered
-        to one of the user."""
+    def _asks_for_reply(self, start: int, index: int) -> bool:
+        """Whether the message before `index` asks for a reply: it is the user's, or tools' answers
+        that follow one of the user."""
         for place in range(index - 1, start - 1, -1):
             role = self.messages[place].role
             if role == "user" or (place == index - 1 and role != "tool"):
@@ -182,17 +182,17 @@ class Conversation:
         return False
 
     def interactions(self) -> Iterator[Interaction]:
-        """Every assistant message that a user message follows and precedes, in order."""
+        """Every assistant message between user messages, in order."""
         for start, index in self.replies():
             x = History(self.messages, start, index)
             yield Interaction(self.name_at(index), x, *self.messages[index : index + 2])
 
     def history(self, index: int) -> History:
-        """What is to be seen before the message at `index`."""
+        """The history of the message at `index`."""
         return History(self.messages, self._start(index), index)
 
     def name_at(self, index: int) -> str:
-        """The id of an interaction whose y stands at `index`, or would."""
+        """The id of an interaction whose y is, or would be, at `index`."""
         if self.places is None:
             return f"{self.id}_{index}"
         known = index < len(self.places) and index not in self.restarts
@@ -202,7 +202,7 @@ class Conversation:
 # --------------------------------------------------------------------------- on the device
 
 Array = jax.Array | np.ndarray
-"""Of a batch: numpy where it is packed, jax.Array where it is computed with."""
+"""An array of a batch: numpy while it is packed, jax.Array on the device."""
 
 
 @flax.struct.dataclass
@@ -224,8 +224,8 @@ class TokenStream:
 class Branches:
     """The branches of each row. Entry 0 stands for every trunk of the row, with fork 0.
 
-    A branch sees the tokens of its parent whose position is below `fork`. Today every parent is a
-    trunk (0); the column is there for deeper trees.
+    A branch sees the tokens of its parent whose position is below `fork`. Currently every parent is
+    a trunk (0); the column allows for deeper trees.
     """
 
     segment_BxJ: Array
@@ -235,8 +235,8 @@ class Branches:
 
 @flax.struct.dataclass
 class Replies:
-    """The reply tokens of each row: y of every example, one entry a token, EOS included; and the
-    table of examples, one entry an example, in the order of their tokens (I = R: none is empty).
+    """The reply tokens of each row: y of every example, one entry per token, EOS included; and the
+    table of examples, one entry per example, in the order of their tokens (I = R: none is empty).
 
     `predictor` has for every view the index of the token whose hidden state predicts the target:
     in the row's trunk and live branches put end to end, or in its frozen branches. `weight` is
@@ -247,11 +247,11 @@ class Replies:
     `share` is the weight of an example among all, and those of a unit that counts once sum to 1.
     """
 
-    example_BxR: Array  # which example of the row, -1 = padding
+    example_BxR: Array  # index of the example in the row, -1 = padding
     target_BxR: Array
     weight_BxR: Array
     predictor: Mapping[str, Array]  # by view, [B, R]
-    known: Mapping[str, Array]  # log-probabilities from elsewhere, [B, R], NaN = not known
+    known: Mapping[str, Array]  # log-probabilities computed elsewhere, [B, R], NaN = not known
     unit_BxI: Array  # -1 = no such example
     side_BxI: Array  # 1 preferred, -1 not, 0 neither
     share_BxI: Array
@@ -271,14 +271,14 @@ class Batch:
 
 @flax.struct.dataclass
 class Sum:
-    """A mean that is not divided yet: adds over tokens, rows, micro-batches and devices."""
+    """A mean before its division: can be added over tokens, rows, micro-batches and devices."""
 
     total: jax.Array
     count: jax.Array
 
     @classmethod
     def of(cls, value: jax.Array, where: Array) -> Sum:
-        """Sum `value` over the entries that `where` selects; NaN elsewhere does not matter."""
+        """Sum `value` over the entries that `where` selects, ignoring NaN elsewhere."""
         return cls(jnp.where(where, value, 0).sum(), where.sum().astype(jnp.float32))
 
     def __add__(self, other: Sum) -> Sum:
@@ -286,5 +286,5 @@ class Sum:
 
     def mean(self) -> jax.Array:
         """total / count, 0 where nothing was counted."""
-        there = self.count > 0
-        return jnp.where(there, self.total / jnp.where(there, self.count, 1), 0.0)
+        counted = self.count > 0
+        return jnp.where(counted, self.total / jnp.where(counted, self.count, 1), 0.0)

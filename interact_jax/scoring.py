@@ -1,11 +1,11 @@
 """Hidden states at the reply tokens -> per-token quantities, a chunk of tokens at a time.
 
-There is never a [tokens, vocabulary] array for a whole row: the logits of one chunk are made from
-every source, what is wanted of them is computed, and they are dropped; the backward pass makes them
-again.
+There is never a [tokens, vocabulary] array for a whole row: the logits of one chunk are computed
+for every source, the quantities are computed from them, and they are dropped; the backward pass
+recomputes them.
 
     source     whose weights, in which view: ("policy", "plain")
-    role       what an objective calls a distribution, "student" or "teacher": a mixture of sources
+    role       an objective's name for a distribution, "student" or "teacher": a mixture of sources
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
 from interact_jax.schema import Array, Batch, TokenStream
 
-CHUNK = 512  # C: reply tokens of a row whose logits exist at a time, at most, of two sources; of
-# more sources fewer. Much fewer would leave an accelerator waiting for the head: v6e makes 560
+CHUNK = 512  # C: the most reply tokens of a row whose logits exist at a time, for two sources; with
+# more sources, fewer. Much fewer would leave an accelerator waiting for the head: v6e computes 560
 # FLOPs in the time it reads a byte.
 
 
@@ -42,7 +42,7 @@ Mixture = tuple[tuple[float, Source], ...]
 
 @flax.struct.dataclass
 class Seen:
-    """The reply tokens as a source sees them: predictors' hidden states and the head over them."""
+    """The reply tokens as a source sees them: predictors' hidden states and the output head."""
 
     hidden_BxRxD: jax.Array
     head_DxV: jax.Array
@@ -57,15 +57,15 @@ def one_pass(
     decoder: Decoder, params: Any, batch: Batch, views: Collection[str], differentiated: bool = True
 ) -> Hiddens:
     """All views from one pass over trunk and branches (`sharing=tree`); kinds of branches that no
-    view wants are left out."""
-    live, frozen = _kinds(batch, views)
+    view needs are left out."""
+    live, frozen = _divide_views(batch, views)
     branches = []
     if live and batch.live.id_BxL.shape[1]:
         branches.append(BranchStream(batch.live, differentiated))
     if frozen:
         branches.append(BranchStream(batch.frozen, differentiated=False))
-    found: Any = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
-    trunk, hiddens = found
+    outputs: Any = decoder.apply({"params": params}, batch.trunk, branches, batch.branches)
+    trunk, hiddens = outputs
     of_live = jnp.concatenate([trunk, *hiddens[: len(branches) - bool(frozen)]], axis=1)
     return _at_replies(batch, views, of_live, hiddens[-1] if frozen else None)
 
@@ -73,25 +73,25 @@ def one_pass(
 def two_passes(
     decoder: Decoder, params: Any, batch: Batch, views: Collection[str], differentiated: bool = True
 ) -> Hiddens:
-    """By a full forward for each sequence (`sharing=none`): a tree is one unit and shares nothing,
-    so its branches are sequences in full, side by side."""
-    live, frozen = _kinds(batch, views)
+    """A full forward for each sequence (`sharing=none`): a tree is one unit and shares nothing, so
+    its branches are complete sequences, side by side."""
+    live, frozen = _divide_views(batch, views)
     of_live = of_frozen = None
     if live:
         both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), batch.trunk, batch.live)
         of_live, _ = decoder.apply({"params": params}, _as_trunk(both))
     if frozen:
-        still = jax.lax.stop_gradient(params)
-        of_frozen, _ = decoder.apply({"params": still}, _as_trunk(batch.frozen))
+        frozen_params = jax.lax.stop_gradient(params)
+        of_frozen, _ = decoder.apply({"params": frozen_params}, _as_trunk(batch.frozen))
     return _at_replies(batch, views, of_live, of_frozen)
 
 
 FORWARD = {"tree": one_pass, "none": two_passes}
-"""How views are computed, by the name of the setting `sharing`."""
+"""How views are computed, by the value of the setting `sharing`."""
 
 
-def _kinds(batch: Batch, views: Collection[str]) -> tuple[list[str], list[str]]:
-    """The views wanted: those of live branches, and those of frozen ones."""
+def _divide_views(batch: Batch, views: Collection[str]) -> tuple[list[str], list[str]]:
+    """`views` divided into those of live branches and those of frozen ones."""
     frozen = [view for view in views if view in batch.frozen_views]
     return [view for view in views if view not in frozen], frozen
 
@@ -105,7 +105,7 @@ def _at_replies(
 ) -> Hiddens:
     def rows(view: str) -> jax.Array:
         hidden_BxLxD = frozen if view in batch.frozen_views else live
-        assert hidden_BxLxD is not None  # this view is one of those that made `_kinds` want it
+        assert hidden_BxLxD is not None  # `_kinds` has included the stream of this view
         index_BxR = batch.replies.predictor[view]
         return jnp.take_along_axis(hidden_BxLxD, index_BxR[:, :, None], axis=1)
 
@@ -120,9 +120,9 @@ def look(
     sources: Collection[Source],
     trained: str = "policy",
 ) -> dict[Source, Seen]:
-    """The reply tokens as every source sees them: for each model one pass over the views that are
-    wanted of it. Only live views of the `trained` model carry a gradient."""
-    found = {}
+    """The reply tokens as every source sees them: for each model one pass over the views needed of
+    it. Only live views of the `trained` model carry a gradient."""
+    seen_by = {}
     for name in sorted({source.model for source in sources}):
         views = sorted(source.view for source in sources if source.model == name)
         live = name == trained
@@ -131,10 +131,10 @@ def look(
         head = head_DxV(params)
         for view in views:
             seen = Seen(hiddens[view], head)
-            # Of other models nothing carries a gradient, and their views share one head.
-            still = live and view in batch.frozen_views
-            found[Source(name, view)] = jax.lax.stop_gradient(seen) if still else seen
-    return found
+            # Nothing of other models carries a gradient, and their views share one head.
+            is_frozen = live and view in batch.frozen_views
+            seen_by[Source(name, view)] = jax.lax.stop_gradient(seen) if is_frozen else seen
+    return seen_by
 
 
 # ------------------------------------------------------------------- logits of a chunk, and no more
@@ -149,48 +149,50 @@ def score(
 ) -> dict[str, jax.Array]:
     """Per-token quantities [B, R] by their names; float32 logits of `chunk` tokens at a time.
 
-    Under a mesh the vocabulary is shared out, and a chunk's hidden states go to every share of it.
-    They are small; to bring the head to the tokens would move all of it for every chunk, and the
-    whole gradient of it back.
+    Under a mesh the vocabulary is sharded, and a chunk's hidden states are sent to every shard.
+    They are small; bringing the head to the tokens would move all of it for every chunk, and its
+    whole gradient back.
     """
     B, R = target_BxR.shape
-    chunk = -(-R // -(-R * max(2, len(seen)) // (2 * chunk)))  # chunks of nearly the same length
+    chunk = -(-R // -(-R * max(2, len(seen)) // (2 * chunk)))  # chunks of nearly equal length
     tail = -R % chunk
 
     def chunks(x: Array) -> jax.Array:  # [B, R, ...] -> [R / C, B, C, ...]
         x = jnp.pad(x, [(0, 0), (0, tail)] + [(0, 0)] * (x.ndim - 2))
         return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-    once = {id(x.head_DxV): x.head_DxV for x in seen.values()}
-    once = {key: _laid_out(head, None, VOCABULARY) for key, head in once.items()}
-    heads = {source: once[id(x.head_DxV)] for source, x in seen.items()}
+    heads_by_id = {id(x.head_DxV): x.head_DxV for x in seen.values()}
+    heads_by_id = {
+        key: _constrain_layout(head, None, VOCABULARY) for key, head in heads_by_id.items()
+    }
+    heads = {source: heads_by_id[id(x.head_DxV)] for source, x in seen.items()}
 
-    def one(hidden: dict[Source, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
+    def score_chunk(hidden: dict[Source, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
         logits = {}
         for source, x_BxCxD in hidden.items():
-            x = _laid_out(x_BxCxD, "data", None, None)
+            x = _constrain_layout(x_BxCxD, "data", None, None)
             x = linear(x, heads[source], jnp.float32)
-            logits[source] = _laid_out(x, "data", None, VOCABULARY)
-        found = Roles({role: Logits(_mixed(mix, logits)) for role, mix in roles.items()})
-        return {name: quantity(found, target_BxC) for name, quantity in want.items()}
+            logits[source] = _constrain_layout(x, "data", None, VOCABULARY)
+        by_role = Roles({role: Logits(_mix(mix, logits)) for role, mix in roles.items()})
+        return {name: quantity(by_role, target_BxC) for name, quantity in want.items()}
 
-    # Without recompute the scan would keep every chunk's logits for the backward pass.
-    body = jax.checkpoint(one, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
+    # Without recomputation the scan would keep every chunk's logits for the backward pass.
+    body = jax.checkpoint(score_chunk, policy=jax.checkpoint_policies.save_only_these_names(SAVED))
     hidden = {source: chunks(x.hidden_BxRxD) for source, x in seen.items()}
-    _, found = jax.lax.scan(
+    _, quantities = jax.lax.scan(
         lambda carry, xs: (carry, body(*xs)), None, (hidden, chunks(target_BxR))
     )
-    return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in found.items()}
+    return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in quantities.items()}
 
 
-def _mixed(mixture: Mixture, logits: Mapping[Source, jax.Array]) -> jax.Array:
-    if len(mixture) == 1:  # a weight would be a temperature
+def _mix(mixture: Mixture, logits: Mapping[Source, jax.Array]) -> jax.Array:
+    if len(mixture) == 1:  # a weight would act as a temperature
         return logits[mixture[0][1]]
     return jnp.asarray(sum(weight * logits[source] for weight, source in mixture))
 
 
-def _laid_out(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
-    """x with its dimensions on these axes of the mesh, if there is one."""
+def _constrain_layout(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:
+    """Constrain x's dimensions to these axes of the mesh, if there is one."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*axes))

@@ -1,11 +1,12 @@
-"""What a setting of a run is: its default, and everything that is to be known of it.
+"""The definition of a run's setting: its default, meaning and bounds.
 
-A setting stands once, in the module that it changes, under its full name; `config` gathers them:
+A setting is defined once, in the module that it affects, under its full name; `config` collects
+them:
 
     SETTINGS = {"optim.lr": Setting(2e-6, "learning rate at its peak", least=0)}
 
-Its type is that of the default, so no default is None: where 0, inf or "" means "off", the
-meaning says so.
+Its type is that of the default, so no default is None: where 0, inf or "" means "off", its meaning
+says so.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any
 
 from interact_jax.schema import InputError
 
-MOST_COUNTED = 2**31 - 1  # steps, and what is compared with them, are int32 on the device
+MOST_COUNTED = 2**31 - 1  # steps, and what they are compared with, are int32 on the device
 MOST_SEED = 2**32 - 1  # numpy, grain and jax take seeds of 32 bits
-SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # what float32 holds in full
+SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # the range of normal float32 numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A setting's default and meaning, in a line; what is allowed: one of `choices`, a number from
+    """A setting's default and one-line meaning; the allowed values: one of `choices`, a number from
     `least` to `most`, or larger than `above`. `free` settings may change when a run is resumed:
-    they are about how it is computed and how long it goes on, not about what it learns."""
+    they affect how it is computed and how long it goes on, not what it learns."""
 
     default: Any
     meaning: str
@@ -35,10 +36,10 @@ class Setting:
     most: float | None = None
     above: float | None = None
     free: bool = False
-    before: Any = None  # what it was for runs that were begun before it came, as JSON has it
+    before: Any = None  # its value for runs that are older than the setting, as in JSON
 
     def check(self, name: str, value: Any) -> None:
-        """Raise InputError for a value that cannot be meant."""
+        """Raise InputError for an invalid value."""
         kind = type(self.default)
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise InputError(
@@ -55,17 +56,19 @@ class Setting:
         if self.above is not None and not value > self.above:
             raise InputError(f"{name}={value!r}: expected more than {self.above} ({self.meaning}).")
         finite = kind is float and math.isfinite(value)
-        if finite and value and not SMALLEST <= abs(value) <= LARGEST:  # it would be 0 or infinity
+        if (
+            finite and value and not SMALLEST <= abs(value) <= LARGEST
+        ):  # it would become 0 or infinity
             raise InputError(
                 f"{name}={value!r}: expected a number that float32 holds, from {SMALLEST:.2g} to "
                 f"{LARGEST:.2g} ({self.meaning})."
             )
 
     def describe(self, name: str) -> str:
-        """For `--help`: name and default, then what it means, 80 columns wide."""
+        """The text for `--help`: name and default, then the meaning, 80 columns wide."""
         choices = f" ({', '.join(map(str, self.choices))})" if self.choices else ""
         indent = " " * 6
-        told = textwrap.fill(
+        meaning = textwrap.fill(
             self.meaning + choices, 79, initial_indent=indent, subsequent_indent=indent
         )
-        return f"  --config.{name}={self.default!r}\n{told}"
+        return f"  --config.{name}={self.default!r}\n{meaning}"

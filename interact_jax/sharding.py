@@ -1,7 +1,7 @@
-"""The mesh, and which of the alphabet's letters go on which of its axes.
+"""The mesh, and the mapping of the alphabet's letters to its axes.
 
 A parameter's name ends in its shape (`q_DxHxK`), so the name says how it is sharded. Axes are of
-type Auto: the compiler places the collectives, the rules below say where arrays live.
+type Auto: the compiler places the collectives, the rules below say how arrays are sharded.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
     "G": "tensor",
     "F": "tensor",
 }
-"""Letter -> mesh axes; letters that are not here stay whole on every device."""
+"""Letter -> mesh axes; the dimensions of other letters are not sharded."""
 
 SETTINGS = {
     "mesh.data": Setting(
@@ -58,8 +58,7 @@ def make_mesh(
     sequence: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh over `devices`, by default all there are; one of the sizes may be -1, which is what
-    the others leave.
+    """A mesh over `devices`, by default all; one of the sizes may be -1, which is then inferred.
 
     Raises InputError where the sizes do not multiply to the number of devices.
     """
@@ -81,15 +80,15 @@ def make_mesh(
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
 
 
-def told(mesh: Mesh) -> str:
-    """In words: "8 x TPU v5e: data=2, fsdp=4"."""
+def describe(mesh: Mesh) -> str:
+    """A mesh as text: "8 x TPU v5e: data=2, fsdp=4"."""
     sizes = [f"{axis}={size}" for axis, size in mesh.shape.items() if size > 1]
     devices = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     return ": ".join([devices, ", ".join(sizes)]) if sizes else devices
 
 
 def row_shards(mesh: Mesh) -> int:
-    """How many devices hold rows of their own; the rows of a batch are a multiple of it."""
+    """The number of devices with rows of their own; it divides the number of rows of a batch."""
     return int(np.prod([mesh.shape[axis] for axis in ROWS]))
 
 
@@ -103,12 +102,12 @@ def letters_of(path: tuple[Any, ...]) -> str:
 def with_layout(shapes: Any, mesh: Mesh) -> Any:
     """The same tree of jax.ShapeDtypeStruct, each with its NamedSharding.
 
-    Leaves named by the alphabet, moments of the optimiser among them, follow LETTERS; the rest
-    (step, counters) is replicated. A dimension that its axis does not divide stays whole, and the
-    log says so.
+    Leaves named by the alphabet, including the optimiser's moments, follow LETTERS; the rest
+    (step, counters) is replicated. A dimension that its axis does not divide is not sharded,
+    which is logged.
     """
 
-    def one(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+    def shard(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         letters = letters_of(path)
         spec: list[str | tuple[str, ...] | None] = []
         if len(letters) == len(leaf.shape):
@@ -122,7 +121,7 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
         layout = NamedSharding(mesh, PartitionSpec(*spec))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
-    return jax.tree_util.tree_map_with_path(one, shapes)
+    return jax.tree_util.tree_map_with_path(shard, shapes)
 
 
 def layout_of(abstract: Any) -> Any:
@@ -135,12 +134,12 @@ def axis_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...]) -> int:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def place_rows(batch: Any, mesh: Mesh) -> Any:
-    """Global arrays from this process's rows (numpy, rows first), rows shared out over ROWS."""
+    """Global arrays from this process's rows (numpy, rows first), sharded over ROWS."""
     rows = NamedSharding(mesh, PartitionSpec(ROWS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 

@@ -23,13 +23,13 @@ from interact_jax.models.decoder import Decoder
 from interact_jax.schema import Batch, Interaction
 from interact_jax.scoring import Source
 
-PORTION = 512  # trees that are shared out over rows together
+PORTION = 512  # trees that are packed together
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """One reply token by token, [R] each: ids of y with EOS, and its log-probabilities (nats);
-    what became of its reasoning, as `Target.reasoning`."""
+    """One reply token by token, [R] each: ids of y with EOS, and their log-probabilities (nats);
+    `reasoning` as in `Target.reasoning`."""
 
     id: str
     y: np.ndarray
@@ -48,16 +48,16 @@ def score_trees(
     params: Any,
     trees: Sequence[Tree],
     mesh: jax.sharding.Mesh,
-    **how: Any,
+    **options: Any,
 ) -> list[Scored]:
-    """Score every reply of these trees without and with hindsight, in the order of the trees; see
-    `logps_of` for `how`."""
+    """Score every reply of these trees without and with hindsight, in the order of the trees.
+    `options` are those of `logps_of`."""
     views = (PLAIN, HINDSIGHT)
-    logps = logps_of(decoder, params, trees, mesh, views, **how)
+    logps = logps_of(decoder, params, trees, mesh, views, **options)
     replies = (reply.target for tree in trees for reply in tree.replies)
     return [
-        Scored(target.id, target.y, found[PLAIN], found[HINDSIGHT], target.reasoning)
-        for target, found in zip(replies, logps, strict=True)
+        Scored(target.id, target.y, by_view[PLAIN], by_view[HINDSIGHT], target.reasoning)
+        for target, by_view in zip(replies, logps, strict=True)
     ]
 
 
@@ -75,29 +75,29 @@ def logps_of(
 ) -> list[dict[str, np.ndarray]]:
     """Log-probabilities [R] of every reply's tokens in each view, in the order of the trees.
 
-    `sharing` says how the trees were grown ("tree" or "none") and how they are computed.
+    `sharing` says how the trees were grown, and how they are computed: "tree" or "none".
     """
-    # Sharing trees out over rows takes time that grows faster than their number.
+    # The time to pack trees into rows grows faster than their number.
     portions = [trees[i : i + PORTION] for i in range(0, len(trees), PORTION)]
     height = rows * sharding.row_shards(mesh)
     packing = Packing.for_trees(trees, row_tokens, height, steps=portions[:LOOK_AHEAD])
     compute = _scorer(decoder, mesh, tuple(views), sharing)
-    found: dict[str, dict[str, np.ndarray]] = {}
+    by_id: dict[str, dict[str, np.ndarray]] = {}
     with sharding.on(mesh):
         batches = (packing.batches(portion) for portion in portions)
         for batch, placed in itertools.chain.from_iterable(batches):
             logps = jax.device_get(compute(params, sharding.place_rows(batch, mesh)))
             for place in placed:
-                at = (place.row, slice(place.start, place.start + place.length))
-                found[place.id] = {view: logps[view][at] for view in views}
-    return [found[reply.target.id] for tree in trees for reply in tree.replies]
+                span = (place.row, slice(place.start, place.start + place.length))
+                by_id[place.id] = {view: logps[view][span] for view in views}
+    return [by_id[reply.target.id] for tree in trees for reply in tree.replies]
 
 
 @functools.lru_cache(maxsize=8)
 def _scorer(
     decoder: Decoder, mesh: jax.sharding.Mesh, views: tuple[str, ...], sharing: str
 ) -> Wrapped:
-    """(params, batch) -> log-probabilities by view; kept, since runs measure themselves often."""
+    """(params, batch) -> log-probabilities by view; cached, since runs are measured repeatedly."""
     roles = {view: ((1.0, Source("policy", view)),) for view in views}
     want = {view: logp(view) for view in views}
     sources = [source for ((_, source),) in roles.values()]

@@ -1,14 +1,14 @@
-"""Skipping interactions whose follow-up says nothing: a forward pass decides.
+"""Skipping interactions whose follow-up is uninformative: a forward pass decides.
 
-Shown an unrelated follow-up, a model changes its mind about nothing, and the signal is near zero
-over the whole reply. Such interactions cost as much as the others and move nothing. With
-`skip.signal` a step is scored first, without a gradient; what is left of it is packed anew:
+Shown an unrelated follow-up, a model does not change its judgement, and the signal is near zero
+over the whole reply. Such interactions cost as much as the others and teach nothing. With
+`skip.signal` a step is first scored, without a gradient, and the rest of it is packed again:
 
     trunk   u1 y1 u2 y2     both near zero: the tree is left out
     trunk   u1 y1 u2 y2     y1 near zero: it gets weight 0, the tree stays for y2
 
-A skipped interaction still counts in the mean, so that of the others does not grow. The loss and
-the metrics of a step are those of all its interactions.
+A skipped interaction still counts in the mean, so the weight of the others does not grow. The loss
+and the metrics of a step are those of all its interactions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from interact_jax.data.pipeline import StepBatch, step_batch
 from interact_jax.data.rows import Packing
 from interact_jax.methods import Method
 from interact_jax.models.decoder import Decoder
-from interact_jax.objectives import counted_in, mean_over_example
+from interact_jax.objectives import counts_in, mean_over_example
 from interact_jax.schema import Batch, InputError
 from interact_jax.settings import LARGEST, Setting
 
@@ -49,19 +49,19 @@ def observe(
     forward: Callable[..., scoring.Hiddens],
     method: Method,
 ) -> Any:
-    """What a micro-batch adds to the step's metrics and counts; mean |signal| [B, I]."""
+    """A micro-batch's contribution to the step's metrics and counts; its mean |signal| [B, I]."""
     seen = scoring.look(forward, decoder, models, batch, method.sources)
     quantities = method.quantities(seen, batch.replies)
     loss, metrics = method.loss(quantities, batch.replies)
     signal = abs(quantities["logp_teacher"] - quantities["logp_student"])
-    sums = {"loss": loss, **metrics}, counted_in(batch.replies)
+    sums = {"loss": loss, **metrics}, counts_in(batch.replies)
     return sums, mean_over_example(signal, batch.replies)
 
 
 def skimmer_for(
     cfg: Any, method: Method, decoder: Decoder, packing: Packing, mesh: jax.sharding.Mesh
 ) -> Skimmer | None:
-    """The one that a run's settings ask for. Raises InputError where the method has no signal."""
+    """The skimmer that a run's settings ask for. Raises InputError if the method has no signal."""
     least = cfg.skip.signal
     if not least:
         return None
@@ -75,15 +75,15 @@ def skimmer_for(
 
 
 class Skimmer:
-    """Takes out of a step what need not be differentiated."""
+    """Removes from a step what need not be differentiated."""
 
-    def __init__(self, least: float, packing: Packing, mesh: jax.sharding.Mesh, **how: Any):
+    def __init__(self, least: float, packing: Packing, mesh: jax.sharding.Mesh, **options: Any):
         self.least, self.packing, self.mesh = least, packing, mesh
         whole = sharding.replicated(mesh)
-        self._observe = jax.jit(functools.partial(observe, **how), out_shardings=whole)
+        self._observe = jax.jit(functools.partial(observe, **options), out_shardings=whole)
 
     def __call__(self, models: Mapping[str, Any], batch: StepBatch) -> tuple[StepBatch, Any]:
-        """What is left of the batch; the metrics and counts of all of it."""
+        """The rest of the batch; the metrics and counts of all of it."""
         sums, signal = None, {}
         for micro, placed in zip(batch.micro, batch.placed, strict=True):
             more, mean_BxI = self._observe(models, sharding.place_rows(micro, self.mesh))
@@ -99,12 +99,11 @@ class Skimmer:
         def strongest(tree: Any) -> float:
             return max(signal[reply.target.id] for reply in tree.replies)
 
-        # If nothing is left, one tree of weight 0 gives the gradient its shape.
+        # If nothing is left, one tree of weight 0 keeps the gradient's shape.
         kept = [tree for tree in batch.trees if strongest(tree) >= self.least]
         kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
         skipped = sum(mean < self.least for mean in signal.values()) / len(signal)
-        left = step_batch(self.packing, kept, batch.interactions, factor)
+        rest = step_batch(self.packing, kept, batch.interactions, factor)
         metrics = {**batch.metrics, "skipped": skipped}
-        return dataclasses.replace(
-            batch, micro=left.micro, placed=left.placed, metrics=metrics
-        ), sums
+        left = dataclasses.replace(batch, micro=rest.micro, placed=rest.placed, metrics=metrics)
+        return left, sums

@@ -1,4 +1,4 @@
-"""What a program does before it imports what takes seconds.
+"""What a program does before its slow imports.
 
 if __name__ == "__main__":
     from interact_jax import startup
@@ -20,17 +20,17 @@ SILENT = ("-h", "--help", "--quiet")
 
 
 def begin() -> None:
-    """Signals end the program in words from here on; libraries are quiet; on a terminal a line
-    says that it has begun."""
-    ends.in_words()
+    """Install signal handlers and quieten libraries; on a terminal, print a line that the program
+    has started."""
+    ends.install_handlers()
     quieten()
     if sys.stderr.isatty() and not set(SILENT) & set(sys.argv):
         print(f"interact_jax {__version__}", file=sys.stderr, flush=True)
 
 
 def quieten() -> None:
-    """Libraries keep to themselves what is no concern of ours: transformers that torch is not
-    there, libtpu that no TPU is. To be called before they are imported."""
+    """Silence irrelevant messages of libraries: of transformers that torch is missing, of libtpu
+    that there is no TPU. To be called before they are imported."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("GLOG_minloglevel", "2")
     if importlib.util.find_spec("libtpu") is not None and not has_accelerator():
@@ -38,5 +38,5 @@ def quieten() -> None:
 
 
 def has_accelerator(devices: Path = Path("/dev")) -> bool:
-    """Whether this machine has a TPU or a GPU, as far as its devices tell."""
+    """Whether this machine has a TPU or a GPU, judging by its device files."""
     return any(any(devices.glob(pattern)) for pattern in ACCELERATORS)

@@ -1,13 +1,13 @@
-"""Teachers: whose weights see the hindsight; and how every model of a run moves.
+"""Teachers: whose weights see the hindsight; and how each model of a run changes.
 
-    self          the live policy: no other model is there, and the one pass serves both
+    self          the current policy: there is no other model, and one pass serves both
     ema           an average of the policy over the steps
     frozen        the weights of step 0
-    trust_region  the live policy's logits mixed with those of step 0 (arXiv 2601.20802)
+    trust_region  the current policy's logits mixed with those of step 0 (arXiv 2601.20802)
 
 A model that is not trained has a rule: a function from its parameters, those of the policy after
 the step, and the number of the step, to its next parameters. A new teacher is a mixture of sources
-here, and perhaps a model with a rule.
+here, and possibly a model with a rule.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POLICY, TEACHER, INITIAL, OLD = "policy", "teacher", "initial", "old"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How a model that is not trained moves. `fixed` ones never do, so a run keeps them once and
+    """How a model that is not trained changes. `fixed` ones never do, so a run saves them once and
     not in every checkpoint; `wide` ones are float32 whatever the policy's parameters are."""
 
     move: Callable[[Any, Any, jax.Array], Any] | None = None
@@ -55,7 +55,7 @@ def ema(settings: Any) -> Rule:
 
 
 def refreshed(settings: Any) -> Rule:
-    """A copy of the policy, made anew after every `objective.old_every` steps."""
+    """A copy of the policy, refreshed every `objective.old_every` steps."""
     every = settings.objective.old_every
 
     def move(params: Any, policy: Any, step: jax.Array) -> Any:
@@ -65,10 +65,10 @@ def refreshed(settings: Any) -> Rule:
 
 
 RULES = {TEACHER: ema, INITIAL: fixed, OLD: refreshed}
-"""Of every model that a run may have beside the policy, by its name."""
+"""The rules of the models that a run may have besides the policy, by name."""
 
 
-def _only(model: str) -> Callable[[Any], Mixture]:
+def _hindsight_of(model: str) -> Callable[[Any], Mixture]:
     return lambda settings: ((1.0, Source(model, HINDSIGHT)),)
 
 
@@ -79,12 +79,12 @@ def trust_region(settings: Any) -> Mixture:
 
 
 TEACHERS = {
-    "self": _only(POLICY),
-    "ema": _only(TEACHER),
-    "frozen": _only(INITIAL),
+    "self": _hindsight_of(POLICY),
+    "ema": _hindsight_of(TEACHER),
+    "frozen": _hindsight_of(INITIAL),
     "trust_region": trust_region,
 }
-"""By the name of the setting `teacher.name`: the sources of its logits."""
+"""The sources of the teacher's logits, by the value of the setting `teacher.name`."""
 
 SETTINGS = {
     "teacher.name": Setting(
@@ -100,7 +100,7 @@ SETTINGS = {
 
 
 def roles_of(settings: Any) -> dict[str, Mixture]:
-    """Every role that an objective may ask for, as a mixture of sources; `settings` are a run's."""
+    """Every role that an objective may use, as a mixture of sources; `settings` are a run's."""
     return {
         "student": ((1.0, Source(POLICY, PLAIN)),),
         "teacher": TEACHERS[settings.teacher.name](settings.teacher),

@@ -4,9 +4,9 @@
     loop(run)                          steps until the end
     finish(run)                        summary and export
 
-One step: the micro-batches of a batch are scored by all the models that the method asks, and
+One step: the micro-batches of a batch are scored by all the models that the method uses, and
 differentiated, one after the other (`differentiate`); their sum, divided by the weight of the
-examples, moves the policy, and the other models follow their rules (`update`).
+examples, updates the policy, and the other models follow their rules (`update`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
-from interact_jax.objectives import counted_in
+from interact_jax.objectives import counts_in
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Run:
-    """Everything a run works with. `state` and the position of `source` are all that moves."""
+    """Everything a run works with. Only `state`, `kept` and the position of `source` change."""
 
     config: ConfigDict
     workdir: Path
@@ -79,7 +79,7 @@ class Run:
     held_out: HeldOut | None  # None: nothing is measured on other conversations
     checkpoints: checkpoint.Checkpoints
     state: TrainState
-    kept: dict[str, Any]  # what goes with every checkpoint
+    kept: dict[str, Any]  # what is saved with every checkpoint
 
 
 # ------------------------------------------------------------------------------------- start
@@ -89,12 +89,12 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     """Set everything up. The state comes from, in this order: the newest checkpoint in `workdir`;
     `start_from`; the Hugging Face weights of `model.path`; random initialisation.
 
-    Raises InputError for everything that the user can mend; a run that is refused stays as it was.
+    Raises InputError for everything that the user can fix; a run that is refused stays unchanged.
     """
     if jax.process_count() > 1:
         raise InputError(
-            f"there are {jax.process_count()} processes; training over several hosts is not there "
-            "yet. Run one process with all devices of a host."
+            f"there are {jax.process_count()} processes; training over several hosts is not "
+            "supported yet. Run one process with all devices of a host."
         )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -107,9 +107,9 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         config.check_resume(cfg, workdir / "config.json")
 
     model = open_for(cfg, mesh, workdir if resumed else None)
-    log.info("%s; attention=%s", sharding.told(mesh), model.decoder.attention)
+    log.info("%s; attention=%s", sharding.describe(mesh), model.decoder.attention)
     if mesh.shape["sequence"] > 1:
-        log.warning("mesh.sequence: nothing is shared over it yet, its devices compute the same")
+        log.warning("mesh.sequence: nothing is sharded over it yet; its devices compute the same")
 
     log.info("reading %s", cfg.data.path)
     dataset = load_dataset(
@@ -123,9 +123,9 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     )
     for line in dataset.lines():
         log.info("%s", line)
-    dataset, held = holdout.split(dataset, cfg.evaluation.holdout)
-    log.info("%s", holdout.describe(held, dataset, cfg.evaluation.holdout))
-    held_out = HeldOut.of(held, model, cfg)
+    dataset, held_out_conversations = holdout.split(dataset, cfg.evaluation.holdout)
+    log.info("%s", holdout.describe(held_out_conversations, dataset, cfg.evaluation.holdout))
+    held_out = HeldOut.of(held_out_conversations, model, cfg)
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
@@ -135,21 +135,21 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         overlapping = memory.check_run(
             differentiate, abstract, packing, dataset.trees_of(draws.step(0)), mesh, method.fixed
         )
-        state, then = first_state(cfg, model, optimiser, method, abstract, checkpoints)
+        state, saved = initial_state(cfg, model, optimiser, method, abstract, checkpoints)
         dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
         source = LogBatches(dataset, draws, packing, Limits.of(cfg))
         if resumed:
-            source.seek(then["position"])
+            source.seek(saved["position"])
         total_steps = cfg.steps or int(state.step) + source.steps_left()
         update = jit_update(cfg, optimiser, abstract, learning_rate(cfg.optim, total_steps))
         skim = skipping.skimmer_for(cfg, method, model.decoder, packing, mesh)
-    kept = {**then, "circumstances": resuming.circumstances(model), "steps": total_steps}
-    for line in resuming.differences(then, kept, cfg.optim, int(state.step)):
+    kept = {**saved, "circumstances": resuming.circumstances(model), "steps": total_steps}
+    for line in resuming.differences(saved, kept, cfg.optim, int(state.step)):
         log.warning("%s", line)
 
     if not resumed:
         checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
-    config.keep(cfg, workdir / "config.json")
+    config.write(cfg, workdir / "config.json")
     checkpoints.begin(overlapping)
     return Run(
         config=cfg,
@@ -173,7 +173,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
 def draws_of(
     cfg: ConfigDict, dataset: Dataset, mesh: jax.sharding.Mesh, method: Method
 ) -> tuple[Draws, Packing]:
-    """Which conversations a step gets, and how they are packed, where a run learns from logs."""
+    """Which conversations each step gets, and how they are packed, for a run on logs."""
     draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
     height = cfg.batch.rows * sharding.row_shards(mesh)
     packing = packing_for(
@@ -183,7 +183,7 @@ def draws_of(
     return draws, packing
 
 
-def first_state(
+def initial_state(
     cfg: ConfigDict,
     model: OpenedModel,
     optimiser: optax.GradientTransformation,
@@ -191,7 +191,7 @@ def first_state(
     abstract: TrainState,
     checkpoints: checkpoint.Checkpoints,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state to begin with and, where a run is resumed, what its checkpoint has beside that."""
+    """The initial state and, where a run is resumed, what its checkpoint has besides it."""
     if checkpoints.latest() is not None:
         return checkpoints.restore(abstract)
     layout = sharding.layout_of(abstract)
@@ -222,7 +222,7 @@ def differentiate(
     method: Method,
 ) -> Any:
     """The sums of one micro-batch: gradients (float32) of the loss's total with respect to the
-    policy, the metrics', and what is counted. `models` has the parameters of all, by name."""
+    policy, metrics, and counts. `models` has the parameters of all models, by name."""
 
     def total(policy: Any) -> tuple[jax.Array, dict[str, Sum]]:
         wide = {**models, POLICY: with_wide_ends(policy)}
@@ -233,11 +233,11 @@ def differentiate(
 
     gradients, metrics = jax.grad(total, has_aux=True)(models[POLICY])
     gradients = jax.tree.map(lambda g: g.astype(jnp.float32), gradients)
-    return gradients, metrics, counted_in(batch.replies)
+    return gradients, metrics, counts_in(batch.replies)
 
 
 def add(sums: Any, more: Any) -> Any:
-    """The sums of several micro-batches."""
+    """Add the sums of two micro-batches."""
     return jax.tree.map(jnp.add, sums, more)
 
 
@@ -250,7 +250,7 @@ def update(
     clip_norm: float,
     rules: Mapping[str, Rule],
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step on the mean over examples; skipped where that is not finite."""
+    """One optimiser step on the mean over examples; skipped if that is not finite."""
     gradients, metrics, counted = sums
     loss = metrics["loss"]
     share = 1 / jnp.maximum(loss.count, jnp.finfo(jnp.float32).tiny)
@@ -266,11 +266,11 @@ def update(
         moved = models | {POLICY: Model(params, opt_state)}
         for name, rule in rules.items():
             if rule.move is not None:
-                followed = rule.move(models[name].params, params, state.step + 1)
-                moved[name] = Model(followed)
+                next_params = rule.move(models[name].params, params, state.step + 1)
+                moved[name] = Model(next_params)
         return moved
 
-    # Two branches rather than a choice between values, which would need both states at a time.
+    # Two branches rather than a selection of values, which would need both states at once.
     models = jax.lax.cond(good, move, lambda models: models, state.models)
     bad = (~good).astype(jnp.int32)
     c = state.counters
@@ -294,20 +294,20 @@ def update(
 def jit_gradients(
     cfg: ConfigDict, decoder: Decoder, abstract: TrainState
 ) -> tuple[Wrapped, Wrapped]:
-    """(differentiate, add), jitted: the sums of a micro-batch, and of two.
+    """(differentiate, add), jitted: the sums of a micro-batch, and their addition.
 
-    Micro-batches per step vary freely; only another shape of rows compiles anew.
+    The number of micro-batches per step may vary; only a new shape of rows is compiled again.
     """
     method, layout = method_of(cfg), sharding.layout_of(abstract)
     scalar = layout.step
     names = ("loss", *method.metrics)
     counted = {"interactions": scalar, "reply_tokens": scalar}
     sums_layout = (layout.params, {name: Sum(scalar, scalar) for name in names}, counted)
-    one = functools.partial(
+    gradient_sums = functools.partial(
         differentiate, decoder=decoder, forward=scoring.FORWARD[cfg.sharing], method=method
     )
     return (
-        jax.jit(one, out_shardings=sums_layout),
+        jax.jit(gradient_sums, out_shardings=sums_layout),
         jax.jit(add, out_shardings=sums_layout, donate_argnums=0),
     )
 
@@ -318,7 +318,7 @@ def jit_update(
     abstract: TrainState,
     lr: Callable[[jax.Array], jax.Array],
 ) -> Wrapped:
-    """`update`, jitted: a step by the sums of its micro-batches."""
+    """`update`, jitted: a step from the sums of its micro-batches."""
     layout, rules = sharding.layout_of(abstract), method_of(cfg).rules
     move = functools.partial(
         update, optimiser=optimiser, lr=lr, clip_norm=cfg.optim.clip_norm, rules=rules
@@ -333,7 +333,7 @@ def loop(run: Run) -> None:
     """Train until the end of the run. The log shows step n - 1 while the device works on step n.
 
     Raises RunStopped after `max_bad_steps` steps in a row without a finite loss and gradient, and
-    on a signal that asks the program to end, then with a checkpoint of the last step.
+    on a signal to end the program, after saving a checkpoint of the last step.
     """
     cfg, first, last = run.config, int(run.state.step), run.total_steps
     curves = loggers.Loggers(cfg.loggers, run.workdir, first, config.to_json(cfg))
@@ -341,22 +341,22 @@ def loop(run: Run) -> None:
         sharding.on(run.model.mesh),
         Deferred() as stop,
         Journal(run.workdir, first, last, run.method.shown, run.kept.get("log"), curves) as journal,
-        run.checkpoints.settled(),
+        run.checkpoints.flushing(),
     ):
         for step in range(first + 1, last + 1):
-            sums, batch = sums_of(run, run.source.next(run.state))
+            sums, batch = compute_sums(run, run.source.next(run.state))
             run.state, shown = run.update(run.state, sums)
-            del sums  # before a checkpoint's copy of the state wants room
-            asked = stop.asked  # once: a signal may come between any two lines
-            due = step % cfg.checkpoint.every == 0 or step == last or asked
+            del sums  # before a checkpoint's copy of the state needs the memory
+            stop_requested = stop.asked  # read once: a signal may come between any two lines
+            due = step % cfg.checkpoint.every == 0 or step == last or stop_requested
             with journal.paused():
-                measured = evaluation.during(run, step, step == last)
+                measured = evaluation.measure_step(run, step, step == last)
             journal.add(step, shown, batch, measured)
-            wrong = evaluation.alarm(run, measured)
+            collapse = evaluation.warn_of_collapse(run, measured)
             better = best.note(run.kept, cfg, step, measured)
-            due = due or bool(wrong) or better
+            due = due or bool(collapse) or better
             if due:
-                journal.flush()  # the log must not lag behind what a resumed run takes for done
+                journal.flush()  # the log must include every step that the checkpoint includes
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
                 raise RunStopped(
                     f"step {step}: loss or gradient was not finite {journal.bad_steps_in_row} "
@@ -365,13 +365,13 @@ def loop(run: Run) -> None:
                 )
             if due:
                 run.kept |= {"position": run.source.position(), "log": journal.digest()}
-                run.checkpoints.save(step, run.state, run.kept, best.steps(run.kept))
-            if wrong:
+                run.checkpoints.save(step, run.state, run.kept, best.protected_steps(run.kept))
+            if collapse:
                 raise RunStopped(
-                    f"step {step}: {wrong} A checkpoint is saved, the same command goes on from it "
-                    f"with --config.evaluation.guard=warn. {guard.ADVICE}"
+                    f"step {step}: {collapse} A checkpoint is saved, the same command goes on from "
+                    f"it with --config.evaluation.guard=warn. {guard.ADVICE}"
                 )
-            if asked:
+            if stop_requested:
                 break
     if stop.asked:
         raise RunStopped(
@@ -381,26 +381,26 @@ def loop(run: Run) -> None:
         )
 
 
-def sums_of(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
-    """The sums of a step, micro-batch by micro-batch, and the batch as it was differentiated."""
-    models, of_all = run.state.all_params(), None
+def compute_sums(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
+    """Compute the sums of a step by micro-batch; also returns the batch as differentiated."""
+    models, full_sums = run.state.all_params(), None
     sums: Any = None
     if run.skim is not None:
-        batch, of_all = run.skim(models, batch)
+        batch, full_sums = run.skim(models, batch)
     for micro in batch.micro:
-        found = run.differentiate(models, sharding.place_rows(micro, run.model.mesh))
-        sums = found if sums is None else run.add(sums, found)
-    gradients, *of_left = sums
-    return (gradients, *(of_all or of_left)), batch
+        more = run.differentiate(models, sharding.place_rows(micro, run.model.mesh))
+        sums = more if sums is None else run.add(sums, more)
+    gradients, *own_sums = sums
+    return (gradients, *(full_sums or own_sums)), batch
 
 
 # ------------------------------------------------------------------------------------ finish
 
 
 def finish(run: Run) -> list[str]:
-    """Write `export/`, a Hugging Face directory of the last step, or of the best one; the lines of
-    the run's summary."""
-    numbers, bad = counted(run), int(run.state.counters.bad_steps)
+    """Write `export/`, a Hugging Face directory of the last step, or of the best one; returns the
+    lines of the run's summary."""
+    numbers, bad = totals(run), int(run.state.counters.bad_steps)
     lines = [
         f"{int(run.state.step):,} steps, {numbers['interactions']:,} interactions, "
         f"{numbers['reply_tokens']:,} counted reply tokens"
@@ -408,19 +408,19 @@ def finish(run: Run) -> list[str]:
     if bad:
         lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
     run.checkpoints.close()
-    run.state, about = best.take(run.state, run.kept, run.config, run.workdir)
-    files = run.workdir / "model"  # the run's own: others may be gone by now
+    run.state, best_lines = best.restore(run.state, run.kept, run.config, run.workdir)
+    files = run.workdir / "model"  # the run's own, since the original may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
     card.write(run.workdir, run.workdir / "export", int(run.state.step))
-    return [*lines, *about, *run.source.summary(), f"model: {run.workdir / 'export'}"]
+    return [*lines, *best_lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]
 
 
-def counted(run: Run) -> dict[str, int]:
-    """Interactions and counted reply tokens of the run so far, however many they are: the state has
-    their last 32 bits, and what the source has handed out says which numbers end in these."""
+def totals(run: Run) -> dict[str, int]:
+    """Interactions and counted reply tokens of the run so far, even beyond 32 bits: the state has
+    their last 32 bits, and the source's own counts are near enough to determine the rest."""
     counters = run.state.counters
     return {
-        name: near + (int(getattr(counters, name)) - near + 2**31) % 2**32 - 2**31
-        for name, near in run.source.totals().items()
+        name: estimate + (int(getattr(counters, name)) - estimate + 2**31) % 2**32 - 2**31
+        for name, estimate in run.source.totals().items()
     }

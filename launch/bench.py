@@ -14,7 +14,7 @@ temporaries, FLOPs and bound, also for models too large for this machine.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -65,11 +65,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--vocabulary",
         type=cli.at_least(0),
         default=0,
-        help="another size of vocabulary; 0 = the model's",
+        help="size of the vocabulary; 0 = the model's",
     )
     add(
         "--turns",
-        type=_turns,
+        type=_check_turns,
         default="1,2,4,8",
         help="interactions of a conversation, comma-separated",
     )
@@ -77,33 +77,53 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--user-tokens",
         type=cli.at_least(bench.OPENING + 1),
         default=64,
-        help="of a user's turn, with the prompt's end",
+        help="tokens of a user's turn, including the end of the prompt",
     )
-    add("--reply-tokens", type=cli.at_least(1), default=192, help="of a reply, EOS included")
     add(
-        "--followup-tokens", type=cli.at_least(0), default=32, help="that the hindsight prompt adds"
+        "--reply-tokens", type=cli.at_least(1), default=192, help="tokens of a reply, including EOS"
+    )
+    add(
+        "--followup-tokens",
+        type=cli.at_least(0),
+        default=32,
+        help="tokens that the hindsight prompt adds",
     )
     add("--student-branches", action="store_true", help="replies look different in the history")
     add("--data", default="", help="file of conversations to pack instead, - or pocket")
-    add("--format", default="auto", help="of the data")
+    add("--format", default="auto", help="format of the data")
     add("--tokenizer", default="", help="directory of a tokenizer for --data; empty = the model's")
-    add("--conversations", type=cli.at_least(1), default=32, help="of --data that make a step")
+    add(
+        "--conversations",
+        type=cli.at_least(1),
+        default=32,
+        help="conversations from --data per step",
+    )
     add(
         "--row-tokens",
-        type=cli.like("batch.row_tokens"),
+        type=cli.setting_type("batch.row_tokens"),
         default=4096,
         help="trunk length of a row packed from --data",
     )
     add(
         "--max-length",
-        type=cli.like("data.max_length"),
+        type=cli.setting_type("data.max_length"),
         default=4096,
-        help="of a conversation from --data",
+        help="tokens of a conversation from --data",
     )
     add("--sharing", default="tree,none", help="ways to compare, comma-separated")
-    add("--attention", default="auto", choices=["auto", *BACKENDS], help="how it is computed")
-    add("--remat", default="full", choices=list(REMAT_POLICIES), help="what is computed again")
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
+    add("--attention", default="auto", choices=["auto", *BACKENDS], help="backend of attention")
+    add(
+        "--remat",
+        default="full",
+        choices=list(REMAT_POLICIES),
+        help="what is recomputed in the backward pass",
+    )
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
     add(
         "--repeats",
         type=cli.at_least(0),
@@ -114,10 +134,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--seconds",
         type=cli.at_least(0, float),
         default=15,
-        help="that a case is timed for, at least",
+        help="time per case, at least",
     )
-    add("--mesh-fsdp", type=int, default=1, help="devices that share the parameters out")
-    add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is made small")
+    add("--mesh-fsdp", type=int, default=1, help="devices that the parameters are sharded over")
+    add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is minimised")
     add("--teacher", default="self", choices=list(TEACHERS), help="whose weights see the hindsight")
     add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
     return parser.parse_args(argv)
@@ -129,8 +149,8 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled()
     if args.json:
-        cli.check_out(args.json, option="--json")
-    with cli.alone_in(args.json):
+        cli.check_output(args.json, option="--json")
+    with cli.reserve_stdout(args.json):
         time_steps(args)
 
 
@@ -179,15 +199,15 @@ def time_steps(args: argparse.Namespace) -> None:
     if args.json:
         machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
         settings = {**vars(args), "attention": attention}
-        found = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
-        places.write(args.json, json.dumps(found, indent=2) + "\n")
+        report = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
+        places.write(args.json, json.dumps(report, indent=2) + "\n")
         print(f"figures: {args.json}")
 
 
-def _turns(text: str) -> str:
-    """Numbers, comma-separated, as they stand."""
-    for one in text.split(","):
-        cli.at_least(1)(one)
+def _check_turns(text: str) -> str:
+    """Check comma-separated numbers; the text is returned unchanged."""
+    for number in text.split(","):
+        cli.at_least(1)(number)
     return text
 
 
@@ -202,10 +222,10 @@ def _model(args: argparse.Namespace) -> Any:
 def cases(
     args: argparse.Namespace, ways: list[str], height: int, cfg: ConfigDict
 ) -> Iterator[tuple[str, Any]]:
-    """(name, function from a way to its micro-batches) of everything that is to be timed."""
+    """(name, function from a way to its micro-batches) of every case to be timed."""
     if args.data:
-        chosen = _epoch(args, ways, height, cfg)
-        yield f"epoch at {args.conversations}", lambda way: chosen[way]
+        by_way = _epoch(args, ways, height, cfg)
+        yield f"epoch at {args.conversations}", lambda way: by_way[way]
         return
     vocabulary, method = _model(args).vocab_size, method_of(cfg)
     for turns in map(int, args.turns.split(",")):
@@ -235,7 +255,7 @@ def _epoch(
         raise InputError("--data needs --tokenizer DIR (or --model, whose tokenizer it takes).")
     chat = ChatFormat.load(hf.resolve(directory, weights=False), "offline", "in_place")
     settings = EncodeSettings(max_length=args.max_length, on_error="skip")
-    found = {}
+    by_way = {}
     for way in ways:
         dataset = load_dataset(
             args.data, args.format, chat, settings, way, recipe=method_of(cfg).recipe
@@ -247,31 +267,31 @@ def _epoch(
         steps = [dataset.trees_of(step) for step in draws.steps()]
         packing = dataclasses.replace(packing, known=packing.known | method_of(cfg).known)
         batches = (batch for trees in steps for batch, _ in packing.batches(trees))
-        found[way] = [bench.with_known(batch) for batch in batches]
-    return found
+        by_way[way] = [bench.with_known(batch) for batch in batches]
+    return by_way
 
 
 def _row(figures: dict[str, Any]) -> list[str]:
-    def shown(key: str, form: str, unit: float = 1) -> str:
+    def format_value(key: str, form: str, unit: float = 1) -> str:
         value = figures.get(key)
         return "" if value is None else format(value / unit, form)
 
-    def times(key: str) -> str:
-        return (text := shown(key, ".2f")) and text + "x"
+    def format_ratio(key: str) -> str:
+        return (text := format_value(key, ".2f")) and text + "x"
 
     return [
         figures["sharing"],
-        shown("seconds", ".3f"),
-        shown("interactions_per_second", ".2f"),
-        shown("tokens_per_second", ",.0f"),
-        shown("padding", ".1%"),
-        shown("compiled_bytes", ",.0f", 1e6),
-        shown("flops", ",.0f", 1e9),
-        shown("flops_per_second", ",.0f", 1e9),
-        shown("mfu", ".1%"),
-        times("faster"),
-        times("bound"),
-        shown("flops_share", ".3f"),
+        format_value("seconds", ".3f"),
+        format_value("interactions_per_second", ".2f"),
+        format_value("tokens_per_second", ",.0f"),
+        format_value("padding", ".1%"),
+        format_value("compiled_bytes", ",.0f", 1e6),
+        format_value("flops", ",.0f", 1e9),
+        format_value("flops_per_second", ",.0f", 1e9),
+        format_value("mfu", ".1%"),
+        format_ratio("faster"),
+        format_ratio("bound"),
+        format_value("flops_share", ".3f"),
     ]
 
 

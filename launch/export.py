@@ -9,7 +9,7 @@ card, README.md, says what was trained on what; a README.md of your own is left 
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -34,15 +34,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="run or checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
-    parser.add_argument("--max-shard-size", default="5GB", help="of a weight file (default 5GB)")
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the weights (default: the run's export.dtype)"
+        "--max-shard-size", default="5GB", help="most bytes of a weight file (default 5GB)"
     )
     parser.add_argument(
-        "--weights", default="policy", metavar="MODEL", help="or teacher: those of an average (ema)"
+        "--dtype", choices=DTYPES, help="type of the weights (default: the run's export.dtype)"
     )
-    parser.add_argument("--push-to-hub", metavar="NAME", help="upload it, too; OWNER/NAME")
-    parser.add_argument("--private", action="store_true", help="there, if it is new")
+    parser.add_argument(
+        "--weights",
+        default="policy",
+        metavar="MODEL",
+        help="whose weights: policy, or teacher, the average (ema)",
+    )
+    parser.add_argument("--push-to-hub", metavar="NAME", help="upload it as well; OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="make a new hub repository private")
     cli.name_flags({"export.dtype": "--dtype"})
     return parser.parse_args(argv)
 
@@ -57,11 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     hf.check_place(args.out, (run / "model",))
     if Path(args.out).resolve().is_relative_to((run / "checkpoints").resolve()):
         raise InputError(
-            f"--out {args.out}: the run deletes what is older there. Name another directory."
+            f"--out {args.out}: the run deletes older files there. Name another directory."
         )
     parse_size(args.max_shard_size)
     files = checkpoint.check_model_files(run)
-    end, dtype = kept_setting(run, "data.end"), args.dtype or kept_setting(run, "export.dtype")
+    end, dtype = saved_setting(run, "data.end"), args.dtype or saved_setting(run, "export.dtype")
     model = open_model(files, weights=False, attention="xla", end=end)
     place = str(run / "checkpoints" / str(step))
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
@@ -72,8 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
 
 
-def kept_setting(run: Path, name: str) -> str:
-    """A setting of a run; its default where the run is older, or the file is damaged."""
+def saved_setting(run: Path, name: str) -> str:
+    """A setting of a run; its default where the run is older than it, or the file is damaged."""
     default = str(config.settings()[name].default)
     try:
         return str(read_json(run / "config.json").get(name, default))

@@ -12,7 +12,7 @@ temperature 1).
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -53,31 +53,47 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, help="Hugging Face directory, hub id, a run, or pocket")
     add("--prompts", required=True, metavar="FILE", help="JSON Lines, .gz too; - = standard input")
-    add("--out", required=True, metavar="FILE", help="to write, the same; - = standard output")
-    add("--max-new-tokens", type=int, default=256, metavar="N", help="of a reply (default 256)")
+    add(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="file to write, in the same format; - = standard output",
+    )
+    add(
+        "--max-new-tokens",
+        type=int,
+        default=256,
+        metavar="N",
+        help="tokens of a reply, at most (default 256)",
+    )
     add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
     add(
         "--seed",
-        type=cli.like("seed"),
+        type=cli.setting_type("seed"),
         default=0,
-        help="of what is drawn at other temperatures (default 0)",
+        help="of sampling at other temperatures (default 0)",
     )
     add(
         "--thinking",
         default="auto",
         choices=list(KINDS),
-        help="room for reasoning before the answer (on), or none (off); auto: as training renders "
-        "the prompt of a reply without any",
+        help="room for reasoning before the answer (on), or none (off); auto = as in training, for "
+        "replies without reasoning",
     )
     add(
         "--date",
         default=DATE,
         metavar="DAY",
-        help="today, for chat templates that show it: YYYY-MM-DD, or today. By default the day "
-        "that training and scoring use, so that prompts are those that were learned",
+        help="date for chat templates that show it: YYYY-MM-DD, or today. By default that of "
+        "training and scoring, so that prompts are like those that were learned",
     )
-    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the computation")
-    add("--rows", type=int, default=64, help="prompts at a time at most (default 64)")
+    add(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16"],
+        help="type of the computation",
+    )
+    add("--rows", type=int, default=64, help="prompts per batch, at most (default 64)")
     cli.name_flags({"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"})
     return parser.parse_args(argv)
 
@@ -90,15 +106,15 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_to_stderr(logging.INFO)
     memory.keep_freed()
     cli.keep_compiled()
-    cli.check_out(args.out, args.prompts)
-    with cli.alone_in(args.out):
+    cli.check_output(args.out, args.prompts)
+    with cli.reserve_stdout(args.out):
         generate(args)
 
 
 def generate(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
-    one = sharding.make_mesh(devices=jax.local_devices()[:1])
-    model = open_model(args.model, mesh=one, dtype=args.dtype, attention="xla", date=args.date)
+    mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
+    model = open_model(args.model, mesh=mesh, dtype=args.dtype, attention="xla", date=args.date)
     chat, kind = model.chat, KINDS[args.thinking]
     if kind == ON and not chat.reasoning_format.supported:
         raise InputError(
@@ -113,11 +129,11 @@ def generate(args: argparse.Namespace) -> None:
     sampler.check(prompt_ids, **settings)
     params = model.load()
 
-    started = time.perf_counter()
+    began = time.perf_counter()
     completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - began
     pairs = zip(prompts, completions, strict=True)
-    cli.write_lines(args.out, (answered(*pair, chat) for pair in pairs))
+    cli.write_lines(args.out, (with_completion(*pair, chat) for pair in pairs))
     cli.show(summary(args.out, prompts, completions, chat, seconds))
 
 
@@ -134,10 +150,10 @@ def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str = PLAIN) ->
     return ids
 
 
-def answered(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[str, Any]:
-    """The prompt's line with the reply; the text is without the EOS that ended it."""
-    spoken = completion.ids[:-1] if completion.finished else completion.ids
-    added = (chat.decode(spoken), completion.ids, [round(v, 7) for v in completion.logps])
+def with_completion(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[str, Any]:
+    """The prompt's line with the reply added; the text excludes the EOS that ended it."""
+    reply = completion.ids[:-1] if completion.finished else completion.ids
+    added = (chat.decode(reply), completion.ids, [round(v, 7) for v in completion.logps])
     return {**prompt.line, **dict(zip(ADDED, added, strict=True))}
 
 
@@ -148,7 +164,7 @@ def summary(
     chat: ChatFormat,
     seconds: float,
 ) -> str:
-    """One line: what was done, and everything about it that might surprise."""
+    """One line: what was done, and anything unusual about it."""
     tokens = sum(len(completion.ids) for completion in completions)
     counts = {
         "cut at the limit": sum(not completion.finished for completion in completions),
@@ -161,10 +177,10 @@ def summary(
         ),
     }
     counts |= count_repairs(prompts)
-    noted = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    remarks = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
     return (
         f"{len(prompts):,} prompts answered with {tokens:,} tokens in {seconds:.1f} s"
-        f" ({tokens / seconds:,.0f} tokens/s){noted}: {out}"
+        f" ({tokens / seconds:,.0f} tokens/s){remarks}: {out}"
     )
 
 

@@ -12,7 +12,7 @@ during training.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -42,52 +42,60 @@ def main(argv: list[str] | None = None) -> None:
             name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
 
-    one = stage("train", "tokenizer and weights, from nothing")
-    one.add_argument("--out", type=Path, required=True, help="directory of the run")
-    one.add_argument("--steps", type=cli.at_least(1), default=5000)
-    one.add_argument(
-        "--rows", type=cli.at_least(1), default=32, help=f"a step has, of {training.ROW} tokens"
+    command = stage("train", "train tokenizer and weights from scratch")
+    command.add_argument("--out", type=Path, required=True, help="directory of the run")
+    command.add_argument("--steps", type=cli.at_least(1), default=5000)
+    command.add_argument(
+        "--rows", type=cli.at_least(1), default=32, help=f"rows per step, of {training.ROW} tokens"
     )
-    one.add_argument("--lr", type=float, default=3e-3, help="at its peak")
-    one.add_argument("--seed", type=cli.like("seed"), default=0)
-    one.add_argument("--save-every", type=cli.at_least(1), default=250, help="steps")
-    one.add_argument("--minutes", type=float, default=math.inf, help="end by then")
-    one.add_argument("--start-from", type=Path, help="directory of a run to go on from")
-
-    one = stage("export", "the newest weights of a run as a Hugging Face directory")
-    one.add_argument("--run", type=Path, required=True, help="directory of the run")
-    one.add_argument("--out", type=Path, required=True, help="directory to write")
-
-    one = stage("gate", "measure what a model can do")
-    one.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
-    one.add_argument("--out", required=True, help="JSON file to write; - = standard output")
-    one.add_argument("--replies", type=cli.at_least(1), default=2048, help="to plain requests")
-    one.add_argument(
-        "--trials", type=cli.at_least(1), default=256, help="with hindsight, for each style"
+    command.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
+    command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
+    command.add_argument(
+        "--save-every", type=cli.at_least(1), default=250, help="steps between saves"
     )
-    one.add_argument("--seed", type=cli.like("seed"), default=0)
+    command.add_argument("--minutes", type=float, default=math.inf, help="time limit")
+    command.add_argument("--start-from", type=Path, help="directory of a run to continue from")
 
-    one = stage("logs", "conversations of simulated users with a model")
-    one.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
-    one.add_argument("--out", required=True, help=".jsonl.gz file to write; - = standard output")
-    one.add_argument("--interactions", type=cli.at_least(1), default=4096, help="at least so many")
-    one.add_argument("--want", nargs="*", default=None, help="styles; default: shipped logs'")
-    one.add_argument("--avoid", nargs="*", default=None, help="styles; default: shipped logs'")
-    one.add_argument("--seed", type=cli.like("seed"), default=0)
+    command = stage("export", "the newest weights of a run as a Hugging Face directory")
+    command.add_argument("--run", type=Path, required=True, help="directory of the run")
+    command.add_argument("--out", type=Path, required=True, help="directory to write")
+
+    command = stage("gate", "measure what a model can do")
+    command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
+    command.add_argument("--out", required=True, help="JSON file to write; - = standard output")
+    command.add_argument(
+        "--replies", type=cli.at_least(1), default=2048, help="replies to plain requests"
+    )
+    command.add_argument(
+        "--trials", type=cli.at_least(1), default=256, help="trials with hindsight for each style"
+    )
+    command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
+
+    command = stage("logs", "conversations of simulated users with a model")
+    command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
+    command.add_argument(
+        "--out", required=True, help=".jsonl.gz file to write; - = standard output"
+    )
+    command.add_argument(
+        "--interactions", type=cli.at_least(1), default=4096, help="interactions, at least"
+    )
+    command.add_argument("--want", nargs="*", default=None, help="styles; default: shipped logs'")
+    command.add_argument("--avoid", nargs="*", default=None, help="styles; default: shipped logs'")
+    command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
 
     args = parser.parse_args(argv)
     settings = vars(args)
     make = STAGES[settings.pop("stage")]
     if make in (gate, converse):
-        cli.check_out(args.out)
-    with cli.alone_in(args.out):
+        cli.check_output(args.out)
+    with cli.reserve_stdout(args.out):
         make(**settings)
 
 
 def gate(model: Path, out: str, replies: int, trials: int, seed: int) -> None:
     speaker = Speaker.load(model)
-    found = gates.report(speaker, replies=replies, trials=trials, seed=seed)
-    text = json.dumps(found, indent=2)
+    figures = gates.report(speaker, replies=replies, trials=trials, seed=seed)
+    text = json.dumps(figures, indent=2)
     places.write(out, text + "\n")
     print(text)
 

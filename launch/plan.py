@@ -11,7 +11,7 @@ fit, it looks for the first change that makes it fit. Set any setting with --con
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -29,7 +29,7 @@ from interact_jax.models.shapes import SHAPES, shape
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    """The named arguments, and the --config.KEY=VALUE ones unparsed."""
     parser = cli.settings_parser(__doc__)
     add = parser.add_argument
     add(
@@ -52,30 +52,30 @@ def main(argv: list[str] | None = None) -> None:
         jax.config.update("jax_platforms", "cpu")  # nothing runs; the compiler needs no device
     cfg = config.load(args.config, overrides)
     if args.json:
-        cli.check_out(args.json, option="--json")
-    with cli.alone_in(args.json):
-        make(args, cfg)
+        cli.check_output(args.json, option="--json")
+    with cli.reserve_stdout(args.json):
+        make_plan(args, cfg)
 
 
-def make(args: argparse.Namespace, cfg: ConfigDict) -> None:
+def make_plan(args: argparse.Namespace, cfg: ConfigDict) -> None:
     if args.model_shape:
         work = plan.synthetic_work(cfg, shape(args.model_shape), args.model_shape)
     else:
         work = plan.work_of(cfg)
-    made = plan.make_plan(cfg, work, args.topology)
-    cli.show(*plan.lines(made))
-    found = plan.to_json(made)
-    if not made.fits and not args.no_search:
+    result = plan.make_plan(cfg, work, args.topology)
+    cli.show(*plan.lines(result))
+    report = plan.to_json(result)
+    if not result.fits and not args.no_search:
         change, better = plan.first_that_fits(cfg, work, args.topology)
-        found["change"] = change
-        found["changed"] = better and plan.to_json(better)
+        report["change"] = change
+        report["changed"] = better and plan.to_json(better)
         if change is None or better is None:
             cli.show("\nNo change of remat, mesh, rows or slice that was tried makes it fit.")
         else:
-            cli.show("\nIt fits with " + plan.told(change) + "\n")
+            cli.show("\nIt fits with " + plan.format_change(change) + "\n")
             cli.show(*plan.lines(better))
     if args.json:
-        places.write(args.json, json.dumps(found, indent=2) + "\n")
+        places.write(args.json, json.dumps(report, indent=2) + "\n")
         cli.show(f"figures: {args.json}")
 
 

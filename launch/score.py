@@ -8,7 +8,7 @@ Writes one line per interaction: id, completion_ids (y and EOS), logp_student, l
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -31,7 +31,7 @@ from interact_jax.opening import DTYPES, open_model
 from interact_jax.printable import printable
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
-MAX_LENGTH = 4096  # tokens of a conversation, if the model has positions for them
+MAX_LENGTH = 4096  # tokens of a conversation, limited by the model's positions
 CHECKED = 512  # pairs that --check-hindsight looks at, at most
 COUNT = cli.at_least(0)
 SETTINGS = {
@@ -54,14 +54,14 @@ SETTINGS = {
     "mesh.fsdp": "--mesh-fsdp",
     "mesh.tensor": "--mesh-tensor",
 }
-"""Settings of a run that are arguments here, as they are there."""
-GIVEN = {
+"""Settings of a run that are arguments here, with the same default."""
+OWN_SETTINGS = {
     "model.path": "--model",
     "model.dtype": "--dtype",
     "data.path": "--data",
     "data.max_length": "--max-length",
 }
-"""And those with a default of their own."""
+"""Settings of a run that are arguments here, with another default."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -75,22 +75,28 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data", required=True, help="conversations: file, glob, directory; - = standard input")
     add("--out", required=True, help="JSON Lines file to write; - = standard output")
     add("--report", default="", metavar="DIR", help="write HTML and pictures there")
-    add("--show", type=COUNT, default=0, metavar="N", help="print the N replies of most signal")
+    add(
+        "--show",
+        type=COUNT,
+        default=0,
+        metavar="N",
+        help="print the N replies with the strongest signal",
+    )
     add("--show-trees", type=COUNT, default=0, metavar="N", help="print the first N token trees")
     add(
         "--check-hindsight",
         action="store_true",
-        help="does the model use hindsight? by the replies that came after a follow-up",
+        help="check that the model uses hindsight, by replies that came after a follow-up",
     )
     add(
         "--max-length",
         type=COUNT,
         default=0,
-        help="tokens of a conversation before the window hops; 0 = as fit, 4096",
+        help="tokens of a conversation before its window moves on; 0 = as many as fit, up to 4096",
     )
-    add("--dtype", default="float32", choices=DTYPES, help="of the computation")
+    add("--dtype", default="float32", choices=DTYPES, help="type of the computation")
     cli.add_settings(parser, SETTINGS, {"batch.row_tokens": 1024})
-    cli.name_flags(SETTINGS | GIVEN)
+    cli.name_flags(SETTINGS | OWN_SETTINGS)
     return parser.parse_args(argv)
 
 
@@ -101,10 +107,10 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled()
     read = [] if args.data == "pocket" else find_files(args.data)
-    cli.check_out(args.out, *read)
+    cli.check_output(args.out, *read)
     if args.report:
         places.check_directory(f"--report {args.report}", args.report)
-    with cli.alone_in(args.out):
+    with cli.reserve_stdout(args.out):
         score(args)
 
 
@@ -148,7 +154,7 @@ def score(args: argparse.Namespace) -> None:
     )
     cli.write_lines(args.out, map(line_of, scored))
     if args.check_hindsight:
-        found = check_hindsight(
+        check = check_hindsight(
             model.decoder,
             params,
             dataset.conversations,
@@ -159,17 +165,17 @@ def score(args: argparse.Namespace) -> None:
             sharing=args.sharing,
             row_tokens=args.row_tokens,
         )
-        cli.show(*found.lines())
+        cli.show(*check.lines())
     show(args, scored, dataset, chat)
     cli.show(*dataset.lines(), f"{len(scored):,} interactions scored: {args.out}")
 
 
-def line_of(one: Scored) -> dict[str, Any]:
+def line_of(scored: Scored) -> dict[str, Any]:
     return {
-        "id": one.id,
-        "completion_ids": one.y.tolist(),
-        "logp_student": [round(float(v), 7) for v in one.logp_student],
-        "logp_teacher": [round(float(v), 7) for v in one.logp_teacher],
+        "id": scored.id,
+        "completion_ids": scored.y.tolist(),
+        "logp_student": [round(float(v), 7) for v in scored.logp_student],
+        "logp_teacher": [round(float(v), 7) for v in scored.logp_teacher],
     }
 
 
@@ -178,8 +184,8 @@ def show(
 ) -> None:
     interactions = interactions_by_id(dataset)
     strongest = sorted(scored, key=lambda s: -abs(s.signal).mean())
-    for one in strongest[: args.show]:
-        Console().print(report.token_table(one, interactions[one.id], chat))
+    for reply in strongest[: args.show]:
+        Console().print(report.token_table(reply, interactions[reply.id], chat))
     if args.report:
         title = printable(f"{args.model} on {places.input_name(args.data)}")
         page = report.write_signal_report(

@@ -10,7 +10,7 @@ a run resumes from its last checkpoint.
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # before what takes seconds to import
+if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
     startup.begin()
@@ -40,29 +40,29 @@ from interact_jax import (
 )
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
-from interact_jax.metrics import read_log, told_lines
+from interact_jax.metrics import read_log, summary_lines
 from interact_jax.schema import InputError
 
 log = logging.getLogger("interact_jax.launch.train")
 
-WRITTEN = (
+RUN_FILES = (
     "config.json",
     "metrics.jsonl",
     "metrics.jsonl.unreadable",
     "summary.json",
     finished.NAME,
 )
-"""Files that a run replaces in its directory; others may be writing further ones there."""
+"""Files that a run replaces in its directory; other programs may write other files there."""
 
 
-ENDED = (
-    "This run had ended already; nothing was computed. More --config.steps or --config.epochs make "
-    "it longer, another --workdir begins a new one."
+ALREADY_ENDED = (
+    "This run had already ended; nothing was computed. Increase --config.steps or --config.epochs "
+    "to extend it, or use another --workdir to begin a new one."
 )
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The named arguments, and the --config.KEY=VALUE ones as they stand."""
+    """The named arguments, and the --config.KEY=VALUE ones unparsed."""
     parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run writes")
     parser.add_argument("--quiet", action="store_true", help="errors and the summary only")
@@ -77,13 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     check_places(Path(args.workdir))
     memory.keep_freed()
     cli.keep_compiled(cfg.compile_cache)
-    with lock.held(Path(args.workdir)) as standing:
-        if (ended := finished.lines(cfg, Path(args.workdir))) is not None:
+    with lock.hold(Path(args.workdir)) as watched:
+        if (final_lines := finished.read(cfg, Path(args.workdir))) is not None:
             remove_leftovers(Path(args.workdir))
-            cli.show(*ended, ENDED)
+            cli.show(*final_lines, ALREADY_ENDED)
             return
         run = start(cfg, args.workdir)
-        standing.check()
+        watched.check()
         remove_leftovers(run.workdir)
         folder = run.workdir / "report"
         if not args.quiet:
@@ -94,38 +94,42 @@ def main(argv: list[str] | None = None) -> None:
         train.loop(run)
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
-        summary += told_lines(run.workdir / "metrics.jsonl")
+        summary += summary_lines(run.workdir / "metrics.jsonl")
         show_replies(run, folder)
         page = report.write_run_report(
             folder,
             metrics_file=run.workdir / "metrics.jsonl",
             shown=run.method.shown,
             settings=config.to_json(run.config),
-            interactions=train.counted(run)["interactions"],
+            interactions=train.totals(run)["interactions"],
             before=before,
             after=after,
             notes=summary,
         )
         write_summary(run, before, after)
-        card.write(run.workdir, run.workdir / "export", int(run.state.step))  # with the measures
+        card.write(
+            run.workdir, run.workdir / "export", int(run.state.step)
+        )  # again, with the measures
         lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
-        finished.note(cfg, run.workdir, lines)
+        finished.write(cfg, run.workdir, lines)
     cli.show(*lines)
 
 
 def start(cfg: ConfigDict, workdir: str) -> train.Run:
-    """`train.start`; where the run does not fit into memory, the error says with what it would."""
+    """`train.start`; if the run does not fit into memory, the error says what would make it fit."""
     try:
         return train.start(cfg, workdir)
     except memory.DoesNotFit as error:
         log.info("%s Looking for settings with which it does.", error)
         change, _ = plan.first_that_fits(cfg, plan.work_of(cfg), plan.HERE)
-        advice = f"It fits with {plan.told(change)}" if change else memory.ADVICE.rstrip(".")
+        advice = (
+            f"It fits with {plan.format_change(change)}" if change else memory.ADVICE.rstrip(".")
+        )
         raise InputError(f"{error} {advice}.") from error
 
 
 def check_places(workdir: Path) -> None:
-    """Refuse at the start what could not be written at the end. Raises InputError."""
+    """Check at the start that everything can be written at the end. Raises InputError."""
     for place in (workdir, *(workdir / name for name in ("report", "tensorboard", "checkpoints"))):
         places.check_directory(str(place), place)
     if workdir.is_dir():
@@ -135,16 +139,16 @@ def check_places(workdir: Path) -> None:
 
 def remove_leftovers(workdir: Path) -> None:
     """What a process was writing when it was killed."""
-    places.remove_partial(workdir, *WRITTEN)
+    places.remove_partial(workdir, *RUN_FILES)
     places.remove_partial(workdir / "report")
 
 
 def check_hindsight(run: train.Run) -> None:
-    """Warn where the model that is to learn from hindsight does not use it."""
+    """Warn if the model that is to learn from hindsight does not use it."""
     cfg = run.config
     if not cfg.check_hindsight or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return
-    found = hindsight_check.check_hindsight(
+    check = hindsight_check.check_hindsight(
         run.model.decoder,
         run.state.params,
         run.dataset.conversations,
@@ -155,31 +159,31 @@ def check_hindsight(run: train.Run) -> None:
         seed=cfg.seed,
         sharing=cfg.sharing,
     )
-    if found.pairs:
-        level = logging.WARNING if found.usable is False else logging.INFO
-        for line in found.lines():
+    if check.pairs:
+        level = logging.WARNING if check.usable is False else logging.INFO
+        for line in check.lines():
             log.log(level, "%s", line)
 
 
 def write_summary(
     run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> None:
-    """`summary.json`: what was measured, under which settings, from how much."""
+    """Write `summary.json`: measures, settings, and the length of the run."""
     lines = read_log(run.workdir / "metrics.jsonl")
-    found = {
+    summary = {
         "before": before,
         "after": after,
         "settings": config.to_json(run.config),
-        "step": int(run.state.step),  # that was exported
+        "step": int(run.state.step),  # the exported one
         "steps": len(lines),
-        "interactions": train.counted(run)["interactions"],
+        "interactions": train.totals(run)["interactions"],
         "seconds": round(sum(line["seconds"] for line in lines), 3),
     }
-    places.write(run.workdir / "summary.json", json.dumps(found, indent=2) + "\n")
+    places.write(run.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def show_replies(run: train.Run, folder: Path) -> None:
-    """Write `replies.html`: what the model says to held-out prompts, before the run and after."""
+    """Write `replies.html`: the model's replies to held-out prompts, before and after the run."""
     held, now = run.held_out, run.kept.get("held_out", {}).get("replies")
     before = held.first_replies() if held else None
     if held is None or not before or not now:
@@ -189,11 +193,11 @@ def show_replies(run: train.Run, folder: Path) -> None:
         (prompt.x[-1].content, old, new, prompt.o)
         for prompt, old, new in zip(prompts, before, now, strict=True)
     ]
-    report.replies_page(folder, rows, len(rows))
+    report.write_replies_page(folder, rows, len(rows))
 
 
 def show_signal(run: train.Run, folder: Path) -> None:
-    """Write `signal.html`: the first replies as the model that training begins with scores them."""
+    """Write `signal.html`: the first replies, scored by the model before training."""
     most = run.config.report.interactions
     if not most or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return

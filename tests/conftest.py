@@ -59,7 +59,7 @@ def standard_input(monkeypatch):
 
     def says(data: bytes) -> None:
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-        places._all_of.cache_clear()
+        places._read_all.cache_clear()
 
     yield says
-    places._all_of.cache_clear()
+    places._read_all.cache_clear()

@@ -138,5 +138,5 @@ def test_an_error_names_what_can_be_measured():
 
 
 def test_an_export_is_not_written_among_checkpoints(ended):
-    with pytest.raises(InputError, match="deletes what is older there"):
+    with pytest.raises(InputError, match="deletes older files there"):
         export.main(["--checkpoint", str(ended), "--out", f"{ended}/checkpoints/4/export"])

@@ -159,7 +159,7 @@ def test_where_none_is_sound_the_run_is_refused_and_stays_as_it_was(settings, wo
         begin(workdir, {**settings, "steps": 6})
     assert "checkpoints/4 is damaged" in str(refused.value)
     assert "checkpoints/2 is damaged" in str(refused.value)
-    assert "There is no sound checkpoint" in str(refused.value)
+    assert "There is no intact checkpoint" in str(refused.value)
     assert content(workdir) == before
 
 
@@ -207,7 +207,7 @@ def test_a_checkpoint_without_its_digests_is_unfinished(settings, workdir, said,
     (workdir / "checkpoints/4" / OWN).unlink()
     assert checkpoint.find(str(workdir)) == (workdir, 2)
     assert said == [
-        f"{workdir}/checkpoints/4: unfinished, its run was ended meanwhile; step 2 is read"
+        f"{workdir}/checkpoints/4: unfinished, since its run was interrupted; step 2 is read"
     ]
     said.clear()
     assert resumed_at(workdir, {**settings, "steps": 6, "checkpoint.damaged": "stop"}) == 2
@@ -268,7 +268,7 @@ def version2(settings, workdir):
 def test_checkpoints_without_digests_are_read_and_it_is_said(settings, version2, said):
     assert resumed_at(version2, {**settings, "steps": 6}) == 4
     for place in ("checkpoints/4", "model", "fixed/initial"):
-        assert f"{version2}/{place} carries no digests" in "\n".join(said)
+        assert f"{version2}/{place} has no digests" in "\n".join(said)
     assert digests.check(version2 / "model") and digests.check(version2 / "fixed/initial")
 
 
@@ -288,7 +288,7 @@ def test_where_only_digests_are_damaged_a_way_on_is_told(place, settings, workdi
     assert status == 2 and f"sound, delete {OWN}: they are then taken as they are" in message
     file.unlink()
     status, message = outcome(launch_train.main, arguments, capsys)
-    assert status == 0 and f"{workdir / place} carries no digests" in message
+    assert status == 0 and f"{workdir / place} has no digests" in message
     assert digests.check(workdir / place)
 
 

@@ -30,7 +30,7 @@ def heard():
         for logger in loggers:
             patch.setattr(logger, "filters", [*logger.filters])
             patch.setattr(logger, "handlers", [handler])
-        orbax_errors.say_once()
+        orbax_errors.silence_repeats()
         yield written
 
 
@@ -44,7 +44,7 @@ def logged(logger, error):
 def test_an_error_of_the_system_comes_as_what_it_is():
     with (
         pytest.raises(OSError, match="while a checkpoint was written") as caught,
-        orbax_errors.clear(),
+        orbax_errors.as_os_errors(),
     ):
         raise ValueError(FULL)
     assert caught.value.errno == errno.ENOSPC
@@ -53,10 +53,10 @@ def test_an_error_of_the_system_comes_as_what_it_is():
 
 @pytest.mark.parametrize("error", [ValueError("no such step"), KeyError("a"), OSError(5, "disk")])
 def test_other_errors_pass_as_they_are(error):
-    with pytest.raises(type(error)) as caught, orbax_errors.clear():
+    with pytest.raises(type(error)) as caught, orbax_errors.as_os_errors():
         raise error
     assert caught.value is error
-    with orbax_errors.clear():
+    with orbax_errors.as_os_errors():
         pass
 
 
@@ -96,7 +96,7 @@ def test_of_writes_that_outlive_their_loop_nothing_is_said():
 def test_a_hook_of_somebody_elses_stays():
     with heard():
         sys.unraisablehook = print
-        orbax_errors.say_once()
+        orbax_errors.silence_repeats()
         assert sys.unraisablehook is print
 
 

@@ -156,10 +156,10 @@ FLAGS = {"data.on_error": "--on-error", "data.max_length": "--max-length", "shar
 def test_messages_name_the_flags_of_the_program_at_hand(text, expected):
     cli.name_flags(FLAGS)
     try:
-        assert cli.in_flags(text) == expected
+        assert cli.replace_settings(text) == expected
     finally:
         cli.name_flags({})
-    assert cli.in_flags(text) == text
+    assert cli.replace_settings(text) == text
 
 
 def test_settings_as_arguments_have_one_home():
@@ -184,9 +184,9 @@ class Screen(io.StringIO):
 def test_lines_are_broken_between_words_on_a_terminal_alone(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     text = "short\n  a line of words that is longer than the terminal --config.optim.lr=1e-3"
-    broken = cli.wrapped(text, Screen())
+    broken = cli.wrap(text, Screen())
     assert all(len(line) <= 40 for line in broken.split("\n"))
     assert broken.split("\n")[:2] == ["short", "  a line of words that is longer than"]
     assert broken.split() == text.split() and "\n    the terminal --config" in broken
-    assert cli.wrapped(text, io.StringIO()) == text
-    assert cli.wrapped("x" * 99, Screen()) == "x" * 99, "a path is left whole"
+    assert cli.wrap(text, io.StringIO()) == text
+    assert cli.wrap("x" * 99, Screen()) == "x" * 99, "a path is left whole"

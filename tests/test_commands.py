@@ -39,9 +39,12 @@ def test_the_version_is_that_of_the_package(tmp_path):
 @pytest.mark.parametrize(
     "given, said",
     [
-        (["trian"], "error: interact trian: there is no such command. Did you mean train? There"),
+        (
+            ["trian"],
+            "error: interact trian: there is no such command. Did you mean train? Available",
+        ),
         (["--config=a"], "error: interact --config=a: there is no such command."),
-        ([], "error: interact which command? There is: bench,"),
+        ([], "error: interact which command? Available: bench,"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
@@ -87,7 +90,7 @@ if __name__ == "__main__":
 
 
 def test_the_file_runs_as_the_main_program_before_anything_heavy_is_imported(tmp_path):
-    """What it imports first, `ends.in_words`, comes first."""
+    """What it imports first, `ends.install_handlers`, comes first."""
     (tmp_path / "show.py").write_text(SHOW)
     (tmp_path / "beside.py").write_text("")
     found = interact(str(tmp_path), cwd=ROOT, interpreter=("-c", ELSEWHERE))

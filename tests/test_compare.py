@@ -75,7 +75,7 @@ def test_a_rate_must_keep_the_answers_correct(tmp_path):
     )
     assert compare.best_rate("sdpo", results) == compare.best_rate("sdpo+kl", results) == two
     assert compare.best_rate("dpo", results) == compare.best_rate("sft", results) == one
-    left = {(c.objective, c.lr) for c in compare.left(list(compare.tune_cases()), results)}
+    left = {(c.objective, c.lr) for c in compare.remaining(list(compare.tune_cases()), results)}
     assert {lr for name, lr in left if name == "sdpo"} == set()
     assert {lr for name, lr in left if name == "dpo"} == {low}
     assert {lr for name, lr in left if name == "sft"} == set(compare.RATES)

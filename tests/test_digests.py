@@ -72,13 +72,13 @@ def test_every_bit_of_the_digests_counts(sealed):
 
 def test_without_digests_nothing_is_known(sealed):
     (sealed / OWN).unlink()
-    assert not digests.sealed(sealed)
+    assert not digests.is_sealed(sealed)
     assert not digests.check(sealed)
 
 
 def test_it_is_sealed_when_every_process_has_sealed_its_own(sealed):
     (sealed / OWN).rename(sealed / digests.NAME.format(1, 2))
-    assert not digests.sealed(sealed)
+    assert not digests.is_sealed(sealed)
     digests.seal(sealed, process=0, processes=2)
     assert digests.check(sealed)
     flip(sealed / digests.NAME.format(1, 2))

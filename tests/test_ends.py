@@ -13,9 +13,9 @@ from interact_jax.metrics import Journal
 from interact_jax.schema import RunStopped
 from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
 
-IN_WORDS = "from interact_jax import ends; ends.GRACE = 0.2; ends.in_words()\n"
+HANDLERS = "from interact_jax import ends; ends.GRACE = 0.2; ends.install_handlers()\n"
 READY = "print('ready', flush=True)\n"
-ASLEEP = IN_WORDS + "import time\n" + READY + "time.sleep(60)"
+ASLEEP = HANDLERS + "import time\n" + READY + "time.sleep(60)"
 IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha512', b'', b'', 2**31 - 1)"  # minutes, without GIL
 CLEARS_AWAY = """
 import pathlib, sys, time
@@ -30,11 +30,11 @@ def main():
     finally:
         part.unlink()
 
-ends.in_words()
+ends.install_handlers()
 cli.run(main)
 """
 COMPUTES = (
-    IN_WORDS
+    HANDLERS
     + """
 import jax, jax.numpy as jnp
 from interact_jax import cli
@@ -95,7 +95,7 @@ def test_what_is_being_written_is_cleared_away(tmp_path):
 
 
 def test_a_computation_does_not_keep_a_program_from_ending():
-    assert signalled(IN_WORDS + READY + IN_C, signal.SIGTERM) == (143, "ended by SIGTERM\n")
+    assert signalled(HANDLERS + READY + IN_C, signal.SIGTERM) == (143, "ended by SIGTERM\n")
     assert signalled(COMPUTES, signal.SIGINT) == (130, "interrupted\n")
 
 
@@ -113,7 +113,7 @@ def main():
     time.sleep(40)
 
 ends.GRACE = 60
-ends.in_words()
+ends.install_handlers()
 cli.run(main)
 """
 
@@ -129,7 +129,7 @@ def test_what_is_ignored_stays_ignored():
     assert (status, said) == (143, "ended by SIGTERM\n")
 
 
-DEFERRED = IN_WORDS + "with ends.Deferred() as stop:\n    " + READY
+DEFERRED = HANDLERS + "with ends.Deferred() as stop:\n    " + READY
 
 
 def test_a_request_is_met_at_a_good_place():

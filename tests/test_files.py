@@ -61,7 +61,10 @@ def test_all_of_it_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 def test_a_directory_that_goes_is_noticed(how, tmp_path):
     place = tmp_path / "run"
     place.mkdir()
-    with pytest.raises(RunStopped, match="run is gone, or another"), files.standing(place) as found:
+    with (
+        pytest.raises(RunStopped, match="run is gone or was replaced"),
+        files.watch(place) as found,
+    ):
         (place / "file").touch()
         (place / "file").unlink()
         found.check()

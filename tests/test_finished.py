@@ -55,7 +55,7 @@ def ended(workdir, settings, capsys, monkeypatch):
             launch_train.main(train_arguments(workdir, settings))
         except Started:
             return False
-    assert "had ended already" in capsys.readouterr().out
+    assert "had already ended" in capsys.readouterr().out
     return True
 
 

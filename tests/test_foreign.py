@@ -169,7 +169,7 @@ def test_without_a_compiler_attention_falls_back_and_says_so(monkeypatch, caplog
 
 @pytest.mark.parametrize(
     "cxx, why",
-    [("/", "/: Permission denied"), ('g++ "', "No closing quotation"), (" ", "is no command")],
+    [("/", "/: Permission denied"), ('g++ "', "No closing quotation"), (" ", "is not a command")],
 )
 def test_what_is_no_compiler_is_said(monkeypatch, tmp_path, cxx, why):
     monkeypatch.setenv("CXX", cxx)

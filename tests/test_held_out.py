@@ -138,7 +138,7 @@ def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
     learned = {c.id for c in run.dataset.conversations}
     names = {reply.target.conversation for tree in held.trees for reply in tree.replies}
     assert names and names.isdisjoint(learned)
-    found = held._scores(run.state.params)
+    found = held._measure_logs(run.state.params)
     (views,) = {frozenset(view for r in t.replies for view in r.places) for t in held.trees}
     assert views == {PLAIN, HINDSIGHT}
     scored = score_trees(run.model.decoder, run.state.params, held.trees, run.model.mesh)
@@ -179,13 +179,13 @@ def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_p
 
 
 def test_what_can_be_read():
-    assert held_out.readable("Paris.", [5, 6])
-    assert not held_out.readable("  \n", [5])
-    assert not held_out.readable("half a \ufffd", [5])
-    assert not held_out.readable("\x1b[2J", [5])
-    assert held_out.readable("a family: 👨\u200d👩\u200d👧", [5])
-    assert not held_out.readable("no no no no", [7, 8] * 20)
-    assert held_out.readable("many words", list(range(40)))
+    assert held_out.is_readable("Paris.", [5, 6])
+    assert not held_out.is_readable("  \n", [5])
+    assert not held_out.is_readable("half a \ufffd", [5])
+    assert not held_out.is_readable("\x1b[2J", [5])
+    assert held_out.is_readable("a family: 👨\u200d👩\u200d👧", [5])
+    assert not held_out.is_readable("no no no no", [7, 8] * 20)
+    assert held_out.is_readable("many words", list(range(40)))
 
 
 # --------------------------------------------------------------------------------------- collapse

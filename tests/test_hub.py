@@ -141,7 +141,7 @@ def refused(out, name="team/mine"):
         hub.push(out, name)
     said = str(found.value)
     assert said.startswith(f"--push-to-hub {name}: ") and "\n" not in said
-    assert f"The export is complete in {out}; once that is mended" in said
+    assert f"The export is complete in {out}; once that is fixed" in said
     return said
 
 

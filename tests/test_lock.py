@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from interact_jax import lock
 
-with lock.held(Path(sys.argv[1])):
+with lock.hold(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -55,22 +55,22 @@ def test_a_second_run_is_refused_and_a_killed_one_is_no_obstacle(tmp_path, capsy
         status, said = outcome(launch_train.main, arguments, capsys)
         assert status == 2
         assert (
-            f"another run is at work there (process {owner.pid} on {socket.gethostname()})" in said
+            f"another run is active there (process {owner.pid} on {socket.gethostname()})" in said
         )
         assert (tmp_path / "lock").read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["lock"]
         owner.kill()
         owner.wait()
         assert (tmp_path / "lock").exists()
-        with lock.held(tmp_path):
+        with lock.hold(tmp_path):
             assert json.loads((tmp_path / "lock").read_text())["process"] == os.getpid()
     assert not (tmp_path / "lock").exists()
 
 
 def test_an_error_gives_it_back(tmp_path):
-    with pytest.raises(ValueError, match="mine"), lock.held(tmp_path):
+    with pytest.raises(ValueError, match="mine"), lock.hold(tmp_path):
         raise ValueError("mine")
-    with lock.held(tmp_path / "run/that/is/new"):
+    with lock.hold(tmp_path / "run/that/is/new"):
         pass
     assert not list(tmp_path.rglob("lock"))
 
@@ -97,7 +97,7 @@ def test_an_owner_elsewhere_that_renews_the_lock_is_at_work(weak):
     renewing = threading.Thread(target=lock._renew, args=(elsewhere, done))
     renewing.start()
     try:
-        with pytest.raises(InputError, match="process 7 on elsewhere"), lock.held(weak.parent):
+        with pytest.raises(InputError, match="process 7 on elsewhere"), lock.hold(weak.parent):
             pass
     finally:
         done.set()
@@ -110,13 +110,13 @@ def test_an_owner_elsewhere_that_renews_the_lock_is_at_work(weak):
 def test_one_that_does_not_is_gone(weak, content):
     if content is not None:
         weak.write_text(content)
-    with lock.held(weak.parent):
+    with lock.hold(weak.parent):
         assert json.loads(weak.read_text())["process"] == os.getpid()
     assert not weak.exists()
 
 
 def test_a_link_is_no_lock(tmp_path):
     (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="lock: a link"), lock.held(tmp_path):
+    with pytest.raises(InputError, match="lock: a link"), lock.hold(tmp_path):
         pass
     assert not (tmp_path / "elsewhere").exists()

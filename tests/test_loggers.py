@@ -165,7 +165,7 @@ def test_a_run_survives_its_loggers(tmp_path, monkeypatch, said):
 
 
 def test_a_logger_that_is_not_there_is_refused_at_once(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"no logger 'tensorbord'\. There is: tensorboard, wandb"):
+    with pytest.raises(InputError, match=r"no logger 'tensorbord'\. Available: tensorboard, wandb"):
         config.load("quickstart", ["loggers=wandb, tensorbord"])
     monkeypatch.setitem(loggers.LOGGERS, "absent", Kind(Fails("").start, "no_such_package"))
     cfg = config.load("quickstart", ["loggers=tensorboard,absent"])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from interact_jax import metrics
-from interact_jax.metrics import Journal, read_log, told_lines
+from interact_jax.metrics import Journal, read_log, summary_lines
 from interact_jax.schema import RunStopped
 from tests.runs import read_lines
 
@@ -98,7 +98,9 @@ def test_a_line_of_another_run_of_the_same_kind_is_read(tmp_path, errors):
     (tmp_path / "metrics.jsonl").write_bytes(SOUND + b"\n")
     go_on(tmp_path, 2, 2)
     assert read_log(tmp_path / "metrics.jsonl") == [json.loads(SOUND)]
-    assert told_lines(tmp_path / "metrics.jsonl") == [metrics.TOLD["limited"].format(0.5)]
+    assert summary_lines(tmp_path / "metrics.jsonl") == [
+        metrics.SUMMARY_TEXTS["limited"].format(0.5)
+    ]
     assert errors == []
 
 
@@ -140,7 +142,9 @@ def test_a_carriage_return_between_values_does_not_end_a_line(tmp_path):
 def test_a_value_that_is_not_finite_is_no_share_of_the_summary(tmp_path):
     lines = [SOUND, SOUND.replace(b"0.5", b"null").replace(b'"step": 2', b'"step": 3')]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    assert told_lines(tmp_path / "metrics.jsonl") == [metrics.TOLD["limited"].format(0.5)]
+    assert summary_lines(tmp_path / "metrics.jsonl") == [
+        metrics.SUMMARY_TEXTS["limited"].format(0.5)
+    ]
 
 
 @pytest.mark.parametrize("how", ["a number", "a line", "all"])
@@ -162,7 +166,7 @@ def test_lines_that_are_not_those_of_the_run_are_reported(how, tmp_path, errors)
 def test_a_log_that_is_taken_away_stops_the_run(tmp_path):
     shown = {name: jnp.asarray(1.0) for name in (*NAMES, "bad_steps_in_row")}
     with (
-        pytest.raises(RunStopped, match=r"metrics\.jsonl is gone, or another"),
+        pytest.raises(RunStopped, match=r"metrics\.jsonl is gone or was replaced"),
         Journal(tmp_path, 0, 2, "signal") as journal,
     ):
         journal.add(1, shown, BATCH)

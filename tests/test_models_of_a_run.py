@@ -136,7 +136,7 @@ def test_the_average_can_be_exported(small, tmp_path):
     policy, teacher = (tensors(tmp_path / name) for name in ("policy", "teacher"))
     check_same(policy, tensors(tmp_path / "run/export"))
     assert all((policy[name] != teacher[name]).any() for name in policy)
-    with pytest.raises(InputError, match=r"no model 'critic'. There is: policy, teacher"):
+    with pytest.raises(InputError, match=r"no model 'critic'. Available: policy, teacher"):
         launch_export.main([*arguments, str(tmp_path / "no"), "--weights", "critic"])
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from interact_jax import config, divergences, objectives
 from interact_jax.logits import Logits
-from interact_jax.objectives import examples, terms_of, total_of
+from interact_jax.objectives import terms_of, total_of, total_weight
 from tests.trees import example, pack_windows, random_pairs, random_window
 
 IGNORED = 1
@@ -102,16 +102,16 @@ def test_weights_of_an_example_sum_to_its_share_after_the_ignored_tokens(mixed):
 
 def test_a_pair_counts_as_one_interaction_does(mixed):
     """5 interactions, 3 pairs worth a quarter, 2 pairs worth half."""
-    assert float(examples(mixed[0])) == 5 + 3 / 4 + 2 / 2
+    assert float(total_weight(mixed[0])) == 5 + 3 / 4 + 2 / 2
 
 
 def test_sums_over_examples_and_over_units_are_those_of_a_loop(mixed):
     replies, placed = mixed
     rng = np.random.default_rng(1)
     per_token = random_logps(rng, replies)
-    every = np.asarray(objectives.over_example(jnp.asarray(per_token), replies))
-    some = np.asarray(objectives.over_example(jnp.asarray(per_token), replies, counted=True))
-    of_unit = np.asarray(objectives.over_unit(jnp.asarray(every), replies))
+    every = np.asarray(objectives.sum_over_example(jnp.asarray(per_token), replies))
+    some = np.asarray(objectives.sum_over_example(jnp.asarray(per_token), replies, counted=True))
+    of_unit = np.asarray(objectives.sum_over_unit(jnp.asarray(every), replies))
     back = np.asarray(objectives.to_tokens(jnp.asarray(every), replies))
     units = {}
     for p in placed:
@@ -263,7 +263,7 @@ def test_the_clip_stops_a_token_that_has_gone_far_enough(sampled, ratio, signal,
         quantities["logp_old"] = old
     settings = settings_of("sdpo", ratio=ratio, ratio_clip=0.2)
     _, shown, gradient = value_and_gradient(settings, quantities, replies)
-    weight = replies.weight_BxR / examples(replies)
+    weight = replies.weight_BxR / total_weight(replies)
     expected = -signal * np.exp(log_ratio) * weight if moves else np.zeros_like(weight)
     np.testing.assert_allclose(gradient, expected, **CLOSE)
     assert shown["ratio_clipped"] == (abs(log_ratio) > 0.2)
@@ -276,7 +276,7 @@ def test_a_ratio_too_large_for_float32_is_no_nan(sampled, signal):
     student = random_logps(np.random.default_rng(5), replies)
     replies = with_known(replies, sampler=np.full_like(student, -9999))
     quantities = {"logp_student": student, "logp_teacher": student + np.float32(signal)}
-    weight = replies.weight_BxR / examples(replies)
+    weight = replies.weight_BxR / total_weight(replies)
     for changes, slope in ({"ratio": "sampler"}, 0), ({"importance": 2.0}, 2 * signal):
         settings = settings_of("sdpo", **changes)
         loss, _, gradient = value_and_gradient(settings, quantities, replies)
@@ -380,7 +380,7 @@ def test_distillation_is_the_mean_divergence_of_student_and_teacher(
         for name, place in counted(placed, replies).items()
         if len(place[1])
     ]
-    count = float(examples(replies))
+    count = float(total_weight(replies))
     np.testing.assert_allclose(loss, sum(w * mean for w, mean in means) / count, **CLOSE)
     assert (gradient[replies.weight_BxR == 0] == 0).all()
     assert (abs(gradient[replies.weight_BxR > 0]).max(axis=-1) > 0).all()
@@ -427,7 +427,7 @@ def test_sft_is_the_mean_over_examples_of_the_mean_over_tokens(mixed):
     )
     at = counted(placed, replies)
     means = [-SHARES[name[0]] * student[place].mean() for name, place in at.items()]
-    count = float(examples(replies))
+    count = float(total_weight(replies))
     np.testing.assert_allclose(loss, sum(means) / count, **CLOSE)
     np.testing.assert_allclose(gradient, -replies.weight_BxR / count, **CLOSE)
     np.testing.assert_allclose(shown["logp_mean"], student[replies.weight_BxR > 0].mean(), **CLOSE)
@@ -514,7 +514,7 @@ def test_the_loss_of_few_examples_is_a_mean_all_the_same():
         replies = batch.replies
         student, initial = (random_logps(np.random.default_rng(n), replies) for n in (16, 17))
         replies = with_known(replies, initial=initial)
-        assert float(examples(replies)) == factor
+        assert float(total_weight(replies)) == factor
         found.append(value_and_gradient(settings_of("dpo"), {"logp_student": student}, replies))
     for loss, shown, gradient in found[1:]:
         np.testing.assert_allclose(loss, found[0][0], **CLOSE)
@@ -554,7 +554,7 @@ def test_every_objective_may_have_that_term_added(mixed):
     logits = logits_of(np.random.default_rng(19), replies, "student", "teacher", "initial")
     s, s0 = (log_softmax(logits[role]) for role in ("student", "initial"))
     kl = (np.exp(s) * (s - s0)).sum(-1)
-    added = 0.5 * (replies.weight_BxR * kl).sum() / examples(replies)
+    added = 0.5 * (replies.weight_BxR * kl).sum() / total_weight(replies)
     for name in objectives.OBJECTIVES:
         without, _ = means_of(settings_of(name), logits, replies)
         found, shown = means_of(settings_of(name, kl_initial=0.5), logits, replies)

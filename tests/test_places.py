@@ -200,7 +200,7 @@ def test_an_open_file_is_written_to_where_it_is(tmp_path):
 @pytest.mark.parametrize("place", ["-", "/dev/stdout", "/dev/fd/1"])
 def test_results_are_alone_on_standard_output(place, capfd):
     print("before", flush=True)
-    with cli.alone_in(place):
+    with cli.reserve_stdout(place):
         print("summary")
         cli.write_lines(place, [{"id": "é"}])
     print("after", flush=True)
@@ -209,7 +209,7 @@ def test_results_are_alone_on_standard_output(place, capfd):
 
 
 def test_where_results_go_to_a_file_the_summary_is_on_standard_output(tmp_path, capfd):
-    with cli.alone_in(tmp_path / "out"):
+    with cli.reserve_stdout(tmp_path / "out"):
         print("summary")
     assert capfd.readouterr().out == "summary\n"
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_written_is_refused_before_any_work(case, tmp_path):
     before = names(tmp_path)
     out = place(tmp_path)
     with pytest.raises(InputError, match=expected) as refused:
-        cli.check_out(out, tmp_path / "other", tmp_path / "file", option="--json")
+        cli.check_output(out, tmp_path / "other", tmp_path / "file", option="--json")
     assert f"--json {out}" in str(refused.value)
     assert names(tmp_path) == before and (tmp_path / "file").read_text() == "data"
 
@@ -271,7 +271,11 @@ def test_a_directory_to_write_to_is_one_or_can_be_made(tmp_path):
     (tmp_path / "here").symlink_to(".")
     for fine in (".", "new", "a/b/c", "here", "here/new"):
         places.check_directory("--report", tmp_path / fine)
-    for wrong, expected in {"file": "a file", "file/new": "Not a dir", "link": "a link"}.items():
+    for wrong, expected in {
+        "file": "a file",
+        "file/new": "Not a dir",
+        "link": "a dangling link",
+    }.items():
         with pytest.raises(InputError, match=expected):
             places.check_directory("--report", tmp_path / wrong)
 
@@ -305,7 +309,7 @@ def test_a_pipe_is_read_as_often_as_it_is_asked_for(tmp_path):
 
 def test_closed_standard_input_is_said(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    places._all_of.cache_clear()
+    places._read_all.cache_clear()
     with pytest.raises(InputError, match="standard input is closed"):
         places.reading("-")
 

@@ -59,7 +59,7 @@ def pages(chat, tmp_path_factory):
     signal = report.write_signal_report(
         folder, scored, interactions, chat, title=f"t {EVIL}", of_run=True
     )
-    sampled = report.replies_page(folder, ROWS, 2048)
+    sampled = report.write_replies_page(folder, ROWS, 2048)
     index = run_page(
         folder,
         [step(1), step(2, None), step(3, -0.5)],
@@ -102,8 +102,8 @@ def test_text_of_strangers_is_shown_and_misleads_nobody(pages, name):
 
 
 def test_joined_letters_and_line_ends_stay():
-    assert html.shown("👨\u200d👩 می\u200cشود\r\nx") == "👨\u200d👩 می\u200cشود\nx"
-    assert html.shown("\ud83d").encode() == b'<span class="odd">\\ud83d</span>'
+    assert html.escape_text("👨\u200d👩 می\u200cشود\r\nx") == "👨\u200d👩 می\u200cشود\nx"
+    assert html.escape_text("\ud83d").encode() == b'<span class="odd">\\ud83d</span>'
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -183,7 +183,7 @@ def test_a_run_writes_both_pages(tmp_path):
 
 def test_nothing_is_linked_that_is_not_there(chat, data, tmp_path):
     assert not Page(run_page(tmp_path / "run")).all("a")
-    assert not Page(report.replies_page(tmp_path / "x", ROWS, 3)).all("a", href="signal.html")
+    assert not Page(report.write_replies_page(tmp_path / "x", ROWS, 3)).all("a", href="signal.html")
     scores = Page(report.write_signal_report(tmp_path, *data, chat, title="mine"))
     assert not scores.all("a", href="index.html")
 
@@ -245,7 +245,7 @@ def test_long_logs_are_joined_and_nothing_is_lost():
     losses = rng.normal(size=2 * summing.MOST_POINTS + 500)
     lines = [step(n, float(loss)) for n, loss in enumerate(losses, 1)]
     lines[700]["loss"] = None
-    curve = summing.grouped(lines, "loss")
+    curve = summing.group_steps(lines, "loss")
     assert curve.joined == 3 and len(curve.steps) <= summing.MOST_POINTS
     np.testing.assert_allclose(curve.means[0], losses[:3].mean())
     np.testing.assert_allclose(curve.means[233], losses[[699, 701]].mean())

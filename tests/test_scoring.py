@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from interact_jax import config, hlo, sharding
 from interact_jax.logits import VOCABULARY, logp, top
-from interact_jax.objectives import examples, terms_of, total_of
+from interact_jax.objectives import terms_of, total_of, total_weight
 from interact_jax.schema import Replies, Sum
 from interact_jax.scoring import Seen, Source, score
 
@@ -173,7 +173,7 @@ def test_sdpo_is_the_mean_over_interactions_of_the_mean_over_tokens():
     terms = -signal * student[0]
     expected = (terms[1:4].mean() + terms[5:6].mean()) / 2
     np.testing.assert_allclose(loss.mean(), expected, rtol=1e-5)
-    assert loss.count == examples(replies) == 2
+    assert loss.count == total_weight(replies) == 2
     counted = signal[[1, 2, 3, 5]]
     np.testing.assert_allclose(metrics["signal_mean"].mean(), counted.mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["signal_abs_mean"].mean(), abs(counted).mean(), rtol=1e-5)

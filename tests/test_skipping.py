@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from interact_jax import config, train
-from interact_jax.metrics import told_lines
+from interact_jax.metrics import summary_lines
 from interact_jax.schema import InputError
 from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
 
@@ -33,7 +33,7 @@ def sums(small, workdir, **settings):
     """(run, gradients, metrics, counts, batch) of the first step."""
     cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides({**small, **settings}))
     run = train.start(cfg, workdir)
-    found, batch = train.sums_of(run, run.source.next(run.state))
+    found, batch = train.compute_sums(run, run.source.next(run.state))
     run.checkpoints.close()
     return run, *jax.device_get(found), batch
 
@@ -137,5 +137,5 @@ def test_an_objective_without_a_signal_skips_nothing(small, tmp_path):
 
 def test_the_summary_of_a_run_says_what_was_skipped_and_limited(tmp_path):
     steps = [{"limited": 0.0, "skipped": 0.1}, {"limited": 0.0, "skipped": 0.3}]
-    (line,) = told_lines(write_lines(tmp_path / "metrics.jsonl", steps))
+    (line,) = summary_lines(write_lines(tmp_path / "metrics.jsonl", steps))
     assert "skip.signal: left 20.0%" in line

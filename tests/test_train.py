@@ -245,7 +245,7 @@ def test_a_run_of_any_length_knows_how_much_it_has_counted(small, epochs, tmp_pa
     train.loop(run)
     # Steps of two conversations: the three of them are one more epoch.
     expected = {name: x * (epochs + 1) for name, x in of_epoch.items()}
-    assert train.counted(run) == expected
+    assert train.totals(run) == expected
     text = "{interactions:,} interactions, {reply_tokens:,} counted reply tokens"
     assert text.format(**expected) in train.finish(run)[0]
     launch_train.write_summary(run, None, None)

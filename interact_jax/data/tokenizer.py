@@ -18,7 +18,7 @@ from interact_jax.json_files import (
     Kind,
     check,
     either,
-    listed,
+    list_of,
     number,
     one_of,
     read_json,
@@ -39,14 +39,14 @@ TOKEN = either(
 SIDE = one_of("left", "right")
 CONFIG: dict[str, Kind] = {
     "tokenizer_class": TEXT.or_null(),
-    "auto_map": either(OBJECT, listed(TEXT.or_null())).or_null(),
-    "chat_template": either(TEXT, OBJECT, listed(OBJECT)).or_null(),
+    "auto_map": either(OBJECT, list_of(TEXT.or_null())).or_null(),
+    "chat_template": either(TEXT, OBJECT, list_of(OBJECT)).or_null(),
     "model_max_length": number(above=0).or_null(),
     "added_tokens_decoder": OBJECT.or_null(),
-    "additional_special_tokens": listed(TOKEN).or_null(),
-    "extra_special_tokens": either(listed(TOKEN), OBJECT).or_null(),
-    "fast_tokenizer_files": listed(FILE_NAME).or_null(),
-    "model_input_names": listed(TEXT),
+    "additional_special_tokens": list_of(TOKEN).or_null(),
+    "extra_special_tokens": either(list_of(TOKEN), OBJECT).or_null(),
+    "fast_tokenizer_files": list_of(FILE_NAME).or_null(),
+    "model_input_names": list_of(TEXT),
     "padding_side": SIDE,
     "truncation_side": SIDE,
     "add_bos_token": FLAG.or_null(),
@@ -58,7 +58,7 @@ CONFIG: dict[str, Kind] = {
 FAST: dict[str, Kind] = {
     "version": TEXT,
     "model": OBJECT,
-    "added_tokens": listed(OBJECT).or_null(),
+    "added_tokens": list_of(OBJECT).or_null(),
     **dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder"), OBJECT.or_null()),
     **dict.fromkeys(("truncation", "padding"), OBJECT.or_null()),
 }
@@ -111,12 +111,12 @@ def _check_files(directory: Path) -> dict[str, Any]:
     for key, token in (settings.get("added_tokens_decoder") or {}).items():
         if not (key.isascii() and key.isdecimal() and ID.fits(int(key[:20]))):
             raise InputError(
-                f"{source}: added_tokens_decoder: {short(key)}; expected an id, {ID.told}."
+                f"{source}: added_tokens_decoder: {short(key)}; expected an id, {ID.description}."
             )
         check({key: token}, {key: TOKEN}, f"{source}: added_tokens_decoder")
     source = directory / "special_tokens_map.json"
     named = _read(source)
-    check(named, dict.fromkeys(named, either(TOKEN, listed(TOKEN), OBJECT).or_null()), source)
+    check(named, dict.fromkeys(named, either(TOKEN, list_of(TOKEN), OBJECT).or_null()), source)
     source = directory / "added_tokens.json"
     added = _read(source)
     check(added, dict.fromkeys(added, ID), source)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from interact_jax.json_files import FLAG, OBJECT, TEXT, check, listed, number, one_of, short, whole
+from interact_jax.json_files import FLAG, OBJECT, TEXT, check, list_of, number, one_of, short, whole
 from interact_jax.schema import InputError
 
 
@@ -77,7 +77,7 @@ KINDS = {  # sizes of the largest models known: 16,384 wide, 126 layers, 128 hea
     "sliding_window": POSITIONS.or_null(),
     "max_window_layers": whole(0, 1 << 20),
     "use_sliding_window": FLAG,
-    "layer_types": listed(ATTENTION).or_null(),
+    "layer_types": list_of(ATTENTION).or_null(),
     "tie_word_embeddings": FLAG,
     "attention_bias": FLAG,
     "mlp_bias": FLAG,

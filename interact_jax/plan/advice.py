@@ -1,4 +1,4 @@
-"""What would make a run fit that does not: changes of settings and slice, one after the other."""
+"""Changes of settings and slice that may make a run fit, tried one after the other."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Change = dict[str, Any]  # settings by their full name, and "topology"
 def first_that_fits(
     cfg: ConfigDict, work: Work, topology: str
 ) -> tuple[Change, Plan] | tuple[None, None]:
-    """The first change of settings or slice with which it fits, compiled; (None, None) if none is.
+    """The first change of settings or slice with which the run fits, and its plan; (None, None) if
+    there is none.
 
-    What cannot fit, because state, gradients and the kept inputs of layers are too much already,
-    is not compiled.
+    Changes with which state, gradients and the saved inputs of layers alone do not fit are not
+    compiled.
     """
     for change in changes(cfg, work, topology):
         other = cfg.copy_and_resolve_references().unlock()
@@ -38,26 +39,28 @@ def first_that_fits(
             if name != "topology":
                 config.override(other, f"{name}={value}")
         where = change.get("topology", topology)
-        trees = work if other.batch.row_tokens == cfg.batch.row_tokens else shorter(other, work)
+        trees = (
+            work if other.batch.row_tokens == cfg.batch.row_tokens else shorten_work(other, work)
+        )
         least, limit = least_bytes(other, trees, where)
         if least > limit:
-            log.info("%s: needs at least %.1f GiB", told(change), least / chips.GIB)
+            log.info("%s: needs at least %.1f GiB", format_change(change), least / chips.GIB)
             continue
         plan = make_plan(other.lock(), trees, where)
         gib = [x / chips.GIB for x in (plan.needed, plan.limit)]
-        log.info("%s: %.2f of %.2f GiB", told(change), *gib)
+        log.info("%s: %.2f of %.2f GiB", format_change(change), *gib)
         if plan.fits:
             return change, plan
     return None, None
 
 
-def shorter(cfg: ConfigDict, work: Work) -> Work:
-    """The same with conversations that are no longer than a row."""
+def shorten_work(cfg: ConfigDict, work: Work) -> Work:
+    """The same work with conversations no longer than the row of `cfg`."""
     return synthetic_work(cfg, work.model, work.name) if work.synthetic else work_of(cfg)
 
 
 def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
-    """What to try, each on top of those before it; the cheapest for the run first."""
+    """The changes to try, the cheapest for the run first; most include those before them."""
     kept: Change = {}
     if cfg.remat != "full":
         kept = {**kept, "remat": "full"}
@@ -72,8 +75,8 @@ def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
     for tensor in (2, 4, 8):
         if tensor < devices and work.model.kv_heads % tensor == 0:
             yield {**kept, "mesh.data": 1, "mesh.fsdp": devices // tensor, "mesh.tensor": tensor}
-    for part in (2, 4):
-        tokens = cfg.batch.row_tokens // part
+    for divisor in (2, 4):
+        tokens = cfg.batch.row_tokens // divisor
         if tokens >= 512:
             yield {**kept, "batch.row_tokens": tokens, "data.max_length": tokens}
     family = topology.partition(":")[0]
@@ -90,7 +93,7 @@ def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
 
 
 def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, float]:
-    """(bytes that a device needs at the very least, bytes that it has)."""
+    """(lower bound of the bytes that a device needs, bytes that it has)."""
     devices = devices_of(topology)
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
     chip = chip_of(mesh, topology)
@@ -105,7 +108,7 @@ def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, floa
     return memory.device_bytes(abstract) + sums + inputs, chip.memory * chip.usable
 
 
-def told(change: Change) -> str:
+def format_change(change: Change) -> str:
     """A change as arguments of launch/plan.py and launch/train.py."""
     return " ".join(
         f"--topology {value}" if name == "topology" else f"--config.{name}={value}"

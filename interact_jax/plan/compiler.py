@@ -1,4 +1,4 @@
-"""libtpu compiles for slices that are not here; what it says of a program's bytes."""
+"""Compiling for TPU slices that are not present, with libtpu; the bytes of a program."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ SLICES = {
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
     "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
-"""Slices that are offered, small ones first; libtpu knows more."""
-HERE = "here"  # the devices of this process, whatever they are
+"""Slices that are suggested, small ones first; libtpu knows more."""
+HERE = "here"  # the devices of this process, of any kind
 
 
 def devices_of(topology: str) -> list[Any]:
-    """The devices of a slice, such as v5e:4x4; none of them need be here. Or those that are: HERE.
+    """The devices of a slice, such as v5e:4x4, present or not; with HERE those of this process.
 
     Raises InputError where libtpu is missing or knows no such slice.
     """
     if topology == HERE:
         return jax.local_devices()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")  # this and the next: else it warns
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # whatever slice it is
-    # Compiling uses no chip, so several processes may do it, next to one that trains.
+    os.environ.setdefault(
+        "TPU_WORKER_HOSTNAMES", "localhost"
+    )  # this and the next silence a warning
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # for any slice
+    # Compiling uses no chip, so several processes may do it, even beside one that trains.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     family, _, shape = topology.partition(":")
-    more = {"chip_config_name": "megacore"} if family == "v4" else {}  # one device a chip
+    options = {"chip_config_name": "megacore"} if family == "v4" else {}  # one device per chip
     examples = "; ".join(f"{name}:{', '.join(s[:5])}, ..." for name, s in SLICES.items())
     if not shape:
         raise InputError(
@@ -48,16 +50,18 @@ def devices_of(topology: str) -> list[Any]:
     if libtpu_version() is None:
         raise InputError("plans are compiled by libtpu, which is not installed: pip install libtpu")
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **more).devices
-    except Exception as error:  # of which kind depends on the version of jax
-        said = str(error).splitlines()[0]
-        if "libtpu" in said and "lockfile" in said:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **options
+        ).devices
+    except Exception as error:  # its type depends on the version of jax
+        message = str(error).splitlines()[0]
+        if "libtpu" in message and "lockfile" in message:
             raise InputError(
-                f"another process holds libtpu ({said}). Wait for it, or set "
+                f"another process holds libtpu ({message}). Wait for it, or set "
                 "ALLOW_MULTIPLE_LIBTPU_LOAD=1: compiling uses no chip."
             ) from error
         raise InputError(
-            f"--topology {topology}: the compiler knows no such slice ({said}). There is, for "
+            f"--topology {topology}: the compiler knows no such slice ({message}). There is, for "
             f"instance, {examples}."
         ) from error
 
@@ -71,13 +75,13 @@ def libtpu_version() -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One compiled program. Bytes are of one device, by the compiler's own figures."""
+    """One compiled program. Bytes are per device, by the compiler's own figures."""
 
     arguments: int
     outputs: int
-    aliased: int  # outputs that take the place of arguments
+    aliased: int  # outputs that reuse the memory of arguments
     temporaries: int
-    peak: int  # of all the above together
+    peak: int  # of all of these together
     code: int
     collectives: dict[str, hlo.Traffic]
 
@@ -96,7 +100,7 @@ class Program:
 
 
 class DoesNotFit(Exception):
-    """The compiler ran out of the device's memory; what it says that it needs, of what, bytes."""
+    """The compiler ran out of the device's memory; the bytes needed and available, as it says."""
 
     def __init__(self, needed: float, limit: float):
         super().__init__(f"{needed / chips.GIB:.2f} of {limit / chips.GIB:.2f} GiB")
@@ -104,29 +108,29 @@ class DoesNotFit(Exception):
 
 
 def compile_for(function: Any, *args: Any) -> tuple[Any, str]:
-    """Compile a jitted function for the devices of its arguments; the program and its text.
+    """Compile a jitted function for the devices of its arguments; returns the program and its text.
 
-    Raises DoesNotFit where their memory does not do.
+    Raises DoesNotFit where their memory does not suffice.
     """
     lowered = function.lower(*args)
     try:
-        # The compiler writes the text itself: jaxlib's `as_text` does not know all that a newer
-        # libtpu says (jaxlib 0.10.2 fails on a v5p's asynchronous updates).
+        # The compiler writes the text itself: jaxlib's `as_text` cannot print everything that a
+        # newer libtpu produces (jaxlib 0.10.2 fails on a v5p's asynchronous updates).
         with tempfile.TemporaryDirectory() as folder:
             options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
             compiled = lowered.compile(compiler_options=options)
             written = sorted(Path(folder).glob("*after_codegen.txt"))
             return compiled, written[0].read_text() if written else compiled.as_text()
     except jax.errors.JaxRuntimeError as error:
-        said = str(error)
-        if "RESOURCE_EXHAUSTED" not in said and "Ran out of memory" not in said:
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message and "Ran out of memory" not in message:
             raise
         units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
         for needs, has in (
             (r"Used ([\d.]+)([KMGT])", r"of ([\d.]+)([KMGT]) hbm"),
             (r"required[^()]*\(([\d.]+)([KMGT])", r"available HBM \(([\d.]+)([KMGT])"),
         ):
-            found = [m for pattern in (needs, has) if (m := re.search(pattern, said))]
-            if len(found) == 2:
-                raise DoesNotFit(*(float(m[1]) * units[m[2]] for m in found)) from error
+            matches = [m for pattern in (needs, has) if (m := re.search(pattern, message))]
+            if len(matches) == 2:
+                raise DoesNotFit(*(float(m[1]) * units[m[2]] for m in matches)) from error
         raise

@@ -1,4 +1,4 @@
-"""A plan as it is shown: lines for people, JSON for programs."""
+"""A plan as lines of text and as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from interact_jax.plan.step import ASSUMPTIONS, Plan
 
 
 def lines(plan: Plan) -> list[str]:
-    """The plan for people."""
+    """The plan as text."""
 
     def gib(n: float) -> str:
         return f"{n / chips.GIB:.2f} GiB"
@@ -22,7 +22,7 @@ def lines(plan: Plan) -> list[str]:
     T, P, Q = (s.id_BxL.shape[1] for s in (batch.trunk, batch.live, batch.frozen))
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "1 device"
     usable = f"{gib(plan.limit)} of {gib(plan.chip.memory)} are usable"
-    found = [
+    result = [
         f"{plan.work.name}, {plan.parameters / 1e9:.2f}e9 parameters in "
         f"{plan.cfg.model.param_dtype}, {plan.cfg.optim.name}, computed in {plan.cfg.model.dtype}, "
         f"remat={plan.cfg.remat}, attention={plan.attention}",
@@ -37,47 +37,47 @@ def lines(plan: Plan) -> list[str]:
     for name in ("differentiate", "update"):
         program = getattr(plan, name)
         if program is not None:
-            found.append(
+            result.append(
                 f"  {name:<11} peak {gib(program.peak)}: arguments {gib(program.arguments)}, "
                 f"outputs {gib(program.outputs)}, of these aliased {gib(program.aliased)}, "
                 f"temporaries {gib(program.temporaries)}, code {gib(program.code)}"
             )
     verdict = "FITS" if plan.fits else "DOES NOT FIT"
-    by = "" if plan.differentiate else ", by the compiler's out-of-memory error"
-    found.append(
-        f"  in all {gib(plan.needed)}, {plan.needed / plan.limit:.0%} of what is usable{by}: "
+    source = "" if plan.differentiate else ", by the compiler's out-of-memory error"
+    result.append(
+        f"  in all {gib(plan.needed)}, {plan.needed / plan.limit:.0%} of what is usable{source}: "
         f"{verdict}"
     )
     times = plan.times()
     if times is None:
-        return found
-    found += ["", f"a micro-batch: {plan.flops / 1e12:,.0f} TFLOP on all devices"]
+        return result
+    result += ["", f"a micro-batch: {plan.flops / 1e12:,.0f} TFLOP on all devices"]
     for name in ("differentiate", "update"):
         for kind, traffic in sorted(getattr(plan, name).collectives.items()):
-            found.append(
+            result.append(
                 f"  {name:<11} {kind:<19} {traffic.count:7,} times, "
                 f"{traffic.bytes / 1e9:8.2f} GB sent by a device"
             )
     parts = ", ".join(
         f"{name} {times[name]:.2f} s" for name in ("compute", "memory", "collectives")
     )
-    held = plan.interactions() * plan.micro_batches() / times["step"]
-    found += [
+    per_second = plan.interactions() * plan.micro_batches() / times["step"]
+    result += [
         f"estimated time of a micro-batch: {times['micro_batch']:.2f} s (the longest of {parts})",
         f"of a step: {plan.micro_batches()} micro-batch(es) + update {times['update']:.2f} s = "
-        f"{times['step']:.2f} s, {held:,.0f} interactions/s",
+        f"{times['step']:.2f} s, {per_second:,.0f} interactions/s",
     ]
     wanted = plan.cfg.batch.interactions
     if wanted and wanted < plan.interactions():
-        found.append(
+        result.append(
             f"  note: batch.interactions={wanted} fill {wanted / plan.interactions():.0%} of these "
             f"rows; up to {plan.interactions()} cost about the same time"
         )
-    return [*found, "assumed:", *(f"  {line}" for line in ASSUMPTIONS)]
+    return [*result, "assumed:", *(f"  {line}" for line in ASSUMPTIONS)]
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-    """The plan for programs; bytes and seconds."""
+    """The plan as JSON, in bytes and seconds."""
     batch = plan.batch
     return {
         "model": plan.work.name,

@@ -25,8 +25,8 @@ from interact_jax.schema import Batch, InputError
 
 log = logging.getLogger(__name__)
 
-EFFICIENCY = 0.5  # of the peak FLOP/s: what large matrix products reach next to everything else
-FLOAT32_PASSES = 6  # products in bfloat16 that make one in float32, at the precision of training
+EFFICIENCY = 0.5  # share of the peak FLOP/s that large matrix products reach within a step
+FLOAT32_PASSES = 6  # bfloat16 products per float32 product, at the precision of training
 ASSUMPTIONS = (
     f"matrix products run at {EFFICIENCY:.0%} of the chip's peak in bfloat16; those of float32 are "
     f"{FLOAT32_PASSES} of them",
@@ -40,7 +40,7 @@ ASSUMPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run needs on a slice. Bytes are of one device, FLOPs of all of them."""
+    """What a run needs on a slice. Bytes are per device, FLOPs over all devices."""
 
     topology: str
     chip: chips.Chip
@@ -57,7 +57,7 @@ class Plan:
     differentiate: Program | None  # None: the compiler ran out of memory
     update: Program | None
     flops: int  # of a micro-batch
-    seconds: float  # that it took to compile
+    seconds: float  # the time to compile
 
     @property
     def fits(self) -> bool:
@@ -68,16 +68,16 @@ class Plan:
         return math.prod(self.mesh.values())
 
     def interactions(self) -> int:
-        """How many a full micro-batch holds."""
-        return bench.interactions(self.batch)
+        """The number of interactions in a full micro-batch."""
+        return bench.count_interactions(self.batch)
 
     def micro_batches(self) -> int:
-        """Full micro-batches that a step of the config is worth, at least one."""
+        """The number of full micro-batches that a step of the config needs, at least one."""
         return micro_batches(self.cfg, self.batch)
 
     def times(self) -> dict[str, float] | None:
         """Seconds of a micro-batch by bottleneck, and of a whole step; None if it does not fit, or
-        if nothing is known of the device."""
+        for an unknown device."""
         if self.differentiate is None or self.update is None or math.isnan(self.chip.flops):
             return None
         a, u = self.differentiate, self.update
@@ -87,10 +87,10 @@ class Plan:
             "compute": passes * self.flops / self.devices / (EFFICIENCY * self.chip.flops),
             "memory": (a.arguments + a.outputs + 2 * (a.temporaries + gathered))
             / self.chip.bandwidth,
-            "collectives": self._sent(a) / self.chip.link,
+            "collectives": self._bytes_sent(a) / self.chip.link,
         }
         update = max(
-            (u.arguments + u.outputs) / self.chip.bandwidth, self._sent(u) / self.chip.link
+            (u.arguments + u.outputs) / self.chip.bandwidth, self._bytes_sent(u) / self.chip.link
         )
         longest = max(micro.values())
         return {
@@ -100,13 +100,13 @@ class Plan:
             "step": self.micro_batches() * longest + update,
         }
 
-    def _sent(self, program: Program) -> int:
+    def _bytes_sent(self, program: Program) -> int:
         return sum(traffic.bytes for traffic in program.collectives.values())
 
 
 def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
-    """What a device of a slice can do, or one that is here: its memory is then what is left for
-    us. Raises InputError where nothing is known of it."""
+    """The capabilities of a slice's device; of a present one (HERE), with the memory that is left
+    for this run. Raises InputError for an unknown device."""
     device = mesh.devices.flat[0]
     chip = chips.chip_of(device.device_kind)
     if topology == HERE and (room := memory.room(mesh)):
@@ -118,7 +118,7 @@ def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
 
 
 def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
-    """Compile a step for a slice. Raises InputError where mesh or slice cannot be."""
+    """Compile a step for a slice. Raises InputError where mesh or slice are impossible."""
     devices = devices_of(topology)
     mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
     chip = chip_of(mesh, topology)
@@ -146,7 +146,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         needed, limit = 0.0, chip.memory * chip.usable
         for name, function, args, others in (
             ("differentiate", differentiate, (models, placed), beside),
-            # The sums of the next step are there before those of the last one are gone.
+            # The sums of the next step are allocated before those of the last one are freed.
             ("update", update, (abstract, sums), sums_bytes),
         ):
             log.info("compiling %s for %s", name, topology)
@@ -159,9 +159,9 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
                 break
             programs[name] = program
             needed = max(needed, program.peak + program.code + others)
-        if memory.is_host(mesh):  # where the copy that a checkpoint makes lies beside the state
+        if memory.is_host(mesh):  # where a checkpoint's copy is allocated besides the state
             needed = max(needed, 2.0 * state_bytes)
-    whole = programs if len(programs) == 2 else {}
+    complete = programs if len(programs) == 2 else {}
     row = jax.tree.map(lambda x: x[:1], rows)
     per_row = bench.gradient_flops(decoder, row, cfg)
     return Plan(
@@ -177,17 +177,17 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
         sums=sums_bytes,
         limit=limit,
         needed=needed,
-        differentiate=whole.get("differentiate"),
-        update=whole.get("update"),
+        differentiate=complete.get("differentiate"),
+        update=complete.get("update"),
         flops=per_row * cfg.batch.rows * shards,
         seconds=time.perf_counter() - begin,
     )
 
 
 def micro_batches(cfg: ConfigDict, batch: Batch) -> int:
-    """How many micro-batches, each as full as this one, a step of the config is worth."""
+    """The number of micro-batches, each as full as this one, that a step of the config needs."""
     if cfg.batch.interactions:
-        return math.ceil(cfg.batch.interactions / bench.interactions(batch))
+        return math.ceil(cfg.batch.interactions / bench.count_interactions(batch))
     trees = int(np.asarray(batch.trunk.segment_BxL).max(axis=1).sum())
     return math.ceil(cfg.batch.conversations / trees)
 

@@ -21,7 +21,7 @@ from interact_jax.models.families import DecoderConfig
 from interact_jax.places import check_name
 from interact_jax.schema import Batch
 
-SMALL_DATA = 50e6  # bytes; the data of a config up to there is read, for the rows it fills
+SMALL_DATA = 50e6  # bytes; data up to this size is read, to see how it fills rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Work:
     name: str
     model: DecoderConfig
     trees: list[Tree]
-    data: str  # where the trees are from, for people
+    data: str  # a description of where the trees are from
     synthetic: bool = False
 
 
 def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
     """Dialogues of turns of 64 + 192 tokens, at most half a row long.
 
-    Qwen3's template renders replies in the history otherwise than they were generated, so for that
-    family every turn but the last is a branch of the student, too.
+    Qwen3's template renders replies in the history differently from how they were generated, so for
+    that family every turn but the last is a branch of the student, too.
     """
     dialogue = bench.Dialogue(
         student_branches=model.model_type == "qwen3", recipe=method_of(cfg).recipe
@@ -51,19 +51,19 @@ def synthetic_work(cfg: ConfigDict, model: DecoderConfig, name: str) -> Work:
     trees: list[Tree] = []
     while sum(tree.size.T for tree in trees) < 2 * cfg.batch.row_tokens:
         for turns in range(most, 0, -1):
-            one = dataclasses.replace(dialogue, turns=turns)
-            trees += one.trees(cfg.sharing, rng, model.vocab_size, f"c{len(trees)}")
-    told = (
+            variant = dataclasses.replace(dialogue, turns=turns)
+            trees += variant.trees(cfg.sharing, rng, model.vocab_size, f"c{len(trees)}")
+    description = (
         f"synthetic dialogues of up to {most} turns of {dialogue.user} + {dialogue.reply} tokens, "
         f"follow-ups of {dialogue.followup}"
     )
     if dialogue.student_branches:
-        told += ", replies rendered otherwise in the history"
-    return Work(name, model, trees, told, synthetic=True)
+        description += ", replies rendered otherwise in the history"
+    return Work(name, model, trees, description, synthetic=True)
 
 
 def work_of(cfg: ConfigDict) -> Work:
-    """The model and, where it is here and small, the data of a config; else synthetic dialogues."""
+    """The model and, if it exists and is small, the data of a config; else synthetic dialogues."""
     directory = hf.resolve(cfg.model.path, weights=False)
     _, model = hf.load_config(directory, weights=cfg.model.init == "pretrained")
     check_name(f"data.path={cfg.data.path}", cfg.data.path)
@@ -71,9 +71,9 @@ def work_of(cfg: ConfigDict) -> Work:
     small = file.is_file() and file.stat().st_size <= SMALL_DATA
     if cfg.data.path != "pocket" and not small:
         return synthetic_work(cfg, model, cfg.model.path)
-    other = cfg.model.tokenizer
+    tokenizer = cfg.model.tokenizer
     chat = ChatFormat.load(
-        hf.resolve(other, weights=False) if other else directory,
+        hf.resolve(tokenizer, weights=False) if tokenizer else directory,
         cfg.hindsight,
         cfg.data.reply_tokens,
         thinking=cfg.data.thinking,
@@ -93,7 +93,7 @@ def work_of(cfg: ConfigDict) -> Work:
 
 
 def rows_of(cfg: ConfigDict, work: Work, height: int) -> Batch:
-    """The largest micro-batch that training packs, of `height` rows as full as the work fills."""
+    """The largest micro-batch in training: `height` rows, filled by the work as far as it fits."""
     trees, row_tokens = work.trees, cfg.batch.row_tokens
     full = full_row(trees, row_tokens)
     parts = sorted((p for t in trees for p in split(t, full)), key=lambda t: -t.size.T)

@@ -1,13 +1,12 @@
-"""One scale for the signal everywhere: red where hindsight would not say the token, blue where it
-would say it more gladly.
+"""The colour scale of the signal: red where hindsight makes a token less likely, blue where more.
 
-    strength(signal)     -1 to 1, the same for +x and -x but for its sign
-    level(signal)        the same in whole steps: what pages and pictures have colours for
+    strength(signal)     -1 to 1, antisymmetric
+    level(signal)        the same in whole steps: pages and pictures have a colour for each
     shade(level, theme)  its colour, "#rrggbb"
 
 Equal |signal| has equal luminance, so neither sign looks stronger: both ends of a theme are equally
-bright, and what lies between is mixed in linear light, in which luminances add up. Red and blue are
-told apart by those who do not tell red from green.
+bright, and colours between are mixed in linear light, in which luminances add up. People with
+red-green colour blindness can tell red and blue apart.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import math
 import numpy as np
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 
-LIMIT = 15.0  # nats, either way; what lies beyond has the colour of the end
+LIMIT = 15.0  # nats, either way; larger signals have the colour of the end
 KNEE = 0.1  # nats; below it the scale is linear, above it logarithmic, so small signals show
-LEVELS = 20  # steps of colour a sign
+LEVELS = 20  # steps of colour per sign
 TICKS = (-15, -3, -1, -0.3, 0, 0.3, 1, 3, 15)  # nats, for legends and axes
 
 RGB = tuple[float, float, float]
@@ -29,7 +28,7 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # of red, green, blue in linear light (sRG
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """What a signal of 0 and the ends of the scale look like; text on any has 4.5:1 or more."""
+    """The colours of a signal of 0 and of both ends; text on any has 4.5:1 contrast or more."""
 
     page: str
     red: str
@@ -42,34 +41,34 @@ TERMINAL = Theme("#000000", DARK.red, DARK.blue)
 
 
 def strength(signal: float) -> float:
-    """-1 (-LIMIT or less) to 1 (LIMIT or more), 0 for no signal, growing between."""
+    """-1 (-LIMIT or less) to 1 (LIMIT or more), 0 for no signal, increasing in between."""
     share = math.log1p(min(abs(signal), LIMIT) / KNEE) / math.log1p(LIMIT / KNEE)
     return math.copysign(share, signal) if signal else 0.0
 
 
 def level(signal: float) -> int:
-    """-LEVELS to LEVELS; 0 is as good as no signal."""
+    """-LEVELS to LEVELS; 0 is practically no signal."""
     return round(strength(signal) * LEVELS)
 
 
 def shade(step: int, theme: Theme) -> str:
-    """The colour of a level; its lightness (L* of CIELAB) goes in equal steps to the end's."""
+    """The colour of a level; the lightness (L* of CIELAB) changes in equal steps."""
     page, end = linear(theme.page), linear(theme.blue if step > 0 else theme.red)
     if not step:
         return theme.page
     first, last = luminance(page), luminance(end)
     lightness = _lightness(first) + (_lightness(last) - _lightness(first)) * abs(step) / LEVELS
-    mixed = (_of_lightness(lightness) - first) / (last - first)
+    mixed = (_luminance_of(lightness) - first) / (last - first)
     return _hex(tuple(p + (e - p) * mixed for p, e in zip(page, end, strict=True)))
 
 
 def css_name(step: int) -> str:
-    """What pages call a level: "n20" to "n1", "zero", "p1" to "p20"."""
+    """The CSS class of a level: "n20" to "n1", "zero", "p1" to "p20"."""
     return f"{'p' if step > 0 else 'n'}{abs(step)}" if step else "zero"
 
 
 def on_black(signal: float) -> str:
-    """The colour over a black terminal, "#rrggbb"."""
+    """The colour on a black terminal, "#rrggbb"."""
     return shade(level(signal), TERMINAL)
 
 
@@ -112,9 +111,9 @@ def luminance(colour: RGB) -> float:
     return sum(weight * c for weight, c in zip(LUMINANCE, colour, strict=True))
 
 
-def contrast(one: str, other: str) -> float:
-    """Of two colours as WCAG 2 defines it, 1 to 21."""
-    low, high = sorted((luminance(linear(one)), luminance(linear(other))))
+def contrast(first: str, second: str) -> float:
+    """The contrast ratio of two colours as WCAG 2 defines it, 1 to 21."""
+    low, high = sorted((luminance(linear(first)), luminance(linear(second))))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -123,13 +122,13 @@ def _hex(colour: tuple[float, ...]) -> str:
     return "#" + "".join(f"{round(min(max(c, 0.0), 1.0) * 255):02x}" for c in encoded)
 
 
-EDGE = 6 / 29  # where CIELAB's cube root goes over into a line
+EDGE = 6 / 29  # where CIELAB's cube root becomes linear
 
 
 def _lightness(y: float) -> float:
     return 116 * (math.cbrt(y) if y > EDGE**3 else y / (3 * EDGE**2) + 4 / 29) - 16
 
 
-def _of_lightness(lightness: float) -> float:
+def _luminance_of(lightness: float) -> float:
     t = (lightness + 16) / 116
     return t**3 if t > EDGE else 3 * EDGE**2 * (t - 4 / 29)

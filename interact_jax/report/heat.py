@@ -1,6 +1,6 @@
-"""The heat map of a page: a pixel a token, stretched by the browser, and ids that are links.
+"""The heat map of a page: a pixel per token, stretched by the browser, and ids that are links.
 
-Lines of text beside a picture stay legible where the picture is squeezed, which those in it do not.
+The ids are text beside the picture, since text within it would be illegible when it is squeezed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from interact_jax.report.colour import DARK, LEVELS, LIGHT, Theme, level, shade
 from interact_jax.signal import Scored
 
 MOST_ROWS = 500
-LOWEST, HIGHEST = 3, 16  # pixels of a row
-HEIGHT = 640  # pixels that are wanted in all
+LOWEST, HIGHEST = 3, 16  # pixels of a row, at least and at most
+HEIGHT = 640  # pixels in total, if possible
 LINE = 14  # pixels that an id needs
 WIDEST = 40  # pixels of a column
-TICKS = 6  # on the axis, at most: as many as a small screen has room for
-ENDED = LEVELS + 1  # in the place of a level
+TICKS = 6  # on the axis, at most, to fit on a small screen
+ENDED = LEVELS + 1  # used instead of a level
 
 
 def heat_map(ordered: Sequence[Scored], on_page: int) -> str:
-    """The signals of replies in their order; ids of those that are `on_page` lead to them."""
+    """The signals of replies in this order; the ids of the first `on_page` link to them."""
     rows = ordered[:MOST_ROWS]
     longest = max(len(s.y) for s in rows)
     height = max(LOWEST, min(HIGHEST, HEIGHT // len(rows)))
     levels = _levels([s.signal for s in rows], longest)
     says = f"Heat map of the signal of {len(rows):,} replies of up to {longest:,} tokens."
-    tall, letters = height * len(rows), _letters(rows)
+    tall, letters = height * len(rows), _id_width(rows)
     wide = f"max-width:{WIDEST * longest}px;min-width:{longest}px"
     return (
         f'<figure class="map"><div class="scroll"><div class="ids" '
@@ -42,28 +42,30 @@ def heat_map(ordered: Sequence[Scored], on_page: int) -> str:
         f'<source media="screen and (prefers-color-scheme: dark)" srcset="{_png(levels, DARK)}">'
         f'<img alt="{says}" style="height:{tall}px" src="{_png(levels, LIGHT)}"></picture>'
         f'<div class="axis">{_axis(longest)}</div></div></div>'
-        f"<figcaption>{html.shown_of(len(rows), len(ordered), 'scored replies')} A row is a reply, "
-        "strongest mean |signal| first, a column a position in it (token); grey where a reply has "
-        "ended.</figcaption></figure>"
+        f"<figcaption>{html.count_shown(len(rows), len(ordered), 'scored replies')} "
+        "A row is a reply, strongest mean |signal| first, a column a position in it (token); grey "
+        "where a reply has ended.</figcaption></figure>"
     )
 
 
 def _ids(rows: Sequence[Scored], height: int, on_page: int) -> str:
-    """As many as there is room for."""
+    """As many ids as there is room for."""
     every = -(-LINE // height)
-    found = []
+    spans = []
     for i in range(0, len(rows), every):
         at = f'style="top:{i * height + (height - LINE) // 2}px"'
-        text = f'title="{html.attribute(rows[i].id)}">{i + 1} · {html.shown(rows[i].id)}'
+        text = (
+            f'title="{html.escape_attribute(rows[i].id)}">{i + 1} · {html.escape_text(rows[i].id)}'
+        )
         if i < on_page:
-            found.append(f'<a {at} href="#reply-{i + 1}" {text}</a>')
+            spans.append(f'<a {at} href="#reply-{i + 1}" {text}</a>')
         else:
-            found.append(f"<span {at} {text}</span>")
-    return "".join(found)
+            spans.append(f"<span {at} {text}</span>")
+    return "".join(spans)
 
 
-def _letters(rows: Sequence[Scored]) -> int:
-    """How wide the ids are, with their numbers."""
+def _id_width(rows: Sequence[Scored]) -> int:
+    """The width of the ids with their numbers, in characters."""
     return min(32, max(len(s.id) for s in rows) + len(f"{len(rows)} · "))
 
 
@@ -84,7 +86,7 @@ def _levels(signals: Sequence[np.ndarray], longest: int) -> np.ndarray:
 
 
 def _png(levels: np.ndarray, theme: Theme) -> str:
-    """A pixel a token; see-through where a reply has ended."""
+    """A pixel per token; transparent where a reply has ended."""
     steps = range(-LEVELS, LEVELS + 1)
     palette = np.array([[*bytes.fromhex(shade(s, theme)[1:]), 255] for s in steps] + [[0] * 4])
     buffer = io.BytesIO()

@@ -1,7 +1,8 @@
-"""What every page is made of: one HTML file, nothing loaded from anywhere, no scripts.
+"""Building blocks of the pages: one HTML file each, nothing loaded from elsewhere, no scripts.
 
-Text in it comes from strangers, so all of it goes through `shown` or, inside of an attribute,
-`attribute`. Colours are variables, which the reader's light or dark scheme sets; pictures use them.
+Text in them comes from others, so all of it goes through `escape_text` or, within an attribute,
+`escape_attribute`. Colours are variables, set by the reader's light or dark scheme; pictures use
+them too.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ NAMES = {
     SIGNAL: "The signal, token by token",
     REPLIES: "Replies before and after",
 }
-"""The pages of a report, which link one another."""
+"""The pages of a report, which link to one another."""
 
-JOINERS = "\u200c\u200d"  # Persian, Hindi and many emoji are written with them
-HEAD = 700  # characters of a long text that stand in front of the fold
-SPARED = 300  # what is no longer than this is not worth a fold
+JOINERS = "\u200c\u200d"  # used in Persian, Hindi and many emoji
+HEAD = 700  # characters of a long text that are shown before the fold
+SPARED = 300  # a rest of at most this many is not folded
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser may do for the page: nothing but show it, whatever got past the escaping."""
+"""Lets the browser only display the page, even if something got past the escaping."""
 
 
 def write_page(file: Path, title: str, body: Iterable[str], links: Sequence[str] = ()) -> Path:
-    """Write a page; `links` are those of the report's pages that are there beside it."""
+    """Write a page; `links` are the report's pages that exist beside it."""
     beside = "".join(f'<a href="{page}">{NAMES[page]}</a>' for page in links)
     nav = f'<nav aria-label="Pages of this report">{beside}</nav>' if beside else ""
     places.write(
@@ -48,8 +49,8 @@ def write_page(file: Path, title: str, body: Iterable[str], links: Sequence[str]
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{attribute(title)}</title><style>{STYLE}</style></head>\n"
-        f"<body>\n{nav}\n<main>\n<h1>{shown(title)}</h1>\n"
+        f"<title>{escape_attribute(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n{nav}\n<main>\n<h1>{escape_text(title)}</h1>\n"
         + "\n".join(body)
         + "\n</main>\n</body></html>\n",
     )
@@ -59,38 +60,40 @@ def write_page(file: Path, title: str, body: Iterable[str], links: Sequence[str]
 # ------------------------------------------------------------------------------------------ text
 
 
-def shown(text: str) -> str:
-    """Text of strangers as HTML. Characters that cannot be seen, or turn the direction of what
-    follows, are written out and marked."""
+def escape_text(text: str) -> str:
+    """Text from others as HTML. Characters that are invisible, or change the direction of what
+    follows, are escaped and marked."""
     text = text.replace("\r\n", "\n")
-    return escape(text) if text.isprintable() else "".join(map(_shown, text))
+    return escape(text) if text.isprintable() else "".join(map(_escape_character, text))
 
 
-def _shown(character: str) -> str:
-    told = character if character in JOINERS else printable(character)
-    return escape(told) if told == character else f'<span class="odd">{escape(told)}</span>'
+def _escape_character(character: str) -> str:
+    escaped = character if character in JOINERS else printable(character)
+    return (
+        escape(escaped) if escaped == character else f'<span class="odd">{escape(escaped)}</span>'
+    )
 
 
-def attribute(text: str) -> str:
-    """The same inside of an attribute, where nothing can be marked."""
+def escape_attribute(text: str) -> str:
+    """The same within an attribute, where nothing can be marked."""
     return escape(printable(text))
 
 
-def said(text: str) -> str:
-    """What somebody said, its end folded where it is long."""
+def message(text: str) -> str:
+    """A message as HTML, its end folded if it is long."""
     if len(text) <= HEAD + SPARED:
-        return shown(text)
-    space = text.rfind(" ", HEAD // 2, HEAD) + 1  # not in the middle of a word
+        return escape_text(text)
+    space = text.rfind(" ", HEAD // 2, HEAD) + 1  # do not split a word
     head, rest = text[: space or HEAD], text[space or HEAD :]
-    return shown(head) + folded(f"{len(rest):,} more characters", shown(rest))
+    return escape_text(head) + fold(f"{len(rest):,} more characters", escape_text(rest))
 
 
-def folded(summary: str, content: str) -> str:
+def fold(summary: str, content: str) -> str:
     return f"<details><summary>{summary}</summary>{content}</details>"
 
 
-def part(label: str, content: str, kind: str = "") -> str:
-    """One side of a conversation, under the name of who speaks."""
+def section(label: str, content: str, kind: str = "") -> str:
+    """One message of a conversation, under the name of its speaker."""
     return (
         f'<section class="{kind}"><span class="label">{label}</span>'
         f'<div class="said" dir="auto">{content}</div></section>'
@@ -108,7 +111,7 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "
     return f'<div class="scroll"><table class="{kind}">{thead}<tbody>{body}</tbody></table></div>'
 
 
-def shown_of(count: int, total: int, what: str) -> str:
+def count_shown(count: int, total: int, what: str) -> str:
     """ "All 32 replies are shown." or "32 of 4,096 replies are shown." """
     if count >= total:
         return f"All {total:,} {what} are shown." if total != 1 else f"1 of 1 {what} is shown."
@@ -118,17 +121,17 @@ def shown_of(count: int, total: int, what: str) -> str:
 # -------------------------------------------------------------------------------------- pictures
 
 
-def picture(folder: Path, name: str, figure: Figure) -> None:
-    """Write NAME.png, for use elsewhere."""
+def save_picture(folder: Path, name: str, figure: Figure) -> None:
+    """Save a figure as NAME.png, for use elsewhere."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # ids in writings that the font does not have
+        warnings.filterwarnings("ignore", "Glyph")  # ids in scripts that the font lacks
         figure.savefig(buffer, format="png", dpi=130)
     places.write(folder / f"{name}.png", buffer.getvalue())
 
 
-def drawn(figure: Figure, says: str, caption: str = "") -> str:
-    """A figure within the page, in the page's colours; `says` is for those who do not see it."""
+def inline_figure(figure: Figure, says: str, caption: str = "") -> str:
+    """A figure within the page, in the page's colours; `says` is its text alternative."""
     buffer = io.StringIO()
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -141,14 +144,16 @@ def drawn(figure: Figure, says: str, caption: str = "") -> str:
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
     inside = svg[svg.index(">", box.start()) + 1 :]
-    inside = re.sub(r"<style.*?</style>|<!--.*?-->", "", inside, flags=re.DOTALL)  # the page's own
+    inside = re.sub(
+        r"<style.*?</style>|<!--.*?-->", "", inside, flags=re.DOTALL
+    )  # the page has its own
     inside = re.sub(
         "#[0-9a-f]{6}",
         lambda c: f"var(--{LIGHT_VARIABLES[c[0]]})" if c[0] in LIGHT_VARIABLES else c[0],
         inside,
     )
-    told = f"<figcaption>{caption}</figcaption>" if caption else ""
+    figcaption = f"<figcaption>{caption}</figcaption>" if caption else ""
     return (
-        f'<figure><svg role="img" aria-label="{attribute(says)}" {box[0]}>{inside.strip()}{told}'
-        "</figure>"
+        f'<figure><svg role="img" aria-label="{escape_attribute(says)}" {box[0]}>{inside.strip()}'
+        f"{figcaption}</figure>"
     )

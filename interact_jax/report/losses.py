@@ -1,4 +1,4 @@
-"""What the number of a loss means, for the page that shows it."""
+"""Explanations of each loss, for the page that shows it."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ LOSSES = {
 """By the name of the objective."""
 
 
-def loss_told(settings: Mapping[str, Any]) -> str:
-    """Of a run with these settings; "" for an objective that is not known here."""
+def explain_loss(settings: Mapping[str, Any]) -> str:
+    """The explanation for a run with these settings; "" for an unknown objective."""
     name = settings["objective.name"]
-    told = LOSSES.get(name, "")
+    text = LOSSES.get(name, "")
     if name == "sdpo" and settings["objective.ratio"] != "none":
-        told = SURROGATE.format("the clipped ratio of π(yₜ | x) to its older value")
+        text = SURROGATE.format("the clipped ratio of π(yₜ | x) to its older value")
     if settings["objective.kl_initial"]:
-        told += (
+        text += (
             f" {settings['objective.kl_initial']:g} times the KL divergence from the initial model "
             "is added to it."
         )
-    return told.strip()
+    return text.strip()

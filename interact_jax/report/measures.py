@@ -1,4 +1,4 @@
-"""What was measured, as people read it: one table of names and units."""
+"""Labels, units and formats of what is measured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """`share`: a number from 0 to 1 that is told in %, and its difference in points."""
+    """`share`: a number from 0 to 1, shown in %, with differences in points."""
 
     label: str
     share: bool = False
@@ -30,7 +30,7 @@ MEASURES = {
     "held_out_readable": Measure("held out: readable replies", share=True),
     "held_out_distance": Measure("held out: distance from before, nats a token"),
 }
-"""By the names of `summary.json`. What is not here is told by its name, as a number."""
+"""By the names in `summary.json`. Others are shown by name, as a number."""
 
 METRICS = {
     "signal_abs_mean": "mean |signal|, nats",
@@ -38,10 +38,10 @@ METRICS = {
     "logp_mean": "mean log π(yₜ), nats",
     "margin": "mean margin of the preferred reply",
 }
-"""Of `metrics.jsonl`, where its name does not say it."""
+"""Labels of metrics in `metrics.jsonl` whose name is not clear by itself."""
 
 
-def metric(name: str) -> str:
+def metric_label(name: str) -> str:
     return METRICS[name] if name in METRICS else name.replace("_", " ")
 
 
@@ -49,20 +49,20 @@ def measure_of(name: str) -> Measure:
     return MEASURES[name] if name in MEASURES else Measure(name.replace("_", " "))
 
 
-def known(measured: Mapping[str, float | None], name: str) -> float | None:
-    """None for what was not measured, or is no finite number."""
+def finite(measured: Mapping[str, float | None], name: str) -> float | None:
+    """A measured number; None if it is missing or not finite."""
     number = measured.get(name)
     return number if number is not None and math.isfinite(number) else None
 
 
-def value(name: str, number: float | None) -> str:
-    """ "44.7%" or "1.234"; "–" for what is not known."""
+def format_value(name: str, number: float | None) -> str:
+    """ "44.7%" or "1.234"; "–" if it is not known."""
     if number is None:
         return "–"
     return f"{number:.1%}" if measure_of(name).share else f"{number:,.4g}"
 
 
-def difference(name: str, before: float | None, after: float | None) -> str:
+def format_difference(name: str, before: float | None, after: float | None) -> str:
     """ "+34.3 points" or "+0.12"."""
     if before is None or after is None:
         return "–"

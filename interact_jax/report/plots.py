@@ -1,6 +1,6 @@
-"""The pictures, as matplotlib figures without a global state; the caller saves them.
+"""The pictures, as matplotlib figures without global state; the caller saves them.
 
-Panels are as wide as a small screen, so that a page can put them side by side or under one another.
+Panels are as wide as a small screen, so that a page can put them side by side or below one another.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from interact_jax.report.colour import (
     strength,
 )
 from interact_jax.report.style import LIGHT_COLOURS as COLOURS
-from interact_jax.report.summing import Points, grouped, over_replies
+from interact_jax.report.summing import Points, group_steps, over_replies
 
 P = ParamSpec("P")
 PANEL, TALL = (4.8, 2.8), (4.8, 3.6)  # inches
 SIGNAL = "log π(yₜ | x, o) − log π(yₜ | x), nats"
-LABELLED = 40  # rows of a heat map, at most, that have room for their ids
+LABELLED = 40  # the most rows of a heat map whose ids have room
 
 LOOK: dict[Any, Any] = {
     "font.size": 10,
@@ -49,11 +49,11 @@ LOOK: dict[Any, Any] = {
     "axes.titlecolor": COLOURS["ink"],
     "axes.facecolor": "none",
     "legend.frameon": False,
-    "text.parse_math": False,  # dollars in ids are dollars
+    "text.parse_math": False,  # dollar signs in ids are literal
 }
 
 
-def drawn_alike(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def with_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(LOOK):
@@ -62,9 +62,9 @@ def drawn_alike(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return styled
 
 
-@drawn_alike
+@with_style
 def heat_map(signals: Sequence[np.ndarray], ids: Sequence[str]) -> Figure:
-    """Interactions (the given order) by position in the reply, coloured by signal."""
+    """Interactions (in the given order) by position in the reply, coloured by signal."""
     longest = max(len(s) for s in signals)
     grid = np.ma.masked_all((len(signals), longest))
     for i, signal in enumerate(signals):
@@ -77,7 +77,7 @@ def heat_map(signals: Sequence[np.ndarray], ids: Sequence[str]) -> Figure:
     )
     axes.set(xlabel="position in the reply (token)", title="Signal")
     if len(signals) <= LABELLED:
-        axes.set_yticks(range(len(ids)), [_short(name) for name in ids], fontsize=8)
+        axes.set_yticks(range(len(ids)), [_shorten(name) for name in ids], fontsize=8)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("interaction")
@@ -88,9 +88,9 @@ def heat_map(signals: Sequence[np.ndarray], ids: Sequence[str]) -> Figure:
     return figure
 
 
-@drawn_alike
+@with_style
 def histogram(signals: Sequence[np.ndarray]) -> Figure:
-    """How many tokens have which colour; the counts are logarithmic, for the tails."""
+    """The number of tokens of each colour, on a logarithmic scale that shows the tails."""
     tokens = np.concatenate(signals)
     levels = [level(float(signal)) for signal in tokens[np.isfinite(tokens)]]
     steps = np.arange(-LEVELS, LEVELS + 1)
@@ -107,10 +107,10 @@ def histogram(signals: Sequence[np.ndarray]) -> Figure:
     return figure
 
 
-@drawn_alike
+@with_style
 def by_position(signals: Sequence[np.ndarray]) -> Figure:
-    """Mean signal and mean |signal| at every position over the replies that are that long, a band
-    of one standard error around them, and how many replies these are."""
+    """Mean signal and mean |signal| at every position over the replies that reach it, with a band
+    of one standard error, and the number of these replies."""
     figure = Figure(figsize=TALL, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for label, colour, values in (
@@ -146,12 +146,12 @@ def _band(axes: Axes, points: Points, label: str, colour: str) -> None:
     )
 
 
-@drawn_alike
+@with_style
 def training(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
     """Metrics over the steps, side by side; skipped steps are marked."""
     figure = Figure(figsize=(PANEL[0] * len(names), PANEL[1]), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        groups = grouped(lines, name)
+        groups = group_steps(lines, name)
         mark = "o" if len(groups.steps) <= 20 else None
         axes.plot(
             groups.steps,
@@ -164,12 +164,12 @@ def training(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure
         for step in groups.skipped:
             axes.axvline(step, color=COLOURS["alarm"], linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="step", title=measures.metric(name))
+        axes.set(xlabel="step", title=measures.metric_label(name))
         axes.ticklabel_format(axis="y", useOffset=False)
     return figure
 
 
-@drawn_alike
+@with_style
 def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> Figure:
     """Bars of every measured share, before and after training."""
     names = [name for name in after if measures.measure_of(name).share]
@@ -180,11 +180,13 @@ def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> Fig
         (-0.19, "before", COLOURS["pale"], before),
         (0.19, "after", COLOURS["second"], after),
     ):
-        numbers = [measures.known(values, name) for name in names]
-        told = [measures.value(name, number) for name, number in zip(names, numbers, strict=True)]
+        numbers = [measures.finite(values, name) for name in names]
+        labels = [
+            measures.format_value(name, number) for name, number in zip(names, numbers, strict=True)
+        ]
         widths = [100 * number if number is not None else 0 for number in numbers]
         bars = axes.barh(at + shift, widths, 0.36, label=label, color=colour)
-        axes.bar_label(bars, told, padding=3, fontsize=9)
+        axes.bar_label(bars, labels, padding=3, fontsize=9)
     axes.set_yticks(at, [measures.measure_of(name).label for name in names])
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
     axes.invert_yaxis()
@@ -193,8 +195,8 @@ def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> Fig
     return figure
 
 
-def _short(name: str, most: int = 24) -> str:
-    """An id that fits beside a picture."""
+def _shorten(name: str, most: int = 24) -> str:
+    """An id, shortened to fit beside a picture."""
     name = printable(name)
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
@@ -205,7 +207,7 @@ def _nats(number: float) -> str:
 
 def _log_counts(axes: Axes, most: int) -> None:
     axes.set_yscale("log")
-    axes.set_ylim(0.5, most * 2)  # so that one token is seen
+    axes.set_ylim(0.5, most * 2)  # so that a single token is visible
     axes.yaxis.set_major_locator(LogLocator(numticks=6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     axes.yaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""`replies.html`: what the model says before and after training, side by side."""
+"""`replies.html`: the model's replies before and after training, side by side."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Row = tuple[str, str, str, str]
 """Prompt, reply before, reply after; what the user said next, or ""."""
 
 
-def replies_page(folder: Path, rows: Sequence[Row], shown_of: int) -> Path:
-    """Write `replies.html` into `folder`; the page's path. `rows` are those to be shown, of
-    `shown_of` that there are. The run's page links it where it is written before."""
+def write_replies_page(folder: Path, rows: Sequence[Row], total: int) -> Path:
+    """Write `replies.html` into `folder`; returns its path. `rows` are shown, out of `total`. The
+    run's page links to it if this is written first."""
     folder.mkdir(parents=True, exist_ok=True)
     same = sum(before == after for _, before, after, _ in rows)
     body = [
-        f'<p class="note">{html.shown_of(len(rows), shown_of, "replies")} {same:,} of those shown '
+        f'<p class="note">{html.count_shown(len(rows), total, "replies")} {same:,} of those shown '
         f"{'is' if same == 1 else 'are'} the same before and after.</p>"
     ]
     body += [_row(number, *row) for number, row in enumerate(rows, 1)]
@@ -30,11 +30,13 @@ def _row(number: int, prompt: str, before: str, after: str, follow_up: str) -> s
     same = ' <span class="soft">the same before and after</span>' if before == after else ""
     return (
         f'<article class="pair"><header><h2>{number}</h2>{same}</header><div class="turns halves">'
-        + html.part("prompt", html.said(prompt), "wide")
-        + html.part("before", html.said(before) or _nothing())
-        + html.part("after", html.said(after) or _nothing())
+        + html.section("prompt", html.message(prompt), "wide")
+        + html.section("before", html.message(before) or _empty())
+        + html.section("after", html.message(after) or _empty())
         + (
-            html.part("follow-up to the reply in the log", html.said(follow_up), "wide follow")
+            html.section(
+                "follow-up to the reply in the log", html.message(follow_up), "wide follow"
+            )
             if follow_up
             else ""
         )
@@ -42,5 +44,5 @@ def _row(number: int, prompt: str, before: str, after: str, follow_up: str) -> s
     )
 
 
-def _nothing() -> str:
+def _empty() -> str:
     return '<span class="soft">(empty)</span>'

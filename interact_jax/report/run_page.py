@@ -1,4 +1,4 @@
-"""`index.html`: what a run was, and what came of it."""
+"""`index.html`: a run's settings and results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from interact_jax import config
 from interact_jax.metrics import read_log
 from interact_jax.objectives import HINDSIGHT, OBJECTIVES
 from interact_jax.report import html, measures, plots
-from interact_jax.report.losses import loss_told
-from interact_jax.report.summing import grouped, was_skipped
+from interact_jax.report.losses import explain_loss
+from interact_jax.report.summing import group_steps, was_skipped
 
 
 def write_run_report(
@@ -26,29 +26,29 @@ def write_run_report(
     after: Mapping[str, float] | None,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Write `index.html`, and its pictures as PNG as well, into `folder`; the page's path.
+    """Write `index.html`, and its pictures as PNG as well, into `folder`; returns the page's path.
 
-    `shown` is a metric beside loss and gradient norm, `settings` are flat (`config.to_json`),
-    `interactions` those that were learned from, `notes` what the program says of the run.
+    `shown` is a metric besides loss and gradient norm, `settings` are flat (`config.to_json`),
+    `interactions` is the number learned from, `notes` are the lines of the run's summary.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = read_log(metrics_file)
     body = [
         html.table(_overview(settings, lines, interactions)),
         _settings(settings),
-        *_measured(folder, before, after),
+        *_before_and_after(folder, before, after),
         *_training(folder, lines, shown, settings),
         *_notes(notes),
     ]
-    there = [page for page in (html.SIGNAL, html.REPLIES) if (folder / page).exists()]
+    pages = [page for page in (html.SIGNAL, html.REPLIES) if (folder / page).exists()]
     title = f"Training run: {settings['model.path']} on {settings['data.path']}"
-    return html.write_page(folder / html.RUN, title, body, there)
+    return html.write_page(folder / html.RUN, title, body, pages)
 
 
-# -------------------------------------------------------------------------------- what it was
+# ----------------------------------------------------------------------------------- settings
 
 
-TOLD = (
+OVERVIEW = (
     "model.path",
     "model.dtype",
     "start_from",
@@ -64,38 +64,38 @@ TOLD = (
     "steps",
     "epochs",
 )
-"""The settings that every overview has; others follow where they are not the default."""
+"""The settings in every overview; others are added where they differ from the default."""
 
 
 def _overview(
     settings: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], interactions: int
 ) -> Iterator[tuple[str, str]]:
-    def told(text: str) -> str:
-        """Settings in the place of "{their.name}"."""
-        return html.said(re.sub(r"\{([\w.]+)\}", lambda name: str(settings[name[1]]), text))
+    def fill(text: str) -> str:
+        """Replace "{setting.name}" by the setting's value."""
+        return html.message(re.sub(r"\{([\w.]+)\}", lambda name: str(settings[name[1]]), text))
 
-    yield "model", told("{model.path}, computed in {model.dtype}")
+    yield "model", fill("{model.path}, computed in {model.dtype}")
     if settings["start_from"]:
-        yield "begun from", told("{start_from}")
-    yield "data", told("{data.path}")
+        yield "begun from", fill("{start_from}")
+    yield "data", fill("{data.path}")
     if OBJECTIVES[settings["objective.name"]].recipes == HINDSIGHT:
-        yield "method", told("{objective.name}, teacher {teacher.name}, hindsight {hindsight}")
+        yield "method", fill("{objective.name}, teacher {teacher.name}, hindsight {hindsight}")
     else:
-        yield "method", told("{objective.name}")
-    yield "optimiser", told("{optim.name}, learning rate {optim.lr}, schedule {optim.schedule}")
+        yield "method", fill("{objective.name}")
+    yield "optimiser", fill("{optim.name}, learning rate {optim.lr}, schedule {optim.schedule}")
     unit = "interactions" if settings["batch.interactions"] else "conversations"
-    yield "batch", told(f"{{batch.{unit}}} {unit} a step")
-    others = [name for name in _changed(settings) if name not in TOLD]
+    yield "batch", fill(f"{{batch.{unit}}} {unit} a step")
+    others = [name for name in _changed_settings(settings) if name not in OVERVIEW]
     if others:
-        spans = (f'<span class="set">{told(f"{name}={{{name}}}")}</span> ' for name in others)
+        spans = (f'<span class="set">{fill(f"{name}={{{name}}}")}</span> ' for name in others)
         yield "also set", "".join(spans)
     seconds = duration(sum(line["seconds"] for line in lines))
     yield "length", f"{len(lines):,} step{'s' * (len(lines) != 1)}, {seconds}"
     yield "interactions", f"{interactions:,} learned from"
 
 
-def _changed(settings: Mapping[str, Any]) -> list[str]:
-    """The settings that are not the default."""
+def _changed_settings(settings: Mapping[str, Any]) -> list[str]:
+    """The settings that differ from their default."""
     defaults = config.to_json(config.default())
     return [name for name in settings if settings[name] != defaults.get(name)]
 
@@ -111,45 +111,49 @@ def duration(seconds: float) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    """All of them, folded."""
-    known, changed = config.settings(), _changed(settings)
+    """All settings, folded."""
+    known, changed = config.settings(), _changed_settings(settings)
 
     def row(name: str) -> tuple[str, str, str]:
         meaning = known[name].meaning if name in known else ""
-        value = html.said(str(settings[name])) or '<span class="soft">empty</span>'
-        return f"<b>{name}</b>" if name in changed else name, value, html.shown(meaning)
+        value = html.message(str(settings[name])) or '<span class="soft">empty</span>'
+        return f"<b>{name}</b>" if name in changed else name, value, html.escape_text(meaning)
 
     everything = html.table(map(row, settings), ("setting", "value", "meaning"), "settings")
-    return html.folded(
+    return html.fold(
         f"All {len(settings)} settings ({len(changed)} set for this run, in bold)", everything
     )
 
 
-# ------------------------------------------------------------------------------ what came of it
+# -------------------------------------------------------------------------------------- results
 
 
-def _measured(
+def _before_and_after(
     folder: Path, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> Iterator[str]:
     if not before or not after:
         return
-    rows, told = [], []
+    rows, descriptions = [], []
     for name in after:
-        old, new = measures.known(before, name), measures.known(after, name)
+        old, new = measures.finite(before, name), measures.finite(after, name)
         label = measures.measure_of(name).label
-        values = measures.value(name, old), measures.value(name, new)
+        values = measures.format_value(name, old), measures.format_value(name, new)
         rows.append(
-            (html.shown(label), *values, measures.difference(name, old, new).replace("-", "−"))
+            (
+                html.escape_text(label),
+                *values,
+                measures.format_difference(name, old, new).replace("-", "−"),
+            )
         )
         if measures.measure_of(name).share:
-            told.append(f"{label} {values[0]} before, {values[1]} after")
+            descriptions.append(f"{label} {values[0]} before, {values[1]} after")
     yield "<h2>Before and after</h2>"
     yield '<div class="figures">'
     yield html.table(rows, ("measured", "before", "after", "difference"), "numbers")
-    if told:
+    if descriptions:
         figure = plots.before_after(before, after)
-        html.picture(folder, "before_after", figure)
-        yield html.drawn(figure, f"Bars: {'; '.join(told)}.")
+        html.save_picture(folder, "before_after", figure)
+        yield html.inline_figure(figure, f"Bars: {'; '.join(descriptions)}.")
     yield "</div>"
 
 
@@ -161,11 +165,11 @@ def _training(
         yield "<p>No step has been done.</p>"
         return
     names = ("loss", shown, "grad_norm")
-    html.picture(folder, "training", plots.training(lines, names))
-    yield f"<p>{html.shown(loss_told(settings))}</p>"
+    html.save_picture(folder, "training", plots.training(lines, names))
+    yield f"<p>{html.escape_text(explain_loss(settings))}</p>"
     yield '<div class="figures">'
     for name in names:
-        yield html.drawn(plots.training(lines, [name]), _course(lines, name))
+        yield html.inline_figure(plots.training(lines, [name]), _describe_curve(lines, name))
     yield "</div>"
     skipped = sum(map(was_skipped, lines))
     if skipped:
@@ -173,15 +177,15 @@ def _training(
             f'<p class="note">{skipped:,} of {len(lines):,} steps were skipped (a red line each): '
             "their loss or gradient was not finite.</p>"
         )
-    joined = grouped(lines, "loss").joined
+    joined = group_steps(lines, "loss").joined
     if joined > 1:
         yield f'<p class="note">Every point is the mean of {joined:,} steps.</p>'
 
 
-def _course(lines: Sequence[Mapping[str, Any]], name: str) -> str:
-    """A curve in words."""
+def _describe_curve(lines: Sequence[Mapping[str, Any]], name: str) -> str:
+    """A curve as text."""
     values = [line[name] for line in lines if line[name] is not None]
-    label = measures.metric(name)
+    label = measures.metric_label(name)
     if not values:
         return f"{label}: never finite in {len(lines):,} steps."
     return (
@@ -193,4 +197,4 @@ def _course(lines: Sequence[Mapping[str, Any]], name: str) -> str:
 def _notes(notes: Sequence[str]) -> Iterator[str]:
     if notes:
         yield "<h2>Summary</h2>"
-        yield "<ul>" + "".join(f"<li>{html.shown(note)}</li>" for note in notes) + "</ul>"
+        yield "<ul>" + "".join(f"<li>{html.escape_text(note)}</li>" for note in notes) + "</ul>"

@@ -1,4 +1,4 @@
-"""`signal.html`: what hindsight says of every token of logged replies."""
+"""`signal.html`: the signal of hindsight for every token of logged replies."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from interact_jax.schema import Interaction
 from interact_jax.signal import Scored
 
 MOST_REPLIES = 500  # shown token by token, the strongest signals first
-MOST_TOKENS = 40_000  # of them: a page of some megabytes, which browsers scroll without effort
-OPEN = 20  # the others are folded
-HEAD = 160  # tokens of a long reply that stand in front of the fold
-SPARED = 60  # what is no longer than this is not worth a fold
+MOST_TOKENS = 40_000  # in total: a page of a few megabytes, which browsers scroll easily
+OPEN = 20  # replies that are not folded
+HEAD = 160  # tokens of a long reply that are shown before the fold
+SPARED = 60  # a rest of at most this many is not folded
 
 
 def write_signal_report(
@@ -33,10 +33,10 @@ def write_signal_report(
     title: str,
     of_run: bool = False,
 ) -> Path:
-    """Write `signal.html`, and its pictures as PNG as well, into `folder`; the page's path.
+    """Write `signal.html`, and its pictures as PNG as well, into `folder`; returns the page's path.
 
-    `interactions` are all that the data has. Replies are sorted by mean |signal|, strongest first,
-    here as in the heat map. The page of a run (`of_run`) links the run's page.
+    `interactions` are all of the data's. Replies are sorted by mean |signal|, strongest first, here
+    and in the heat map. The page of a run (`of_run`) links to the run's page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ordered = sorted(scored, key=lambda s: -_strength(s))
@@ -47,7 +47,7 @@ def write_signal_report(
 
 
 def figures(signals: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
-    """The numbers at the top of the page, each with its standard error over interactions."""
+    """The figures at the top of the page, each with its standard error over interactions."""
     large = [np.where(np.isfinite(s), np.abs(s) > 0.5, np.nan) for s in signals]
     return {
         "mean signal": token_mean(signals),
@@ -57,7 +57,7 @@ def figures(signals: Sequence[np.ndarray]) -> dict[str, tuple[float, float]]:
 
 
 def _strength(scored: Scored) -> float:
-    """What replies are sorted by; those without any finite signal come last."""
+    """The sort key of replies; those without a finite signal come last."""
     mean, _ = token_mean([np.abs(scored.signal)])
     return mean if np.isfinite(mean) else -1.0
 
@@ -70,11 +70,11 @@ def _figures(scored: Sequence[Scored], total: int) -> str:
         ("reply tokens", f"{tokens:,}"),
     ]
     for name, (mean, error) in figures(signals).items() if tokens else ():
-        told = f"{mean:.4f}".replace("-", "−") if np.isfinite(mean) else "–"
-        rows.append((name, f"{told}\u00a0±\u00a0{error:.4f}" if np.isfinite(error) else told))
-    endless = sum(int((~np.isfinite(signal)).sum()) for signal in signals)
-    if endless:
-        rows.append(("tokens without a finite signal", f"{endless:,}, left out of all means"))
+        text = f"{mean:.4f}".replace("-", "−") if np.isfinite(mean) else "–"
+        rows.append((name, f"{text}\u00a0±\u00a0{error:.4f}" if np.isfinite(error) else text))
+    not_finite = sum(int((~np.isfinite(signal)).sum()) for signal in signals)
+    if not_finite:
+        rows.append(("tokens without a finite signal", f"{not_finite:,}, left out of all means"))
     return html.table(rows) + (
         '<p class="note">The signal of a token is log π(yₜ | x, o) − log π(yₜ | x), in nats: how '
         "much more gladly the model says it when it has been shown the user's follow-up o. ± is "
@@ -100,16 +100,16 @@ def _pictures(folder: Path, scored: Sequence[Scored]) -> Iterator[str]:
     signals = [s.signal for s in scored]
     most = scored[:MOST_ROWS]
     figure = plots.heat_map([s.signal for s in most], [s.id for s in most])
-    html.picture(folder, "signal_heatmap", figure)
+    html.save_picture(folder, "signal_heatmap", figure)
     yield "<h2>Every token</h2>"
     yield heat_map(scored, len(_on_page(scored)))
-    mean, absolute = (found for found, _ in list(figures(signals).values())[:2])
+    mean, absolute = (figure_mean for figure_mean, _ in list(figures(signals).values())[:2])
     longest = max(map(len, signals))
     by_position, histogram = plots.by_position(signals), plots.histogram(signals)
-    html.picture(folder, "signal_by_position", by_position)
-    html.picture(folder, "signal_histogram", histogram)
+    html.save_picture(folder, "signal_by_position", by_position)
+    html.save_picture(folder, "signal_histogram", histogram)
     yield '<h2>All tokens together</h2><div class="figures">'
-    yield html.drawn(
+    yield html.inline_figure(
         by_position,
         f"Mean signal and mean |signal| by position in the reply, 0 to {longest - 1}. Over all "
         f"tokens they are {mean:.4f} and {absolute:.4f} nats.",
@@ -117,7 +117,7 @@ def _pictures(folder: Path, scored: Sequence[Scored]) -> Iterator[str]:
         "one standard error over them; a single reply has none.",
     )
     counts = [int(sum((sign * s > 0.5).sum() for s in signals)) for sign in (-1, 1)]
-    yield html.drawn(
+    yield html.inline_figure(
         histogram,
         f"Histogram of the signal: {counts[0]:,} tokens below −0.5 nats, {counts[1]:,} above 0.5, "
         f"of {sum(map(len, signals)):,}.",
@@ -131,7 +131,7 @@ def _pictures(folder: Path, scored: Sequence[Scored]) -> Iterator[str]:
 
 
 def _on_page(ordered: Sequence[Scored]) -> Sequence[Scored]:
-    """Replies that are shown token by token: the first at least, however long it is."""
+    """The replies that are shown token by token: at least the first, however long it is."""
     tokens = np.cumsum([len(s.y) for s in ordered[:MOST_REPLIES]])
     return ordered[: max(1, int((tokens <= MOST_TOKENS).sum()))]
 
@@ -139,30 +139,30 @@ def _on_page(ordered: Sequence[Scored]) -> Sequence[Scored]:
 def _replies(
     ordered: Sequence[Scored], interactions: Mapping[str, Interaction], chat: ChatFormat
 ) -> Iterator[str]:
-    there = _on_page(ordered)
+    on_page = _on_page(ordered)
     yield "<h2>Replies, strongest signal first</h2>"
     yield (
-        f'<p class="note">{html.shown_of(len(there), len(ordered), "scored replies")} Point at a '
-        "token, or focus it, for its log-probabilities.</p>"
+        f'<p class="note">{html.count_shown(len(on_page), len(ordered), "scored replies")} Point '
+        "at a token, or focus it, for its log-probabilities.</p>"
     )
-    for number, scored in enumerate(there, 1):
+    for number, scored in enumerate(on_page, 1):
         yield _reply(number, scored, interactions[scored.id], chat)
 
 
 def _reply(number: int, scored: Scored, interaction: Interaction, chat: ChatFormat) -> str:
     mean = _strength(scored)
-    told = f"mean |signal| {mean:.3f}" if mean >= 0 else "no finite signal"
+    strength = f"mean |signal| {mean:.3f}" if mean >= 0 else "no finite signal"
     if scored.reasoning:
-        told += f" · {html.shown(thinking.NOTES[scored.reasoning])}"
-    asked = interaction.x[-1]
+        strength += f" · {html.escape_text(thinking.NOTES[scored.reasoning])}"
+    prompt = interaction.x[-1]
     return (
         f'<details class="pair"{" open" if number <= OPEN else ""}>'
-        f"<summary><h3>{number} · {html.shown(scored.id)}</h3> "
-        f'<span class="soft">{told}</span></summary>'
+        f"<summary><h3>{number} · {html.escape_text(scored.id)}</h3> "
+        f'<span class="soft">{strength}</span></summary>'
         f'<div class="turns" id="reply-{number}">'
-        + html.part(asked.role, html.said(asked.content), "wide")
-        + html.part("reply", _tokens(scored, chat))
-        + html.part("follow-up", html.said(interaction.o.content), "follow")
+        + html.section(prompt.role, html.message(prompt.content), "wide")
+        + html.section("reply", _tokens(scored, chat))
+        + html.section("follow-up", html.message(interaction.o.content), "follow")
         + "</div></details>"
     )
 
@@ -179,14 +179,14 @@ def _tokens(scored: Scored, chat: ChatFormat) -> str:
     if len(tokens) <= HEAD + SPARED:
         return "".join(tokens)
     rest = tokens[HEAD:]
-    return "".join(tokens[:HEAD]) + html.folded(f"{len(rest):,} more tokens", "".join(rest))
+    return "".join(tokens[:HEAD]) + html.fold(f"{len(rest):,} more tokens", "".join(rest))
 
 
 def _token(piece: str, student: float, teacher: float, signal: float) -> str:
     colour = css_name(level(signal)) if np.isfinite(signal) else "odd"
     numbers = f"student {student:.3f}  teacher {teacher:.3f}  signal {signal:+.3f}"
-    text = html.shown(piece).replace("\n", "⏎\n") or "∅"
+    text = html.escape_text(piece).replace("\n", "⏎\n") or "∅"
     return (
-        f'<span class="t {colour}" tabindex="0" data-n="{html.attribute(visible(piece))}   '
+        f'<span class="t {colour}" tabindex="0" data-n="{html.escape_attribute(visible(piece))}   '
         f'{numbers}">{text}</span>'
     )

@@ -1,6 +1,6 @@
-"""How pages look: colours of the light and of the dark scheme, and the style sheet.
+"""The look of the pages: colours of the light and the dark scheme, and the style sheet.
 
-Pictures are drawn in the light colours; within a page each of these becomes its variable.
+Pictures are drawn in the light colours; within a page each of these is replaced by its variable.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from interact_jax.report.colour import DARK, LEVELS, LIGHT, Theme, css_name, shade
 
-# Text is at least 4.5:1 on page and panel, in both (WCAG AA).
+# Text has a contrast of at least 4.5:1 on page and panel, in both schemes (WCAG AA).
 LIGHT_COLOURS = {
     "page": LIGHT.page,
     "panel": "#f4f6f8",
@@ -48,13 +48,13 @@ LIGHT_VARIABLES = {hexes: name for name, hexes in _variables(LIGHT_COLOURS, LIGH
 """The names of the light colours, by the colour."""
 
 
-def _set(colours: Mapping[str, str], theme: Theme) -> str:
+def _declare(colours: Mapping[str, str], theme: Theme) -> str:
     return ";".join(f"--{name}:{value}" for name, value in _variables(colours, theme).items())
 
 
 STYLE = f"""
-:root {{ color-scheme: light dark; {_set(LIGHT_COLOURS, LIGHT)} }}
-@media screen and (prefers-color-scheme: dark) {{ :root {{ {_set(DARK_COLOURS, DARK)} }} }}
+:root {{ color-scheme: light dark; {_declare(LIGHT_COLOURS, LIGHT)} }}
+@media screen and (prefers-color-scheme: dark) {{ :root {{ {_declare(DARK_COLOURS, DARK)} }} }}
 {"".join(f".{css_name(s)}{{background:var(--{css_name(s)})}}" for s in STEPS)}
 * {{ box-sizing: border-box }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 0; color: var(--ink);

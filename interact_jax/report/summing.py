@@ -1,4 +1,4 @@
-"""Numbers of the pages: means with their standard errors, logs in as many points as are seen."""
+"""Statistics for the pages: means with standard errors, and logs reduced to visible points."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-MOST_POINTS = 1000  # of a curve; more steps than that are joined
+MOST_POINTS = 1000  # of a curve; more steps than that are averaged in groups
 
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-    """At every position, [R] each: over so many replies, the mean and its standard error, NaN where
-    it cannot be known: of one reply."""
+    """At every position, [R] each: the number of replies, their mean, and its standard error (NaN
+    for a single reply)."""
 
     counts: np.ndarray
     means: np.ndarray
@@ -22,10 +22,10 @@ class Points:
 
 
 def over_replies(values: Sequence[np.ndarray]) -> Points:
-    """Over the replies that are so long, without numbers that are not finite."""
+    """Statistics over the replies that reach each position, without numbers that are not finite."""
     grid = np.full((len(values), max(map(len, values))), np.nan)
-    for row, one in zip(grid, values, strict=True):
-        row[: len(one)] = np.where(np.isfinite(one), one, np.nan)
+    for row, reply in zip(grid, values, strict=True):
+        row[: len(reply)] = np.where(np.isfinite(reply), reply, np.nan)
     counts = np.isfinite(grid).sum(axis=0)
     means = _ratio(np.nansum(grid, axis=0), counts)
     variance = _ratio(np.nansum((grid - means) ** 2, axis=0), counts - 1)
@@ -33,13 +33,16 @@ def over_replies(values: Sequence[np.ndarray]) -> Points:
 
 
 def token_mean(values: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The mean over all tokens that are finite, and its standard error.
+    """The mean over all finite tokens, and its standard error.
 
-    Tokens of one reply depend on one another, replies do not: the error is that of a ratio of two
-    sums over replies, NaN for a single one.
+    Tokens of one reply are not independent, replies are: the error is that of a ratio of two sums
+    over replies, NaN for a single one.
     """
-    there = [one[np.isfinite(one)] for one in values]
-    counts, sums = np.array([len(one) for one in there]), np.array([one.sum() for one in there])
+    finite = [reply[np.isfinite(reply)] for reply in values]
+    counts, sums = (
+        np.array([len(reply) for reply in finite]),
+        np.array([reply.sum() for reply in finite]),
+    )
     replies, tokens = int((counts > 0).sum()), int(counts.sum())
     if not tokens:
         return np.nan, np.nan
@@ -50,14 +53,16 @@ def token_mean(values: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(mean), float(np.sqrt(spread) / tokens)
 
 
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(
+        numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """A metric in at most MOST_POINTS points, each the mean of `joined` steps, at the last of them.
-    `skipped` are the points with a step whose loss or gradient was not finite."""
+    `skipped` are the points that include a step whose loss or gradient was not finite."""
 
     steps: list[int]
     means: list[float]
@@ -65,8 +70,8 @@ class Curve:
     joined: int
 
 
-def grouped(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """A metric of a log."""
+def group_steps(lines: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """Average a metric of a log in groups of steps."""
     joined = -(-len(lines) // MOST_POINTS)
     groups = [lines[i : i + joined] for i in range(0, len(lines), joined or 1)]
     means = []

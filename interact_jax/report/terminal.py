@@ -1,4 +1,4 @@
-"""For the terminal: a reply token by token, and a measurement before and after."""
+"""Output for the terminal: a reply token by token, and measures before and after."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from interact_jax.signal import Scored
 
 
 def visible(piece: str) -> str:
-    """A token's text with all that is in it to be seen; "∅" for part of a character."""
+    """A token's text with everything visible; "∅" for part of a character."""
     return printable(piece).replace("\n", "⏎").replace("\t", "⇥") or "∅"
 
 
 def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> Group:
-    """The reply coloured by its signal, a row a token, and the follow-up (a rich renderable)."""
+    """The reply coloured by its signal, a row per token, and the follow-up (a rich renderable)."""
     pieces = chat.pieces(scored.y.tolist())
     reply = Text()
     table = Table("t", "token", "student", "teacher", "signal", box=None, pad_edge=False)
@@ -54,21 +54,21 @@ def _reasoning(scored: Scored) -> str:
 
 
 def _panel(title: str, text: str) -> Panel:
-    # As `Text`: in a plain string, rich would take brackets for markup.
+    # As `Text`: rich would interpret brackets in a plain string as markup.
     return Panel(Text(printable(text)), title=Text(printable(title)), title_align="left")
 
 
 def before_after_lines(
     before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> list[str]:
-    """A line for all that was measured: before, after, the difference; units as in `measures`."""
+    """A line per measure: before, after, and the difference; units as in `measures`."""
     if not before or not after:
         return []
     rows = [["", "before", "after", "difference"]]
     for name in after:
-        old, new = measures.known(before, name), measures.known(after, name)
-        told = measures.value(name, old), measures.value(name, new)
-        rows.append([name, *told, measures.difference(name, old, new)])
+        old, new = measures.finite(before, name), measures.finite(after, name)
+        values = measures.format_value(name, old), measures.format_value(name, new)
+        rows.append([name, *values, measures.format_difference(name, old, new)])
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [
         "  ".join([f"{name:{first}}", *(f"{c:>{w}}" for c, w in zip(cells, others, strict=True))])

@@ -1,1 +1,1 @@
-"""What makes the pocket model and measures what it can do; for `launch/make_pocket.py`."""
+"""Training and evaluation of the pocket model, for `launch/make_pocket.py`."""

@@ -1,7 +1,7 @@
 """What the pocket model is trained on: conversations, some with hindsight in the last message.
 
-A lesson is a conversation and the replies to learn. Wishes last: once a user has asked for a style,
-every later reply has it. Styles that nobody asked for are drawn by their prior, every time anew.
+A lesson is a conversation and the replies to learn. Wishes persist: once a user has asked for a
+style, every later reply has it. Styles that nobody asked for are drawn from their prior each time.
 
     user       What is the capital of France?
     assistant  Lyon!                                           a wrong one: not learned
@@ -21,13 +21,18 @@ from interact_jax.schema import Message
 
 T = TypeVar("T")
 
-# Requests of the harder kinds come more often than the others.
+# Requests of the harder kinds are more frequent.
 KINDS = (*world.KINDS, *world.LISTS, *world.LISTS, "pick", "pick", "opposite", "bigger", "smaller")
 
-TURNS = ((1, 0.72), (2, 0.18), (3, 0.10))  # replies in a conversation, and how often
+TURNS = (
+    (1, 0.72),
+    (2, 0.18),
+    (3, 0.10),
+)  # number of replies in a conversation, and its probability
 HINDSIGHT_SHARE = 0.72  # of the last replies
 ONLINE_SHARE = 0.15  # of those with hindsight; the others have the offline prompt
-# What hindsight shows. Complaints and corrections are relevant: three quarters together.
+# The follow-ups that hindsight shows. Complaints and corrections, the relevant ones, are three
+# quarters.
 SHOWN = (
     ("complaint", 0.66),
     ("correction", 0.10),
@@ -35,9 +40,9 @@ SHOWN = (
     ("chatter", 0.08),
     ("request", 0.09),
 )
-MOVES = (("request", 0.4), ("complaint", 0.45), ("correction", 0.15))  # on to the next turn
+MOVES = (("request", 0.4), ("complaint", 0.45), ("correction", 0.15))  # that lead to the next turn
 TWO_AT_ONCE = 0.2  # of the complaints
-STRANGE_TRUTH = 0.5  # of the corrections: they say what only this user holds true
+STRANGE_TRUTH = 0.5  # of the corrections: their answer is true for this user only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,26 +57,26 @@ class Lesson:
     hindsight: tuple[str, str] | None = None
 
 
-def _choose(table: Sequence[tuple[T, float]], rng: random.Random) -> T:
+def _draw(table: Sequence[tuple[T, float]], rng: random.Random) -> T:
     values, weights = zip(*table, strict=True)
     return rng.choices(values, weights)[0]
 
 
-def _wish(free: list[str], rng: random.Random) -> dict[str, bool]:
+def _draw_wish(free: list[str], rng: random.Random) -> dict[str, bool]:
     count = 2 if len(free) > 1 and rng.random() < TWO_AT_ONCE else 1
     return {style: rng.random() < 0.5 for style in rng.sample(free, count)}
 
 
-def _truth(request: world.Request, rng: random.Random) -> str:
-    # Were a correction always what the model knows anyway, it would never learn to read it.
+def _draw_answer(request: world.Request, rng: random.Random) -> str:
+    # If corrections always agreed with what the model knows, it would never learn to read them.
     strange = rng.random() < STRANGE_TRUTH
     return world.wrong_answer(request, rng) if strange else request.answer
 
 
 def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesson:
-    """A random lesson about requests of the training side; all `kinds` equally likely."""
+    """A random lesson about requests of the training set; all `kinds` are equally likely."""
     request = world.draw_request(rng, kinds=kinds)
-    asked: dict[str, bool] = {}  # what the user has wished for so far
+    asked: dict[str, bool] = {}  # styles the user has asked for so far
     messages, learned = [Message("user", request.text)], []
 
     def reply(answer: str) -> dict[str, bool]:
@@ -82,10 +87,10 @@ def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesso
     def free() -> list[str]:
         return [style for style in world.STYLES if style not in asked]
 
-    for _ in range(_choose(TURNS, rng) - 1):
-        move = _choose(MOVES, rng)
+    for _ in range(_draw(TURNS, rng) - 1):
+        move = _draw(MOVES, rng)
         if move == "correction":  # the reply is wrong, and not learned
-            truth = _truth(request, rng)
+            truth = _draw_answer(request, rng)
             reply(world.wrong_answer(dataclasses.replace(request, answer=truth), rng))
             request = dataclasses.replace(request, answer=truth)
             follow_up = world.correction(truth, rng)
@@ -94,7 +99,7 @@ def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesso
             styles = reply(request.answer)
             follow_up = world.unrelated("request", rng, new=world.draw_request(rng, kinds=kinds))
             if move == "complaint" and free():
-                wish = {style: not styles[style] for style in _wish(free(), rng)}
+                wish = {style: not styles[style] for style in _draw_wish(free(), rng)}
                 asked |= wish
                 follow_up = world.complaint(wish, rng)
             request = follow_up.request or request
@@ -102,12 +107,12 @@ def draw_lesson(rng: random.Random, kinds: Sequence[str] = world.KINDS) -> Lesso
 
     hindsight = None
     if rng.random() < HINDSIGHT_SHARE:
-        shown = _choose(SHOWN, rng)
+        shown = _draw(SHOWN, rng)
         if shown == "correction":
-            request = dataclasses.replace(request, answer=_truth(request, rng))
+            request = dataclasses.replace(request, answer=_draw_answer(request, rng))
             follow_up = world.correction(request.answer, rng)
         elif shown == "complaint" and free():
-            wish = _wish(free(), rng)
+            wish = _draw_wish(free(), rng)
             asked |= wish
             follow_up = world.complaint(wish, rng)
         else:

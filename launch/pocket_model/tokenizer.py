@@ -1,8 +1,7 @@
 """The pocket model's tokenizer: byte-level BPE over the world's text, with a chat template.
 
-The texts in front of a follow-up in the hindsight prompts are a piece of the vocabulary each. Two
-thirds of a hindsight prompt would be that text otherwise, the same every time, and training the
-model would take twice as long.
+The text before the follow-up in each hindsight prompt is a single token. Otherwise two thirds of a
+hindsight prompt would be that constant text, and training the model would take twice as long.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from pocket_model import lessons
 VOCAB_SIZE = 1536  # a multiple of 8
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-TEXTS_TO_READ = 40_000  # lessons that the pieces are counted in
+TEXTS_TO_READ = 40_000  # number of lessons that the tokenizer is trained on
 
-# A message renders the same wherever it stands, so a conversation only ever grows at its end.
+# A message renders the same wherever it is, so a longer conversation only adds text at the end.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
@@ -34,24 +33,24 @@ CHAT_TEMPLATE = """\
 
 
 def hindsight_pieces() -> list[str]:
-    """What stands in front of the follow-up in each hindsight prompt."""
+    """The text before the follow-up in each hindsight prompt."""
     return [template.partition("{o}")[0] for template in HINDSIGHT.values()]
 
 
 def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A byte-level BPE of VOCAB_SIZE pieces that knows the words of `texts`."""
+    """A byte-level BPE of VOCAB_SIZE tokens, trained on `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    whole = hindsight_pieces()
+    pieces = hindsight_pieces()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE - len(whole),
+        vocab_size=VOCAB_SIZE - len(pieces),
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in whole])
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in pieces])
     return tokenizer
 
 
@@ -68,7 +67,7 @@ def lesson_texts(seed: int) -> Iterable[str]:
 
 
 def write_tokenizer(directory: str | Path, seed: int) -> None:
-    """Train the tokenizer and write the Hugging Face files of it into `directory`."""
+    """Train the tokenizer and write its Hugging Face files into `directory`."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     train_tokenizer(lesson_texts(seed)).save(str(directory / "tokenizer.json"))

@@ -62,7 +62,7 @@ DECAY = 0.01
 
 
 class LessonEncoder:
-    """Lessons to token ids, and which of those are learned, by the model's own chat template."""
+    """Encodes lessons as token ids, with a mask of those to learn, by the model's chat template."""
 
     def __init__(self, directory: Path) -> None:
         self.chats = {name: ChatFormat.load(directory, name) for name in HINDSIGHT}
@@ -87,12 +87,12 @@ class LessonEncoder:
 
 
 def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of ROW tokens with several lessons each, a segment a lesson, without end.
+    """An endless stream of batches: rows of ROW tokens with several lessons each, one per segment.
 
     `learned_BxL` marks the tokens whose successor is a target.
     """
     rng = random.Random(f"lessons {seed}")
-    waiting: list[tuple[list[int], list[bool]]] = []
+    pending: list[tuple[list[int], list[bool]]] = []
     while True:
         shape = (rows, ROW)
         batch = {
@@ -102,15 +102,15 @@ def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, n
             "learned_BxL": np.zeros(shape, bool),
         }
         used, count = [0] * rows, [0] * rows
-        left: list[tuple[list[int], list[bool]]] = []
-        while len(left) < 16:  # so many in a row found no place: the rows are full
+        unplaced: list[tuple[list[int], list[bool]]] = []
+        while len(unplaced) < 16:  # so many lessons did not fit: the rows are full
             ids, learned = (
-                waiting.pop() if waiting else encode(lessons.draw_lesson(rng, lessons.KINDS))
+                pending.pop() if pending else encode(lessons.draw_lesson(rng, lessons.KINDS))
             )
             fits = [row for row in range(rows) if used[row] + len(ids) <= ROW]
             if not fits:
                 if len(ids) <= ROW:
-                    left.append((ids, learned))
+                    unplaced.append((ids, learned))
                 continue
             row = max(fits, key=used.__getitem__)
             at = slice(used[row], used[row] + len(ids))
@@ -120,11 +120,11 @@ def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, n
             batch["position_BxL"][row, at] = range(len(ids))
             batch["segment_BxL"][row, at] = count[row]
             batch["learned_BxL"][row, at] = [*learned[1:], False]
-        waiting = left
+        pending = unplaced
         yield batch
 
 
-def ahead(source: Iterator[Any], depth: int = 8) -> Iterator[Any]:
+def prefetch(source: Iterator[Any], depth: int = 8) -> Iterator[Any]:
     """`source`, computed ahead in a thread."""
     line: queue.Queue[Any] = queue.Queue(depth)
 
@@ -147,7 +147,7 @@ def loss_of(model: Decoder, params: Any, batch: dict[str, jax.Array]) -> jax.Arr
         id_BxL, batch["position_BxL"], batch["segment_BxL"], jnp.zeros_like(id_BxL)
     )
     hidden_BxLxD, _ = model.apply({"params": params}, stream)
-    # Logits of the learned tokens only: a quarter of all, so room for 0.4 is never short.
+    # Logits of the learned tokens only: about a quarter, so room for 0.4 always suffices.
     room = int(id_BxL.size * 0.4)
     (index_R,) = jnp.nonzero(batch["learned_BxL"].reshape(-1), size=room, fill_value=-1)
     target_R = jnp.roll(id_BxL, -1, axis=1).reshape(-1)[index_R]
@@ -218,14 +218,14 @@ def train(
     minutes: float = math.inf,
     start_from: Path | None = None,
 ) -> None:
-    """The whole run; tokenizer, config.json and params.npz (every `save_every` steps) appear in
-    `out`, and a line in train.jsonl every 100 steps.
+    """The whole run; writes tokenizer, config.json and params.npz (every `save_every` steps) to
+    `out`, and a line to train.jsonl every 100 steps.
 
-    The learning rate falls as a cosine to nothing over `steps`, or over `minutes` where those are
-    over sooner. `start_from` is a run to go on from, with a new optimiser.
+    The learning rate follows a cosine down to zero over `steps`, or over `minutes` if those end
+    first. `start_from` is a run to continue from, with a new optimiser.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if start_from:  # its parameters know its tokenizer and no other
+    if start_from:  # its parameters require its tokenizer
         for name in tokenizer.FILES:
             if (start_from / name).resolve() != (out / name).resolve():
                 shutil.copyfile(start_from / name, out / name)
@@ -236,7 +236,7 @@ def train(
     params = load(start_from) if start_from else model.fresh_params(seed)
     state = OPTIMISER.init(params)
     step = jax.jit(functools.partial(train_step, model), donate_argnums=(0, 1))
-    source = ahead(batches(LessonEncoder(out), rows, seed))
+    source = prefetch(batches(LessonEncoder(out), rows, seed))
     start, tokens, losses, share, index = time.time(), 0, [], 0.0, 0
     while share < 1:
         index += 1

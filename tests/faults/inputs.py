@@ -22,7 +22,7 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.records import find_files
 from interact_jax.generation import read_prompts
-from interact_jax.metrics import Journal, told_lines
+from interact_jax.metrics import Journal, summary_lines
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
@@ -261,7 +261,7 @@ def run_log(rng: random.Random, stand: Stand) -> Case:
         kept = file.read_bytes().split(b"\n")
         if lost := [line for line in untouched if line not in kept]:
             return f"lines are gone: {lost}"
-        told_lines(file)
+        summary_lines(file)
         sum(json.loads(line)["seconds"] for line in kept if line)
         return ""
 
@@ -271,7 +271,7 @@ def run_log(rng: random.Random, stand: Stand) -> Case:
 def run_config(rng: random.Random, stand: Stand) -> Case:
     cfg = config.load(QUICKSTART, ["--config.data.path=talks.jsonl"])
     file = stand.scratch / "config.json"
-    config.keep(cfg, file)
+    config.write(cfg, file)
     what = damage(file, rng)
 
     def opened() -> str:
@@ -323,7 +323,7 @@ def settings(rng: random.Random, stand: Stand) -> Case:
 
     def opened() -> str:
         cfg = config.load(QUICKSTART, [*base, *given])
-        config.keep(cfg, stand.scratch / "config.json")
+        config.write(cfg, stand.scratch / "config.json")
         config.check_resume(cfg, stand.scratch / "config.json")
         for use in (EncodeSettings.of, Limits.of, lambda c: make_optimiser(c.optim)):
             use(cfg)

@@ -40,7 +40,7 @@ def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
     assert not found["fits"] and found["memory"]["needed"] > found["memory"]["usable"]
     assert found["change"] == {"mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 1}
     assert ": DOES NOT FIT" in done.stdout
-    assert f"It fits with {plan.told(found['change'])}\n" in done.stdout
+    assert f"It fits with {plan.format_change(found['change'])}\n" in done.stdout
 
     found = found["changed"]
     assert found["fits"] and found["mesh"]["fsdp"] == 4 and found["versions"]["libtpu"]

@@ -199,7 +199,7 @@ def text(out, name, said="{}"):
 
 REFUSED = {
     "a file": (lambda out: text(out.parent, out.name), "a file; expected a directory"),
-    "a link into nothing": (lambda out: out.symlink_to("none"), "a link to what is not there"),
+    "a link into nothing": (lambda out: out.symlink_to("none"), "a dangling link"),
     "a loop": (lambda out: out.symlink_to(out), "symbolic links"),
     "another's config": (lambda out: text(out, "config.json"), "would replace config.json"),
     "broken config": (lambda out: text(out, "config.json", "{"), "would replace config.json"),

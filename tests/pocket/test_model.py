@@ -25,7 +25,7 @@ def test_files_are_small():
 
 
 def test_model_answers_and_obeys(speaker):
-    found = gates.obedience(speaker, trials=20, seed=11)
+    found = gates.measure_obedience(speaker, trials=20, seed=11)
     assert np.mean(list(found["obeyed"].values())) > 0.93
     assert found["correct"] > 0.88
     assert abs(found["other_styles"] - world.PRIOR) < 0.1
@@ -33,7 +33,7 @@ def test_model_answers_and_obeys(speaker):
 
 def test_signal_tells_relevant_from_unrelated(speaker, monkeypatch):
     monkeypatch.setattr(gates, "SIGNAL_REPLIES", 32)
-    found = gates.signal(speaker, seed=11)
+    found = gates.measure_signal(speaker, seed=11)
     unrelated = np.mean([found[kind] for kind in ("praise", "chatter", "request")])
     assert found["violated"] > 4 * unrelated
 

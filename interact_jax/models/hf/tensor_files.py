@@ -119,7 +119,7 @@ class TensorFiles:
             if not FILE_NAME.fits(shard):
                 raise InputError(
                     f"{index}: weight_map: {short(name)}: {short(shard)}; expected "
-                    f"{FILE_NAME.told}."
+                    f"{FILE_NAME.description}."
                 )
         shards = sorted(set(weight_map.values()))
         absent = [shard for shard in shards if not (self.directory / shard).is_file()]
