@@ -24,6 +24,7 @@ import numpy as np
 from interact_jax.data.encode import Unit
 from interact_jax.data.examples import Example, Target
 from interact_jax.data.thinking import NOTES
+from interact_jax.printable import count
 from interact_jax.settings import Setting
 
 SHARED = 0.5  # of the shorter context: two sequences that share less are in separate trees
@@ -286,7 +287,7 @@ def picture(tree: Tree, decode: Callable[[np.ndarray], str], width: int = 79) ->
     size = tree.size
     separate = sum(len(ids) for _, _, ids in paths(tree))
     lines.append(
-        f"{len(tree.replies)} replies, {size.R} reply tokens; {size.T + size.P + size.Q} tokens in "
-        f"place of {separate} in separate sequences"
+        f"{count(len(tree.replies), 'reply', 'replies')}, {size.R} reply tokens; "
+        f"{size.T + size.P + size.Q} tokens in place of {separate} in separate sequences"
     )
     return "\n".join(lines)

@@ -67,5 +67,6 @@ def format_difference(name: str, before: float | None, after: float | None) -> s
     if before is None or after is None:
         return "–"
     if measure_of(name).share:
-        return f"{100 * (after - before):+.1f} points"
+        points = round(100 * (after - before), 1) + 0.0  # never -0.0
+        return f"{points:+.1f} points"
     return f"{after - before:+,.4g}"

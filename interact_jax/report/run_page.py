@@ -137,7 +137,7 @@ def _before_and_after(
     for name in after:
         old, new = measures.finite(before, name), measures.finite(after, name)
         label = measures.measure_of(name).label
-        values = measures.format_value(name, old), measures.format_value(name, new)
+        values = [measures.format_value(name, each).replace("-", "−") for each in (old, new)]
         rows.append(
             (
                 html.escape_text(label),
