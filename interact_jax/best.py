@@ -101,7 +101,6 @@ def restore(
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
-    policy_only = dataclasses.replace(state, models={POLICY: Model(state.params)})
     try:
         place = workdir / "checkpoints" / str(best["step"])
         params = checkpoint.restore_params(str(place), abstract)
@@ -109,8 +108,8 @@ def restore(
         log.error("the best step cannot be exported, the last one is: %s", error)
         return state, []
     step = jax.device_put(best["step"], state.step.sharding).astype(state.step.dtype)
-    state = dataclasses.replace(policy_only, step=step, models={POLICY: Model(params)})
-    return state, [f"{summary}: exported, instead of step {last:,}"]
+    best_state = dataclasses.replace(state, step=step, models={POLICY: Model(params)})
+    return best_state, [f"{summary}: exported, instead of step {last:,}"]
 
 
 def _best_so_far(kept: Mapping[str, Any], measure: str) -> Any:

@@ -53,10 +53,8 @@ UNWRITABLE_REMEDY = (
     "{}, and start the same command again; checkpoints that were complete are as they were."
 )
 EXHAUSTED = "RESOURCE_EXHAUSTED"  # how jax reports that a device is out of memory
-WRAP_OPTIONS: Any = {
-    "break_long_words": False,
-    "break_on_hyphens": False,
-}  # paths and flags stay whole
+# Paths and flags stay whole.
+WRAP_OPTIONS: Any = {"break_long_words": False, "break_on_hyphens": False}
 NO_THREAD = "can't start new thread"  # how Python reports that the limit is reached
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
@@ -109,10 +107,9 @@ def add_settings(
         )
 
 
-SETTING_PATTERN = (
-    re.compile(  # a possible setting, with or without "--config." before and "=" after it
-        r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(?![\w/(-]|\.\w)(=)?"
-    )
+# A possible setting, with or without "--config." before and "=" after it.
+SETTING_PATTERN = re.compile(
+    r"(?<![\w./-])(--config\.)?([a-z_]+(?:\.[a-z_]+)?)(?![\w/(-]|\.\w)(=)?"
 )
 _FLAGS: dict[str, str] = {}  # setting -> the current program's flag for it
 

@@ -10,7 +10,6 @@ starts like any run, which finds out what is wrong.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +21,16 @@ from interact_jax.data.records import find_files
 from interact_jax.models import hf
 from interact_jax.schema import InputError
 
-log = logging.getLogger(__name__)
-
 NAME = "finished.json"
 
 
 def write(cfg: Any, workdir: Path, lines: Sequence[str]) -> None:
     """Write `finished.json`: the state of the run's files, and the `lines` that it ended with."""
-    record = {**_snapshot(cfg, workdir), "lines": list(lines)}
+    record = {
+        "lines": list(lines),
+        "conditions": _conditions(cfg, workdir),
+        "files": _digests(workdir),
+    }
     places.write(workdir / NAME, json.dumps(record, indent=1) + "\n")
 
 
@@ -37,24 +38,30 @@ def read(cfg: Any, workdir: Path) -> list[str] | None:
     """The lines that the run ended with; None if anything has changed since."""
     try:
         recorded = json.loads((workdir / NAME).read_text(encoding="utf-8"))
-        lines = recorded.pop("lines")
-        return [str(line) for line in lines] if recorded == _snapshot(cfg, workdir) else None
+        lines = [str(line) for line in recorded["lines"]]
+        if recorded["conditions"] != _conditions(cfg, workdir):
+            return None  # before gigabytes are read
+        return lines if recorded["files"] == _digests(workdir) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):
         return None  # the run itself reports what is wrong
 
 
-def _snapshot(cfg: Any, workdir: Path) -> dict[str, Any]:
-    """Settings, size and time of the data's files, digests of the files that the run wrote."""
-    export = workdir / "export"
-    written = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
-    written += sorted(file for pattern in hf.files_of(export) for file in export.glob(pattern))
-    written += sorted((workdir / "report").glob("*.html"))
-    names = [file.relative_to(workdir).as_posix() for file in written]
+def _conditions(cfg: Any, workdir: Path) -> dict[str, Any]:
+    """Settings, checkpoints, size and time of the data's files."""
     data = [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
     stats = [os.stat(name) for name in data]
     return {
         "settings": config.to_json(cfg),
         "checkpoints": sorted(checkpoint.finished_steps(workdir)),
         "data": [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(data, stats, strict=True)],
-        "files": dict(zip(names, digests.of_files(written), strict=True)),
     }
+
+
+def _digests(workdir: Path) -> dict[str, str]:
+    """Of the files that the run wrote for others to read, by name."""
+    export = workdir / "export"
+    written = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
+    written += sorted(file for pattern in hf.files_of(export) for file in export.glob(pattern))
+    written += sorted((workdir / "report").glob("*.html"))
+    names = [file.relative_to(workdir).as_posix() for file in written]
+    return dict(zip(names, digests.of_files(written), strict=True))

@@ -33,11 +33,8 @@ STANDARD = "-"
 OPEN_FILES = ("/proc/self/fd", "/dev/fd")  # directories that name a process's descriptors
 PIECE = 1 << 20  # bytes copied at a time
 TOKEN = 8  # random bytes in the name of a temporary file
-NO_SYNC = (
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.ENOTSUP,
-)  # errors of file systems that do not support it
+# Errors of file systems that do not support it.
+NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 # ----------------------------------------------------------------------------------- reading

@@ -54,14 +54,14 @@ SETTINGS = {
     "mesh.fsdp": "--mesh-fsdp",
     "mesh.tensor": "--mesh-tensor",
 }
-"""Settings of a run that are arguments here, with the same default."""
+"""Settings of a run that are arguments here, with their own meaning, choices and bounds."""
 OWN_SETTINGS = {
     "model.path": "--model",
     "model.dtype": "--dtype",
     "data.path": "--data",
     "data.max_length": "--max-length",
 }
-"""Settings of a run that are arguments here, with another default."""
+"""Settings of a run that are arguments here with another meaning of 0, or another default."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

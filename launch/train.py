@@ -107,9 +107,8 @@ def main(argv: list[str] | None = None) -> None:
             notes=summary,
         )
         write_summary(run, before, after)
-        card.write(
-            run.workdir, run.workdir / "export", int(run.state.step)
-        )  # again, with the measures
+        # Again, with the measures.
+        card.write(run.workdir, run.workdir / "export", int(run.state.step))
         lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
         finished.write(cfg, run.workdir, lines)
     cli.show(*lines)

@@ -57,6 +57,20 @@ TALKS = [
 """Dialogues of 1 to 4 interactions, replies of 1 to some 40 tokens; user and assistant in turn."""
 
 
+MEASURED = {
+    "data.max_length": 256,
+    "batch.row_tokens": 128,
+    "batch.interactions": 8,
+    "evaluation.holdout": 0.3,
+    "epochs": 0,
+    "optim.lr": 0.01,
+    "optim.schedule": "constant",
+    "report.interactions": 0,
+    "check_hindsight": 0,
+}
+"""Settings of a few steps on some 120 short talks, of which a good quarter are held out."""
+
+
 def records(talks: Sequence[Sequence[str]] = TALKS, system: str = "") -> list[dict[str, Any]]:
     """Native records with the ids t0, t1, ...; `system` opens every second one."""
     found = []

@@ -12,7 +12,7 @@ from interact_jax import best
 from interact_jax.schema import InputError
 from launch import export
 from launch import train as launch_train
-from tests.runs import read_lines, tiny, train_arguments, write_lines
+from tests.runs import MEASURED, read_lines, records, tiny, train_arguments, write_lines
 
 MARGIN = "held_out_margin"
 
@@ -22,30 +22,18 @@ def settings(tmp_path_factory):
     """Four steps that are too large: what they do to held-out replies goes up and down."""
     folder = tmp_path_factory.mktemp("given")
     tiny(folder / "model")
-    lines = []
-    for n in range(120):
-        texts = (f"Say {n}", f"It is {n}.", "Shorter", f"{n}", "Thank you")
-        turns = [{"role": ("user", "assistant")[k % 2], "content": t} for k, t in enumerate(texts)]
-        lines.append({"id": f"c{n}", "messages": turns})
+    talks = [(f"Say {n}", f"It is {n}.", "Shorter", f"{n}", "Thank you") for n in range(120)]
     return {
+        **MEASURED,
         "model.path": folder / "model",
-        "data.path": write_lines(folder / "logs.jsonl", lines),
-        "data.max_length": 256,
-        "batch.row_tokens": 128,
-        "batch.interactions": 8,
-        "evaluation.holdout": 0.3,
+        "data.path": write_lines(folder / "logs.jsonl", records(talks)),
         "evaluation.every": 1,
         "evaluation.prompts": 0,
         "steps": 4,
-        "epochs": 0,
-        "optim.lr": 0.01,
-        "optim.schedule": "constant",
         "export.dtype": "float32",
         "checkpoint.best": MARGIN,
         "checkpoint.keep": 1,
         "checkpoint.every": 100,
-        "report.interactions": 0,
-        "check_hindsight": 0,
     }
 
 

@@ -13,7 +13,16 @@ from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.schema import Conversation, Message, RunStopped
 from interact_jax.signal import score_trees
 from launch import train as launch_train
-from tests.runs import ROOT, overrides, read_lines, tiny, train_arguments, write_lines
+from tests.runs import (
+    MEASURED,
+    ROOT,
+    overrides,
+    read_lines,
+    records,
+    tiny,
+    train_arguments,
+    write_lines,
+)
 
 TALK = [
     ("Say {n}", "It is {n}.", "Shorter", "{n}", "Thank you"),
@@ -26,28 +35,16 @@ def settings(tmp_path_factory):
     """A run on 120 short conversations, of which a good quarter are held out."""
     folder = tmp_path_factory.mktemp("given")
     tiny(folder / "model")
-    lines = []
-    for n in range(120):
-        texts = [text.format(n=n) for text in TALK[n % 2]]
-        turns = [{"role": ("user", "assistant")[k % 2], "content": t} for k, t in enumerate(texts)]
-        lines.append({"id": f"c{n}", "messages": turns})
+    talks = [[text.format(n=n) for text in TALK[n % 2]] for n in range(120)]
     return {
+        **MEASURED,
         "model.path": folder / "model",
-        "data.path": write_lines(folder / "logs.jsonl", lines),
-        "data.max_length": 256,
-        "batch.row_tokens": 128,
-        "batch.interactions": 8,
-        "evaluation.holdout": 0.3,
+        "data.path": write_lines(folder / "logs.jsonl", records(talks)),
         "evaluation.every": 2,
         "evaluation.prompts": 5,
         "evaluation.new_tokens": 12,
         "steps": 5,
-        "epochs": 0,
-        "optim.lr": 0.01,
-        "optim.schedule": "constant",
         "checkpoint.every": 3,
-        "report.interactions": 0,
-        "check_hindsight": 0,
     }
 
 
