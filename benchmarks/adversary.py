@@ -8,6 +8,7 @@
     flood   as many interactions as all the others together, each in its own conversation
     long    the same number in a few long conversations, in which every turn complains
     loud    a tenth of that; every reply is answered by complaints about two styles at a time
+    mute    the flood with next to no weight: as many steps of as few interactions of the others
 
 The others' wanted styles are measured on held-out requests, after training without the adversary
 ("none", and "twice": two epochs, which are as many steps as one with a flood), and with it under
@@ -33,8 +34,10 @@ OPPOSITE = {style: not on for style, on in measure.LOGGED_PREFERENCE.items()}
 ATTACKS = {  # interactions of the adversary over those of all the others; how it talks
     "flood": (1.0, ((1,), (1.0,)), world.User(OPPOSITE, silent=0.0)),
     "long": (1.0, ((8,), (1.0,)), world.User(OPPOSITE, silent=0.0)),
+    "mute": (1.0, ((1,), (1.0,)), world.User(OPPOSITE, silent=0.0)),
     "loud": (0.1, ((1,), (1.0,)), world.User(OPPOSITE, two_at_once=1.0, silent=0.0)),
 }
+WEIGHTS = {"mute": 1e-6}  # of an adversary's replies; 0 would leave them out
 
 
 def honest_conversations(speaker: Speaker, interactions: int, seed: int) -> list[Conversation]:
@@ -49,7 +52,14 @@ def adversarial_conversations(
     """Conversations of one user."""
     share, turns, user = ATTACKS[attack]
     talks = logs.converse(speaker, user, int(share * interactions), seed + 1, turns=turns)
-    return [dataclasses.replace(c, id=f"m{n}", user="mallory") for n, c in enumerate(talks)]
+    weight = WEIGHTS.get(attack, 1.0)
+    for n, talk in enumerate(talks):
+        messages = [
+            dataclasses.replace(m, weight=weight) if m.role == "assistant" else m
+            for m in talk.messages
+        ]
+        talks[n] = dataclasses.replace(talk, id=f"m{n}", user="mallory", messages=tuple(messages))
+    return talks
 
 
 def run(

@@ -92,6 +92,8 @@ def write_logs(conversations: list[Conversation], path: str | Path) -> None:
             row: dict[str, object] = {"role": message.role, "content": message.content}
             if message.token_ids is not None:
                 row |= {"token_ids": list(message.token_ids), "logps": list(message.logps or ())}
+            if message.weight != 1:
+                row["weight"] = message.weight
             messages.append(row)
         record = {"id": conversation.id, "user": conversation.user, "messages": messages}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
