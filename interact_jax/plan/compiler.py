@@ -18,9 +18,9 @@ from interact_jax.schema import InputError
 
 SLICES = {
     "v4": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
-    "v5e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v5e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
     "v5p": ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
-    "v6e": ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
+    "v6e": ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16"),
 }
 """Slices that are suggested, small ones first; libtpu knows more."""
 HERE = "here"  # the devices of this process, of any kind
@@ -41,7 +41,9 @@ def devices_of(topology: str) -> list[Any]:
     # Compiling uses no chip, so several processes may do it, even beside one that trains.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     family, _, shape = topology.partition(":")
-    options = {"chip_config_name": "megacore"} if family == "v4" else {}  # one device per chip
+    options: dict[str, Any] = host_bounds(shape)
+    if family == "v4":
+        options["chip_config_name"] = "megacore"  # one device per chip
     examples = "; ".join(f"{name}:{', '.join(s[:5])}, ..." for name, s in SLICES.items())
     if not shape:
         raise InputError(
@@ -64,6 +66,14 @@ def devices_of(topology: str) -> list[Any]:
             f"--topology {topology}: the compiler knows no such slice ({message}). There is, for "
             f"instance, {examples}."
         ) from error
+
+
+def host_bounds(shape: str) -> dict[str, Any]:
+    """The chips of a host in a slice narrower than the 2 x 2 that libtpu assumes, as its option."""
+    sides = [int(side) for side in shape.split("x")[:2] if side.isdigit()]
+    if len(sides) < 2 or min(sides) != 1:
+        return {}
+    return {"chips_per_host_bounds": [*(min(side, 2) for side in sides), 1]}
 
 
 def libtpu_version() -> str | None:

@@ -64,9 +64,17 @@ def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
 
 
 @compiles
+def test_a_single_chip_is_a_slice(tmp_path):
+    done = program("plan", [*arguments(tmp_path, {}), "--topology=v5e:1x1", "--no-search"])
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["mesh"]["data"] == found["mesh"]["fsdp"] == 1 and found["memory"]["needed"] > 0
+
+
+@compiles
 @pytest.mark.parametrize("name", ["v5e:3x3"])
 def test_a_slice_that_does_not_exist_is_refused(name, tmp_path):
-    check_refused([*arguments(tmp_path, {}), f"--topology={name}"], name, "v5e:2x2")
+    check_refused([*arguments(tmp_path, {}), f"--topology={name}"], name, "v5e:1x1, 2x2")
 
 
 def test_without_libtpu_it_says_what_to_install(tmp_path):
