@@ -2,7 +2,9 @@
 
 A conversation is held out by a hash of its user or, if it has none, of its opening: the messages up
 to the first user message. So all conversations of a user, all paths of a message tree and all
-copies of a dialogue are on one side, and the content decides, not the order of the data.
+copies of a dialogue are on one side, and the content decides, not the order of the data. Where a
+few users wrote most of a log, their hashes would hold out nothing, or half of it: then the opening
+decides for everybody.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Callable
 
 from interact_jax.data.dataset import Dataset
 from interact_jax.schema import Conversation
 from interact_jax.settings import Setting
 
 FEWEST = 30  # conversations: fewer show little
+TOLERANCE = 2  # a split by users may hold out so many times more or fewer than the share
 SETTINGS = {
     "evaluation.holdout": Setting(
         0.03,
@@ -32,9 +36,12 @@ SETTINGS = {
 def split(dataset: Dataset, share: float) -> tuple[Dataset, list[Conversation]]:
     """The data to learn from, and the conversations held out: none where there are too few of them,
     or where nothing else would be left."""
-    if share * len(dataset.conversations) < FEWEST:
+    expected = share * len(dataset.conversations)
+    if expected < FEWEST:
         return dataset, []
-    held_out = [is_held_out(conversation, share) for conversation in dataset.conversations]
+    held_out = _select(dataset.conversations, share, key_of)
+    if not expected / TOLERANCE <= sum(held_out) <= expected * TOLERANCE:
+        held_out = _select(dataset.conversations, share, opening_of)
     if all(held_out) or not any(held_out):
         return dataset, []
     kept = [not is_out for is_out in held_out]
@@ -47,26 +54,36 @@ def split(dataset: Dataset, share: float) -> tuple[Dataset, list[Conversation]]:
     return rest, list(itertools.compress(dataset.conversations, held_out))
 
 
+def _select(
+    conversations: list[Conversation], share: float, key: Callable[[Conversation], str]
+) -> list[bool]:
+    return [hash_of(key(conversation)) < share for conversation in conversations]
+
+
 def describe(held: list[Conversation], rest: Dataset, share: float) -> str:
     """In words, what is held out."""
     count = len(rest.conversations) + len(held)
     if held:
-        return f"held out, to measure by: {len(held):,} of {count:,} conversations"
-    reason = (
-        f"{share:g} of {count:,} conversations are fewer than {FEWEST}" if share else "as asked"
-    )
+        text = f"held out, to measure by: {len(held):,} of {count:,} conversations"
+        both = {c.user for c in held} & {c.user for c in rest.conversations} - {""}
+        note = "; too few users to hold out whole ones: other conversations of theirs are learned"
+        return text + note * bool(both)
+    if not share:
+        reason = "as asked"
+    elif share * count < FEWEST:
+        reason = f"{share:g} of {count:,} conversations are fewer than {FEWEST}"
+    else:
+        reason = f"nearly all of the {count:,} conversations begin alike"
     return f"held out, to measure by: nothing ({reason}; evaluation.holdout)"
-
-
-def is_held_out(conversation: Conversation, share: float) -> bool:
-    """Whether a conversation is in the `share` that is held out; a larger share includes it."""
-    return hash_of(key_of(conversation)) < share
 
 
 def key_of(conversation: Conversation) -> str:
     """What conversations that must be on one side have in common."""
-    if conversation.user:
-        return f"user {conversation.user}"
+    return f"user {conversation.user}" if conversation.user else opening_of(conversation)
+
+
+def opening_of(conversation: Conversation) -> str:
+    """The messages up to the first user message, which copies and paths of a tree share."""
     opening: list[tuple[str, str]] = []
     for message in conversation.messages:
         opening.append((message.role, message.content))

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 
+import pytest
+
 from interact_jax.data import holdout
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset
@@ -65,8 +67,35 @@ def test_few_conversations_hold_out_none_and_it_is_said():
     assert held and f"{len(held)} of 200" in holdout.describe(held, rest, 0.2)
 
 
+def of_users(count, most=0.0):
+    """The conversations of so many users; one of them wrote the share `most` of all."""
+    loud = int(most * len(MANY))
+    users = ["loud" if n < loud else f"u{n % count}" for n in range(len(MANY))]
+    return dataset([dataclasses.replace(c, user=u) for c, u in zip(MANY, users, strict=True)])
+
+
+@pytest.mark.parametrize("users, most", [(1, 0), (3, 0), (20, 0), (500, 0.6)])
+def test_few_or_loud_users_change_little_of_the_share(users, most):
+    """A log of one user is measured as well; a loud one does not take half of the data away."""
+    data = of_users(users, most)
+    for share in (0.03, 0.1, 0.3):
+        rest, held = holdout.split(data, share)
+        assert share / 2 <= len(held) / len(MANY) <= 2 * share
+        assert len(held) + len(rest.conversations) == len(MANY)
+
+
+def test_where_users_are_on_both_sides_it_is_said():
+    rest, held = holdout.split(of_users(1), 0.1)
+    said = holdout.describe(held, rest, 0.1)
+    assert f"{len(held)} of 2,000" in said and "too few users" in said
+    rest, held = holdout.split(of_users(500), 0.1)
+    assert "users" not in holdout.describe(held, rest, 0.1)
+
+
 def test_something_is_always_left_to_learn_from():
     same = dataset([conversation(f"c{n}", user="u") for n in range(500)])
     for share in (0.1, 0.9):
         rest, held = holdout.split(same, share)
         assert rest is same and not held
+        said = holdout.describe(held, rest, share)
+        assert "nothing (nearly all of the 500 conversations begin alike" in said
