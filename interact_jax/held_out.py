@@ -8,9 +8,9 @@
 Measured of the current model, under NAMES: the signal on held-out interactions; where the log has
 both, how much more likely it makes the reply that came after a complaint than the one complained
 about, or a preferred reply than a rejected one; and, of replies sampled for held-out prompts, their
-length, entropy, and readable share. The distance moved is estimated on the replies y of the initial
-model: the mean over their tokens of log pi_0(y_t | x, y_<t) - log pi(y_t | x, y_<t), which is the
-Kullback-Leibler divergence of pi from pi_0.
+length, entropy, and readable share. The distance moved is the Kullback-Leibler divergence
+KL(pi_0 || pi), estimated on the replies y of the initial model: the mean over their tokens of
+log pi_0(y_t | x, y_<t) - log pi(y_t | x, y_<t).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import unicodedata
@@ -29,14 +30,14 @@ import numpy as np
 
 from interact_jax import digests, files, sharding
 from interact_jax.data.encode import EncodeSettings, encode
-from interact_jax.data.examples import PREFERRED, REJECTED, Draft
+from interact_jax.data.examples import PREFERRED, REJECTED, Draft, Example, Target, as_ids
 from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.holdout import hash_of
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised_replies
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.generation.sampler import Completion, Sampler
 from interact_jax.opening import OpenedModel
-from interact_jax.schema import Conversation, InputError, Interaction, Message
+from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 from interact_jax.signal import logps_of
 
@@ -54,7 +55,7 @@ SETTINGS = {
         free=True,
     ),
     "evaluation.interactions": Setting(
-        256, "largest number of held-out interactions to measure", least=1, free=True
+        256, "largest number of held-out interactions and pairs to measure", least=1, free=True
     ),
     "evaluation.prompts": Setting(
         64, "largest number of held-out prompts to sample replies to; 0 = none", least=0, free=True
@@ -81,7 +82,8 @@ NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A held-out history x, also as ids, and the follow-up o to the reply in the log."""
+    """A held-out history x, also as ids, and the follow-up o to the reply in the log, "" where
+    there is none."""
 
     id: str
     x: Sequence[Message]
@@ -131,7 +133,7 @@ class HeldOut:
             cfg.sharing,
             cfg.seed,
             cfg.evaluation.new_tokens,
-            list(_grow(chosen, model, settings, cfg.sharing, LOGGED)),
+            list(_grow(chosen, model, settings, cfg.sharing)),
             list(_prompts(chosen, model, cfg.evaluation.prompts)),
         )
 
@@ -191,7 +193,8 @@ class HeldOut:
             for reply, seen in zip(replies, self._logps_by_view(params, trees, views), strict=True):
                 if HINDSIGHT in reply.places:
                     signals.append(seen[HINDSIGHT] - seen[PLAIN])
-                sides[reply.target.unit][reply.target.side] = float(seen[PLAIN].mean())
+                if reply.target.side:
+                    sides[reply.target.unit][reply.target.side] = float(seen[PLAIN].mean())
         measures = {}
         if signals:
             measures["held_out_signal"] = _mean([signal.mean() for signal in signals])
@@ -215,18 +218,12 @@ class HeldOut:
             )
 
     def _trees_of(self, completions: Sequence[Completion]) -> list[Tree]:
-        """Trees of the sampled tokens after their prompts, never cut."""
-        whole = self.model.config.max_positions
-        settings = dataclasses.replace(
-            self.settings, history="conversation", max_length=whole, max_reply=whole
-        )
+        """Trees of the sampled tokens after the very ids that they were sampled for."""
         trees: list[Tree] = []
         for prompt, completion in zip(self.prompts, completions, strict=True):
-            y = Message("assistant", self.text(completion), tuple(completion.ids))
-            draft = Draft(prompt.id, prompt.x, y, {PLAIN: None})
-            recipe = Recipe(lambda _, draft=draft: iter([draft]))  # type: ignore[misc]
-            conversation = Conversation(prompt.id, tuple(prompt.x))
-            trees += _grow([conversation], self.model, settings, self.sharing, recipe)
+            target = Target(prompt.id, as_ids(completion.ids), prompt.id)
+            example = Example(target, {PLAIN: as_ids(prompt.ids)})
+            trees += GROW[self.sharing]([[example]], LOGGED.frozen)
         return trees
 
     def _logps(self, params: Any, trees: Sequence[Tree]) -> np.ndarray:
@@ -269,27 +266,43 @@ def _mean(values: Sequence[Any]) -> float:
 
 
 def _take_first(conversations: Sequence[Conversation], most: int) -> Iterator[Conversation]:
-    count = 0
+    """The first conversations with, in all, at most `most` interactions and pairs."""
     for conversation in conversations:
-        if count >= most:
+        if not most:
             return
-        count += sum(1 for _ in conversation.interactions())
-        yield conversation
+        owned = [index for _, index in itertools.islice(conversation.replies(), most)]
+        most -= len(owned)
+        pairs_left = conversation.preferences
+        if pairs_left is not None:
+            pairs_left = pairs_left[:most]
+            most -= len(pairs_left)
+        if owned or pairs_left:
+            yield dataclasses.replace(conversation, owned=frozenset(owned), preferences=pairs_left)
 
 
 def _drafts(conversation: Conversation) -> Iterator[Draft]:
-    """Interactions as they are learned from, each with the reply that was accepted after it, where
-    that differs; or the preference pairs of the data."""
-    if conversation.preferences is not None:
-        yield from pairs(conversation)
+    """Interactions as they are learned from; and the preference pairs of the data or, where it has
+    none, with each interaction the reply that came after its follow-up, if that differs."""
+    if conversation.preferences is None:
+        better = {i.id: y for i, y in revised_replies(conversation) if y.content != i.y.content}
+        for draft in hindsight(conversation):
+            yield from _with_better(draft, better.get(draft.id))
         return
-    better = {i.id: y for i, y in revised_replies(conversation) if y.content != i.y.content}
-    for draft in hindsight(conversation):
-        side = REJECTED if draft.id in better else 0
-        yield dataclasses.replace(draft, unit=draft.id, side=side)
-        if side:
-            y, name = better[draft.id], f"{draft.id}+"
-            yield Draft(name, draft.x, y, {PLAIN: None}, unit=draft.id, side=PREFERRED)
+    at = collections.defaultdict[int, list[Draft]](list)  # history windows only move forwards
+    for (_, index), draft in zip(conversation.replies(), hindsight(conversation), strict=True):
+        at[index].append(draft)
+    sides = pairs(conversation)
+    for index in sorted(pair.index for pair in conversation.preferences):
+        at[index] += itertools.islice(sides, 2)
+    for index in sorted(at):
+        yield from at[index]
+
+
+def _with_better(draft: Draft, better: Message | None) -> Iterator[Draft]:
+    """An interaction and the reply that came after its follow-up, joined as a pair."""
+    yield dataclasses.replace(draft, unit=draft.id, side=REJECTED if better else 0)
+    if better:
+        yield Draft(f"{draft.id}+", draft.x, better, {PLAIN: None}, unit=draft.id, side=PREFERRED)
 
 
 LOGGED = Recipe(_drafts, frozenset({HINDSIGHT}))
@@ -300,11 +313,10 @@ def _grow(
     model: OpenedModel,
     settings: EncodeSettings,
     sharing: str,
-    recipe: Recipe,
 ) -> Iterator[Tree]:
     for conversation in conversations:
-        for window in encode(conversation, model.chat, settings, collections.Counter(), recipe):
-            yield from GROW[sharing](window, recipe.frozen)
+        for window in encode(conversation, model.chat, settings, collections.Counter(), LOGGED):
+            yield from GROW[sharing](window, LOGGED.frozen)
 
 
 def _prompts(
@@ -315,17 +327,32 @@ def _prompts(
     for conversation in conversations:
         if count >= most:
             return
-        for interaction in sorted(conversation.interactions(), key=lambda i: hash_of(i.id)):
-            ids = _ids(interaction, model)
+        for name, x, y, o in sorted(_asked(conversation), key=lambda asked: hash_of(asked[0])):
+            ids = _ids(x, y, conversation, model)
             if ids is not None:
-                yield Prompt(interaction.id, tuple(interaction.x), interaction.o.content, ids)
+                yield Prompt(name, tuple(x), o, ids)
                 count += 1
                 break
 
 
-def _ids(interaction: Interaction, model: OpenedModel) -> list[int] | None:
+def _asked(conversation: Conversation) -> Iterator[tuple[str, Sequence[Message], Message, str]]:
+    """(id, x, y, o) of every interaction and of every pair, of which y is the preferred reply and o
+    is empty."""
+    for i in conversation.interactions():
+        yield i.id, i.x, i.y, i.o.content
+    for pair in conversation.preferences or ():
+        x = conversation.history(pair.index)
+        yield conversation.name_at(pair.index), x, pair.chosen, ""
+
+
+def _ids(
+    x: Sequence[Message], y: Message, conversation: Conversation, model: OpenedModel
+) -> list[int] | None:
+    """The prompt, of the kind that the logged reply has; None where it leaves no room, or the
+    template refuses it."""
+    kind = model.chat.learned_reply(y).prompt
     try:
-        ids = model.chat.prompt(interaction.x)
+        ids = model.chat.prompt(x, tools=conversation.tools, kind=kind)
     except InputError:
         return None
     return ids if len(ids) < model.config.max_positions else None

@@ -10,7 +10,8 @@ import pytest
 from interact_jax import config, guard, held_out, train
 from interact_jax.data import holdout
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.schema import Conversation, Message, RunStopped
+from interact_jax.opening import open_model
+from interact_jax.schema import Conversation, Message, Preference, RunStopped
 from interact_jax.signal import score_trees
 from launch import train as launch_train
 from tests.runs import (
@@ -147,23 +148,87 @@ def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
     run.checkpoints.close()
 
 
-def test_pairs_without_any_interaction_are_measured_by_their_margin(settings, tmp_path):
-    """Preference files hold nothing but pairs: no follow-up, so no signal."""
-    lines = [
-        {"prompt": f"Say {n}", "chosen": f"{n}", "rejected": f"It is {n}, I think."}
-        for n in range(120)
-    ]
+PAIRS = [
+    {"prompt": f"Say {n}", "chosen": f"{n}", "rejected": f"It is {n}, I think."} for n in range(120)
+]
+
+
+def test_pairs_without_any_interaction_are_measured_too(settings, tmp_path):
+    """Preference files hold nothing but pairs: no follow-up, so no signal; but there are prompts,
+    and replies that may run on."""
     given = {
         **settings,
-        "data.path": write_lines(tmp_path / "pairs.jsonl", lines),
+        "data.path": write_lines(tmp_path / "pairs.jsonl", PAIRS),
         "objective.name": "dpo",
         "objective.ignore_first": 0,
         "steps": 2,
     }
     launch_train.main(train_arguments(tmp_path / "run", given))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary["after"].keys() == {"held_out_margin", "held_out_preferred"}
+    signal = {"held_out_signal", "held_out_signal_abs"}
+    assert summary["after"].keys() == set(held_out.NAMES) - signal
     assert summary["after"]["held_out_margin"] > summary["before"]["held_out_margin"]
+    assert "Say" in (tmp_path / "run/report/replies.html").read_text()
+
+
+def held_of(conversations, settings, **changed):
+    """What is measured on these conversations, by a model without weights."""
+    cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides({**settings, **changed}))
+    model = open_model(settings["model.path"], weights=False, attention="xla")
+    return held_out.HeldOut.of(conversations, model, cfg)
+
+
+def replies_of(held):
+    return [reply.target for tree in held.trees for reply in tree.replies]
+
+
+def talk(name, count, **more):
+    """A conversation of so many interactions."""
+    texts = [("user", "q0")]
+    for n in range(count):
+        texts += [("assistant", f"y{n}"), ("user", f"o{n}")]
+    return Conversation(name, tuple(Message(*text) for text in texts), **more)
+
+
+def test_pairs_beside_interactions_are_measured_with_them(settings):
+    """In the order of the dialogue, whose windows move forwards."""
+    pair = Preference(1, Message("assistant", "good"), Message("assistant", "bad"))
+    given = talk("c", 20, preferences=(pair,))
+    held = held_of([given], settings)  # longer than a window
+    found = [target.id for target in replies_of(held)]
+    assert {"c_1+", "c_1-"} <= set(found)
+    assert {name for name in found if name[-1].isdigit()} == {i.id for i in given.interactions()}
+    names = held._measure_logs(held.model.fresh(0)).keys()
+    assert names >= {"held_out_signal", "held_out_margin"}
+
+
+@pytest.mark.parametrize("most", [1, 5, 100])
+def test_no_more_is_measured_than_asked_for(settings, most):
+    pair = Preference(1, Message("assistant", "good"), Message("assistant", "bad"))
+    talks = [
+        talk("a", 20),
+        talk("b", 3),
+        *(talk(f"p{n}", 0, preferences=(pair,)) for n in range(9)),
+    ]
+    held = held_of(talks, settings, **{"evaluation.interactions": most})
+    assert len({target.unit for target in replies_of(held)}) == min(most, 32)
+
+
+def test_prompts_are_those_of_the_logged_replies(settings, tmp_path):
+    """With the tools on offer; with thinking on where the logged reply has reasoning."""
+    tiny(tmp_path / "model", "reasons")
+    tools = ({"type": "function", "function": {"name": "clock"}},)
+    thinks = [Message("user", "q"), Message("assistant", "<think>\nHm.\n</think>\n\ny")]
+    plain = [Message("user", "q"), Message("assistant", "y")]
+    template = tmp_path / "model/chat_template.jinja"
+    template.write_text("{% if tools %}{{ tools | tojson }}{% endif %}" + template.read_text())
+    given = settings | {"model.path": tmp_path / "model"}
+    for messages, closed in ((thinks, False), (plain, True)):
+        talks = [Conversation("c", (*messages, Message("user", "o")), tools=tools)]
+        held = held_of(talks, given)
+        (prompt,) = held.prompts
+        text = held.model.chat.decode(prompt.ids)
+        assert "clock" in text and text.rstrip().endswith("</think>") == closed
 
 
 def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_path, monkeypatch):
