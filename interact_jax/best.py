@@ -68,7 +68,8 @@ def note(kept: dict[str, Any], cfg: Any, step: int, measured: Mapping[str, float
     best = _best_so_far(kept, measure)
     if best is not None and not BETTER[measure](measured[measure], best["value"]):
         return False
-    kept["best"] = {"measure": measure, "step": step, "value": measured[measure]}
+    now = {"measure": measure, "step": step, "value": measured[measure]}
+    kept["best"] = now | {"data": kept.get("measuring_on")}
     return True
 
 
@@ -113,6 +114,8 @@ def restore(
 
 
 def _best_so_far(kept: Mapping[str, Any], measure: str) -> Any:
-    """The best step so far; None where another measure was used then."""
+    """The best step so far; None where it was chosen by another measure or on other data."""
     best = kept.get("best")
-    return best if best and best["measure"] == measure else None
+    if not best or best["measure"] != measure or best.get("data") != kept.get("measuring_on"):
+        return None
+    return best

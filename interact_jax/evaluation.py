@@ -66,6 +66,7 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
     if (held := run.held_out) is not None:
         if int(run.state.step) > 0:
             held.resume(run.workdir)
+        run.kept["measuring_on"] = held.digest
         if run.kept.setdefault("measured_on", held.digest) != held.digest:
             log.warning(OTHER_DATA)
     if int(run.state.step) == 0:
@@ -94,16 +95,19 @@ def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     return values
 
 
+@progress.of("measuring on held-out conversations")
 def measure_held_out(run: Any) -> dict[str, float]:
     """Measure the current model on held-out conversations; the sampled replies are kept with the
-    run. Measured at most once per step."""
+    run. Measured at most once per step, on the same data."""
     if run.held_out is None:
         return {}
     step = int(run.state.step)
-    if run.kept.get("held_out", {}).get("step") != step:
+    of = {"step": step, "data": run.held_out.digest}
+    last = run.kept.get("held_out", {})
+    if {name: last.get(name) for name in of} != of:
         begin = None if step else run.workdir
         values, replies = run.held_out.measure(run.state.params, begin)
-        run.kept["held_out"] = {"step": step, "values": values, "replies": replies}
+        run.kept["held_out"] = of | {"values": values, "replies": replies}
     values = run.kept["held_out"]["values"]
     assert isinstance(values, dict)
     return values

@@ -109,7 +109,14 @@ def noted(*values, before=None):
 def test_steps_that_are_not_better_or_not_measured_are_not_the_best():
     told, kept = noted({MARGIN: 0.1}, {}, {MARGIN: 0.3}, {MARGIN: 0.3}, {MARGIN: 0.2})
     assert told == [True, False, True, False, False]
-    assert kept == {"measure": MARGIN, "step": 3, "value": 0.3}
+    assert (kept["measure"], kept["step"], kept["value"]) == (MARGIN, 3, 0.3)
+
+
+def test_values_on_other_data_do_not_compare():
+    cfg, kept = ConfigDict({"checkpoint": {"best": MARGIN}}), {"measuring_on": "these"}
+    assert best.note(kept, cfg, 1, {MARGIN: 0.9})
+    kept["measuring_on"] = "those"
+    assert best.note(kept, cfg, 2, {MARGIN: 0.1}) and kept["best"]["step"] == 2
 
 
 def test_a_model_that_collapses_is_never_the_best():

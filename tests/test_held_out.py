@@ -108,6 +108,11 @@ def test_a_resumed_run_says_where_it_measures_on_something_else(case, settings, 
     capsys.readouterr()
     launch_train.main(train_arguments(workdir, {**given, **more, "steps": 2}))
     assert ("before and after cannot be compared" in capsys.readouterr().err) == told
+    if told:  # what a run that has ended says is measured on today's data too
+        ended = json.loads((workdir / "summary.json").read_text())["after"]
+        launch_train.main(train_arguments(workdir, {**given, "steps": 2}))
+        again = json.loads((workdir / "summary.json").read_text())["after"]
+        assert (again == ended) == (more == {})
 
 
 def is_held(line) -> bool:
