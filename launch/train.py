@@ -170,8 +170,8 @@ def write_summary(
     """Write `summary.json`: measures, settings, and the length of the run."""
     lines = read_log(run.workdir / "metrics.jsonl")
     summary = {
-        "before": before,
-        "after": after,
+        "before": before or {},
+        "after": after or {},
         "settings": config.to_json(run.config),
         "step": int(run.state.step),  # the exported one
         "steps": len(lines),
@@ -189,7 +189,7 @@ def show_replies(run: train.Run, folder: Path) -> None:
         return
     prompts = held.prompts
     rows = [
-        (prompt.x[-1].content, old, new, prompt.o)
+        report.Row(prompt.x, old, new, prompt.o)
         for prompt, old, new in zip(prompts, before, now, strict=True)
     ]
     report.write_replies_page(folder, rows, len(rows))

@@ -45,7 +45,11 @@ def data(chat):
     return replies(chat, "<script>alert(1)</script> Paris", "a list 🙂\nof words")
 
 
-ROWS = [(EVIL, EVIL, "after", EVIL), ("p", "same", "same", ""), ("p", "word " * 900, "", "o")]
+ROWS = [
+    report.Row([Message("user", "p")], "same", "same"),
+    report.Row([Message("system", EVIL), Message("user", EVIL)], EVIL, "after", EVIL),
+    report.Row([Message("user", "p")], "word " * 900, "", "o"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -258,8 +262,24 @@ def test_long_logs_are_joined_and_nothing_is_lost():
 def test_replies_before_and_after(pages):
     page = pages["replies.html"]
     assert "3 of 2,048 replies are shown. 1 of those shown is the same" in page.outside
+    articles = page.source.split("<article")[1:]
+    assert ["the same before" in article for article in articles] == [False, False, True]
     assert page.everything.count("word ") == 900 and page.outside.count("word ") < 200
     assert page.everything.count("follow-up") == 2 and "(empty)" in page.everything
+
+
+def test_the_history_of_a_prompt_is_folded(pages):
+    page = pages["replies.html"]
+    assert page.outside.count("1 earlier message") == 1 and "system" not in page.outside
+    assert "system" in page.everything
+
+
+def test_held_out_measures_have_a_table_of_their_own(tmp_path):
+    values = {"readable": 0.5, "held_out_readable": 0.25}
+    page = Page(run_page(tmp_path, before=values, after=values))
+    assert len(page.classed("numbers")) == 2
+    assert re.search(r"on held-out conversations.*readable replies\s*25.0%", page.outside, re.S)
+    assert "held-out readable replies 25.0% before" in page.source
 
 
 def test_how_the_prompt_was_rendered_is_told(chat, data, tmp_path):

@@ -5,7 +5,7 @@ html, style, heat, plots                building blocks of pages
 colour, measures, losses, summing       colours of signals, names and formats of numbers, statistics
 """
 
-from interact_jax.report.replies_page import write_replies_page
+from interact_jax.report.replies_page import Row, write_replies_page
 from interact_jax.report.run_page import write_run_report
 from interact_jax.report.signal_page import write_signal_report
 from interact_jax.report.terminal import before_after_lines, token_table

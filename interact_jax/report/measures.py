@@ -9,10 +9,12 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """`share`: a number from 0 to 1, shown in %, with differences in points."""
+    """`share`: a number from 0 to 1, shown in %, with differences in points. `held_out`: it is of
+    held-out conversations."""
 
     label: str
     share: bool = False
+    held_out: bool = False
 
 
 MEASURES = {
@@ -20,15 +22,15 @@ MEASURES = {
     "correct": Measure("correct answers", share=True),
     "readable": Measure("readable replies", share=True),
     "all_wanted": Measure("all styles as wanted", share=True),
-    "held_out_signal": Measure("held out: mean signal, nats"),
-    "held_out_signal_abs": Measure("held out: mean |signal|, nats"),
-    "held_out_margin": Measure("held out: revised reply over y, nats a token"),
-    "held_out_preferred": Measure("held out: revised reply likelier than y", share=True),
-    "held_out_entropy": Measure("held out: entropy, nats a token"),
-    "held_out_length": Measure("held out: length of replies, tokens"),
-    "held_out_finished": Measure("held out: replies that end", share=True),
-    "held_out_readable": Measure("held out: readable replies", share=True),
-    "held_out_distance": Measure("held out: distance from before, nats a token"),
+    "held_out_signal": Measure("mean signal, nats", held_out=True),
+    "held_out_signal_abs": Measure("mean |signal|, nats", held_out=True),
+    "held_out_margin": Measure("better reply over the other, nats a token", held_out=True),
+    "held_out_preferred": Measure("better reply is the likelier", share=True, held_out=True),
+    "held_out_entropy": Measure("entropy, nats a token", held_out=True),
+    "held_out_length": Measure("length of replies, tokens", held_out=True),
+    "held_out_finished": Measure("replies that end", share=True, held_out=True),
+    "held_out_readable": Measure("readable replies", share=True, held_out=True),
+    "held_out_distance": Measure("distance from before, nats a token", held_out=True),
 }
 """By the names in `summary.json`. Others are shown by name, as a number."""
 

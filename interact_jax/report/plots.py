@@ -187,12 +187,16 @@ def before_after(before: Mapping[str, float], after: Mapping[str, float]) -> Fig
         widths = [100 * number if number is not None else 0 for number in numbers]
         bars = axes.barh(at + shift, widths, 0.36, label=label, color=colour)
         axes.bar_label(bars, labels, padding=3, fontsize=9)
-    axes.set_yticks(at, [measures.measure_of(name).label for name in names])
+    axes.set_yticks(at, [_bar_label(measures.measure_of(name)) for name in names])
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
     axes.invert_yaxis()
     axes.set(xlabel="%", xlim=(0, 118), xticks=range(0, 101, 25))
     figure.legend(loc="outside upper right", ncols=2)
     return figure
+
+
+def _bar_label(measure: measures.Measure) -> str:
+    return f"held out:\n{measure.label}" if measure.held_out else measure.label
 
 
 def _shorten(name: str, most: int = 24) -> str:

@@ -133,23 +133,29 @@ def _before_and_after(
 ) -> Iterator[str]:
     if not before or not after:
         return
-    rows, descriptions = [], []
+    rows: dict[bool, list[tuple[str, ...]]] = {False: [], True: []}  # by whether it is held out
+    descriptions = []
     for name in after:
         old, new = measures.finite(before, name), measures.finite(after, name)
-        label = measures.measure_of(name).label
+        measure = measures.measure_of(name)
         values = [measures.format_value(name, each).replace("-", "−") for each in (old, new)]
-        rows.append(
+        rows[measure.held_out].append(
             (
-                html.escape_text(label),
+                html.escape_text(measure.label),
                 *values,
                 measures.format_difference(name, old, new).replace("-", "−"),
             )
         )
-        if measures.measure_of(name).share:
+        if measure.share:
+            label = f"held-out {measure.label}" if measure.held_out else measure.label
             descriptions.append(f"{label} {values[0]} before, {values[1]} after")
     yield "<h2>Before and after</h2>"
-    yield '<div class="figures">'
-    yield html.table(rows, ("measured", "before", "after", "difference"), "numbers")
+    yield '<div class="figures"><div>'
+    for group, held_out in (("measured", False), ("on held-out conversations", True)):
+        if rows[held_out]:
+            head = (group, "before", "after", "difference")
+            yield html.table(rows[held_out], head, "numbers")
+    yield "</div>"
     if descriptions:
         figure = plots.before_after(before, after)
         html.save_picture(folder, "before_after", figure)

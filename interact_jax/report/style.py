@@ -77,6 +77,7 @@ th, td {{ text-align: left; vertical-align: top; padding: .25rem 1.5rem .25rem 0
 td {{ overflow-wrap: anywhere }}
 th {{ font-weight: 400; color: var(--soft) }}
 thead th {{ font-size: .875rem }}
+.scroll + .scroll {{ margin-top: 1rem }}
 table.numbers td, table.numbers thead th + th {{ text-align: right; white-space: nowrap }}
 table.settings {{ font-size: .875rem }}
 table.settings th {{ white-space: nowrap }}
@@ -111,6 +112,7 @@ figcaption {{ max-width: 46rem }}
 .turns.halves {{ grid-template-columns: 1fr 1fr }}
 .turns > section {{ min-width: 0 }}
 .wide {{ grid-column: 1 / -1 }}
+.earlier section {{ margin: .5rem 0; padding-left: .8rem; border-left: 1px solid var(--line) }}
 .follow {{ border-left: 3px solid var(--line); padding-left: .8rem }}
 .label {{ display: block }}
 .said {{ white-space: pre-wrap; overflow-wrap: anywhere }}
@@ -126,6 +128,8 @@ figcaption {{ max-width: 46rem }}
 @media (max-width: 45rem) {{
   .turns, .turns.halves {{ grid-template-columns: 1fr }}
   th, td {{ padding-right: .8rem }}
+  table.numbers {{ width: 100%; font-size: .875rem }}
+  table.numbers td:last-child, table.numbers th:last-child {{ padding-right: 0 }}
 }}
 @media print {{
   body {{ font-size: 10pt }}
