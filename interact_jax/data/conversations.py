@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from interact_jax.data.dialogues import Outcome
@@ -42,7 +43,8 @@ FIELDS_SHOWN = 12  # unused fields in a summary
 
 @dataclasses.dataclass
 class ReadReport:
-    """How much was read; what was lost, and why; what was mended, and which fields were not used.
+    """How much was read; what was lost, and why; what was mended; which fields were not used, and
+    which `data.weigh` alone can use (`meta`).
 
     `lost` counts by reason: lines ("broken JSON"), messages ("unknown role"), conversations ("no
     follow-up"). `examples` has the first case of each reason, with file and line. `interactions`
@@ -56,6 +58,7 @@ class ReadReport:
     lost: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     mended: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    meta: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def note(self, counter: collections.Counter[str], item: Loss | Note) -> None:
@@ -75,6 +78,11 @@ class ReadReport:
             lines.append(f"  {times:,} x {reason}, such as {self.examples[reason]}")
         if len(self.unused) > FIELDS_SHOWN:
             lines.append(f"  and {len(self.unused) - FIELDS_SHOWN:,} more fields not used")
+        if self.meta:
+            most = self.meta.most_common(FIELDS_SHOWN)
+            fields = ", ".join(f"{reprlib.repr(name)} ({times:,})" for name, times in most)
+            more = f" and {len(self.meta) - len(most):,} more" if len(self.meta) > len(most) else ""
+            lines.append(f"  fields that nothing but data.weigh uses: {fields}{more}")
         return lines
 
 
@@ -178,6 +186,7 @@ class _Collector:
         self.sources[conversation.id] = conversation.source
         if units := self.count_units(conversation):
             self.conversations.append(conversation)
+            self.report.meta.update(conversation.meta.keys())
             self.report.interactions += units
         elif conversation.source != self.last_loss or conversation.owned is not None:
             # Otherwise the reason has been reported already; but paths of a tree have one place.

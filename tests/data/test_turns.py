@@ -174,6 +174,17 @@ def test_fields_that_are_not_used_are_told(tmp_path):
     assert line == f"  2 x field 'rating' not used, such as {tmp_path}/chats.jsonl:1: messages[0]"
 
 
+def test_ratings_of_a_whole_record_are_told(tmp_path):
+    """Its scalars are what a function of data.weigh may look at; nothing else does."""
+    report = read(tmp_path, good("a") | {"rating": 1, "source": "web"}, good("b") | {"rating": 5})[
+        1
+    ]
+    line = "  fields that nothing but data.weigh uses: 'rating' (2), 'source' (1)"
+    assert report.lines()[-1] == line
+    many = read(tmp_path, good("a") | {f"f{n}": n for n in range(20)})[1]
+    assert many.lines()[-1].endswith("'f11' (1) and 8 more")
+
+
 def test_many_fields_make_no_long_report(tmp_path):
     record = {**good("a"), **{f"key {n}": [n] for n in range(1000)}}
     _, report = read(tmp_path, record)
