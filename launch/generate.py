@@ -41,6 +41,10 @@ from interact_jax.opening import open_model
 from interact_jax.schema import InputError
 
 ADDED = ("completion", "completion_ids", "logps")
+SETTINGS = {"model.tokenizer": "--tokenizer", "data.end": "--end"}
+"""Settings of a run that are arguments here, with their own meaning and choices."""
+OWN_SETTINGS = {"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"}
+"""Settings of a run that are arguments here with another meaning or default."""
 KINDS = {"auto": PLAIN, "on": ON, "off": CLOSED}
 
 
@@ -94,7 +98,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="type of the computation",
     )
     add("--rows", type=int, default=64, help="prompts per batch, at most (default 64)")
-    cli.name_flags({"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"})
+    cli.add_settings(parser, SETTINGS)
+    cli.name_flags(SETTINGS | OWN_SETTINGS)
     return parser.parse_args(argv)
 
 
@@ -114,7 +119,15 @@ def main(argv: list[str] | None = None) -> None:
 def generate(args: argparse.Namespace) -> None:
     prompts = read_prompts(args.prompts)
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    model = open_model(args.model, mesh=mesh, dtype=args.dtype, attention="xla", date=args.date)
+    model = open_model(
+        args.model,
+        mesh=mesh,
+        tokenizer=args.tokenizer,
+        date=args.date,
+        end=args.end,
+        dtype=args.dtype,
+        attention="xla",
+    )
     chat, kind = model.chat, KINDS[args.thinking]
     if kind == ON and not chat.reasoning_format.supported:
         raise InputError(

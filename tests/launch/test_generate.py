@@ -280,6 +280,19 @@ def test_bad_arguments_exit_2(changed, message, model, prompts, monkeypatch, cap
     assert prompts.read_bytes() == before and list(prompts.parent.iterdir()) == [prompts]
 
 
+def test_a_tokenizer_may_stand_elsewhere(model, prompts, tmp_path, capsys):
+    """And where it is needed, the message names the flag that takes it."""
+    weights, out = tmp_path / "weights", tmp_path / "out.jsonl"
+    tiny_model(weights, "qwen3", num_hidden_layers=2)
+    tiny_tokenizer(weights)
+    (weights / "chat_template.jinja").unlink()
+    assert run_on(weights, prompts, out) == 2
+    said = capsys.readouterr().err
+    assert "--tokenizer" in said and "model.tokenizer" not in said
+    assert run_on(weights, prompts, out, "--tokenizer", model, "--end", "turn") == 0
+    assert len(read(out)) == len(LINES)
+
+
 def test_help_has_an_example_and_exits_0():
     found = subprocess.run(
         [sys.executable, PROGRAM, "--help"], capture_output=True, text=True, timeout=120
