@@ -13,6 +13,7 @@ were drawn from: after temperature, top-k, top-p and min-p. They are the same fo
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -58,7 +59,8 @@ class SamplingParams:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Prompt ids to complete. The random numbers of a completion depend on `seed` alone."""
+    """Prompt ids to complete. The random numbers of a completion depend on `seed`, of 64 bits,
+    alone."""
 
     ids: Sequence[int]
     params: SamplingParams
@@ -80,6 +82,27 @@ class Completion:
     sampling_logps: list[float] = dataclasses.field(default_factory=list)
     stopped: bool = False
     version: int = 0
+
+
+def requests_for(
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    seed: int,
+    indices: Sequence[int] | None = None,
+) -> list[Request]:
+    """A request for every prompt; its random numbers depend on `seed` and its index alone (by
+    default its place among the prompts)."""
+    indices = range(len(prompts)) if indices is None else indices
+    return [
+        Request(ids, params, seed_of(seed, index))
+        for ids, index in zip(prompts, indices, strict=True)
+    ]
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed of 64 bits for what these numbers and names stand for."""
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 Done = Callable[[int, Completion], None]
