@@ -5,9 +5,10 @@
     engine.load(params, version=step)                     later requests are sampled from these
 
 A completion is what training needs: the ids as sampled, never made again from text, and two kinds
-of log-probabilities of them. `logps` are those of the model itself: at temperature 1, over the whole
-vocabulary, as a trainer computes them. `sampling_logps` are those of the distribution that they
-were drawn from: after temperature, top-k, top-p and min-p. They are the same for plain sampling.
+of log-probabilities of them. `logps` are those of the model itself: at temperature 1, over the
+whole vocabulary, as a trainer computes them. `sampling_logps` are those of the distribution that
+they were drawn from: after temperature, top-k, top-p and min-p. They are the same for plain
+sampling.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class SamplingParams:
             raise InputError(f"top_p={self.top_p}: expected more than 0 and at most 1.")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p={self.min_p}: expected 0 (all tokens) to 1.")
-        if not all(self.stop):
+        if "" in self.stop:
             raise InputError("stop: an empty text would end every reply at once.")
 
 

@@ -24,7 +24,8 @@ Key = tuple[int, tuple[int, ...]]  # the page before, and the tokens of a page o
 @dataclasses.dataclass
 class Lease:
     """The pages of a sequence, in order. The first `known` tokens are in them already, or will be
-    once earlier leases are filled; `copy` is a page (source, target) to be copied after that."""
+    once earlier leases are filled; `copy` is a page (source, target) to be copied after that, which
+    `Pages.copied` is then told."""
 
     pages: list[int]
     known: int
@@ -66,10 +67,15 @@ class Pages:
             self._use(page)
         lease = Lease([*shared, *(self._take() for _ in range(needed))], known)
         if source is not None:
-            self._leave(source)  # no page is taken before it is copied
             lease.known, lease.copy = len(filled), (source, lease.pages[len(shared)])
         self._learn(lease.pages, filled, with_tail=True)
         return lease
+
+    def copied(self, lease: Lease) -> None:
+        """The copy that the lease asked for is made: its source may be overwritten."""
+        assert lease.copy is not None
+        self._leave(lease.copy[0])
+        lease.copy = None
 
     def release(self, lease: Lease, ids: Sequence[int]) -> None:
         """The sequence has ended; the keys and values of `ids` are in its pages."""
@@ -77,7 +83,7 @@ class Pages:
         for page in lease.pages:
             self._leave(page)
 
-    # --------------------------------------------------------------------------------- what is known
+    # -------------------------------------------------------------------------------- what is known
 
     def _known_pages(self, ids: Sequence[int]) -> list[int]:
         """The full pages that hold the beginning of `ids`."""
@@ -120,7 +126,7 @@ class Pages:
                     del self._idle[later]
                     self._free.append(later)
 
-    # ------------------------------------------------------------------------------------ who has it
+    # ----------------------------------------------------------------------------------- who has it
 
     def _take(self) -> int:
         page = self._free.pop() if self._free else self._idle.popitem(last=False)[0]

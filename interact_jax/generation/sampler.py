@@ -247,7 +247,9 @@ class Sampler:
         shapes = Pool.shapes(
             self.decoder.config, 1, self.decoder.dtype, paging.backend_of(self.decoder)
         )
-        page = sum(math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(shapes))
+        page = sum(
+            math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(shapes)
+        )
         tensor = self.mesh.shape["tensor"] if self.mesh is not None else 1
         if self.decoder.config.kv_heads % tensor == 0:
             page //= tensor
@@ -263,7 +265,7 @@ class Sampler:
         waiting: collections.deque[tuple[int, Request]],
         running: list[list[_Sequence]],
     ) -> list[_Sequence]:
-        """Begin with waiting requests, in order, as long as there are rows and pages for the next."""
+        """Begin with waiting requests, in order, while there are rows and pages for the next."""
         admitted = []
         while waiting:
             index, request = waiting[0]
@@ -300,6 +302,9 @@ class Sampler:
             self._fill_some(now, table)
         if any(copies):
             self._copy_pages(copies)
+        for sequence in admitted:
+            if sequence.lease.copy is not None:
+                self._pages[sequence.shard].copied(sequence.lease)
 
     def _fill_some(self, parts: Sequence[Sequence[tuple[_Sequence, int]]], table: int) -> None:
         rows = _power(max(map(len, parts)))
@@ -308,7 +313,9 @@ class Sampler:
         table_BxM = np.zeros((self.shards, rows, table), np.int32)
         for shard, of_shard in enumerate(parts):
             for row, (sequence, start) in enumerate(of_shard):
-                ids = sequence.request.ids[start : min(start + SLOTS, len(sequence.request.ids) - 1)]
+                ids = sequence.request.ids[
+                    start : min(start + SLOTS, len(sequence.request.ids) - 1)
+                ]
                 id_BxL[shard, row, : len(ids)] = ids
                 place_BxL[shard, row, : len(ids)] = range(start, start + len(ids))
                 table_BxM[shard, row, : len(sequence.lease.pages)] = sequence.lease.pages

@@ -152,9 +152,7 @@ class Layer(nn.Module):
             k, v = view.keys(k, v, shared_kv)
             if len(outputs) == 0:
                 shared_kv = (k, v)
-            hidden = block.add_output(
-                hidden, view.attend(q, k, v, window, self.attention), w_, c
-            )
+            hidden = block.add_output(hidden, view.attend(q, k, v, window, self.attention), w_, c)
             outputs.append(nn.with_logical_constraint(freeze(hidden), ("B", None, None)))
         return tuple(outputs), None
 

@@ -59,7 +59,9 @@ def linear(
 def _few_tokens(x: jax.Array, w: OfLayer) -> jax.Array:
     w_NxDxF = w.w.reshape(len(w.w), x.shape[1], -1)
     result = jax.ShapeDtypeStruct((len(x), w_NxDxF.shape[2]), jnp.float32)
-    return jax.ffi.ffi_call(paged.targets()["layer_product"], result)(x, w_NxDxF, w.layer.reshape(1))
+    return jax.ffi.ffi_call(paged.targets()["layer_product"], result)(
+        x, w_NxDxF, w.layer.reshape(1)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

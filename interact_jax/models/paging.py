@@ -35,8 +35,8 @@ def extend(
     table_BxM: jax.Array,
     pool: Pool,
 ) -> tuple[jax.Array, Pool]:
-    """Hidden states [B, L, D] of new tokens (after the final norm), and the pool with their keys and
-    values. place: their positions, consecutive in a row; -1 = padding, at its end."""
+    """Hidden states [B, L, D] of new tokens (after the final norm), and the pool with their keys
+    and values. place: their positions, consecutive in a row; -1 = padding, at its end."""
     c, backend = decoder.config, backend_of(decoder)
     native = backend == "native" and not paged.shared_out(jax.sharding.get_abstract_mesh())
     hidden = jnp.take(params["embedding_VxD"], id_BxL, axis=0).astype(decoder.dtype)
@@ -52,9 +52,7 @@ def extend(
             of_layer = OfLayer(stacked, n, native)
             w[short] = of_layer if "x" in letters and "bias" not in short else of_layer.array()
         q, k, v = block.project(hidden, w, angles, c)
-        out, pool = paged.attend(
-            q, k, v, place_BxL, table_BxM, pool, n, window_N[n], backend
-        )
+        out, pool = paged.attend(q, k, v, place_BxL, table_BxM, pool, n, window_N[n], backend)
         hidden = block.add_output(hidden, out, w, c)
         return nn.with_logical_constraint(hidden, ("B", None, None)), pool
 

@@ -180,7 +180,7 @@ def _xla(q, k, v, place, table, keys, values, layer, window):
         logits = jnp.einsum(
             "BLGrK,BJGKW->BGrLJW", queries, keys[layer, pages], preferred_element_type=jnp.float32
         )
-        index = block * BLOCK + jnp.arange(BLOCK)
+        index = (block * BLOCK + jnp.arange(BLOCK))[None, None, :]
         seen = (index <= place[:, :, None]) & (index > place[:, :, None] - window)
         logits = logits.reshape(*logits.shape[:4], BLOCK) * K**-0.5
         logits = jnp.where(seen[:, None, None], logits, NOTHING)
