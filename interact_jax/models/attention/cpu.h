@@ -111,14 +111,22 @@ void multiply(int m, int n, int w, const float* a, int64_t ai, int64_t ak, const
   for (; j < w; j += kLanes) columns<1>(m, n, a, ai, ak, b + j, bk, c + j, ci, add);
 }
 
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // Runs work(i) for i < tasks on the pool's threads and the calling one. Where a task finds no
 // memory, the others are done all the same, and then it throws: `work` is read until they are.
+// The calling thread looks for the end for a while before it sleeps: waking takes as long as a
+// small task.
 template <typename Work>
 void parallel(ffi::ThreadPool& pool, int64_t tasks, const Work& work) {
+  constexpr int kLooks = 4000;
   struct Progress {
-    std::atomic<int64_t> next{0};
-    int64_t done = 0;
-    bool failed = false;
+    std::atomic<int64_t> next{0}, done{0};
+    std::atomic<bool> failed{false};
     std::mutex mutex;
     std::condition_variable all;
   };
@@ -126,19 +134,16 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const Work& work) {
   auto progress = std::make_shared<Progress>();
   auto help = [progress, tasks, &work] {
     int64_t mine = 0;
-    bool failed = false;
     for (int64_t i; (i = progress->next++) < tasks; ++mine) {
       try {
         work(i);
       } catch (const std::bad_alloc&) {
-        failed = true;
+        progress->failed = true;
       }
     }
-    if (mine == 0) return;
+    if (mine == 0 || (progress->done += mine) < tasks) return;
     std::lock_guard<std::mutex> lock(progress->mutex);
-    progress->done += mine;
-    progress->failed |= failed;
-    if (progress->done == tasks) progress->all.notify_all();
+    progress->all.notify_all();
   };
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), tasks) - 1;
   try {
@@ -148,8 +153,11 @@ void parallel(ffi::ThreadPool& pool, int64_t tasks, const Work& work) {
     // Fewer threads do it.
   }
   help();
-  std::unique_lock<std::mutex> lock(progress->mutex);
-  progress->all.wait(lock, [&] { return progress->done == tasks; });
+  for (int look = 0; look < kLooks && progress->done < tasks; ++look) pause();
+  if (progress->done < tasks) {
+    std::unique_lock<std::mutex> lock(progress->mutex);
+    progress->all.wait(lock, [&] { return progress->done >= tasks; });
+  }
   if (progress->failed) throw std::bad_alloc();
 }
 
