@@ -84,7 +84,7 @@ setup(
     package_data={
         "interact_jax": ["py.typed"],
         "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
-        "interact_jax.models.attention": ["*.cc"],  # compiled where it runs, see foreign.py
+        "interact_jax.models.attention": ["*.cc", "*.h"],  # compiled where it runs, see foreign.py
     },
     entry_points={"console_scripts": ["interact = interact_jax.commands:main"]},
     install_requires=[

@@ -37,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from interact_jax import cli, config, divergences, memory, pocket, train
-from interact_jax.generation.sampler import Completion
+from interact_jax.generation import Completion
 from interact_jax.logits import Logits
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.layers import linear

@@ -14,7 +14,7 @@ from typing import Any
 
 from interact_jax import best, guard, places, progress, sharding
 from interact_jax.data.chat import ChatFormat
-from interact_jax.generation.sampler import Sampler
+from interact_jax.generation import Sampler, SamplingParams, requests_for
 from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
 from interact_jax.pocket import measure as pocket_measure
@@ -39,8 +39,9 @@ def measure_pocket(
     requests = world.held_out_requests(replies, seed)
     prompts = [chat.prompt([Message("user", request.text)]) for request in requests]
     sampler = Sampler(decoder, [chat.eos_id], rows=256, vocab_limit=len(chat.tokenizer))
+    sampler.load(params)
     completions = sampler.sample(
-        params, prompts, max_new_tokens=pocket_measure.MAX_NEW_TOKENS, temperature=1.0, seed=seed
+        requests_for(prompts, SamplingParams(pocket_measure.MAX_NEW_TOKENS), seed)
     )
     texts = [chat.decode([i for i in c.ids if i != chat.eos_id]) for c in completions]
     shares = pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)

@@ -4,10 +4,10 @@
     jax.ffi.ffi_call(operations["forward"], ...)
 
 A source is compiled once, by the system's C++ compiler for the processor at hand: the library is
-kept in the user's cache directory, under a name that depends on source, compiler, processor and
-jaxlib, so machines that share a home directory but differ in processor do not share libraries.
-Where the cache cannot be written, or others could place a library there, every process compiles its
-own.
+kept in the user's cache directory, under a name that depends on source, the headers beside it,
+compiler, processor and jaxlib, so machines that share a home directory but differ in processor do
+not share libraries. Where the cache cannot be written, or others could place a library there, every
+process compiles its own.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def _library(source: Path) -> tuple[str, ctypes.CDLL]:
     command = _command()
     # The compiler's predefined macros for this processor: its version and every instruction set.
     target = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
-    key = "\0".join((source.read_text(), *command, target, jaxlib.__version__))
+    headers = [header.read_text() for header in sorted(source.parent.glob("*.h"))]
+    key = "\0".join((source.read_text(), *headers, *command, target, jaxlib.__version__))
     stem = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     command += ["-isystem", jax.ffi.include_dir(), str(source)]
     try:

@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from interact_jax import digests, files, sharding
+from interact_jax import digests, files
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft, Example, Target, as_ids
 from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.holdout import hash_of
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised_replies
 from interact_jax.data.tree import GROW, Tree
-from interact_jax.generation.sampler import Completion, Sampler
+from interact_jax.generation import Completion, Sampler, SamplingParams, requests_for
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
@@ -208,14 +208,18 @@ class HeldOut:
     @functools.cached_property
     def _sampler(self) -> Sampler:
         limit = len(self.model.chat.tokenizer)
-        return Sampler(self.model.decoder, self.model.eos_ids, vocab_limit=limit)
+        return Sampler(
+            self.model.decoder, self.model.eos_ids, vocab_limit=limit, mesh=self.model.mesh
+        )
 
     def _sample(self, params: Any) -> list[Completion]:
         ids = [prompt.ids for prompt in self.prompts]
-        with sharding.on(self.model.mesh):
-            return self._sampler.sample(
-                params, ids, max_new_tokens=self.new_tokens, temperature=1.0, seed=self.seed
-            )
+        requests = requests_for(ids, SamplingParams(self.new_tokens), self.seed)
+        self._sampler.load(params)
+        try:
+            return self._sampler.sample(requests)
+        finally:
+            self._sampler.unload()  # training needs the memory
 
     def _trees_of(self, completions: Sequence[Completion]) -> list[Tree]:
         """Trees of the sampled tokens after the very ids that they were sampled for."""

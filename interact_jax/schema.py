@@ -60,9 +60,10 @@ class RunStopped(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One turn. `token_ids` and `logps` (same length) are what a sampler produced, if one did;
-    `weight` is how much the message counts when it is learned. `fields` are what chat templates may
-    render besides the text: `tool_calls`, `reasoning_content`."""
+    """One turn. `token_ids`, `logps` and `sampling_logps` (same length) are what a sampler
+    produced, if one did: see `generation.engine`. `weight` is how much the message counts when it
+    is learned. `fields` are what chat templates may render besides the text: `tool_calls`,
+    `reasoning_content`."""
 
     role: str
     content: str
@@ -70,6 +71,7 @@ class Message:
     logps: tuple[float, ...] | None = None
     weight: float = 1.0
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    sampling_logps: tuple[float, ...] | None = None
 
 
 class History(Sequence[Message]):

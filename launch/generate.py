@@ -6,8 +6,9 @@
 
 Each line of the prompts is {"messages": [{"role": "user", "content": "..."}]}, ending in a user
 message, or {"prompt": "..."}. The output repeats it with all its fields, and adds `completion`
-(text), `completion_ids` (with EOS if the model ended) and `logps` (of each id under the model, at
-temperature 1).
+(text), `completion_ids` (with EOS if the model ended), `logps` (of each id under the model, at
+temperature 1 over the whole vocabulary) and `sampling_logps` (of each id under the distribution
+that it was drawn from).
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ from interact_jax.generation import (
     Completion,
     Prompt,
     Sampler,
+    SamplingParams,
     count_repairs,
     fit_prompt,
     read_prompts,
+    requests_for,
 )
+from interact_jax.generation.chat_model import text_of
 from interact_jax.opening import open_model
+from interact_jax.sampling_flags import add_flags, params_of
 from interact_jax.schema import InputError
 
-ADDED = ("completion", "completion_ids", "logps")
+ADDED = ("completion", "completion_ids", "logps", "sampling_logps")
 SETTINGS = {"model.tokenizer": "--tokenizer", "data.end": "--end"}
 """Settings of a run that are arguments here, with their own meaning and choices."""
 OWN_SETTINGS = {"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"}
@@ -63,20 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="file to write, in the same format; - = standard output",
     )
-    add(
-        "--max-new-tokens",
-        type=int,
-        default=256,
-        metavar="N",
-        help="tokens of a reply, at most (default 256)",
-    )
-    add("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
-    add(
-        "--seed",
-        type=cli.setting_type("seed"),
-        default=0,
-        help="of sampling at other temperatures (default 0)",
-    )
+    add_flags(parser, temperature=0.0, new_tokens=256)
     add(
         "--thinking",
         default="auto",
@@ -97,7 +89,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=["float32", "bfloat16"],
         help="type of the computation",
     )
-    add("--rows", type=int, default=64, help="prompts per batch, at most (default 64)")
+    add("--rows", type=int, default=64, help="replies sampled at a time, at most (default 64)")
     cli.add_settings(parser, SETTINGS)
     cli.name_flags(SETTINGS | OWN_SETTINGS)
     return parser.parse_args(argv)
@@ -126,7 +118,7 @@ def generate(args: argparse.Namespace) -> None:
         date=args.date,
         end=args.end,
         dtype=args.dtype,
-        attention="xla",
+        attention="auto",
     )
     chat, kind = model.chat, KINDS[args.thinking]
     if kind == ON and not chat.reasoning_format.supported:
@@ -137,16 +129,20 @@ def generate(args: argparse.Namespace) -> None:
     prompts = [fit_prompt(prompt, chat) for prompt in prompts]
     context = model.config.max_positions
     prompt_ids = [encode(prompt, chat, context, kind) for prompt in prompts]
-    sampler = Sampler(model.decoder, model.eos_ids, rows=args.rows, vocab_limit=len(chat.tokenizer))
-    settings = {"max_new_tokens": args.max_new_tokens, "temperature": args.temperature}
-    sampler.check(prompt_ids, **settings)
-    params = model.load()
+    limit = len(chat.tokenizer)
+    sampler = Sampler(
+        model.decoder, model.eos_ids, rows=args.rows, vocab_limit=limit, decode=chat.decode
+    )
+    params = params_of(args)
+    requests = requests_for(prompt_ids, params, args.seed)
+    sampler.check(requests)
+    sampler.load(model.load())
 
     began = time.perf_counter()
-    completions = sampler.sample(params, prompt_ids, **settings, seed=args.seed, progress=True)
+    completions = sampler.sample(requests, progress=True)
     seconds = time.perf_counter() - began
     pairs = zip(prompts, completions, strict=True)
-    cli.write_lines(args.out, (with_completion(*pair, chat) for pair in pairs))
+    cli.write_lines(args.out, (with_completion(*pair, chat, params) for pair in pairs))
     cli.show(summary(args.out, prompts, completions, chat, seconds))
 
 
@@ -163,10 +159,12 @@ def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str = PLAIN) ->
     return ids
 
 
-def with_completion(prompt: Prompt, completion: Completion, chat: ChatFormat) -> dict[str, Any]:
-    """The prompt's line with the reply added; the text excludes the EOS that ended it."""
-    reply = completion.ids[:-1] if completion.finished else completion.ids
-    added = (chat.decode(reply), completion.ids, [round(v, 7) for v in completion.logps])
+def with_completion(
+    prompt: Prompt, completion: Completion, chat: ChatFormat, params: SamplingParams
+) -> dict[str, Any]:
+    """The prompt's line with the reply added; the text excludes what ended it."""
+    logps = ([round(v, 7) for v in x] for x in (completion.logps, completion.sampling_logps))
+    added = (text_of(completion, chat, params), completion.ids, *logps)
     return {**prompt.line, **dict(zip(ADDED, added, strict=True))}
 
 
@@ -180,7 +178,7 @@ def summary(
     """One line: what was done, and anything unusual about it."""
     tokens = sum(len(completion.ids) for completion in completions)
     counts = {
-        "cut at the limit": sum(not completion.finished for completion in completions),
+        "cut at the limit": sum(not (c.finished or c.stopped) for c in completions),
         "replaced an older completion": sum(
             any(name in prompt.line for name in ADDED) for prompt in prompts
         ),

@@ -294,7 +294,7 @@ def _with_text(y: Message, text: str, keep_ids: bool) -> Message:
     """The reply with another text; sampled ids and log-probabilities stay if `keep_ids`."""
     if keep_ids:
         return dataclasses.replace(y, content=text)
-    return dataclasses.replace(y, content=text, token_ids=None, logps=None)
+    return dataclasses.replace(y, content=text, token_ids=None, logps=None, sampling_logps=None)
 
 
 def check_date(date: str, name: str = "data.date") -> None:

@@ -43,7 +43,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 FIELDS = ("tool_calls", "tool_call_id", "reasoning_content")
 """What chat templates may show besides the text; for tool messages `name` as well."""
 REASONING = "reasoning"  # what some servers call reasoning_content
-SAMPLED = ("token_ids", "logps")
+SAMPLED = ("token_ids", "logps", "sampling_logps")
 USED = {*FIELDS, *SAMPLED, "function_call", "weight"}
 
 
@@ -96,7 +96,8 @@ def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -
     unused = tuple(
         key for key in turn if key not in used_keys and turn[key] not in (None, "", [], {})
     )
-    message = Message(role, text, *_sampler_output(turn, role), _weight(turn, role), fields)
+    sampled = _sampler_output(turn, role)
+    message = Message(role, text, weight=_weight(turn, role), fields=fields, **sampled)
     return Turn(index, label, role, message, left_out=tuple(left_out), unused=unused)
 
 
@@ -246,23 +247,25 @@ def _weight(turn: Mapping[str, Any], role: str) -> float:
     return value
 
 
-def _sampler_output(
-    turn: Mapping[str, Any], role: str
-) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
-    """The sampled `token_ids` of a reply and, of the same length, their `logps`."""
-    ids, logps = (turn.get(key) for key in SAMPLED)
-    if ids is None and logps is None:
-        return None, None
+def _sampler_output(turn: Mapping[str, Any], role: str) -> dict[str, tuple[Any, ...]]:
+    """The sampled `token_ids` of a reply and, of the same length, `logps` and `sampling_logps`."""
+    given = {key: turn[key] for key in SAMPLED if turn.get(key) is not None}
+    if not given:
+        return {}
     reason = "bad token_ids or logps"
     if role != "assistant":
         raise Fault(reason, f"only an assistant's message has them, this is {role!r}")
+    ids = given.pop("token_ids", None)
     if not isinstance(ids, list) or not ids or not all(type(i) is int and i >= 0 for i in ids):
         raise Fault(reason, f"token_ids is {reprlib.repr(ids)}, expected whole numbers")
-    if logps is None:
-        return tuple(ids), None
-    values = [as_float(logp) for logp in logps] if isinstance(logps, list) else [None]
-    if None in values:
-        raise Fault(reason, f"logps is {reprlib.repr(logps)}, expected numbers that float32 holds")
-    if len(ids) != len(values):
-        raise Fault(reason, f"{len(ids)} token_ids but {len(values)} logps, expected as many")
-    return tuple(ids), tuple(logp for logp in values if logp is not None)
+    output: dict[str, tuple[Any, ...]] = {"token_ids": tuple(ids)}
+    for key, logps in given.items():
+        values = [as_float(logp) for logp in logps] if isinstance(logps, list) else [None]
+        if None in values:
+            raise Fault(
+                reason, f"{key} is {reprlib.repr(logps)}, expected numbers that float32 holds"
+            )
+        if len(ids) != len(values):
+            raise Fault(reason, f"{len(ids)} token_ids but {len(values)} {key}, expected as many")
+        output[key] = tuple(values)
+    return output

@@ -1,29 +1,24 @@
-"""Sampling: one prefill over the prompts of a group, then one token per step until all have ended.
+"""The mesh's own sampler: many requests of any lengths, drawn from the parameters that are trained.
 
     sampler = Sampler(decoder, eos_ids)
-    completions = sampler.sample(params, prompts, max_new_tokens=64, temperature=1.0, seed=0)
+    sampler.load(params)
+    completions = sampler.sample(requests_for(prompts, SamplingParams(64), seed=0))
 
-The prompts of a group are padded on the right, so a token's slot in the cache is not its position;
-padding is never attended to (three prompt slots, two new ones; digits are positions):
-
-    prompt "a b c"   a0 b1 c2 | d3 e4
-    prompt "a"       a0 .  .  | b1 c2
-
-Lengths are rounded up to buckets, and one program is compiled for each. Prompts are grouped by
-their own bucket, so that neither the shapes for a prompt nor its random numbers depend on the
-others.
+Keys and values lie in pages (`pages`), so what prompts have in common is computed and kept once. At
+most `rows` sequences are drawn at a time; when one has ended, the next request takes its place.
+What runs on the devices is in `steps`: prompts fill pages in rows of one page each, whatever their
+lengths, and all sequences draw a token per step. A prompt's last token is fed by the first step.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,38 +26,53 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress
 
-from interact_jax import sharding
-from interact_jax.models.decoder import Cache, Decoder, head_DxV
-from interact_jax.schema import InputError, TokenStream
+from interact_jax import memory, sharding
+from interact_jax.generation.draw import Settings
+from interact_jax.generation.engine import Completion, Done, Request
+from interact_jax.generation.pages import Lease, Pages
+from interact_jax.generation.steps import Rows, jit_steps
+from interact_jax.models import paging
+from interact_jax.models.attention.paged import SLOTS, Pool, pool_spec
+from interact_jax.models.decoder import Decoder
+from interact_jax.schema import InputError
 
-LEAST_PROMPT, LEAST_NEW = 32, 16  # slots: the smallest buckets, so that short ones share a program
-PREFILL_MASK = 1 << 26  # entries [B, L, S] of a group's attention mask; H float32s each at the peak
+STEPS = 64  # tokens drawn in one call, at most
+STEPS_BETWEEN_LOOKS = 8  # where somebody reads along: stop texts, a reply shown as it grows
+FILLED = 64  # pages filled in one call, at most
+LEAST_TABLE = 4  # pages of the smallest table
+SHARE = 0.5  # of the device's room that keys and values may take
+Look = Callable[[int, list[int]], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """The sampled reply to one prompt.
+@dataclasses.dataclass
+class _Sequence:
+    """A request that is being sampled. `index` is its place among the requests."""
 
-    `ids` include the EOS that ended it, if one did (`finished`). `logps` are log pi of each id
-    under the model itself: float32, at temperature 1 and over the whole vocabulary, whatever the
-    temperature and the vocabulary limit of the draw, so that a trainer can compare them with its
-    own.
-    """
-
-    ids: list[int]
-    logps: list[float]
-    finished: bool
+    index: int
+    request: Request
+    shard: int
+    lease: Lease
+    limit: int  # tokens
+    ids: list[int] = dataclasses.field(default_factory=list)
+    logps: list[float] = dataclasses.field(default_factory=list)
+    sampling_logps: list[float] = dataclasses.field(default_factory=list)
+    finished: bool = False
+    stopped: bool = False
 
 
 class Sampler:
-    """Draws completions from a decoder; compiles once per bucket of rows, prompt and new tokens.
+    """Samples from a decoder; an `Engine`.
 
-    `eos_ids` end a completion. At most `rows` prompts are in one group. Ids from `vocab_limit` on
-    are never drawn: rows of the embedding beyond the tokenizer, which training never touched.
-    With a mesh, the rows of a group are distributed over its devices (one process only).
+    `eos_ids` end a completion. At most `rows` sequences are sampled at a time. Ids from
+    `vocab_limit` on are never drawn: rows of the embedding beyond the tokenizer, which training
+    never touched. `decode` turns ids into text, and is required for stop texts. With a mesh of
+    several devices, every device with rows of its own has its own sequences and pages. Keys and
+    values take at most `room` bytes of a device, by default half of what it has left.
 
     Raises InputError where no EOS could ever be drawn.
     """
+
+    name = "the sampler of this process"
 
     def __init__(
         self,
@@ -72,6 +82,8 @@ class Sampler:
         rows: int = 64,
         vocab_limit: int | None = None,
         mesh: Mesh | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        room: float | None = None,
     ):
         vocabulary = decoder.config.vocab_size
         if vocab_limit is not None:
@@ -83,276 +95,382 @@ class Sampler:
                 "and tokenizer must belong together."
             )
         if rows < 1:
-            raise InputError(f"rows={rows}: expected at least 1 prompt in a group.")
-        self.decoder, self.rows, self.mesh = decoder, rows, mesh
-        self._complete = jax.jit(
-            functools.partial(_complete, decoder, tuple(sorted(set(eos_ids))), vocabulary),
-            static_argnames="new",
+            raise InputError(f"rows={rows}: expected at least 1 sequence at a time.")
+        self.decoder, self.decode, self.room = decoder, decode, room
+        self.mesh = mesh if mesh is not None and mesh.size > 1 else None
+        self.shards = sharding.row_shards(mesh) if mesh is not None else 1
+        self.rows = -(-rows // self.shards)  # of a shard
+        self.version = 0
+        self.filled = 0  # prompt tokens whose keys and values were computed
+        self._fill, self._copy, self._continue = jit_steps(
+            decoder, tuple(sorted(set(eos_ids))), vocabulary, STEPS
         )
+        self._params: Any = None
+        self._pool: Pool | None = None
+        self._pages = [Pages(0) for _ in range(self.shards)]
+
+    # ------------------------------------------------------------------------------------- weights
+
+    def load(self, params: Any, version: int = 0) -> None:
+        """Sample from these parameters from now on; they are not copied."""
+        self._params, self.version = params, version
+        for pages in self._pages:
+            pages.forget()
+
+    def unload(self) -> None:
+        """Let go of the parameters and of the memory for keys and values."""
+        self._params = None
+        self._drop_pool()
+
+    def _drop_pool(self) -> None:
+        self._pool = None
+        self._pages = [Pages(0) for _ in range(self.shards)]
+
+    # ------------------------------------------------------------------------------------ requests
 
     def sample(
         self,
-        params: Any,
-        prompts: Sequence[Sequence[int]],
+        requests: Sequence[Request],
+        done: Done | None = None,
         *,
-        max_new_tokens: int,
-        temperature: float,
-        seed: int,
-        indices: Sequence[int] | None = None,
+        look: Look | None = None,
         progress: bool = False,
     ) -> list[Completion]:
-        """A completion for every prompt (token ids), in the prompts' order.
+        """A completion of every request, in order.
 
-        temperature 0 is greedy. A completion has at most `max_new_tokens`, fewer where its prompt
-        leaves less room in the model's context. The random numbers of a prompt depend only on
-        `seed` and its index (default: its place in `prompts`); the same prompt under two indices
-        gives two independent samples. `progress` shows a bar on stderr.
+        A completion has at most its `max_new_tokens`, fewer where the prompt leaves less room in
+        the model's context. `done` is called with the place and completion of each request as it
+        ends, `look` with the place and ids so far of each that is being sampled, every few tokens.
+        `progress` shows a bar on stderr.
 
-        Raises InputError for settings out of range, for prompts that are empty, fill the model's
-        context or hold ids it does not have, and for a model whose outputs are not finite.
+        Raises InputError for requests that `check` refuses, for one that the room for keys and
+        values cannot hold, and for a model whose outputs are not finite.
         """
-        indices = range(len(prompts)) if indices is None else indices
-        self.check(prompts, max_new_tokens=max_new_tokens, temperature=temperature, indices=indices)
-        done: dict[int, Completion] = {}
-        with _progress_bar(progress, len(prompts)) as advance, self._mesh_context():
-            for members, rows, length, new in self._groups(prompts, max_new_tokens):
-                samples = self._complete(
-                    params,
-                    **self._group_arrays(prompts, indices, members, rows, length, max_new_tokens),
-                    seed=np.uint32(seed % 2**32),
-                    temperature=np.float32(temperature),
-                    new=new,
-                )
-                for member, completion in zip(members, _unpack(samples), strict=False):
-                    if not np.isfinite(completion.logps).all():
-                        raise InputError(
-                            f"prompt {indices[member]}: the model's log-probabilities are not "
-                            "finite. Its weights are damaged, or overflow in "
-                            f"{jnp.dtype(self.decoder.dtype).name}: try float32."
-                        )
-                    done[member] = completion
-                advance(len(members))
-        return [done[index] for index in range(len(prompts))]
+        assert self._params is not None, "load parameters first"
+        self.check(requests)
+        if not requests:
+            return []
+        completions: dict[int, Completion] = {}
+        waiting = collections.deque(enumerate(requests))
+        running: list[list[_Sequence]] = [[] for _ in range(self.shards)]
+        table = _bucket(max(map(self._pages_of, requests)), LEAST_TABLE)
+        try:
+            with _progress_bar(progress, len(requests)) as advance, self._mesh_context():
+                self._make_room(requests)
+                while waiting or any(running):
+                    self._fill_pages(self._admit(waiting, running), table)
+                    for sequence in self._draw(running, table, bool(waiting), look is not None):
+                        completion = self._complete(sequence)
+                        completions[sequence.index] = completion
+                        if done is not None:
+                            done(sequence.index, completion)
+                        advance(1)
+                    if look is not None:
+                        for sequence in (s for shard in running for s in shard):
+                            look(sequence.index, sequence.ids)
+        except BaseException:
+            self._drop_pool()  # leases are lost, and perhaps the donated pool
+            raise
+        return [completions[index] for index in range(len(requests))]
 
-    def check(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        temperature: float,
-        indices: Sequence[int] | None = None,
-    ) -> None:
-        """The checks of `sample`, for callers that load weights after them. Raises InputError."""
-        if max_new_tokens < 1:
-            raise InputError(f"max_new_tokens={max_new_tokens}: expected at least 1.")
-        if not (temperature >= 0 and math.isfinite(temperature)):
-            raise InputError(
-                f"temperature={temperature}: expected 0 (greedy) or a positive number."
-            )
-        indices = range(len(prompts)) if indices is None else indices
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise InputError for requests that can never be sampled: settings out of range, prompts
+        that are empty, fill the model's context, or hold ids that it does not have."""
         config = self.decoder.config
-        for index, prompt in zip(indices, prompts, strict=True):
-            if not 0 < len(prompt) < config.max_positions:
+        for params in {request.params for request in requests}:
+            params.check()
+            if params.stop and self.decode is None:
+                raise InputError("stop: this sampler has no tokenizer to look for texts with.")
+        for index, request in enumerate(requests):
+            ids = request.ids
+            if not 0 < len(ids) < config.max_positions:
                 raise InputError(
-                    f"prompt {index}: {len(prompt)} tokens; expected at least 1 and fewer than the "
+                    f"prompt {index}: {len(ids)} tokens; expected at least 1 and fewer than the "
                     f"model's context of {config.max_positions}, so that a reply has room."
                 )
-            if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
+            if not 0 <= min(ids) <= max(ids) < config.vocab_size:
                 raise InputError(
-                    f"prompt {index}: token ids from {min(prompt)} to {max(prompt)}, but the model "
+                    f"prompt {index}: token ids from {min(ids)} to {max(ids)}, but the model "
                     f"has {config.vocab_size}. Model and tokenizer must belong together."
                 )
 
-    def _groups(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int
-    ) -> Iterator[tuple[list[int], int, int, int]]:
-        """(places in `prompts`, rows, prompt slots, new slots) of every group, the longest prompts
-        first, so that a lack of memory shows at once and not after an hour.
+    def _limit(self, request: Request) -> int:
+        """How many tokens may be drawn."""
+        return min(
+            request.params.max_new_tokens, self.decoder.config.max_positions - len(request.ids)
+        )
 
-        New slots are as many as requested, but no more than the context leaves after the shortest
-        prompt of the bucket.
-        """
-        buckets: dict[int, list[int]] = {}
-        for place, prompt in enumerate(prompts):
-            buckets.setdefault(_bucket(len(prompt), LEAST_PROMPT), []).append(place)
-        multiple = sharding.row_shards(self.mesh) if self.mesh else 1
-        for length, members in sorted(buckets.items(), reverse=True):
-            room = self.decoder.config.max_positions - _shortest(length, LEAST_PROMPT)
-            new = _bucket(min(max_new_tokens, room), LEAST_NEW)
-            rows = max(1, min(self.rows, PREFILL_MASK // (length * (length + new))))
-            rows = min(rows, 1 << (len(members) - 1).bit_length())
-            for start in range(0, len(members), rows):
-                # The last group is padded, which is cheaper than compiling for its size.
-                group = members[start : start + rows]
-                yield group, -(-rows // multiple) * multiple, length, new
+    def _tokens(self, request: Request) -> int:
+        """The tokens whose keys and values are kept, at most: the last one drawn is never fed."""
+        return len(request.ids) + self._limit(request) - 1
 
-    def _group_arrays(
+    def _pages_of(self, request: Request) -> int:
+        return -(-self._tokens(request) // SLOTS)
+
+    # ---------------------------------------------------------------------------------------- pool
+
+    def _make_room(self, requests: Sequence[Request]) -> None:
+        """A pool that holds as many of these requests at a time as there are rows and room for."""
+        needs = sorted(map(self._pages_of, requests), reverse=True)
+        wanted = _bucket(sum(needs[: self.rows]), LEAST_TABLE)
+        most = self._most_pages()
+        if needs[0] > most:
+            raise InputError(
+                f"a prompt with its reply takes {needs[0] * SLOTS:,} tokens, and there is room for "
+                f"the keys and values of {most * SLOTS:,}. Ask for fewer new tokens, shorten the "
+                "prompt, or use a type or a mesh that takes less memory."
+            )
+        count = min(wanted, most)
+        if self._pool is not None and self._pages[0].count >= count:
+            return
+        backend = paging.backend_of(self.decoder)
+        make = lambda pages: Pool.empty(  # noqa: E731
+            self.decoder.config, pages * self.shards, self.decoder.dtype, backend
+        )
+        if self.mesh is None:
+            self._pool = make(count)
+        else:
+            spec = pool_spec(self.mesh, self.decoder.config.kv_heads)
+            layout = jax.sharding.NamedSharding(self.mesh, spec)
+            self._pool = jax.jit(make, static_argnums=0, out_shardings=layout)(count)
+        self._pages = [Pages(count) for _ in range(self.shards)]
+
+    def _most_pages(self) -> int:
+        """Pages that a device has room for."""
+        room = self.room
+        if room is None:
+            mesh = self.mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
+            known = memory.room(mesh)
+            if known is None:
+                return 1 << 30
+            room = SHARE * (known.limit - known.taken) + self._pool_bytes()
+        shapes = Pool.shapes(
+            self.decoder.config, 1, self.decoder.dtype, paging.backend_of(self.decoder)
+        )
+        page = sum(
+            math.prod(x.shape) * jnp.dtype(x.dtype).itemsize for x in jax.tree.leaves(shapes)
+        )
+        tensor = self.mesh.shape["tensor"] if self.mesh is not None else 1
+        if self.decoder.config.kv_heads % tensor == 0:
+            page //= tensor
+        return int(room // page)
+
+    def _pool_bytes(self) -> int:
+        return sum(x.nbytes for x in jax.tree.leaves(self._pool)) // self.shards
+
+    # -------------------------------------------------------------------------------------- prompts
+
+    def _admit(
         self,
-        prompts: Sequence[Sequence[int]],
-        indices: Sequence[int],
-        members: Sequence[int],
-        rows: int,
-        length: int,
-        max_new_tokens: int,
-    ) -> dict[str, Any]:
-        """The arrays of a group; rows beyond its members have length and limit 0."""
-        arrays = {
-            "id_BxL": np.zeros((rows, length), np.int32),
-            "length_B": np.zeros(rows, np.int32),
-            "limit_B": np.zeros(rows, np.int32),
-            "index_B": np.zeros(rows, np.uint32),
-        }
-        for row, member in enumerate(members):
-            prompt = prompts[member]
-            room = self.decoder.config.max_positions - len(prompt)
-            arrays["id_BxL"][row, : len(prompt)] = prompt
-            arrays["length_B"][row] = len(prompt)
-            arrays["limit_B"][row] = min(max_new_tokens, room)
-            arrays["index_B"][row] = indices[member]
-        return sharding.place_rows(arrays, self.mesh) if self.mesh else arrays
+        waiting: collections.deque[tuple[int, Request]],
+        running: list[list[_Sequence]],
+    ) -> list[_Sequence]:
+        """Begin with waiting requests, in order, while there are rows and pages for the next."""
+        admitted = []
+        while waiting:
+            index, request = waiting[0]
+            shard = min(range(self.shards), key=lambda shard: len(running[shard]))
+            if len(running[shard]) >= self.rows:
+                break
+            lease = self._pages[shard].lease(request.ids, self._tokens(request))
+            if lease is None:
+                break
+            waiting.popleft()
+            sequence = _Sequence(index, request, shard, lease, self._limit(request))
+            running[shard].append(sequence)
+            admitted.append(sequence)
+        return admitted
+
+    def _fill_pages(self, admitted: Sequence[_Sequence], table: int) -> None:
+        """Compute the keys and values of new prompts, without their last tokens: in rows of one
+        page, in order, so that what a prompt shares with an earlier one is there when it is read.
+        """
+        parts: list[list[tuple[_Sequence, int]]] = [[] for _ in range(self.shards)]
+        copies: list[dict[int, int]] = [{} for _ in range(self.shards)]  # target -> source
+        for sequence in admitted:
+            filled = len(sequence.request.ids) - 1
+            parts[sequence.shard] += [
+                (sequence, start) for start in range(sequence.lease.known, filled, SLOTS)
+            ]
+            self.filled += filled - sequence.lease.known
+            if sequence.lease.copy is not None:
+                source, target = sequence.lease.copy
+                of_shard = copies[sequence.shard]
+                of_shard[target] = of_shard.get(source, source)
+        for first in range(0, max(map(len, parts)), FILLED):
+            now = [of_shard[first : first + FILLED] for of_shard in parts]
+            self._fill_some(now, table)
+        if any(copies):
+            self._copy_pages(copies)
+        for sequence in admitted:
+            if sequence.lease.copy is not None:
+                self._pages[sequence.shard].copied(sequence.lease)
+
+    def _fill_some(self, parts: Sequence[Sequence[tuple[_Sequence, int]]], table: int) -> None:
+        rows = _power(max(map(len, parts)))
+        id_BxL = np.zeros((self.shards, rows, SLOTS), np.int32)
+        place_BxL = np.full((self.shards, rows, SLOTS), -1, np.int32)
+        table_BxM = np.zeros((self.shards, rows, table), np.int32)
+        for shard, of_shard in enumerate(parts):
+            for row, (sequence, start) in enumerate(of_shard):
+                ids = sequence.request.ids[
+                    start : min(start + SLOTS, len(sequence.request.ids) - 1)
+                ]
+                id_BxL[shard, row, : len(ids)] = ids
+                place_BxL[shard, row, : len(ids)] = range(start, start + len(ids))
+                table_BxM[shard, row, : len(sequence.lease.pages)] = sequence.lease.pages
+        arrays = self._place((id_BxL, place_BxL, table_BxM))
+        self._pool = self._fill(self._params, self._pool, *arrays)
+
+    def _copy_pages(self, copies: Sequence[dict[int, int]]) -> None:
+        count = _power(max(map(len, copies)))
+        pages = self._pages[0].count
+        source = np.zeros((self.shards, count), np.int32)
+        target = np.full((self.shards, count), pages, np.int32)  # no such page: dropped
+        for shard, of_shard in enumerate(copies):
+            target[shard, : len(of_shard)] = list(of_shard.keys())
+            source[shard, : len(of_shard)] = list(of_shard.values())
+        self._pool = self._copy(self._pool, *self._place((source, target)))
+
+    # --------------------------------------------------------------------------------------- tokens
+
+    def _draw(
+        self,
+        running: list[list[_Sequence]],
+        table: int,
+        others_wait: bool,
+        read_along: bool,
+    ) -> list[_Sequence]:
+        """Draw some tokens for all running sequences; those that ended leave their pages."""
+        sequences = [sequence for of_shard in running for sequence in of_shard]
+        looked_at = read_along or any(s.request.params.stop for s in sequences)
+        rows = self._rows_of(running, table)
+        drawn, self._pool = self._continue(
+            self._params,
+            self._pool,
+            jax.tree.map(lambda x: self._place(x), rows),
+            np.int32(STEPS_BETWEEN_LOOKS if looked_at else STEPS),
+            np.bool_(others_wait),
+        )
+        drawn = jax.device_get(drawn)
+        size = len(drawn.new_B) // self.shards
+        ended = []
+        for shard, of_shard in enumerate(running):
+            for row, sequence in enumerate(list(of_shard), start=shard * size):
+                new = int(drawn.new_B[row])
+                sequence.ids += drawn.id_BxN[row, :new].tolist()
+                sequence.logps += drawn.logp_BxN[row, :new].tolist()
+                sequence.sampling_logps += drawn.sampling_logp_BxN[row, :new].tolist()
+                sequence.stopped = self._cut_at_stop(sequence, new)
+                sequence.finished = bool(drawn.ended_B[row]) and not sequence.stopped
+                if sequence.stopped or sequence.finished or len(sequence.ids) >= sequence.limit:
+                    of_shard.remove(sequence)
+                    self._pages[shard].release(
+                        sequence.lease, [*sequence.request.ids, *sequence.ids[:-1]]
+                    )
+                    ended.append(sequence)
+        return ended
+
+    def _rows_of(self, running: Sequence[Sequence[_Sequence]], table: int) -> Rows:
+        size = min(self.rows, _power(max(map(len, running)), 4))
+        shape = (self.shards, size)
+        rows = Rows(
+            live_B=np.zeros(shape, bool),
+            last_B=np.zeros(shape, np.int32),
+            place_B=np.zeros(shape, np.int32),
+            count_B=np.zeros(shape, np.int32),
+            limit_B=np.zeros(shape, np.int32),
+            table_BxM=np.zeros((*shape, table), np.int32),
+            settings=Settings(
+                temperature_B=np.zeros(shape, np.float32),
+                top_k_B=np.zeros(shape, np.int32),
+                top_p_B=np.ones(shape, np.float32),
+                min_p_B=np.zeros(shape, np.float32),
+                key_Bx2=np.zeros((*shape, 2), np.uint32),
+            ),
+        )
+        for shard, of_shard in enumerate(running):
+            for row, sequence in enumerate(of_shard):
+                at, params = (shard, row), sequence.request.params
+                rows.live_B[at] = True
+                rows.last_B[at] = (sequence.ids or sequence.request.ids)[-1]
+                rows.place_B[at] = len(sequence.request.ids) + len(sequence.ids) - 1
+                rows.count_B[at] = len(sequence.ids)
+                rows.limit_B[at] = sequence.limit
+                rows.table_BxM[at][: len(sequence.lease.pages)] = sequence.lease.pages
+                rows.settings.temperature_B[at] = params.temperature
+                rows.settings.top_k_B[at] = min(params.top_k, self.decoder.config.vocab_size)
+                rows.settings.top_p_B[at] = params.top_p
+                rows.settings.min_p_B[at] = params.min_p
+                seed = sequence.request.seed % 2**64
+                rows.settings.key_Bx2[at] = seed >> 32, seed % 2**32
+        return rows
+
+    def _cut_at_stop(self, sequence: _Sequence, new: int) -> bool:
+        """Cut the sequence behind the token that completes a stop text, if one does."""
+        stops = sequence.request.params.stop
+        if not stops:
+            return False
+        assert self.decode is not None
+
+        def has_stop(count: int) -> bool:
+            text = self.decode(sequence.ids[:count])
+            return any(stop in text for stop in stops)
+
+        count = len(sequence.ids)
+        if not has_stop(count):
+            return False
+        count = next(n for n in range(count - new + 1, count + 1) if has_stop(n))
+        for values in (sequence.ids, sequence.logps, sequence.sampling_logps):
+            del values[count:]
+        return True
+
+    def _complete(self, sequence: _Sequence) -> Completion:
+        if not np.isfinite(sequence.logps).all():
+            raise InputError(
+                f"prompt {sequence.index}: the model's log-probabilities are not finite. Its "
+                f"weights are damaged, or overflow in {jnp.dtype(self.decoder.dtype).name}: try "
+                "float32."
+            )
+        return Completion(
+            sequence.ids,
+            sequence.logps,
+            sequence.finished,
+            sequence.sampling_logps,
+            sequence.stopped,
+            self.version,
+        )
+
+    # -------------------------------------------------------------------------------------- devices
+
+    def _place(self, arrays: Any) -> Any:
+        """Arrays [shards, rows, ...] as [rows of all shards, ...], each shard's on its device."""
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+        return sharding.place_rows(flat, self.mesh) if self.mesh is not None else flat
 
     def _mesh_context(self) -> contextlib.AbstractContextManager[None]:
-        return sharding.on(self.mesh) if self.mesh else contextlib.nullcontext()
-
-
-# ------------------------------------------------------------------------------- on the device
-
-
-@flax.struct.dataclass
-class _Samples:
-    """The state of the loop: `step` tokens have been drawn for every live row."""
-
-    step: jax.Array
-    live_B: jax.Array
-    finished_B: jax.Array
-    count_B: jax.Array  # tokens of each row
-    id_BxN: jax.Array  # N here: new tokens
-    logp_BxN: jax.Array
-
-
-def _complete(
-    decoder: Decoder,
-    eos_ids: tuple[int, ...],
-    vocabulary: int,
-    params: Any,
-    *,
-    id_BxL: jax.Array,
-    length_B: jax.Array,
-    limit_B: jax.Array,
-    index_B: jax.Array,
-    seed: jax.Array,
-    temperature: jax.Array,
-    new: int,
-) -> _Samples:
-    """Complete the prompts of a group; `new` slots for at most `limit_B` tokens each."""
-    B, L = id_BxL.shape
-    head = head_DxV(params)
-    key_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(index_B)
-
-    def extend(id_BxL, position_BxL, real_BxL, cache, slot):
-        stream = TokenStream(
-            id_BxL, position_BxL, real_BxL.astype(jnp.int32), jnp.zeros_like(id_BxL)
-        )
-        return decoder.apply({"params": params}, stream, cache, slot, method="extend")
-
-    def draw(samples: _Samples, hidden_BxD: jax.Array) -> _Samples:
-        """One more token per row, from the hidden states of the last tokens."""
-        logits_BxV = jnp.einsum(
-            "BD,DV->BV",
-            hidden_BxD,
-            head.astype(hidden_BxD.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        key_of_step_B = jax.vmap(lambda key: jax.random.fold_in(key, samples.step))(key_B)
-        id_B = _choose(logits_BxV, key_of_step_B, temperature, vocabulary)
-        logp_B = jnp.take_along_axis(logits_BxV, id_B[:, None], axis=1)[:, 0]
-        logp_B -= jax.nn.logsumexp(logits_BxV, axis=1)
-        live_B = samples.live_B
-        ended_B = live_B & jnp.isin(id_B, jnp.asarray(eos_ids))
-        count_B = samples.count_B + live_B
-
-        def record(old_BxN: jax.Array, value_B: jax.Array) -> jax.Array:
-            column = jnp.where(live_B, value_B, 0)[:, None]
-            return jax.lax.dynamic_update_slice_in_dim(old_BxN, column, samples.step, axis=1)
-
-        return _Samples(
-            step=samples.step + 1,
-            live_B=live_B & ~ended_B & (count_B < limit_B),
-            finished_B=samples.finished_B | ended_B,
-            count_B=count_B,
-            id_BxN=record(samples.id_BxN, id_B),
-            logp_BxN=record(samples.logp_BxN, logp_B),
-        )
-
-    def step(state: tuple[_Samples, Cache]) -> tuple[_Samples, Cache]:
-        """Feed the last token, draw the next."""
-        samples, cache = state
-        last = samples.step - 1
-        id_Bx1 = jax.lax.dynamic_slice_in_dim(samples.id_BxN, last, 1, axis=1)
-        position_Bx1 = (length_B + last)[:, None]
-        hidden_Bx1xD, cache = extend(id_Bx1, position_Bx1, samples.live_B[:, None], cache, L + last)
-        return draw(samples, hidden_Bx1xD[:, 0]), cache
-
-    position_BxL = jax.lax.broadcasted_iota(jnp.int32, (B, L), 1)
-    cache = Cache.empty(decoder.config, B, L + new, decoder.dtype)
-    hidden_BxLxD, cache = extend(id_BxL, position_BxL, position_BxL < length_B[:, None], cache, 0)
-    last_Bx1x1 = jnp.maximum(length_B - 1, 0)[:, None, None]
-    samples = _Samples(
-        step=jnp.int32(0),
-        live_B=limit_B > 0,
-        finished_B=jnp.zeros(B, bool),
-        count_B=jnp.zeros(B, jnp.int32),
-        id_BxN=jnp.zeros((B, new), jnp.int32),
-        logp_BxN=jnp.zeros((B, new), jnp.float32),
-    )
-    samples = draw(samples, jnp.take_along_axis(hidden_BxLxD, last_Bx1x1, axis=1)[:, 0])
-    # A token enters the cache only when the next is drawn: the last one costs no forward.
-    samples, _ = jax.lax.while_loop(lambda state: state[0].live_B.any(), step, (samples, cache))
-    return samples
-
-
-def _choose(
-    logits_BxV: jax.Array, key_B: jax.Array, temperature: jax.Array, vocabulary: int
-) -> jax.Array:
-    """An id per row, below `vocabulary`: the likeliest at temperature 0, else drawn."""
-    id_1xV = jax.lax.broadcasted_iota(jnp.int32, (1, logits_BxV.shape[1]), 1)
-    allowed_BxV = jnp.where(id_1xV < vocabulary, logits_BxV, -jnp.inf)
-    return jax.lax.cond(
-        temperature > 0,
-        lambda: jax.vmap(jax.random.categorical)(key_B, allowed_BxV / temperature),
-        lambda: jnp.argmax(allowed_BxV, axis=1),
-    ).astype(jnp.int32)
-
-
-# --------------------------------------------------------------------------------- on the host
+        return sharding.on(self.mesh) if self.mesh is not None else contextlib.nullcontext()
 
 
 def _bucket(length: int, least: int) -> int:
-    """The next of least, 1.5 least, 2 least, 3 least, 4 least ...: at most a third is padding."""
+    """The next of least, 1.5 least, 2 least, 3 least, 4 least ...: at most a third is unused."""
     size = least
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size
 
 
-def _shortest(bucket: int, least: int) -> int:
-    """The smallest length that `_bucket` puts into a bucket."""
-    if bucket == least:
-        return 1
-    return 1 + (bucket * 2 // 3 if bucket & (bucket - 1) else bucket * 3 // 4)
-
-
-def _unpack(samples: _Samples) -> Iterator[Completion]:
-    count_B, finished_B, id_BxN, logp_BxN = jax.device_get(
-        (samples.count_B, samples.finished_B, samples.id_BxN, samples.logp_BxN)
-    )
-    for count, finished, ids, logps in zip(count_B, finished_B, id_BxN, logp_BxN, strict=True):
-        yield Completion(ids[:count].tolist(), logps[:count].tolist(), bool(finished))
+def _power(count: int, base: int = 2) -> int:
+    """The smallest power of `base` that is not less than `count`."""
+    size = 1
+    while size < count:
+        size *= base
+    return size
 
 
 @contextlib.contextmanager
 def _progress_bar(shown: bool, total: int) -> Iterator[Any]:
-    """A function that advances a progress bar by n prompts."""
+    """A function that advances a progress bar by n requests."""
     with Progress(console=Console(stderr=True), disable=not shown, transient=True) as progress:
         task = progress.add_task("sampling", total=total)
         yield lambda n: progress.advance(task, n)

@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import Initializer
 
-from interact_jax.models.attention import SAVED, attend, dense
+from interact_jax.models import block
+from interact_jax.models.attention import SAVED, attend
 from interact_jax.models.attention.sight import Sight, branch_sight, concatenate_sights, trunk_sight
 from interact_jax.models.families import DecoderConfig
-from interact_jax.models.layers import linear, rms_norm, rope_angles, rotate
+from interact_jax.models.layers import rms_norm, rope_angles
 from interact_jax.schema import Array, Branches, InputError, TokenStream
 from interact_jax.settings import Setting
 
@@ -99,56 +100,6 @@ class View:
         return attend(q, k, v, sight, backend)
 
 
-@flax.struct.dataclass
-class CacheView:
-    """The same for tokens that are appended to a cache, from `slot` on."""
-
-    position_BxL: Array
-    position_BxS: jax.Array
-    angles: tuple[jax.Array, jax.Array]
-    mask_BxLxS: jax.Array
-    slot: jax.Array
-    differentiated: bool = flax.struct.field(pytree_node=False, default=True)
-
-    def keys(self, k: jax.Array, v: jax.Array, cached: Any) -> tuple[jax.Array, jax.Array]:
-        """The cache of this layer, with these keys and values written to it."""
-        k, v = (
-            jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), self.slot, axis=1)
-            for old, new in zip(cached, (k, v), strict=True)
-        )
-        return k, v
-
-    def attend(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, window: jax.Array | None, backend: str
-    ) -> jax.Array:
-        """Attention [B, L, H, K] over the cache; dense, since the cache has gaps."""
-        mask = self.mask_BxLxS
-        if window is not None:
-            distance = self.position_BxL[:, :, None] - self.position_BxS[:, None, :]
-            mask = mask & (distance < window)
-        return dense.attend(q, k, v, mask)
-
-
-@flax.struct.dataclass
-class Cache:
-    """Keys and values of the tokens so far, for sampling: S slots, the same for all rows."""
-
-    k_NxBxSxGxK: jax.Array
-    v_NxBxSxGxK: jax.Array
-    position_BxS: jax.Array
-    filled_BxS: jax.Array
-
-    @classmethod
-    def empty(cls, config: DecoderConfig, rows: int, slots: int, dtype: Any) -> Cache:
-        shape = (config.layers, rows, slots, config.kv_heads, config.head_width)
-        return cls(
-            jnp.zeros(shape, dtype),
-            jnp.zeros(shape, dtype),
-            jnp.zeros((rows, slots), jnp.int32),
-            jnp.zeros((rows, slots), bool),
-        )
-
-
 class Layer(nn.Module):
     """Attention and MLP of one layer for all groups of tokens: the body of the scan over layers."""
 
@@ -158,9 +109,9 @@ class Layer(nn.Module):
     attention: str
 
     @nn.compact
-    def __call__(self, hiddens, cache_kv, window, views):
-        """hiddens: [B, L, D] of each group, in the order of `views`. Returns the same and, if there
-        is a `cache_kv`, the keys and values of the first group, which are the new cache."""
+    def __call__(self, hiddens, window, views):
+        """hiddens: [B, L, D] of each group, in the order of `views`. Returns the same, and None:
+        a scan collects nothing."""
         c = self.config
         D, H, G, K, F = c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width
         weight, ones, zeros = _initialisers(c)
@@ -190,41 +141,20 @@ class Layer(nn.Module):
         if c.o_bias:
             w |= {"o_bias": param("o_bias_D", zeros, D)}
 
-        shared_kv = cache_kv
+        shared_kv = None
         outputs: list[jax.Array] = []
         for hidden, view in zip(hiddens, views, strict=True):
             # Freezing the outputs of a group keeps it out of the backward pass; freezing its
             # inputs as well avoids that its tangents are traced at all.
             freeze = (lambda x: x) if view.differentiated else jax.lax.stop_gradient
             w_ = jax.tree.map(freeze, w)
-            q, k, v = self._project(rms_norm(hidden, w_["attention_norm"], c.norm_eps), w_, view)
+            q, k, v = block.project(hidden, w_, view.angles, c)
             k, v = view.keys(k, v, shared_kv)
             if len(outputs) == 0:
                 shared_kv = (k, v)
-            hidden = hidden + self._output(view.attend(q, k, v, window, self.attention), w_)
-            hidden = hidden + self._mlp(rms_norm(hidden, w_["mlp_norm"], c.norm_eps), w_)
+            hidden = block.add_output(hidden, view.attend(q, k, v, window, self.attention), w_, c)
             outputs.append(nn.with_logical_constraint(freeze(hidden), ("B", None, None)))
-        return tuple(outputs), None if cache_kv is None else shared_kv
-
-    def _project(self, x_BxLxD, w, view):
-        q, k, v = (linear(x_BxLxD, w[name]) for name in ("q", "k", "v"))
-        if self.config.qkv_bias:
-            q, k, v = (
-                x + w[f"{name}_bias"].astype(x.dtype)[None, None]
-                for name, x in (("q", q), ("k", k), ("v", v))
-            )
-        if self.config.qk_norm:
-            q = rms_norm(q, w["q_norm"], self.config.norm_eps)
-            k = rms_norm(k, w["k_norm"], self.config.norm_eps)
-        return rotate(q, view.angles), rotate(k, view.angles), v
-
-    def _output(self, attended_BxLxHxK, w):
-        out = linear(attended_BxLxHxK, w["o"], inputs=2)
-        return out + w["o_bias"].astype(out.dtype)[None, None] if self.config.o_bias else out
-
-    def _mlp(self, x_BxLxD, w):
-        gate = jax.nn.silu(linear(x_BxLxD, w["gate"]))
-        return linear(gate * linear(x_BxLxD, w["up"]), w["down"])
+        return tuple(outputs), None
 
 
 class Decoder(nn.Module):
@@ -261,7 +191,7 @@ class Decoder(nn.Module):
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast),
+            in_axes=(0, nn.broadcast),
             out_axes=0,
             length=c.layers,
         )(c, self.dtype, self.param_dtype, self.attention)
@@ -299,7 +229,7 @@ class Decoder(nn.Module):
                         differentiated,
                     )
                 )
-        hiddens, _ = self._run(tokens, views, None)
+        hiddens = self._run(tokens, views)
         parts = {
             differentiated: _split(hidden, streams)
             for hidden, (differentiated, (streams, _)) in zip(hiddens, groups.items(), strict=False)
@@ -308,32 +238,12 @@ class Decoder(nn.Module):
         outputs = {True: iter(rest), False: iter(parts.get(False, ()))}
         return first, tuple(next(outputs[branch.differentiated]) for branch in branches)
 
-    def extend(self, new: TokenStream, cache: Cache, slot: jax.Array) -> tuple[jax.Array, Cache]:
-        """Append tokens [B, L] to the cache from `slot` on; returns their hidden states and the new
-        cache.
-
-        Prefill is one call with the prompts, padded on the right (segment 0); decoding is one call
-        per token.
-        """
-        position, filled = (
-            jax.lax.dynamic_update_slice_in_dim(old, part, slot, axis=1)
-            for old, part in (
-                (cache.position_BxS, new.position_BxL),
-                (cache.filled_BxS, new.segment_BxL > 0),
-            )
-        )
-        mask = filled[:, None, :] & (position[:, None, :] <= new.position_BxL[:, :, None])
-        angles = rope_angles(new.position_BxL, self.config)
-        view = CacheView(new.position_BxL, position, angles, mask, slot)
-        (hidden,), (k, v) = self._run([new.id_BxL], [view], (cache.k_NxBxSxGxK, cache.v_NxBxSxGxK))
-        return hidden, Cache(k, v, position, filled)
-
     def fresh_params(self, seed: int | jax.Array) -> Any:
         """Random parameters, normal with the `initializer_range` of the model."""
         token = TokenStream(*jnp.zeros((4, 1, 1), jnp.int32))
         return self.init(jax.random.key(seed), token)["params"]
 
-    def _run(self, tokens, views, cache_kv):
+    def _run(self, tokens, views):
         hiddens = []
         for id_BxL, view in zip(tokens, views, strict=True):
             hidden = jnp.take(self.embedding, id_BxL, axis=0).astype(self.dtype)
@@ -343,12 +253,12 @@ class Decoder(nn.Module):
         if any(window is not None for window in self.config.windows):
             unlimited = jnp.iinfo(jnp.int32).max // 2
             window_N = jnp.asarray([w or unlimited for w in self.config.windows], jnp.int32)
-        hiddens, cache_kv = self.layers(tuple(hiddens), cache_kv, window_N, tuple(views))
+        hiddens, _ = self.layers(tuple(hiddens), window_N, tuple(views))
         normed = []
         for hidden, view in zip(hiddens, views, strict=True):
             hidden = rms_norm(hidden, self.final_norm, self.config.norm_eps)
             normed.append(hidden if view.differentiated else jax.lax.stop_gradient(hidden))
-        return tuple(normed), cache_kv
+        return tuple(normed)
 
 
 def with_wide_ends(params: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interact_jax import places
-from interact_jax.generation.sampler import Completion
+from interact_jax.generation import Completion
 from interact_jax.pocket import world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation, Message
@@ -92,6 +92,8 @@ def write_logs(conversations: list[Conversation], path: str | Path) -> None:
             row: dict[str, object] = {"role": message.role, "content": message.content}
             if message.token_ids is not None:
                 row |= {"token_ids": list(message.token_ids), "logps": list(message.logps or ())}
+            if message.sampling_logps is not None:
+                row["sampling_logps"] = list(message.sampling_logps)
             if message.weight != 1:
                 row["weight"] = message.weight
             messages.append(row)

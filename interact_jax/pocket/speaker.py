@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax.data.chat import ChatFormat
-from interact_jax.generation.sampler import Completion, Sampler
+from interact_jax.generation import Completion, Sampler, SamplingParams, requests_for
 from interact_jax.models.decoder import Decoder
 from interact_jax.opening import open_model
 from interact_jax.pocket import measure
@@ -43,13 +43,9 @@ class Speaker:
         self, prompts: Sequence[Sequence[int]], seed: int, temperature: float = 1.0
     ) -> list[Completion]:
         """A completion for every prompt (token ids)."""
-        return self.sampler.sample(
-            self.params,
-            prompts,
-            max_new_tokens=measure.MAX_NEW_TOKENS,
-            temperature=temperature,
-            seed=seed,
-        )
+        params = SamplingParams(measure.MAX_NEW_TOKENS, temperature=temperature)
+        self.sampler.load(self.params)
+        return self.sampler.sample(requests_for(prompts, params, seed))
 
     def text(self, completion: Completion) -> str:
         """The text of a completion, without the EOS."""

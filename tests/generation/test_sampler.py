@@ -6,10 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 
 from interact_jax import sharding
-from interact_jax.generation import Sampler
+from interact_jax.generation import Request, Sampler, SamplingParams, requests_for
+from interact_jax.generation.chat_model import text_of
+from interact_jax.generation.draw import Settings, draw
 from interact_jax.models import hf
+from interact_jax.models.attention.paged import SLOTS
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import DecoderConfig
 from interact_jax.schema import InputError, TokenStream
@@ -33,15 +37,15 @@ CONFIG = DecoderConfig(
     o_bias=False,
     windows=(6, None),
     init_std=0.4,
-    max_positions=40,
+    max_positions=120,
 )
-# Compiling is what these tests spend their time on: wherever they can, they ask for 5 to 8 prompts
-# in the smallest bucket, and share one program.
+# Compiling is what these tests spend their time on: wherever they can, they share one sampler.
+BACKENDS = ("xla", "native")
 
 
-@pytest.fixture(scope="module")
-def decoder():
-    return Decoder(CONFIG)
+@pytest.fixture(scope="module", params=BACKENDS)
+def decoder(request):
+    return Decoder(CONFIG, attention=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +54,23 @@ def params(decoder):
 
 
 @pytest.fixture(scope="module")
-def sampler(decoder):
-    return Sampler(decoder, [0], rows=8)
+def sampler(decoder, params):
+    sampler = Sampler(decoder, [0], rows=8, decode=as_letters)
+    sampler.load(params)
+    return sampler
+
+
+def as_letters(ids):
+    return "".join(chr(ord("0") + i) for i in ids)
 
 
 def some_prompts(lengths, vocabulary=CONFIG.vocab_size):
     rng = np.random.default_rng(0)
     return [rng.integers(3, vocabulary, size=n).tolist() for n in lengths]
+
+
+def sample(sampler, prompts, seed=0, indices=None, **settings):
+    return sampler.sample(requests_for(prompts, SamplingParams(**settings), seed, indices))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -69,24 +83,36 @@ def _logits(decoder, params, id_BxL, length):
 
 
 def full_logps(decoder, params, ids):
-    """[L, V] log-probabilities of the next token, by a full forward without a cache."""
-    padded = np.zeros((1, CONFIG.max_positions), np.int32)
+    """[L, V] log-probabilities of the next token, by a full forward without pages."""
+    padded = np.zeros((1, 120), np.int32)
     padded[0, : len(ids)] = ids
     logits = np.asarray(_logits(decoder, params, padded, len(ids)), np.float64)
     return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[: len(ids)]
 
 
+def logps_of_ids(decoder, params, prompt, ids):
+    logps = full_logps(decoder, params, prompt + ids[:-1])
+    return logps[np.arange(len(prompt) - 1, len(logps)), ids]
+
+
+# ------------------------------------------------------------------------------ the right tokens
+
+
 @pytest.mark.parametrize("family", FAMILY_SIZES)
 def test_greedy_equals_hugging_face(family, tmp_path):
+    """Of every family, with unequal lengths, more requests than rows, and a prompt that two share;
+    the log-probabilities are those of a full forward."""
     # Mistral's window is 6 tokens: shorter than all of these prompts but the first.
     model = tiny_model(tmp_path, family, tied=family == "qwen3")
     _, config = hf.load_config(tmp_path)
     params = hf.load_params(tmp_path, config, jnp.float32)
-    prompts = some_prompts([1, 9, 20, 14], vocabulary=300)
-    found = Sampler(Decoder(config), [EOS]).sample(
-        params, prompts, max_new_tokens=14, temperature=0, seed=0
-    )
-    for prompt, completion in zip(prompts, found, strict=True):
+    prompts = some_prompts([1, 9, 20, 14, 70], vocabulary=300)
+    prompts.append(prompts[4][:40] + prompts[2])
+    decoder = Decoder(config, attention="native")
+    sampler = Sampler(decoder, [EOS], rows=4)
+    sampler.load(params)
+    completions = sample(sampler, prompts, max_new_tokens=14, temperature=0.0)
+    for prompt, completion in zip(prompts, completions, strict=True):
         expected = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -95,135 +121,285 @@ def test_greedy_equals_hugging_face(family, tmp_path):
             eos_token_id=EOS,
         )
         assert completion.ids == expected[0, len(prompt) :].tolist()
+        logps = logps_of_ids(decoder, params, prompt, completion.ids)
+        np.testing.assert_allclose(completion.logps, logps, atol=1e-4)
+        assert completion.sampling_logps == [0.0] * len(completion.ids)
 
 
 def test_logps_are_the_full_forwards(decoder, params):
     """At temperature 1 and over the whole vocabulary, whatever the ids were drawn with."""
-    limited = Sampler(decoder, [0], vocab_limit=10)
-    prompts = some_prompts([2, 17, 20, 5, 1, 9])
+    limited = Sampler(decoder, [0], rows=8, vocab_limit=10)
+    limited.load(params)
+    prompts = some_prompts([2, 17, 40, 5, 1, 33])
     for temperature in (0.0, 30.0):
-        found = limited.sample(params, prompts, max_new_tokens=16, temperature=temperature, seed=1)
-        for prompt, completion in zip(prompts, found, strict=True):
+        completions = sample(limited, prompts, 1, max_new_tokens=40, temperature=temperature)
+        for prompt, completion in zip(prompts, completions, strict=True):
             assert max(completion.ids) < 10
-            logps = full_logps(decoder, params, prompt + completion.ids[:-1])
-            expected = logps[np.arange(len(prompt) - 1, logps.shape[0]), completion.ids]
+            expected = logps_of_ids(decoder, params, prompt, completion.ids)
             np.testing.assert_allclose(completion.logps, expected, atol=1e-5)
+
+
+def kept(p_V, top_k=0, top_p=1.0, min_p=0.0):
+    """The probabilities that are left, by sorting: the definition."""
+    order = np.argsort(-p_V)
+    if top_k:
+        order = order[:top_k]
+    share = np.cumsum(p_V[order]) / p_V[order].sum()
+    order = order[: int(np.sum(share < top_p)) + 1]
+    order = order[p_V[order] >= min_p * p_V.max()]
+    left = np.zeros_like(p_V)
+    left[order] = p_V[order]
+    return left / left.sum()
+
+
+METHODS = {
+    "plain": {},
+    "hot": {"temperature": 4.0},
+    "top_k": {"top_k": 3, "temperature": 2.0},
+    "top_p": {"top_p": 0.8, "temperature": 2.0},
+    "min_p": {"min_p": 0.2, "temperature": 2.0},
+    "all": {"top_k": 9, "top_p": 0.9, "min_p": 0.1, "temperature": 3.0},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frequencies_are_those_of_the_distribution(method):
+    """20,000 draws of each method, by the chi-square test; the log-probabilities are exact."""
+    V, n, settings = 600, 20_000, {"temperature": 1.0, **METHODS[method]}
+    logits_V = np.random.default_rng(1).normal(0, 1.5, V).astype(np.float32)
+    logits_V[V - 50 :] += 20  # beyond the vocabulary: never drawn
+    chosen = {name: settings.get(name, off) for name, off in OFF.items()}
+    rows = Settings(
+        *(np.full(n, chosen[name]) for name in ("temperature", "top_k", "top_p", "min_p")),
+        np.stack([np.full(n, 7, np.uint32), np.arange(n, dtype=np.uint32)], axis=1),
+    )
+    logits_BxV = jnp.broadcast_to(logits_V, (n, V))
+    ids, logps, sampling_logps = jax.jit(draw, static_argnums=3)(
+        logits_BxV, np.zeros(n, np.int32), rows, V - 50
+    )
+    wide = logits_V.astype(np.float64)
+    p_V = np.exp(wide[: V - 50] / settings.pop("temperature"))
+    p_V = kept(p_V / p_V.sum(), **settings)
+    np.testing.assert_allclose(sampling_logps, np.log(p_V[ids]), atol=1e-5)
+    np.testing.assert_allclose(logps, wide[ids] - np.logaddexp.reduce(wide), atol=1e-5)
+    observed = np.bincount(ids, minlength=V - 50)
+    assert not observed[p_V == 0].any()
+    often = n * p_V > 5  # what the chi-squared approximation asks for; the others count as one
+    counts = [*observed[often], observed[~often].sum()], [*(n * p_V[often]), n * p_V[~often].sum()]
+    statistic = sum((o - e) ** 2 / e for o, e in zip(*counts, strict=True) if e > 0)
+    freedom = int(often.sum()) - (n * p_V[~often].sum() == 0)
+    assert statistic < chi2.ppf(0.999, max(1, freedom))
+
+
+OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def test_equal_weights_are_kept_together():
+    logits_BxV = jnp.asarray([[2.0, 1.0, 1.0, 1.0, 0.0]] * 200)
+    rows = Settings(
+        np.ones(200, np.float32),
+        np.full(200, 2),
+        np.ones(200, np.float32),
+        np.zeros(200, np.float32),
+        np.stack([np.zeros(200, np.uint32), np.arange(200, dtype=np.uint32)], axis=1),
+    )
+    ids, _, _ = draw(logits_BxV, np.zeros(200, np.int32), rows, 5)
+    assert set(ids.tolist()) == {0, 1, 2, 3}
+
+
+def test_tokens_in_a_row_are_independent_draws(decoder, params):
+    """Frequencies of pairs follow the softmax after one and after two tokens."""
+    V, n, prompt, temperature = 6, 4096, [1, 2, 3], 6.0
+    limited = Sampler(decoder, [0], rows=512, vocab_limit=V)
+    limited.load(params)
+
+    def probabilities(ids):
+        p = np.exp(full_logps(decoder, params, ids)[-1, :V] / temperature)
+        return p / p.sum()
+
+    completions = sample(limited, [prompt] * n, 5, max_new_tokens=2, temperature=temperature)
+    first = probabilities(prompt)
+    expected = {(0,): n * first[0]}  # the EOS
+    for a in range(1, V):
+        second = probabilities([*prompt, a])
+        expected |= {(a, b): n * first[a] * second[b] for b in range(V)}
+    observed = collections.Counter(tuple(completion.ids) for completion in completions)
+    assert min(expected.values()) > 5
+    statistic = sum((observed[c] - e) ** 2 / e for c, e in expected.items())
+    assert statistic < chi2.ppf(0.999, 30)
+
+
+# ------------------------------------------------------------------------------------- the ends
 
 
 def test_eos_stops_and_is_included(decoder, params, sampler):
     prompts = some_prompts([5, 12, 3, 8, 8])
-    settings = {"max_new_tokens": 16, "temperature": 1.0, "seed": 0}
-    endless = sampler.sample(params, prompts, **settings)
+    endless = sample(sampler, prompts, 13, max_new_tokens=16)
     assert [len(completion.ids) for completion in endless] == [16] * 5
     assert not any(completion.finished for completion in endless)
     eos = endless[0].ids[4]
-    stopping = Sampler(decoder, [eos, 1], rows=8).sample(params, prompts, **settings)
-    for before, after in zip(endless, stopping, strict=True):
+    stopping = Sampler(decoder, [eos, 1], rows=8)
+    stopping.load(params)
+    for before, after in zip(
+        endless, sample(stopping, prompts, 13, max_new_tokens=16), strict=True
+    ):
         ends = [i for i, token in enumerate(before.ids) if token in (eos, 1)]
         assert after.finished == bool(ends)
         assert after.ids == before.ids[: ends[0] + 1 if ends else None]
-        assert len(after.logps) == len(after.ids)
+        assert len(after.logps) == len(after.sampling_logps) == len(after.ids)
 
 
-def test_completions_do_not_depend_on_the_batch(decoder, params, sampler):
-    prompts = some_prompts([3, 20, 11, 5, 18, 7, 9])
-    settings = {"max_new_tokens": 16, "temperature": 1.0, "seed": 3}
-    together = [completion.ids for completion in sampler.sample(params, prompts, **settings)]
+def test_stop_texts_end_a_reply_with_the_token_that_completes_them(sampler):
+    prompts = some_prompts([5, 12, 3])
+    endless = sample(sampler, prompts, 13, max_new_tokens=30)
+    wanted = as_letters(endless[0].ids[11:13])
+    at = as_letters(endless[0].ids).index(wanted)
+    stopped = sample(sampler, prompts, 13, max_new_tokens=30, stop=(wanted, "nowhere"))
+    assert stopped[0].ids == endless[0].ids[: at + 2]
+    assert stopped[0].stopped and not stopped[0].finished
+    assert stopped[0].logps == endless[0].logps[: at + 2]
+    params = SamplingParams(stop=(wanted,))
+    assert text_of(stopped[0], Letters, params) == as_letters(endless[0].ids[:at])
+    for before, after in zip(endless[1:], stopped[1:], strict=True):
+        assert after.stopped == (wanted in as_letters(before.ids))
+
+
+class Letters:
+    decode = staticmethod(as_letters)
+
+
+def test_a_completion_ends_with_the_models_context(sampler):
+    prompts = some_prompts([111, 4, 110, 119, 2])
+    completions = sample(sampler, prompts, 25, max_new_tokens=16)
+    assert [len(completion.ids) for completion in completions] == [9, 16, 10, 1, 16]
+    assert not completions[0].finished
+
+
+# ------------------------------------------------------------------------ what is kept and shared
+
+
+def test_completions_do_not_depend_on_the_others(decoder, params, sampler):
+    """Neither on how many are sampled at a time, nor on their order, nor on what is kept."""
+    prompts = some_prompts([3, 40, 11, 5, 90, 7, 33, 64, 65, 2, 40])
+    together = [c.ids for c in sample(sampler, prompts, 3, max_new_tokens=20)]
     pairs = Sampler(decoder, [0], rows=2)
-    assert [c.ids for c in pairs.sample(params, prompts, **settings)] == together
+    pairs.load(params)
+    assert [c.ids for c in sample(pairs, prompts, 3, max_new_tokens=20)] == together
+    assert [c.ids for c in sample(pairs, prompts, 3, max_new_tokens=20)] == together
     order = [4, 0, 6, 2, 1]
-    shuffled = sampler.sample(params, [prompts[i] for i in order], indices=order, **settings)
+    shuffled = sample(sampler, [prompts[i] for i in order], 3, order, max_new_tokens=20)
     assert [c.ids for c in shuffled] == [together[i] for i in order]
 
 
-def test_a_completion_ends_with_the_models_context(params, sampler):
-    prompts = some_prompts([31, 4, 30, 2, 2])
-    found = sampler.sample(params, prompts, max_new_tokens=16, temperature=1.0, seed=3)
-    assert [len(completion.ids) for completion in found] == [9, 16, 10, 16, 16]
-    assert not found[0].finished
+def test_requests_with_settings_of_their_own_share_a_batch(sampler):
+    prompts = some_prompts([9, 30, 50])
+    settings = [
+        SamplingParams(5, temperature=0.0),
+        SamplingParams(33, top_k=2),
+        SamplingParams(12, top_p=0.5, temperature=2.0),
+    ]
+    requests = [
+        Request(*pair, seed) for seed, pair in enumerate(zip(prompts, settings, strict=True))
+    ]
+    together = [completion.ids for completion in sampler.sample(requests)]
+    assert len({len(ids) for ids in together}) > 1
+    assert [sampler.sample([request])[0].ids for request in requests] == together
 
 
-def test_there_are_slots_for_what_the_context_leaves_and_not_for_what_is_asked(decoder, params):
-    sampler = Sampler(decoder, [0], rows=8)
-    prompts = some_prompts([31, 4, 35, 39, 2])
-    settings = {"temperature": 1.0, "seed": 3}
-    found = sampler.sample(params, prompts, max_new_tokens=40, **settings)
-    programs = sampler._complete._cache_size()
-    assert sampler.sample(params, prompts, max_new_tokens=2**63, **settings) == found
-    assert sampler._complete._cache_size() == programs
-    assert [len(completion.ids) for completion in found[:4]] == [9, 36, 5, 1]
+def test_what_prompts_have_in_common_is_computed_once(sampler, params):
+    base, *tails = some_prompts([64, 9, 17])
+    sampler.load(params)
+    sampler.filled = 0
+    sample(sampler, [base + tails[0]] * 5, max_new_tokens=3)
+    assert sampler.filled == 64 + 8  # the last token of a prompt is fed to draw the first
+    sample(sampler, [base + tails[1]], max_new_tokens=3)
+    assert sampler.filled == 64 + 8 + 16
+    sampler.load(params)  # new weights: nothing is known
+    sample(sampler, [base + tails[1]], max_new_tokens=3)
+    assert sampler.filled == 64 + 8 + 16 + 80
 
 
-@pytest.mark.parametrize("asked", [16, 17, 10**6])
-def test_the_slots_of_a_group_follow_from_its_bucket_and_are_enough(decoder, asked):
-    """Whichever prompts of the bucket are there."""
-    sampler, new_of = Sampler(decoder, [0]), {}
-    for length in range(1, CONFIG.max_positions):
-        ((_, _, slots, new),) = sampler._groups([[1] * length], asked)
-        assert min(asked, CONFIG.max_positions - length) <= new
-        assert new_of.setdefault(slots, new) == new
-    assert len(new_of) == 2 and max(new_of.values()) < 2 * CONFIG.max_positions
+def test_a_reply_is_not_computed_again_as_history(sampler, params):
+    (prompt,) = some_prompts([40])
+    sampler.load(params)
+    (completion,) = sample(sampler, [prompt], max_new_tokens=40)
+    sampler.filled = 0
+    longer = [*prompt, *completion.ids, 7, 8, 9]
+    again = sample(sampler, [longer], max_new_tokens=10)
+    assert sampler.filled == len(longer) - 1 - 64  # two full pages are there
+    sampler.load(params)
+    assert [c.ids for c in sample(sampler, [longer], max_new_tokens=10)] == [c.ids for c in again]
 
 
-def test_frequencies_follow_the_softmax(decoder, params):
-    """Of pairs of tokens: both draws must be right, and independent of each other."""
-    V, n, prompt = 6, 4096, [1, 2, 3]
-    limited = Sampler(decoder, [0], rows=512, vocab_limit=V)
-
-    def probabilities(ids, temperature):
-        p = np.exp(full_logps(decoder, params, ids)[-1, :V] / temperature)
-        return p / p.sum()
-
-    for temperature in (4.0, 8.0):
-        found = limited.sample(
-            params, [prompt] * n, max_new_tokens=2, temperature=temperature, seed=5
-        )
-        first = probabilities(prompt, temperature)
-        expected = {(0,): n * first[0]}  # the EOS
-        for a in range(1, V):
-            second = probabilities([*prompt, a], temperature)
-            expected |= {(a, b): n * first[a] * second[b] for b in range(V)}
-        observed = collections.Counter(tuple(completion.ids) for completion in found)
-        assert min(expected.values()) > 5  # what the chi-squared approximation asks for
-        statistic = sum((observed[c] - e) ** 2 / e for c, e in expected.items())
-        assert statistic < 59.7  # 99.9 % of chi-squared with 31 - 1 degrees of freedom
+def test_little_room_makes_requests_wait_and_changes_nothing(decoder, params, sampler):
+    prompts = some_prompts([40, 90, 3, 64, 33, 20, 100])
+    expected = [c.ids for c in sample(sampler, prompts, max_new_tokens=20)]
+    page = 4 * 2 * 2 * SLOTS * 2 * (16 if decoder.attention == "native" else 8)  # k, v; N G W K
+    narrow = Sampler(decoder, [0], rows=8, room=5.5 * page)
+    narrow.load(params)
+    assert [c.ids for c in sample(narrow, prompts, max_new_tokens=20)] == expected
+    assert narrow._pages[0].count == 5
+    with pytest.raises(InputError, match="there is room for the keys and values of 32"):
+        tight = Sampler(decoder, [0], room=1.5 * page)
+        tight.load(params)
+        sample(tight, prompts, max_new_tokens=20)
 
 
-def test_one_program_serves_a_bucket(decoder, params):
-    sampler = Sampler(decoder, [0], rows=4)
-    for seed, (lengths, new) in enumerate([([1, 30, 7], 16), ([32] * 9, 3), ([2] * 3, 1)]):
-        sampler.sample(
-            params, some_prompts(lengths), max_new_tokens=new, temperature=seed, seed=seed
-        )
-    assert sampler._complete._cache_size() == 1
+def test_replies_are_shown_as_they_grow(sampler):
+    seen = collections.defaultdict(list)
+    done = {}
+    requests = requests_for(some_prompts([5, 12]), SamplingParams(30), 13)
+    completions = sampler.sample(
+        requests,
+        lambda place, completion: done.setdefault(place, completion),
+        look=lambda place, ids: seen[place].append(list(ids)),
+    )
+    assert [done[0], done[1]] == completions
+    for place, completion in enumerate(completions):
+        assert len(seen[place]) > 2
+        assert all(ids == completion.ids[: len(ids)] for ids in seen[place])
 
 
 def test_rows_are_shared_out_over_a_mesh(decoder, params, sampler):
-    prompts = some_prompts([5, 12, 3, 1, 1])
-    settings = {"max_new_tokens": 6, "temperature": 1.0, "seed": 6}
-    alone = sampler.sample(params, prompts, **settings)
+    prompts = some_prompts([5, 40, 3, 1, 90, 40])
+    alone = sample(sampler, prompts, 6, max_new_tokens=8)
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     shapes = sharding.with_layout(jax.eval_shape(decoder.fresh_params, 0), mesh)
     spread = jax.device_put(params, sharding.layout_of(shapes))
-    found = Sampler(decoder, [0], rows=2, mesh=mesh).sample(spread, prompts, **settings)
-    assert [c.ids for c in found] == [c.ids for c in alone]
+    shared = Sampler(decoder, [0], rows=4, mesh=mesh)
+    shared.load(spread)
+    completions = sample(shared, [*prompts, prompts[4]], 6, max_new_tokens=8)
+    assert [c.ids for c in completions[:6]] == [c.ids for c in alone]
+
+
+# ------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
     ("prompts", "changed", "message"),
     [
         ([[1], []], {}, "prompt 1: 0 tokens"),
-        ([[1] * 40], {}, "context of 40"),
+        ([[1] * 120], {}, "context of 120"),
         ([[1, 40]], {}, "has 40"),
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens=0"),
         ([[1]], {"temperature": -1.0}, "temperature=-1.0"),
         ([[1]], {"temperature": float("nan")}, "temperature=nan"),
+        ([[1]], {"top_p": 0.0}, "top_p=0.0"),
+        ([[1]], {"top_k": -1}, "top_k=-1"),
+        ([[1]], {"min_p": 1.5}, "min_p=1.5"),
+        ([[1]], {"stop": ("",)}, "empty text"),
     ],
 )
-def test_bad_requests_are_input_errors(params, sampler, prompts, changed, message):
-    settings = {"max_new_tokens": 4, "temperature": 1.0, "seed": 0} | changed
+def test_bad_requests_are_input_errors(sampler, prompts, changed, message):
     with pytest.raises(InputError, match=message):
-        sampler.sample(params, prompts, **settings)
+        sample(sampler, prompts, **{"max_new_tokens": 4} | changed)
+
+
+def test_stop_texts_need_a_tokenizer(decoder, params):
+    with pytest.raises(InputError, match="no tokenizer"):
+        mute = Sampler(decoder, [0])
+        mute.load(params)
+        sample(mute, [[1]], stop=("a",))
 
 
 def test_a_sampler_needs_an_eos_it_can_draw(decoder):
@@ -232,6 +408,8 @@ def test_a_sampler_needs_an_eos_it_can_draw(decoder):
 
 
 def test_damaged_weights_are_an_input_error(params, sampler):
-    damaged = params | {"final_norm_D": params["final_norm_D"] * jnp.nan}
+    sampler.load(params | {"final_norm_D": params["final_norm_D"] * jnp.nan})
     with pytest.raises(InputError, match="not finite"):
-        sampler.sample(damaged, [[1, 2]] * 5, max_new_tokens=2, temperature=1.0, seed=0)
+        sample(sampler, [[1, 2]] * 5, max_new_tokens=2)
+    sampler.load(params)
+    assert sample(sampler, [[1, 2]], max_new_tokens=2)  # and all is well afterwards

@@ -1,0 +1,72 @@
+"""What answers a dialogue: a model on this machine or one behind an endpoint.
+
+Simulated users, judges and evaluations ask their model through this interface, whatever it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.generation.engine import Completion, Engine, Request, SamplingParams
+from interact_jax.schema import Message
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The reply to a dialogue. `completion` has its ids, where they are known; `error` says why
+    there is no reply: what failed after all tries."""
+
+    text: str
+    completion: Completion | None = None
+    error: str = ""
+
+
+class ChatModel(Protocol):
+    """What answers dialogues, many at a time. `name` is the model's, and stands in all results."""
+
+    name: str
+
+    def answer(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        params: SamplingParams,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        """A reply to each dialogue, in order; a failure is an Answer with an `error`."""
+        ...
+
+
+@dataclasses.dataclass
+class LocalChatModel:
+    """A model of this process: an engine with its chat format."""
+
+    name: str
+    engine: Engine
+    chat: ChatFormat
+
+    def answer(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        params: SamplingParams,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        seeds = range(len(dialogues)) if seeds is None else seeds
+        requests = [
+            Request(self.chat.prompt(dialogue), params, seed)
+            for dialogue, seed in zip(dialogues, seeds, strict=True)
+        ]
+        completions = self.engine.sample(requests)
+        return [
+            Answer(text_of(completion, self.chat, params), completion) for completion in completions
+        ]
+
+
+def text_of(completion: Completion, chat: ChatFormat, params: SamplingParams) -> str:
+    """The text of a completion without the EOS or the stop text that ended it."""
+    text = chat.decode(completion.ids[:-1] if completion.finished else completion.ids)
+    if completion.stopped:
+        text = text[: min(at for stop in params.stop if (at := text.find(stop)) >= 0)]
+    return text

@@ -1,0 +1,60 @@
+"""The decoder on new tokens of sequences whose keys and values are kept in pages: for sampling.
+
+    pool = Pool.empty(decoder.config, 64, decoder.dtype, backend_of(decoder))
+    hidden_BxLxD, pool = extend(decoder, params, id_BxL, place_BxL, table_BxM, pool)
+
+Prefill is a call with parts of prompts as rows, decoding one with a token in each row. It reads the
+parameters that training uses, in their layout. `attention.paged` says what pool and table are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from interact_jax.models import block
+from interact_jax.models.attention import paged
+from interact_jax.models.attention.paged import Pool
+from interact_jax.models.decoder import Decoder
+from interact_jax.models.layers import OfLayer, rms_norm, rope_angles
+
+
+def backend_of(decoder: Decoder) -> str:
+    """The backend of attention over pages, by the one that the decoder has for training."""
+    return "native" if decoder.attention == "native" else "xla"
+
+
+def extend(
+    decoder: Decoder,
+    params: Any,
+    id_BxL: jax.Array,
+    place_BxL: jax.Array,
+    table_BxM: jax.Array,
+    pool: Pool,
+) -> tuple[jax.Array, Pool]:
+    """Hidden states [B, L, D] of new tokens (after the final norm), and the pool with their keys
+    and values. place: their positions, consecutive in a row; -1 = padding, at its end."""
+    c, backend = decoder.config, backend_of(decoder)
+    native = backend == "native" and not paged.shared_out(jax.sharding.get_abstract_mesh())
+    hidden = jnp.take(params["embedding_VxD"], id_BxL, axis=0).astype(decoder.dtype)
+    hidden = nn.with_logical_constraint(hidden, ("B", None, None))
+    angles = rope_angles(jnp.maximum(place_BxL, 0), c)
+    window_N = jnp.asarray([window or paged.UNLIMITED for window in c.windows], jnp.int32)
+
+    def layer(n: jax.Array, carry: tuple[jax.Array, Pool]) -> tuple[jax.Array, Pool]:
+        hidden, pool = carry
+        w: dict[str, Any] = {}
+        for name, stacked in params["layers"].items():
+            short, _, letters = name.rpartition("_")
+            of_layer = OfLayer(stacked, n, native)
+            w[short] = of_layer if "x" in letters and "bias" not in short else of_layer.array()
+        q, k, v = block.project(hidden, w, angles, c)
+        out, pool = paged.attend(q, k, v, place_BxL, table_BxM, pool, n, window_N[n], backend)
+        hidden = block.add_output(hidden, out, w, c)
+        return nn.with_logical_constraint(hidden, ("B", None, None)), pool
+
+    hidden, pool = jax.lax.fori_loop(0, c.layers, layer, (hidden, pool))
+    return rms_norm(hidden, params["final_norm_D"], c.norm_eps), pool
