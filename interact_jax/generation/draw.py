@@ -83,7 +83,7 @@ def _keep_likely(weight_BxV: jax.Array, settings: Settings) -> jax.Array:
     return _cut(weight_BxV, settings.min_p_B)  # the largest weight is 1
 
 
-def _cut(weight_BxV: jax.Array, threshold_B: jax.Array) -> jax.Array:
+def _cut(weight_BxV: jax.Array, threshold_B: Array) -> jax.Array:
     return jnp.where(weight_BxV >= threshold_B[:, None], weight_BxV, 0.0)
 
 
@@ -107,7 +107,7 @@ def _choose(
 ) -> tuple[jax.Array, jax.Array]:
     """An id per row, drawn in proportion to its weight, and the sum of the weights: first a block
     of the vocabulary, then one of its tokens."""
-    key_B = jax.vmap(jax.random.wrap_key_data)(settings.key_Bx2)
+    key_B = jax.vmap(jax.random.wrap_key_data)(jnp.asarray(settings.key_Bx2))
     key_B = jax.vmap(jax.random.fold_in)(key_B, count_B)
     u_Bx2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(key_B)
     padded = jnp.pad(weight_BxV, ((0, 0), (0, -weight_BxV.shape[1] % BLOCK)))

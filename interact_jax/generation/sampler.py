@@ -411,10 +411,10 @@ class Sampler:
         stops = sequence.request.params.stop
         if not stops:
             return False
-        assert self.decode is not None
+        assert (decode := self.decode) is not None
 
         def has_stop(count: int) -> bool:
-            text = self.decode(sequence.ids[:count])
+            text = decode(sequence.ids[:count])
             return any(stop in text for stop in stops)
 
         count = len(sequence.ids)

@@ -39,8 +39,8 @@ class Pool:
     """Pages of keys and values of all layers. Under a mesh every device with rows of its own has
     U pages of its own, and tables count from the first of them."""
 
-    keys_NxUxGxKxW: jax.Array
-    values_NxUxGxWxK: jax.Array
+    keys_NxUxGxKxW: Any  # jax.Array, or its shape
+    values_NxUxGxWxK: Any
 
     @property
     def pages(self) -> int:
