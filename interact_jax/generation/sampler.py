@@ -409,9 +409,9 @@ class Sampler:
     def _cut_at_stop(self, sequence: _Sequence, new: int) -> bool:
         """Cut the sequence behind the token that completes a stop text, if one does."""
         stops = sequence.request.params.stop
-        if not stops:
+        decode = self.decode
+        if not stops or decode is None:
             return False
-        assert (decode := self.decode) is not None
 
         def has_stop(count: int) -> bool:
             text = decode(sequence.ids[:count])
