@@ -197,6 +197,15 @@ def test_unknown_format(tmp_path):
     assert ids(path, on_error="skip") == ["b"]
 
 
+def test_messages_outside_of_conversations_are_told_where_they_belong(tmp_path):
+    """A message a line, and a list of messages a line or an item, are what many begin with."""
+    said = turns(("user", "assistant"), "role", "content")
+    with pytest.raises(InputError, match=r"a\.jsonl:1: .*single message.*docs/data\.md"):
+        read_conversations(write(tmp_path, "a.jsonl", said))
+    with pytest.raises(InputError, match=r"a list of messages is a record as {\"messages\": "):
+        read_conversations(write(tmp_path, "b.json", json.dumps([said]).encode()))
+
+
 def test_one_odd_record_does_not_decide(tmp_path):
     """Most of the first ones do, wherever the odd one stands; it alone is lost."""
     odd = {"conversation": turns(("user", "assistant"), "role", "content")}
