@@ -42,7 +42,7 @@ def native(record: Record, repair: str) -> Iterator[Outcome]:
     """Our own format and OpenAI's fine-tuning files: messages, optionally an id, the user, sampled
     ids, and preferences."""
     dialogue = read_dialogue(record, "messages", repair)
-    identity, user = find_name(record.value, "id"), find_name(record.value, "user")
+    identity, user = find_name(record.value, "id"), _user_of(record)
     preferences, losses = native_preferences(record, dialogue)
     yield from losses
     yield from build_conversation(
@@ -53,8 +53,16 @@ def native(record: Record, repair: str) -> Iterator[Outcome]:
 def sharegpt(record: Record, repair: str) -> Iterator[Outcome]:
     """ShareGPT, FastChat, Vicuna: `conversations` of turns with `from` and `value`."""
     dialogue = read_dialogue(record, "conversations", repair)
-    identity, user = find_name(record.value, "id"), find_name(record.value, "user")
+    identity, user = find_name(record.value, "id"), _user_of(record)
     yield from build_conversation(record, dialogue, identity, user, known=("conversations",))
+
+
+def _user_of(record: Record) -> str:
+    """Who spoke: `user` or, as many logs have it, `user_id`, unless that is no name."""
+    user = find_name(record.value, "user")
+    if not user and type(record.value.get("user_id")) in (str, int):
+        user = find_name(record.value, "user_id")
+    return user
 
 
 def wildchat(record: Record, repair: str) -> Iterator[Outcome]:

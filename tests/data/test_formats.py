@@ -162,6 +162,20 @@ def test_sampled_tokens(tmp_path):
     assert conversation.messages[0].token_ids is None
 
 
+@pytest.mark.parametrize(
+    "key, role, text", [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+def test_the_user_may_be_called_user_id(tmp_path, key, role, text):
+    """Influence is limited by user: a name that is not read would go unnoticed."""
+    said = {key: turns(("user", "assistant"), role, text)}
+    named = [{"user_id": 7}, {"user_id": "u", "user": "eve"}, {"user_id": "u", "user": None}]
+    others = [{"user_id": 7.5}, {"user_id": None}, {"user_id": {"name": "u"}}, {}]
+    path = write(tmp_path, "a.jsonl", [{**said, **more} for more in [*named, *others]])
+    conversations, report = read_conversations(path)
+    assert [c.user for c in conversations] == ["7", "eve", "u", "", "", "", ""]
+    assert conversations[0].meta["user_id"] == 7 and not report.lost
+
+
 def test_first_speaker(tmp_path):
     """The system may come first, an assistant may begin: then only what has an x is learned."""
     system = {"id": "s", "messages": [{"role": "system", "content": "Be brief."}]}
