@@ -28,7 +28,7 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -85,8 +85,32 @@ def parse_settings(
     args, rest = parser.parse_known_args(argv)
     unknown = [argument for argument in rest if not argument.startswith("--config.")]
     if unknown:
-        parser.error(presentable(f"unrecognized arguments: {' '.join(unknown)}"))
+        said = f"unrecognized arguments: {' '.join(unknown)}\n{_as_settings(rest)}"
+        parser.error(presentable(said))
     return args, rest
+
+
+def _as_settings(arguments: Sequence[str]) -> str:
+    """How settings are written: with those that people may have meant, for "--steps 3",
+    "config.steps=3" and "--config.steps 3"."""
+    known = list(config.settings())
+    meant: list[str] = []
+    for at, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        bare = name.lstrip("-").removeprefix("config.")
+        if equals and name.startswith("--config."):
+            continue  # as it should be
+        if not equals and not name.startswith("-"):
+            continue  # the value of the argument before it
+        following = arguments[at + 1 : at + 2]
+        if not equals and following and not following[0].startswith("--"):
+            value = following[0]
+        bare = bare.replace("-", "_")
+        names = [bare] if bare in known else config.similar(bare, known)
+        if names:
+            meant.append(f"--config.{names[0]}={value or 'VALUE'}")
+    hint = f" Did you mean {' '.join(meant)}?" if meant else " --help lists them."
+    return f"Settings are given as --config.KEY=VALUE.{hint}"
 
 
 def add_settings(

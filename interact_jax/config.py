@@ -208,7 +208,7 @@ def override(config: ConfigDict, argument: str) -> None:
     name, (_, equals, text) = _name_of(argument), argument.partition("=")
     known = flatten(config)
     if name not in known:
-        suggestions = _suggestions(name, list(known))
+        suggestions = similar(name, list(known))
         raise InputError(
             f"--config.{name}: there is no such setting."
             + (
@@ -254,7 +254,7 @@ ALIASES = {
 """Names of settings in other trainers -> ours."""
 
 
-def _suggestions(name: str, known: Sequence[str]) -> list[str]:
+def similar(name: str, known: Sequence[str]) -> list[str]:
     """Suggestions for an unknown setting: other trainers' names, the same name in another group, or
     a similar one."""
     last = name.rpartition(".")[2]

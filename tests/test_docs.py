@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import os
 import re
@@ -10,6 +11,7 @@ import shlex
 import pytest
 
 from interact_jax import config
+from interact_jax.data.conversations import read_conversations
 from launch import bench, export, generate, plan, score, train
 from tests.runs import ROOT
 
@@ -84,6 +86,29 @@ def test_commands_are_accepted(page, monkeypatch):
             config.load(args.config, overrides)
         else:
             PROGRAMS[name].parse(given)
+
+
+def test_messages_of_a_table_are_grouped(tmp_path, monkeypatch):
+    """Two conversations, told in turns; a comma, a line break and a mark are in the texts."""
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        ("a", "user", "Hi, you"),
+        ("b", "user", "Two\nlines"),
+        ("a", "assistant", ""),
+        *((name, role, "ñ 🙂") for name in "ba" for role in ("assistant", "user")),
+    ]
+    with open("talks.csv", "w", newline="", encoding="utf-8-sig") as table:
+        writer = csv.writer(table)
+        writer.writerow(("conversation", "user", "role", "content"))
+        writer.writerows((name, f"u{name}", role, text) for name, role, text in rows)
+    section = (DOCS / "data.md").read_text().partition("### From a table")[2]
+    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    found, _ = read_conversations("talks.jsonl")
+    assert [(c.id, c.user) for c in found] == [("a", "ua"), ("b", "ub")]
+    assert [[m.content for m in c.messages] for c in found] == [
+        ["Hi, you", "ñ 🙂", "ñ 🙂"],
+        ["Two\nlines", "ñ 🙂", "ñ 🙂"],
+    ]
 
 
 def test_there_are_commands_to_accept():

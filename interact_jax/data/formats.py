@@ -27,6 +27,8 @@ from interact_jax.data.preferences import (
     ultrafeedback,
 )
 from interact_jax.data.records import FIX_LINE, MEND_LINE, NOTHING_WRONG, Loss, Record
+from interact_jax.data.sources import GROUP
+from interact_jax.data.turns import ROLE_KEYS, TEXT_KEYS
 
 Reader = Callable[[Iterable[Record | Loss], str], Iterator[Outcome]]
 SAMPLE = 100  # records that decide the format of a file
@@ -40,7 +42,7 @@ def native(record: Record, repair: str) -> Iterator[Outcome]:
     """Our own format and OpenAI's fine-tuning files: messages, optionally an id, the user, sampled
     ids, and preferences."""
     dialogue = read_dialogue(record, "messages", repair)
-    identity, user = find_name(record.value, "id"), find_name(record.value, "user")
+    identity, user = find_name(record.value, "id"), _user_of(record)
     preferences, losses = native_preferences(record, dialogue)
     yield from losses
     yield from build_conversation(
@@ -51,8 +53,16 @@ def native(record: Record, repair: str) -> Iterator[Outcome]:
 def sharegpt(record: Record, repair: str) -> Iterator[Outcome]:
     """ShareGPT, FastChat, Vicuna: `conversations` of turns with `from` and `value`."""
     dialogue = read_dialogue(record, "conversations", repair)
-    identity, user = find_name(record.value, "id"), find_name(record.value, "user")
+    identity, user = find_name(record.value, "id"), _user_of(record)
     yield from build_conversation(record, dialogue, identity, user, known=("conversations",))
+
+
+def _user_of(record: Record) -> str:
+    """Who spoke: `user` or, as many logs have it, `user_id`, unless that is no name."""
+    user = find_name(record.value, "user")
+    if not user and type(record.value.get("user_id")) in (str, int):
+        user = find_name(record.value, "user_id")
+    return user
 
 
 def wildchat(record: Record, repair: str) -> Iterator[Outcome]:
@@ -126,11 +136,30 @@ def _unknown_format(item: Record | Loss) -> Loss:
     """The loss of an item that is read before any record looks like a format."""
     if isinstance(item, Loss):
         return item
-    if not isinstance(item.value, dict):
-        return Loss("not an object", item.where, f"found {reprlib.repr(item.value)}")
+    value = item.value
+    if not isinstance(value, dict):
+        detail = f"found {reprlib.repr(value)}"
+        if isinstance(value, list) and value and all(map(_is_message, value)):
+            detail += '; a list of messages is a record as {"messages": [...]}'
+        return Loss("not an object", item.where, detail)
+    if _is_message(value):
+        detail = (
+            f"it is a single message, with the keys {keys_of(value)}; a record is a whole "
+            f"conversation, {FORMATS['openai'].shape}. {GROUP}"
+        )
+        return Loss("unknown format", item.where, detail)
     known = "; ".join(f"{name} {form.shape}" for name, form in FORMATS.items() if form.sign)
-    detail = f"found the keys {keys_of(item.value)}. Known formats: {known}"
+    detail = f"found the keys {keys_of(value)}. Known formats: {known}"
     return Loss("unknown format", item.where, detail)
+
+
+def _is_message(value: Any) -> bool:
+    """Whether a value looks like a turn by itself."""
+    return (
+        isinstance(value, dict)
+        and any(key in value for key in ROLE_KEYS)
+        and any(key in value for key in TEXT_KEYS)
+    )
 
 
 def recognise(value: Mapping[str, Any]) -> str | None:

@@ -174,7 +174,10 @@ def _parse(line: bytes, where: str, name: str) -> Iterator[Record | Loss]:
             number += 1
             yield Record(value, where, name if number == 1 else f"{name}.{number}")
     except UnicodeDecodeError as error:
-        detail = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+        detail = (
+            f"byte 0x{line[error.start]:02x} at column {error.start + 1}; if all of the file is in "
+            "an older encoding, `iconv -f latin1 -t UTF-8` converts it"
+        )
         yield Loss("not UTF-8", where, detail)
     except (ValueError, RecursionError) as error:
         expected = "expected one whole object a line (`jq -c` writes that), or one list of objects"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
+import shlex
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ LONGEST = 1 << 28  # bytes of a line; longer ones are not kept
 
 FIX_FILE = "Replace the file, or set --config.data.on_error=skip to use what else can be read"
 FIX_JSON = "conversations are read from JSON Lines or JSON, plain or .gz"
+GROUP = 'docs/data.md, "From a table", shows how to group messages by conversation'
 RAISE_BOUND = (
     "Set --config.data.max_bytes higher if the file is what it should be, or data.on_error=skip to "
     "use what stands before"
@@ -109,9 +112,15 @@ def other_kind(path: str, head: bytes) -> Cut | None:
         if head.startswith(magic):
             remedy = _convert(read, path) if read else f"Unpack or convert it: {FIX_JSON}"
             return Cut(f"{kind} file", f"it is of the kind {kind}, not JSON", remedy)
+    marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if marked and head[:64].count(0) > len(head[:64]) / 3:  # not one bad line before good ones
+        start = f"0x{head[0]:02x} 0x{head[1]:02x}"
+        remedy = f"Convert it, `iconv -f UTF-16 -t UTF-8 {shlex.quote(path)} > logs.jsonl`"
+        return Cut("not UTF-8", f"it begins with {start}, as UTF-16 does", remedy)
     ending = next((ending for ending in TABLES if path.lower().endswith(ending)), None)
     if ending and not head.lstrip().startswith((b"{", b"[")):
-        return Cut("table", f"it is a table ({ending}), not JSON", _convert(TABLES[ending], path))
+        remedy = f"{_convert(TABLES[ending], path)}. If a row is a single message: {GROUP}"
+        return Cut("table", f"it is a table ({ending}), not JSON", remedy)
     return None
 
 

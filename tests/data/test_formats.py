@@ -162,6 +162,20 @@ def test_sampled_tokens(tmp_path):
     assert conversation.messages[0].token_ids is None
 
 
+@pytest.mark.parametrize(
+    "key, role, text", [("messages", "role", "content"), ("conversations", "from", "value")]
+)
+def test_the_user_may_be_called_user_id(tmp_path, key, role, text):
+    """Influence is limited by user: a name that is not read would go unnoticed."""
+    said = {key: turns(("user", "assistant"), role, text)}
+    named = [{"user_id": 7}, {"user_id": "u", "user": "eve"}, {"user_id": "u", "user": None}]
+    others = [{"user_id": 7.5}, {"user_id": None}, {"user_id": {"name": "u"}}, {}]
+    path = write(tmp_path, "a.jsonl", [{**said, **more} for more in [*named, *others]])
+    conversations, report = read_conversations(path)
+    assert [c.user for c in conversations] == ["7", "eve", "u", "", "", "", ""]
+    assert conversations[0].meta["user_id"] == 7 and not report.lost
+
+
 def test_first_speaker(tmp_path):
     """The system may come first, an assistant may begin: then only what has an x is learned."""
     system = {"id": "s", "messages": [{"role": "system", "content": "Be brief."}]}
@@ -195,6 +209,15 @@ def test_unknown_format(tmp_path):
     assert message.startswith(f"{path}:1: unknown format") and "'prompt', 'completion'" in message
     assert all(name in message for name in FORMATS if name != "auto")
     assert ids(path, on_error="skip") == ["b"]
+
+
+def test_messages_outside_of_conversations_are_told_where_they_belong(tmp_path):
+    """A message a line, and a list of messages a line or an item, are what many begin with."""
+    said = turns(("user", "assistant"), "role", "content")
+    with pytest.raises(InputError, match=r"a\.jsonl:1: .*single message.*docs/data\.md"):
+        read_conversations(write(tmp_path, "a.jsonl", said))
+    with pytest.raises(InputError, match=r"a list of messages is a record as {\"messages\": "):
+        read_conversations(write(tmp_path, "b.json", json.dumps([said]).encode()))
 
 
 def test_one_odd_record_does_not_decide(tmp_path):

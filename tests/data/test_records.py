@@ -305,6 +305,12 @@ def test_unreadable_file(tmp_path):
         ("a.jsonl", b"PAR1\x15\x04\x15", r"Parquet file"),  # by what it is, not by its name
         ("a.csv", b"id,prompt\n1,hello\n", r"table.*read_csv\(.*to_json\('logs.jsonl'"),
         ("a.TSV", b"id\tprompt\n1\thello\n", r"table.*read_csv\(.*sep="),
+        ("a.csv", b"id,role,content\n1,user,hello\n", r"single message: docs/data.md"),
+        (
+            "a.jsonl",
+            '{"id": 1}'.encode("utf-16"),
+            r"as UTF-16 does\. Convert it, `iconv .*a.jsonl >",
+        ),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", r"zstd file.*plain or .gz"),
         ("a.zip", b"PK\x03\x04\x00", r"zip file.*plain or .gz"),
     ],

@@ -209,6 +209,25 @@ def test_bad_argument(tmp_path, capsys):
     assert status == 2 and "unrecognized arguments: --steps=3" in said
 
 
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (["--steps=3"], "--config.steps=3?"),
+        (["--steps", "3"], "--config.steps=3?"),
+        (["config.steps=3"], "--config.steps=3?"),
+        (["--config.steps", "3"], "--config.steps=3?"),
+        (["--learning_rate", "1e-4", "--max-steps=5"], "--config.optim.lr=1e-4 --config.steps=5?"),
+        (["--config.optim.lr", "-1", "--gradient-checkpointing"], "lr=-1 --config.remat=VALUE?"),
+        (["--xyzzy"], "--config.KEY=VALUE. --help lists them."),
+    ],
+)
+def test_a_setting_that_is_written_otherwise_is_answered_with_how_to_write_it(
+    given, meant, tmp_path, capsys
+):
+    status, said = outcome(train.main, [*train_arguments(tmp_path, {}), *given], capsys)
+    assert status == 2 and said.rstrip().endswith(meant)
+
+
 # ----------------------------------------------------------------------------------------- models
 
 
