@@ -94,6 +94,51 @@ def largest(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
+# ---------------------------------------------------------------------------------- without a run
+
+
+def test_what_was_set_aside_before_stays(tmp_path):
+    for content in "abc":
+        (place := tmp_path / "checkpoints/4").mkdir(parents=True)
+        (place / "state").write_text(content)
+        checkpoint._set_aside(place, tmp_path / "damaged")
+        assert not place.exists()
+    names = {place.name: (place / "state").read_text() for place in tmp_path.glob("damaged/*")}
+    assert names == {"4": "a", "4-2": "b", "4-3": "c"}
+
+
+def test_steps_are_listed_in_their_order(tmp_path):
+    for step in (30, 4, 200, 10, 1, 100, 3, 20, 2):
+        (place := tmp_path / f"checkpoints/{step}").mkdir(parents=True)
+        (place / "data").write_text("no checkpoint")
+        digests.seal(place)
+        flip(place / "data")
+    (tmp_path / "checkpoints/notes").mkdir()
+    (tmp_path / "checkpoints/7").write_text("no checkpoint either")
+    assert checkpoint.find(str(tmp_path)) == (tmp_path, 200)
+    with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 10, 20, 30, 100, 200\]"):
+        checkpoint.find(str(tmp_path / "checkpoints/5"))
+    with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 20, 30, 100, 200\]"):
+        checkpoint.restore_params(str(tmp_path / "checkpoints/10"), None)
+
+
+def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):
+    numbers = jax.random.normal(jax.random.key(0), (20, 1_000_000))
+    model = run_state.Model({"w_NxD": numbers})
+    zero = jax.numpy.zeros((), jax.numpy.int32)
+    state = run_state.TrainState(zero, {"policy": model}, run_state.Counters(*[zero] * 4))
+    settings = config.default().checkpoint
+    before = set(threading.enumerate())
+    checkpoints = checkpoint.Checkpoints(tmp_path, settings)
+    checkpoints.begin(overlapping=False)
+    for step in (1, 3):
+        checkpoints.save(step, state, {})
+        assert checkpoints.latest() == step
+    checkpoints.close()
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("checkpoint")]
+
+
 # --------------------------------------------------------------------------------------- damaged
 
 
@@ -144,16 +189,6 @@ def test_the_newest_sound_checkpoint_is_gone_on_from(damage, settings, workdir, 
     assert not (workdir / "checkpoints/4").exists()
 
 
-def test_what_was_set_aside_before_stays(tmp_path):
-    for content in "abc":
-        (place := tmp_path / "checkpoints/4").mkdir(parents=True)
-        (place / "state").write_text(content)
-        checkpoint._set_aside(place, tmp_path / "damaged")
-        assert not place.exists()
-    names = {place.name: (place / "state").read_text() for place in tmp_path.glob("damaged/*")}
-    assert names == {"4": "a", "4-2": "b", "4-3": "c"}
-
-
 def test_a_copy_under_another_name_is_not_taken_for_that_step(settings, workdir, said):
     shutil.copytree(workdir / "checkpoints/2", workdir / "checkpoints/5")
     assert resumed_at(workdir, {**settings, "steps": 6}) == 4
@@ -172,19 +207,6 @@ def test_where_none_is_sound_the_run_is_refused_and_stays_as_it_was(settings, wo
     assert "checkpoints/2 is damaged" in str(refused.value)
     assert "There is no intact checkpoint" in str(refused.value)
     assert content(workdir) == before
-
-
-def test_steps_are_listed_in_their_order(tmp_path):
-    for step in (30, 4, 200, 10, 1, 100, 3, 20, 2):
-        (place := tmp_path / f"checkpoints/{step}").mkdir(parents=True)
-        (place / "data").write_text("no checkpoint")
-        digests.seal(place)
-        flip(place / "data")
-    assert checkpoint.find(str(tmp_path)) == (tmp_path, 200)
-    with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 10, 20, 30, 100, 200\]"):
-        checkpoint.find(str(tmp_path / "checkpoints/5"))
-    with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 20, 30, 100, 200\]"):
-        checkpoint.restore_params(str(tmp_path / "checkpoints/10"), None)
 
 
 @pytest.mark.parametrize("name", [MODEL, FIXED])
@@ -447,20 +469,3 @@ def test_what_was_measured_before_goes_with_the_checkpoints(settings, tmp_path, 
     launch_train.main(train_arguments(tmp_path, {**settings, "steps": 4}))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["before"], summary["after"]) == ({"readable": 0.5}, {"readable": 0.75})
-
-
-def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):
-    numbers = jax.random.normal(jax.random.key(0), (20, 1_000_000))
-    model = run_state.Model({"w_NxD": numbers})
-    zero = jax.numpy.zeros((), jax.numpy.int32)
-    state = run_state.TrainState(zero, {"policy": model}, run_state.Counters(*[zero] * 4))
-    settings = config.default().checkpoint
-    before = set(threading.enumerate())
-    checkpoints = checkpoint.Checkpoints(tmp_path, settings)
-    checkpoints.begin(overlapping=False)
-    for step in (1, 3):
-        checkpoints.save(step, state, {})
-        assert checkpoints.latest() == step
-    checkpoints.close()
-    left = set(threading.enumerate()) - before
-    assert not [thread for thread in left if thread.name.startswith("checkpoint")]
