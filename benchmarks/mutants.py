@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
     "train.py": "test_optim test_train test_teachers test_models_of_a_run launch/test_step",
     "run_state.py": "test_optim test_teachers test_train",
-    "scoring.py": "test_scoring test_objectives launch/test_step",
+    "scoring.py": "test_scoring test_objectives models/test_sight launch/test_step",
     "objectives.py": "test_objectives test_scoring launch/test_step",
     "divergences.py": "test_divergences",
     "logits.py": "test_divergences test_scoring",
@@ -47,10 +47,12 @@ TESTS = {
     "checkpoint.py": "test_checkpoint test_train test_models_of_a_run",
     "data/tree.py": "data/test_tree data/test_encode data/test_pack",
     "data/pack.py": "data/test_pack data/test_pipeline test_scoring",
-    "data/encode.py": "data/test_encode data/test_recipes",
+    "data/encode.py": "data/test_encode data/test_thinking data/test_weighing data/test_recipes",
 }
-"""Module -> the files of its tests."""
-TIMEOUT = 900.0  # seconds; a mutant may loop forever
+"""Module -> the files of its tests, quick ones first: they end at the first failure."""
+TIMEOUT = 900.0  # seconds at least; a mutant may loop forever
+PATIENCE = 5  # times what the tests of the sound module take: a busy machine is no failure
+NOT_ENDED = "did not end"
 
 COMPARISONS = {
     ast.Lt: ast.LtE,
@@ -257,8 +259,9 @@ class Bench:
             if record.get("source") == now.get(record["module"])
         }
 
-    def run_tests(self, module: str) -> tuple[bool, str, float]:
-        """Run the tests of a module in the copy: (whether they pass, first failure, seconds)."""
+    def run_tests(self, module: str, limit: float | None = None) -> tuple[bool, str, float]:
+        """Run the tests of a module in the copy, for `limit` seconds at most: (whether they pass,
+        first failure, seconds)."""
         files = [f"tests/{name}.py" for name in TESTS[module].split()]
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "--no-header", *files]
         environment = {**os.environ, "PYTHONPATH": str(self.copy)}
@@ -271,21 +274,23 @@ class Bench:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=TIMEOUT,
+                timeout=limit,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return False, "did not end", time.monotonic() - began
-        failed = re.search(r"^_+ (?:ERROR collecting )?(\S+)", ended.stdout, re.MULTILINE)
+            return False, NOT_ENDED, time.monotonic() - began
+        failed = re.search(
+            r"^_+ (?:ERROR (?:collecting|at setup of) )?(\S+)", ended.stdout, re.MULTILINE
+        )
         first = failed.group(1) if failed else ended.stdout[-200:] + ended.stderr[-200:]
         return ended.returncode == 0, first, time.monotonic() - began
 
-    def run(self, mutant: Mutant) -> Record:
+    def run(self, mutant: Mutant, limit: float) -> Record:
         target = self.copy / "interact_jax" / mutant.module
         sound = target.read_text()
         target.write_text(source_of(mutant))
         try:
-            passed, first, seconds = self.run_tests(mutant.module)
+            passed, first, seconds = self.run_tests(mutant.module, limit)
         finally:
             target.write_text(sound)
         return {
@@ -330,7 +335,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--count", type=int, default=150, help="mutants to draw")
     add("--seed", type=int, default=0, help="seed of the draw")
     add("--only", default="", metavar="REGEX", help="only drawn mutants whose names match")
-    add("--again", action="store_true", help="run the survivors once more, against newer tests")
+    add("--again", action="store_true", help="run once more what survived or did not end")
     add("--minutes", type=float, default=math.inf, help="start none after that")
     add("--table", action="store_true", help="print the results and exit")
     args = parser.parse_args(argv)
@@ -344,19 +349,21 @@ def main(argv: list[str] | None = None) -> None:
     mutants = all_mutants()
     drawn = random.Random(args.seed).sample(mutants, min(args.count, len(mutants)))
     drawn = [mutant for mutant in drawn if re.search(args.only, mutant.name)]
-    survived = {name for name, record in done.items() if not record["noticed"]}
-    again = survived if args.again else set()
+    in_doubt = {n for n, r in done.items() if not r["noticed"] or r["by"] == NOT_ENDED}
+    again = in_doubt if args.again else set()
     waiting = [mutant for mutant in drawn if mutant.name not in done or mutant.name in again]
+    limits = {}
     for module in dict.fromkeys(mutant.module for mutant in waiting):
-        passed, first, _ = bench.run_tests(module)
+        passed, first, seconds = bench.run_tests(module)
         if not passed:
             raise InputError(
                 f"the tests of {module} fail without a mutant: {first}. Fix them first."
             )
+        limits[module] = max(TIMEOUT, PATIENCE * seconds)
     for mutant in waiting:
         if time.monotonic() > end:
             break
-        record = bench.run(mutant)
+        record = bench.run(mutant, limits[mutant.module])
         done[mutant.name] = record
         show(record)
         write(bench.file, "".join(json.dumps(one) + "\n" for one in done.values()))

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -91,6 +92,51 @@ def flip(file):
 
 def largest(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+# ---------------------------------------------------------------------------------- without a run
+
+
+def test_what_was_set_aside_before_stays(tmp_path):
+    for content in "abc":
+        (place := tmp_path / "checkpoints/4").mkdir(parents=True)
+        (place / "state").write_text(content)
+        checkpoint._set_aside(place, tmp_path / "damaged")
+        assert not place.exists()
+    names = {place.name: (place / "state").read_text() for place in tmp_path.glob("damaged/*")}
+    assert names == {"4": "a", "4-2": "b", "4-3": "c"}
+
+
+def test_steps_are_listed_in_their_order(tmp_path):
+    for step in (30, 4, 200, 10, 1, 100, 3, 20, 2):
+        (place := tmp_path / f"checkpoints/{step}").mkdir(parents=True)
+        (place / "data").write_text("no checkpoint")
+        digests.seal(place)
+        flip(place / "data")
+    (tmp_path / "checkpoints/notes").mkdir()
+    (tmp_path / "checkpoints/7").write_text("no checkpoint either")
+    assert checkpoint.find(str(tmp_path)) == (tmp_path, 200)
+    with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 10, 20, 30, 100, 200\]"):
+        checkpoint.find(str(tmp_path / "checkpoints/5"))
+    with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 20, 30, 100, 200\]"):
+        checkpoint.restore_params(str(tmp_path / "checkpoints/10"), None)
+
+
+def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):
+    numbers = jax.random.normal(jax.random.key(0), (20, 1_000_000))
+    model = run_state.Model({"w_NxD": numbers})
+    zero = jax.numpy.zeros((), jax.numpy.int32)
+    state = run_state.TrainState(zero, {"policy": model}, run_state.Counters(*[zero] * 4))
+    settings = config.default().checkpoint
+    before = set(threading.enumerate())
+    checkpoints = checkpoint.Checkpoints(tmp_path, settings)
+    checkpoints.begin(overlapping=False)
+    for step in (1, 3):
+        checkpoints.save(step, state, {})
+        assert checkpoints.latest() == step
+    checkpoints.close()
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name.startswith("checkpoint")]
 
 
 # --------------------------------------------------------------------------------------- damaged
@@ -423,16 +469,3 @@ def test_what_was_measured_before_goes_with_the_checkpoints(settings, tmp_path, 
     launch_train.main(train_arguments(tmp_path, {**settings, "steps": 4}))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["before"], summary["after"]) == ({"readable": 0.5}, {"readable": 0.75})
-
-
-def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):
-    numbers = jax.random.normal(jax.random.key(0), (20, 1_000_000))
-    model = run_state.Model({"w_NxD": numbers})
-    zero = jax.numpy.zeros((), jax.numpy.int32)
-    state = run_state.TrainState(zero, {"policy": model}, run_state.Counters(*[zero] * 4))
-    settings = config.default().checkpoint
-    checkpoints = checkpoint.Checkpoints(tmp_path, settings)
-    checkpoints.begin(overlapping=False)
-    checkpoints.save(1, state, {})
-    assert checkpoints.latest() == 1
-    checkpoints.close()

@@ -1,6 +1,7 @@
 """The program that breaks the package: what it counts is what the tests have noticed."""
 
 import json
+import shutil
 
 from benchmarks import mutants
 
@@ -16,3 +17,29 @@ def test_a_look_at_the_table_does_not_disturb_the_run_at_work(tmp_path, capsys):
     mutants.main(["--out", str(tmp_path), "--table"])
     assert "| `train.py` | 1 | 0 |" in capsys.readouterr().out
     assert at_work.read_text() == "broken just now"
+
+
+def test_on_a_busy_machine_mutants_have_as_much_more_time_as_the_sound_module_took(
+    tmp_path, monkeypatch
+):
+    limits = []
+
+    def set_up(bench):
+        shutil.copytree(mutants.ROOT / "interact_jax", bench.copy / "interact_jax")
+
+    def run_tests(bench, module, limit=None):
+        limits.append(limit)
+        return limit is None, mutants.NOT_ENDED, 1000.0
+
+    monkeypatch.setattr(mutants.Bench, "set_up", set_up)
+    monkeypatch.setattr(mutants.Bench, "run_tests", run_tests)
+    arguments = ["--out", str(tmp_path), "--count", "100", "--only", "optim"]
+    mutants.main(arguments)
+    tried = len(limits) - 1
+    assert tried > 0 and limits == [None] + [5000.0] * tried
+    shutil.rmtree(tmp_path / "copy")
+    mutants.main(arguments)
+    assert len(limits) == 1 + tried
+    shutil.rmtree(tmp_path / "copy")
+    mutants.main([*arguments, "--again"])  # what did not end may have been noticed or not
+    assert len(limits) == 2 * (1 + tried)

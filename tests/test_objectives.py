@@ -105,6 +105,13 @@ def test_a_pair_counts_as_one_interaction_does(mixed):
     assert float(total_weight(mixed[0])) == 5 + 3 / 4 + 2 / 2
 
 
+def test_interactions_pairs_and_counted_tokens_are_counted(mixed):
+    replies, placed = mixed
+    found = {name: int(n) for name, n in objectives.counts_in(replies).items()}
+    tokens = sum(max(0, p.length - IGNORED) for p in placed)
+    assert found == {"interactions": 5 + 3 + 2, "reply_tokens": tokens}
+
+
 def test_sums_over_examples_and_over_units_are_those_of_a_loop(mixed):
     replies, placed = mixed
     rng = np.random.default_rng(1)

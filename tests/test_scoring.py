@@ -77,6 +77,17 @@ def test_no_array_has_tokens_by_vocabulary():
     assert f"[{r // chunk},1,{chunk},{v}]" not in text
 
 
+def test_the_backward_pass_does_not_compute_a_log_sum_exp_again():
+    """It is what is saved of a chunk: of all chunks a number per token."""
+
+    def total(hidden, head):
+        return of_one(hidden, head, TARGET, 3).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(total, (0, 1)))(STUDENT, HEAD))
+    assert text.count("dot_general") == 4  # logits, again for the backward pass, two gradients
+    assert text.count("reduce_max") == 1
+
+
 def on_mesh(hidden, head, target, **mesh):
     """Value and gradient of the sum of log-probabilities, alone and under a mesh, with its text."""
 

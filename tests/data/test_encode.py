@@ -43,6 +43,15 @@ class Seen:
         self.x, self.xo = (example.contexts[view].tolist() for view in (PLAIN, HINDSIGHT))
 
 
+def test_only_the_hindsight_context_shows_the_follow_up(chat):
+    conversation = dialogue(2)
+    (window,), _ = run(conversation, chat)
+    for index, e in zip((1, 3), window, strict=True):
+        x, o = conversation.messages[:index], conversation.messages[index + 1].content
+        assert e.x == chat.prompt(x)
+        assert e.xo == chat.prompt(x, o) != e.x
+
+
 def test_a_conversation_that_fits_is_one_window(chat):
     windows, counts = run(dialogue(4), chat)
     assert [e.id for e in windows[0]] == ["c_1", "c_3", "c_5", "c_7"]
@@ -77,6 +86,27 @@ def test_an_interaction_longer_than_max_length_is_dropped_and_counted(chat):
     windows, counts = run(dialogue(1), chat, max_length=20)
     assert windows == []
     assert counts == {DROPPED: 1}
+
+
+def test_of_a_long_greeting_only_the_greeting_is_cut(chat):
+    conversation = dialogue(3)
+    whole = run(conversation, chat)[0][0]
+    greeting = Message("assistant", "Please sort " * 800)
+    greeted = dataclasses.replace(conversation, messages=(greeting, *conversation.messages))
+    limit = 2 * (len(whole[0].xo) + len(whole[0].y))
+    (window, *_), counts = run(greeted, chat, max_length=limit)
+    assert window[0].x == whole[0].x
+    assert counts["windows hopped: the oldest turns of a long conversation cut"] >= 1
+
+
+def test_an_interaction_that_just_fits_without_its_history_is_kept(chat):
+    conversation = dialogue(2)
+    alone = dataclasses.replace(conversation, messages=conversation.messages[2:])
+    (((expected,),), _) = run(alone, chat)
+    fits = len(expected.xo) + len(expected.y)
+    for limit, kept in ((fits, True), (fits - 1, False)):
+        windows, _ = run(conversation, chat, max_length=limit)
+        assert any(e.x == expected.x for window in windows for e in window) == kept
 
 
 @pytest.mark.parametrize("limit", [1.0, 0.6])
@@ -123,6 +153,17 @@ def test_reference_history_cuts_contexts_on_the_left(chat):
     assert counts["contexts x cut on the left at 2048 tokens"] == 2
 
 
+def test_a_context_of_exactly_the_reference_length_is_whole(chat):
+    def asked(letters):
+        return Conversation("c", (Message("user", "z" * letters), *dialogue(1).messages[1:]))
+
+    around = len(chat.prompt(asked(0).messages[:1]))
+    for letters, cut in ((2048 - around, 0), (2049 - around, 1)):
+        ((e,),), counts = run(asked(letters), chat, history="reference", max_length=10**6)
+        assert len(e.x) == 2048
+        assert counts["contexts x cut on the left at 2048 tokens"] == cut
+
+
 def test_no_history_makes_a_sequence_longer_than_max_length(chat):
     """The model need not have positions for more."""
     conversation = dialogue(4, words=20)
@@ -154,6 +195,40 @@ def test_special_tokens_in_text_drop_stop_or_stay(chat):
     assert run(conversation, chat, special_tokens="keep")[0]
     with pytest.raises(InputError, match=r"logs\.jsonl:3.*<\|im_end\|>.*special_tokens=drop"):
         run(conversation, chat, special_tokens="stop")
+
+
+@pytest.mark.parametrize("where", ["tools", "fields"])
+def test_special_tokens_of_any_script_are_found_in_tools_and_fields(where, tmp_path):
+    """Some models write them with other than ASCII characters, and the template shows them."""
+    chat = ChatFormat.load(tiny_tokenizer(tmp_path, "chatml"))
+    chat.tokenizer.add_special_tokens({"additional_special_tokens": ["<｜end▁of▁turn｜>"]})
+    text = {"description": "say <｜end▁of▁turn｜> please"}
+    conversation = dialogue(1)
+    if where == "tools":
+        conversation = dataclasses.replace(conversation, tools=(text,))
+    else:
+        user = dataclasses.replace(conversation.messages[0], fields=text)
+        conversation = dataclasses.replace(
+            conversation, messages=(user, *conversation.messages[1:])
+        )
+    windows, counts = run(conversation, chat)
+    assert windows == []
+    assert counts == {"conversations dropped: text of a special token in a message": 1}
+
+
+def test_ids_of_another_tokenizer_stop_or_are_skipped(chat):
+    messages = list(dialogue(1).messages)
+    largest = len(chat.tokenizer) - 1
+    messages[1] = dataclasses.replace(messages[1], token_ids=(5, largest))
+    conversation = Conversation("c", tuple(messages), source="logs.jsonl:3")
+    assert run(conversation, chat)[0]
+    messages[1] = dataclasses.replace(messages[1], token_ids=(largest + 1, 5))
+    conversation = dataclasses.replace(conversation, messages=tuple(messages))
+    with pytest.raises(InputError, match=rf"logs\.jsonl:3: token_ids hold {largest + 1}, .*=skip"):
+        run(conversation, chat)
+    windows, counts = run(conversation, chat, on_error="skip")
+    assert windows == []
+    assert counts == {"conversations dropped: token_ids that the tokenizer does not have": 1}
 
 
 def test_messages_that_the_template_refuses_stop_or_are_skipped(chat):

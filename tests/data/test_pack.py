@@ -1,5 +1,7 @@
 """Packing: every reply's predictors and targets are where the batch says they are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from interact_jax.data.pack import pack, padding
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.shapes import fill, full_row
 from interact_jax.data.tree import Size, paths
-from tests.trees import grow, random_window
+from tests.trees import grow, pack_windows, random_pairs, random_window
 
 
 def trees_of(seed, conversations=7, history_is="think"):
@@ -71,6 +73,26 @@ def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
         branches = sum(tree.size.J for tree in row)
         used = [*batch.live.branch_BxL[b], *batch.frozen.branch_BxL[b]]
         assert set(used) - {0} == set(range(1, branches + 1))
+
+
+def test_frozen_views_are_those_that_a_batch_has():
+    """A step is compiled for them: views of which there is no reply would be another program."""
+    rng = np.random.default_rng(0)
+    pairs, window = random_pairs(rng, 2, name="p"), random_window(rng, 2, name="w")
+    assert pack_windows([pairs])[0].frozen_views == ()
+    assert pack_windows([pairs, window])[0].frozen_views == (HINDSIGHT,)
+
+
+def test_what_is_not_used_belongs_to_no_segment():
+    trees = trees_of(5)
+    capacity = full_row(trees, 64)
+    batch, _ = pack(fill(trees, capacity)[:1], capacity, 2)
+    used = max(batch.live.branch_BxL[0].max(), batch.frozen.branch_BxL[0].max())
+    for array in dataclasses.astuple(batch.branches):
+        assert (array[0, used + 1 :] == 0).all() and (array[1] == 0).all()
+        assert (array[0, 0] == 0).all()  # the trunk is no branch
+    for stream in (batch.trunk, batch.live, batch.frozen):
+        assert (stream.segment_BxL[1] == 0).all()
 
 
 def test_filling_is_deterministic_and_within_capacity():

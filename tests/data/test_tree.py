@@ -53,6 +53,15 @@ def test_trees_apart_share_nothing():
     assert all((tree.live, tree.frozen[0].fork) == ((), 0) for tree in trees)
 
 
+def test_without_sharing_equal_sequences_stand_twice():
+    one, other = (example(f"c_1{side}", [0, 7, 1], [0, 7, 1], [8, 9, 2]) for side in "+-")
+    unit = [dataclasses.replace(e, contexts={PLAIN: e.contexts[PLAIN]}) for e in (one, other)]
+    (tree,) = grow([unit], "none")
+    (limb,) = tree.live
+    assert limb.fork == 0
+    assert limb.ids.tolist() == tree.trunk.tolist() == [0, 7, 1, 8, 9]
+
+
 def test_a_student_may_fork_at_its_last_token():
     first = example("c_1", [0, 7, 1], [0, 7, 4, 1], [8, 9, 2])
     later = example("c_3", [0, 7, 1, 8, 5, 1], [0, 7, 1, 8, 5, 4, 1], [6, 2])

@@ -70,7 +70,7 @@ def line(ids):
 def test_packed_trees_equal_every_path_alone(raw, history_is, attention):
     decoder, params = decoder_of(raw, attention=attention)
     trees, batch, placed = batch_of(0, history_is)
-    see = functools.partial(scoring.one_pass, decoder, views=(PLAIN, HINDSIGHT))
+    see = functools.partial(scoring.one_pass, decoder, views=VIEWS)
     hidden = jax.jit(see)(params, batch)
     path = {(i, kind): ids for tree in trees for i, kind, ids in paths(tree)}
     alone = jax.jit(lambda stream: decoder.apply({"params": params}, stream)[0])
@@ -128,6 +128,7 @@ def test_gradient_reaches_ancestors_only(raw):
 
 
 METHOD = method_of(config.default())
+VIEWS = (PLAIN, HINDSIGHT)
 
 
 def seen_by(decoder, params, batch, sharing="tree"):
@@ -156,6 +157,20 @@ def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, history_is
     np.testing.assert_allclose(loss_tree, loss_none, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(gradient_tree), jax.tree.leaves(gradient_none), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("sharing", ["tree", "none"])
+def test_a_frozen_view_has_no_gradient(sharing):
+    """Already as it is computed, whatever is done with it afterwards."""
+    decoder, params = decoder_of(CONFIG)
+    _, batch, _ = batch_of(0, "think", sharing)
+
+    def total(params, view):
+        return scoring.FORWARD[sharing](decoder, params, batch, VIEWS)[view].sum()
+
+    of_view = {v: jax.jit(jax.grad(functools.partial(total, view=v)))(params) for v in VIEWS}
+    moved = {v: any((g != 0).any() for g in jax.tree.leaves(of_view[v])) for v in VIEWS}
+    assert moved == {PLAIN: True, HINDSIGHT: False}
 
 
 def test_no_gradient_through_the_teacher():
