@@ -1,8 +1,9 @@
-"""Output for the terminal: a reply token by token, and measures before and after."""
+"""Output for the terminal: a reply token by token, measures before and after, win rates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.panel import Panel
@@ -74,3 +75,31 @@ def before_after_lines(
         "  ".join([f"{name:{first}}", *(f"{c:>{w}}" for c, w in zip(cells, others, strict=True))])
         for name, *cells in rows
     ]
+
+
+NAME = 24  # columns for a candidate's name; the table has 79
+
+
+def win_rate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per candidate of an evaluation: win rate in percent with ties as half, its standard
+    error and 95 % interval, the share of pairs that were decided, how often the first position was
+    chosen, and the pairs without a verdict."""
+    lines = [
+        f"{'':{NAME}}  {'win rate':>11}  {'95 %':>12}  {'decided':>7}  {'first':>6}  {'void':>4}"
+    ]
+    for each in candidates:
+        name = printable(each["name"]).replace("\n", " ")
+        name = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+        rate, void = each["win_rate"], each["unparsable"] + each["failed"]
+        if rate is None:
+            lines.append(f"{name:{NAME}}  {'no verdict':>11}  {'':12}  {'':7}  {'':6}  {void:>4}")
+            continue
+        error = "" if rate["error"] is None else f" ± {100 * rate['error']:.1f}"
+        interval = f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}"
+        first = each["first_chosen"]
+        lines.append(
+            f"{name:{NAME}}  {100 * rate['value']:.1f}{error:<7}".ljust(NAME + 13)
+            + f"  {interval:>12}  {each['coverage']['value']:>7.1%}"
+            + f"  {'–' if first is None else format(first['value'], '.1%'):>6}  {void:>4}"
+        )
+    return lines
