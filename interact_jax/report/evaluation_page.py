@@ -20,9 +20,9 @@ SHARES = {
     "win_rate_decided": "win rate, decided pairs",
     "coverage": "decided",
     "first_chosen": "first chosen",
-    "agreement": "both orders agree",
+    "agreement": "orders agree",
 }
-COUNTS = ("wins", "losses", "ties", "unparsable", "failed")
+LABELS = ("won – tied – lost", "unparsable", "failed")
 Result = Mapping[str, Any]
 
 
@@ -56,6 +56,8 @@ def _overview(results: Result) -> Iterator[tuple[str, str]]:
     samples, temperature = sampling["samples"], sampling["temperature"]
     drawn = f"{samples} of each prompt at temperature {temperature:g}" if temperature else "greedy"
     yield "replies", f"{drawn}, at most {sampling['max_new_tokens']:,} tokens"
+    if any(each["oracle"] for each in results["candidates"]):
+        yield "told", "the baseline with the persona in its system prompt: what there is to reach"
     for note in results["notes"]:
         yield "note", html.escape_text(note)
 
@@ -144,11 +146,12 @@ def _figures(candidates: Sequence[Result]) -> str:
             html.escape_text(each["name"]),
             *(with_interval(each[name]) for name in ("win_rate", "win_rate_decided")),
             *(percent(each[name]) for name in ("coverage", "first_chosen", "agreement")),
-            *(f"{each[name]:,}" for name in COUNTS),
+            f"{each['wins']:,} – {each['ties']:,} – {each['losses']:,}",
+            *(f"{each[name]:,}" for name in LABELS[1:]),
         )
         for each in candidates
     )
-    return html.table(rows, ("", *SHARES.values(), *COUNTS), "numbers")
+    return html.table(rows, ("", *SHARES.values(), *LABELS), "numbers")
 
 
 def percent(share: Mapping[str, float] | None) -> str:
@@ -165,7 +168,8 @@ def with_interval(share: Mapping[str, float] | None) -> str:
 
 def _measured(results: Result) -> Iterator[str]:
     """What was measured of the replies of every side, without comparing them."""
-    sides = [results["baseline"], *results["candidates"]]
+    baseline = {**results["baseline"], "name": f"baseline: {results['baseline']['name']}"}
+    sides = [baseline, *results["candidates"]]
     names = list(dict.fromkeys(name for side in sides for name in side["measures"]))
     lengths = ("characters", "tokens", "finished")
 
@@ -190,7 +194,7 @@ def _pairs(judgements: Sequence[Result], total: int) -> Iterator[str]:
     yield f'<p class="note">{html.count_shown(len(judgements), total, "pairs")}</p>'
     for line in judgements:
         answers = "; ".join(
-            f"{line[vote['first']]} first: {vote['answer'] or vote.get('error', '')}"
+            f"{vote['first']} first: {vote['answer'] or vote.get('error', '')}"
             for vote in line["votes"]
         )
         prompt = "\n\n".join(message["content"] for message in line["messages"])
@@ -199,8 +203,8 @@ def _pairs(judgements: Sequence[Result], total: int) -> Iterator[str]:
             f'<span class="soft">{html.escape_text(answers)}</span></header>'
             '<div class="turns halves">'
             + html.section("prompt", html.message(prompt), "wide")
-            + _reply(line["candidate"], line["candidate_reply"])
-            + _reply(line["baseline"], line["baseline_reply"])
+            + _reply(f"candidate: {line['candidate']}", line["candidate_reply"])
+            + _reply(f"baseline: {line['baseline']}", line["baseline_reply"])
             + "</div></article>"
         )
 
