@@ -40,7 +40,7 @@ from interact_jax.judges import replies as replying
 from interact_jax.judges.contest import Answered, Contest, answer, pair_up, results
 from interact_jax.judges.judge import Judge
 from interact_jax.judges.local import local_judge
-from interact_jax.judges.pairwise import Judgement, Pair, judge_pairs
+from interact_jax.judges.pairwise import VERDICT_FIELDS, Judgement, Pair, judge_pairs
 from interact_jax.judges.replies import Replies, Sampling, lines_of
 from interact_jax.judges.sides import (
     FileSide,
@@ -150,8 +150,8 @@ def evaluate(args: argparse.Namespace, sampling: Sampling) -> None:
     persona = read_persona(args.persona)
     contest = open_contest(args, persona)
     with (
-        Store.open(out / "cache/replies.jsonl") as made,
-        Store.open(out / "cache/verdicts.jsonl") as verdicts,
+        Store.open(out / "cache/replies.jsonl", *replying.FIELDS) as made,
+        Store.open(out / "cache/verdicts.jsonl", *VERDICT_FIELDS) as verdicts,
     ):
         replies = Replies(made, sampling, args.rows)
         judge = open_judge(args, persona, replies)

@@ -125,5 +125,5 @@ def break_special_tokens(text: str, chat: ChatFormat) -> str:
     """The text with a space inside everything that the tokenizer would read as a special token: a
     reply that holds one would otherwise end the judge's prompt, or begin a turn in it."""
     while (token := chat.special_token_in(text)) is not None:
-        text = text.replace(token, f"{token[0]} {token[1:]}")
+        text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else "\ufffd")
     return text

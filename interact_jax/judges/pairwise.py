@@ -32,6 +32,7 @@ from interact_jax.schema import Message
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 WIN, LOSS, TIE = "win", "loss", "tie"
+VERDICT_FIELDS = tuple(field.name for field in dataclasses.fields(Verdict))
 BATCH = 256  # comparisons that a judge is handed at a time, and that a killed program may lose
 
 

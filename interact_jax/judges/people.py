@@ -122,9 +122,10 @@ class Page:
         json_files.check(saved, KINDS, path)
         if saved["page"] != self.id:
             raise InputError(ANOTHER_PAGE.format(path, saved["page"][:8], self.id[:8]))
+        numbers = set(map(str, range(len(self.shown))))
         choices: dict[int, str] = {}
         for number, choice in saved["answers"].items():
-            if not (number.isdecimal() and int(number) < len(self.shown)) or choice not in ANSWERS:
+            if number not in numbers or choice not in ANSWERS:
                 raise InputError(
                     f"{path}: answers.{number}={json_files.short(choice)}; expected the number of "
                     f"a pair below {len(self.shown)}, and one of {', '.join(ANSWERS)}."

@@ -29,6 +29,7 @@ from interact_jax.settings import MOST_SEED, Setting
 
 log = logging.getLogger(__name__)
 
+FIELDS = ("completion", "tokens", "finished")  # of a line of the store
 OTHERS = ("completion_ids", "logps")  # of another reply, where the prompts are a file of replies
 SETTINGS = {
     "max_new_tokens": Setting(256, "tokens of a reply, at most", least=1),

@@ -1,6 +1,6 @@
 """Results on disk as they come: JSON Lines that only grow, each line under a key.
 
-    with Store.open(folder / "verdicts.jsonl") as store:
+    with Store.open(folder / "verdicts.jsonl", "choice") as store:
         if (line := store.get(key)) is None:
             store.add(key, {"choice": "first"})
 
@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,11 +40,12 @@ class Store:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, path: Path) -> Iterator[Store]:
-        """Read what is there, and write behind it. A last line that was cut off (its program was
-        killed) is dropped and said so; any other broken line raises InputError."""
+    def open(cls, path: Path, *fields: str) -> Iterator[Store]:
+        """Read what is there, lines with these fields, and write behind it. A last line that was
+        cut off (its program was killed) is dropped and said so; any other broken line raises
+        InputError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines, sound = _read(path)
+        lines, sound = _read(path, fields)
         with open(path, "ab") as file:
             file.truncate(sound)
             try:
@@ -64,7 +65,7 @@ class Store:
         self._lines[key] = line
 
 
-def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+def _read(path: Path, fields: Sequence[str]) -> tuple[dict[str, dict[str, Any]], int]:
     """The lines by key, and the length of the file up to the last whole one."""
     data = path.read_bytes() if path.exists() else b""
     *whole, rest = data.split(b"\n")
@@ -74,7 +75,7 @@ def _read(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     for number, text in enumerate(whole, 1):
         try:
             line = json.loads(text)
-            lines[line["key"]] = line
+            lines[line["key"]] = {name: line[name] for name in ("key", *fields)}
         except (ValueError, TypeError, KeyError, RecursionError):
             raise InputError(DAMAGED.format(path, number)) from None
     return lines, len(data) - len(rest)

@@ -13,6 +13,7 @@ from interact_jax.judges.pairwise import (
     CANDIDATE,
     LOSS,
     TIE,
+    VERDICT_FIELDS,
     WIN,
     Judgement,
     Vote,
@@ -25,7 +26,7 @@ from tests.judges.programs import ProgramJudge, longer, pair
 
 @pytest.fixture
 def store(tmp_path):
-    with Store.open(tmp_path / "verdicts.jsonl") as opened:
+    with Store.open(tmp_path / "verdicts.jsonl", *VERDICT_FIELDS) as opened:
         yield opened
 
 
@@ -149,12 +150,12 @@ def test_figures_of_nothing_are_none():
 def test_what_was_answered_is_not_asked_again_and_what_failed_is(tmp_path):
     pairs = [pair("long", "s", prompt="p"), pair("equal", "equal", prompt="p")]
     answers = itertools.cycle([FAILED, UNPARSABLE, FIRST])
-    with Store.open(tmp_path / "verdicts.jsonl") as store:
+    with Store.open(tmp_path / "verdicts.jsonl", *VERDICT_FIELDS) as store:
         judge = ProgramJudge(lambda comparison: next(answers))
         judged = judge_pairs(judge, pairs, store)
         assert len(judge.asked) == 3  # the orders of equal replies are one comparison
         assert [each.outcome for each in judged] == [FAILED, TIE]
-    with Store.open(tmp_path / "verdicts.jsonl") as store:
+    with Store.open(tmp_path / "verdicts.jsonl", *VERDICT_FIELDS) as store:
         judge = ProgramJudge(longer)
         judged = judge_pairs(judge, pairs, store)
         assert [(c.first, c.second) for c in judge.asked] == [("long", "s")]
