@@ -105,9 +105,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", default="float32", choices=DTYPES, help="type of the computation")
     add("--date", default=DATE, metavar="DAY", help="for chat templates that show it: YYYY-MM-DD")
     cli.add_settings(parser, FLAGS, table=SETTINGS)
-    cli.name_flags(
-        FLAGS | {"model.dtype": "--dtype", "data.date": "--date", "persona": "--persona"}
-    )
+    cli.name_flags({"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"})
     return parser.parse_args(argv)
 
 
@@ -143,6 +141,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError("--judgements: they are people's; add --judge people.")
     if args.oracle and not args.persona:
         raise InputError("--oracle: told what? Give the --persona that it is to know.")
+    if args.judge == POCKET:
+        pocket_judge.parse_preference(read_persona(args.persona))
 
 
 def evaluate(args: argparse.Namespace, sampling: Sampling) -> None:

@@ -65,8 +65,8 @@ class Sampling:
         self.params.check()
         if self.samples > 1 and not self.params.temperature:
             raise InputError(
-                f"samples={self.samples}: at temperature 0 they would all be the same. Set "
-                "temperature=1, or samples=1."
+                f"--samples {self.samples}: at temperature 0 they would all be the same. Set "
+                "--temperature 1, or leave one."
             )
 
     def seed_of(self, role: str, prompt: Prompt, sample: int) -> int:

@@ -77,29 +77,34 @@ def before_after_lines(
     ]
 
 
-NAME = 24  # columns for a candidate's name; the table has 79
+NAME = 24  # columns for a candidate's name, so that the table fits into 80
 
 
 def win_rate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line per candidate of an evaluation: win rate in percent with ties as half, its standard
     error and 95 % interval, the share of pairs that were decided, how often the first position was
     chosen, and the pairs without a verdict."""
-    lines = [
-        f"{'':{NAME}}  {'win rate':>11}  {'95 %':>12}  {'decided':>7}  {'first':>6}  {'void':>4}"
+    head = ("", "win rate", "95 %", "decided", "first", "void")
+    rows = [_win_rate_row(each) for each in candidates]
+    return [
+        f"{name:{NAME}}  {rate:12}  {interval:>12}  {decided:>7}  {first:>6}  {void:>4}"
+        for name, rate, interval, decided, first, void in (head, *rows)
     ]
-    for each in candidates:
-        name = printable(each["name"]).replace("\n", " ")
-        name = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
-        rate, void = each["win_rate"], each["unparsable"] + each["failed"]
-        if rate is None:
-            lines.append(f"{name:{NAME}}  {'no verdict':>11}  {'':12}  {'':7}  {'':6}  {void:>4}")
-            continue
-        error = "" if rate["error"] is None else f" ± {100 * rate['error']:.1f}"
-        interval = f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}"
-        first = each["first_chosen"]
-        lines.append(
-            f"{name:{NAME}}  {100 * rate['value']:.1f}{error:<7}".ljust(NAME + 13)
-            + f"  {interval:>12}  {each['coverage']['value']:>7.1%}"
-            + f"  {'–' if first is None else format(first['value'], '.1%'):>6}  {void:>4}"
-        )
-    return lines
+
+
+def _win_rate_row(each: Mapping[str, Any]) -> tuple[str, ...]:
+    name = printable(each["name"]).replace("\n", " ")
+    name = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    rate, first = each["win_rate"], each["first_chosen"]
+    void = str(each["unparsable"] + each["failed"])
+    if rate is None:
+        return (name, "  no verdict", "", "", "", void)
+    error = "" if rate["error"] is None else f" ± {100 * rate['error']:.1f}"
+    return (
+        name,
+        f"{100 * rate['value']:5.1f}{error}",
+        f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}",
+        f"{each['coverage']['value']:.1%}",
+        "–" if first is None else f"{first['value']:.1%}",
+        void,
+    )

@@ -107,15 +107,19 @@ def test_a_local_model_that_babbles_is_counted_as_unparsable(side, engine, tmp_p
     """Random weights: what they say is no letter, and no tie. A comparison that is too long for
     them fails by itself."""
     judge = local_judge(side, engine, "Short answers.")
-    pairs = [pair("one", "two"), pair("z" * 3000, "two", prompt="other")]
+    pairs = [
+        pair("one", "two"),
+        pair("three", "four"),
+        pair("z" * 3000, "two", prompt="other"),
+    ]
     with Store.open(tmp_path / "verdicts.jsonl", *VERDICT_FIELDS) as store:
         judged = judge_pairs(judge, pairs, store)
-    assert [each.outcome for each in judged] == [UNPARSABLE, FAILED]
+    assert [each.outcome for each in judged] == [UNPARSABLE, UNPARSABLE, FAILED]
     assert all(len(vote.verdict.answer) > 1 for vote in judged[0].votes)
-    error = judged[1].votes[0].verdict.error
+    error = judged[2].votes[0].verdict.error
     assert "in a context of 1024" in error
     found = figures(judged, draws=100)
-    assert (found["unparsable"], found["failed"], found["ties"]) == (1, 1, 0)
+    assert (found["unparsable"], found["failed"], found["ties"]) == (2, 1, 0)
     assert judge.name == side.name and judge.settings["model"] == side.digest
 
 
