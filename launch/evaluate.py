@@ -172,7 +172,7 @@ def evaluate(args: argparse.Namespace, sampling: Sampling) -> None:
         "judge": names,
         "persona": persona,
         "settings": settings_of(args, judge),
-        "notes": [*notes_on(contest, replies), *notes],
+        "notes": [*notes_on(contest, replies, answered), *notes],
         **results(contest, answered, judged, judge, args.bootstrap, args.seed),
     }
     write(out, found, judged)
@@ -294,12 +294,20 @@ def settings_of(args: argparse.Namespace, judge: Judge | None) -> dict[str, Any]
     return {"prompts": prompts, "limit": args.limit, **named, "dtype": args.dtype, "judge": own}
 
 
-def notes_on(contest: Contest, replies: Replies) -> list[str]:
-    """What is unusual about the input."""
+def notes_on(contest: Contest, replies: Replies, answered: Answered) -> list[str]:
+    """What is unusual about prompts and replies."""
     mended = count_repairs(list(contest.prompts))
     notes = [f"{count(number, 'prompt')} {what}" for what, number in mended.items()]
     for name, number in replies.unused.items():
         notes.append(f"{name}: {count(number, 'reply', 'replies')} to none of the prompts")
+    for name, some in answered.items():
+        flat = [reply for each in some for reply in each]
+        for what, number in {
+            "cut at --max-new-tokens": sum(reply.finished is False for reply in flat),
+            "empty": sum(not reply.text.strip() for reply in flat),
+        }.items():
+            if number:
+                notes.append(f"{name}: {count(number, 'reply', 'replies')} {what}")
     return notes
 
 

@@ -94,8 +94,8 @@ def parse_preference(text: str) -> dict[str, bool]:
             near = difflib.get_close_matches(style, world.STYLES, n=1)
             suggestion = f" Did you mean {near[0]}?" if near else ""
             raise InputError(
-                f"--persona {part!r}: no style of the pocket world.{suggestion} Expected styles with "
-                f"commas between, such as {EXAMPLE!r}; there are {', '.join(world.STYLES)}."
+                f"--persona {part!r}: no style of the pocket world.{suggestion} Expected styles "
+                f"with commas between, such as {EXAMPLE!r}; there are {', '.join(world.STYLES)}."
             )
         if style in preference:
             raise InputError(f"--persona {text!r}: {style} is named twice.")

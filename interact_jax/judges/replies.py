@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from interact_jax import progress
@@ -54,7 +55,7 @@ class Reply:
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How models reply. Each reply has random numbers of its own, which depend on the seed, the
-    side, the prompt and the sample's number: other prompts may come or go."""
+    side, the prompt and the reply's number among those to it: other prompts may come or go."""
 
     params: SamplingParams
     samples: int = 1
@@ -69,12 +70,12 @@ class Sampling:
                 "--temperature 1, or leave one."
             )
 
-    def seed_of(self, role: str, prompt: Prompt, sample: int) -> int:
+    def seed_of(self, role: str, prompt: Prompt, number: int) -> int:
         """Candidate and baseline draw independently: the win rate is between two independent
         replies, and equal models do not give equal ones."""
         if not self.params.temperature:
             return 0
-        return int(digest([self.seed, role, identity(prompt), sample])[:8], 16)
+        return int(digest([self.seed, role, identity(prompt), number])[:8], 16)
 
 
 class Replies:
@@ -142,10 +143,11 @@ class Replies:
 
     def _requests(self, side: ModelSide, prompts: Sequence[Prompt], role: str) -> list[Request]:
         sampling = self._sampling
+        numbers = iter(_numbers(prompts, sampling.samples))
         return [
-            Request(ids, sampling.params, sampling.seed_of(role, prompt, sample))
+            Request(ids, sampling.params, sampling.seed_of(role, prompt, next(numbers)))
             for prompt, ids in zip(prompts, self._encode(side, prompts), strict=True)
-            for sample in range(sampling.samples)
+            for _ in range(sampling.samples)
         ]
 
     def _key(self, side: ModelSide, request: Request) -> str:
@@ -174,6 +176,16 @@ class Replies:
         line = self._store.get(key)
         assert line is not None
         return Reply(line["completion"], line["tokens"], line["finished"])
+
+
+def _numbers(prompts: Sequence[Prompt], samples: int) -> Iterator[int]:
+    """The number of every reply among those to its prompt: a prompt that occurs again goes on where
+    its first occurrence ended, so that its replies are others."""
+    counts: Counter[str] = Counter()
+    for prompt in prompts:
+        name = identity(prompt)
+        yield from range(counts[name], counts[name] + samples)
+        counts[name] += samples
 
 
 def lines_of(prompts: Sequence[Prompt], replies: Sequence[Sequence[Reply]]) -> list[dict[str, Any]]:

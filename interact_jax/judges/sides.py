@@ -142,8 +142,7 @@ def open_run(
 
     Raises InputError where there is no such checkpoint.
     """
-    checkpoint.find(path)  # whether it is a run
-    run = Path(path)
+    run, _ = checkpoint.find(path)
     chosen = choose_steps(path, steps, sorted(checkpoint.finished_steps(run)))
     files = checkpoint.check_model_files(run)
     model = open_model(

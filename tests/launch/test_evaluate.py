@@ -12,7 +12,7 @@ from interact_jax import lock
 from interact_jax.generation import Prompt, Sampler
 from interact_jax.generation.engine import SamplingParams
 from interact_jax.judges import people
-from interact_jax.judges.replies import Replies, Sampling
+from interact_jax.judges.replies import Replies, Sampling, _numbers
 from interact_jax.judges.sides import open_run, open_weights
 from interact_jax.opening import OpenedModel
 from interact_jax.report import win_rate_lines
@@ -121,6 +121,25 @@ def test_an_evaluation_that_was_killed_ends_as_one_that_was_not(evaluated, argum
         (out / "cache" / name).write_bytes(data[: int(share * len(data))])
     evaluate.main([*arguments, "--out", str(out)])
     assert contents(out) == contents(evaluated)
+
+
+def test_replies_that_were_cut_are_counted(evaluated):
+    """The flat model babbles until it is cut."""
+    names = ("baseline", "pocket, told", "step 2", "step 10", "step 30")
+    files = [
+        evaluated / f"replies/{name.replace(', ', '_').replace(' ', '_')}.jsonl" for name in names
+    ]
+    cut = {
+        name: sum(not line["finished"] for line in read_lines(file))
+        for name, file in zip(names, files, strict=True)
+    }
+    assert cut["step 30"] > 0
+    notes = [note for note in results_of(evaluated)["notes"] if "cut" in note]
+    assert notes == [
+        f"{name}: {cut[name]} repl{'y' if cut[name] == 1 else 'ies'} cut at --max-new-tokens"
+        for name in names
+        if cut[name]
+    ]
 
 
 def test_other_weights_and_other_settings_are_other_replies(evaluated, run, tmp_path):
@@ -305,6 +324,8 @@ def test_samples_draw_independently_and_stay_when_prompts_come(tmp_path):
         for text in ("a", "b")
         for sample in (0, 1)
     }
+    twice = [prompt("a"), prompt("b"), prompt("a")]
+    assert list(_numbers(twice, 2)) == [0, 1, 0, 1, 2, 3]
     assert len(seeds) == 8 and all(0 <= seed < 2**32 for seed in seeds)
     assert Sampling(SamplingParams(temperature=0.0)).seed_of("baseline", prompt("a"), 0) == 0
 
