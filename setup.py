@@ -83,6 +83,7 @@ setup(
     package_dir=BESIDE,
     package_data={
         "interact_jax": ["py.typed"],
+        "interact_jax.judges": ["*.js", "*.css"],
         "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
         "interact_jax.models.attention": ["*.cc", "*.h"],  # compiled where it runs, see foreign.py
     },

@@ -37,6 +37,7 @@ import jax
 from interact_jax import config, ends, foreign, orbax_errors, places
 from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
+from interact_jax.settings import Setting
 
 log = logging.getLogger(__name__)
 
@@ -117,14 +118,16 @@ def add_settings(
     parser: argparse.ArgumentParser,
     flags: Mapping[str, str],
     defaults: Mapping[str, Any] | None = None,
+    table: Mapping[str, Setting] | None = None,
 ) -> None:
-    """Add settings of a run as flags of their own (setting -> flag), with their meaning, bounds and
-    choices, and their default unless `defaults` overrides it."""
+    """Add settings of a run, or of another `table`, as flags of their own (setting -> flag), with
+    their meaning, bounds and choices, and their default unless `defaults` overrides it."""
+    table = config.settings() if table is None else table
     for name, flag in flags.items():
-        setting = config.settings()[name]
+        setting = table[name]
         parser.add_argument(
             flag,
-            type=setting_type(name),
+            type=setting_type(name, table),
             default=(defaults or {}).get(name, setting.default),
             choices=setting.choices or None,
             help=setting.meaning.replace("%", "%%"),
@@ -156,9 +159,10 @@ def replace_settings(text: str) -> str:
     return SETTING_PATTERN.sub(flag, text)
 
 
-def setting_type(name: str) -> Callable[[str], Any]:
-    """The type of an argument that stands for a setting of a run, with the same bounds."""
-    setting = config.settings()[name]
+def setting_type(name: str, table: Mapping[str, Setting] | None = None) -> Callable[[str], Any]:
+    """The type of an argument that stands for a setting of a run, or of another `table`, with the
+    same bounds."""
+    setting = (config.settings() if table is None else table)[name]
 
     def read(text: str) -> Any:
         value = type(setting.default)(text)

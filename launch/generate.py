@@ -36,6 +36,7 @@ from interact_jax.generation import (
     Sampler,
     SamplingParams,
     count_repairs,
+    encode_prompt,
     fit_prompt,
     read_prompts,
     requests_for,
@@ -128,7 +129,7 @@ def generate(args: argparse.Namespace) -> None:
         )
     prompts = [fit_prompt(prompt, chat) for prompt in prompts]
     context = model.config.max_positions
-    prompt_ids = [encode(prompt, chat, context, kind) for prompt in prompts]
+    prompt_ids = [encode_prompt(prompt, chat, context, kind) for prompt in prompts]
     limit = len(chat.tokenizer)
     sampler = Sampler(
         model.decoder, model.eos_ids, rows=args.rows, vocab_limit=limit, decode=chat.decode
@@ -144,19 +145,6 @@ def generate(args: argparse.Namespace) -> None:
     pairs = zip(prompts, completions, strict=True)
     cli.write_lines(args.out, (with_completion(*pair, chat, params) for pair in pairs))
     cli.show(summary(args.out, prompts, completions, chat, seconds))
-
-
-def encode(prompt: Prompt, chat: ChatFormat, context: int, kind: str = PLAIN) -> list[int]:
-    try:
-        ids = chat.prompt(prompt.messages, tools=prompt.tools, kind=kind)
-    except InputError as error:
-        raise InputError(f"{prompt.source}: {error}") from error
-    if len(ids) >= context:
-        raise InputError(
-            f"{prompt.source}: the prompt is {len(ids)} tokens long, which leaves no room for a "
-            f"reply in the model's context of {context}. Shorten it or leave it out."
-        )
-    return ids
 
 
 def with_completion(

@@ -12,13 +12,14 @@ import pytest
 
 from interact_jax import config
 from interact_jax.data.conversations import read_conversations
-from launch import bench, export, generate, plan, score, train
+from launch import bench, evaluate, export, generate, plan, score, train
 from tests.runs import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PROGRAMS = {
     "bench": bench,
+    "evaluate": evaluate,
     "export": export,
     "generate": generate,
     "plan": plan,

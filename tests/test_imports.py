@@ -62,6 +62,7 @@ LAYERS = (
         "bench",
         "plan",
         "pocket",
+        "judges",
         "evaluation",
         "finished",
         "report",

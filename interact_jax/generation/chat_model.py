@@ -41,11 +41,14 @@ class ChatModel(Protocol):
 
 @dataclasses.dataclass
 class LocalChatModel:
-    """A model of this process: an engine with its chat format."""
+    """A model of this process: an engine with its chat format. `context` is how many tokens a
+    dialogue and its answer may have, if that is known: a dialogue that leaves no room for an answer
+    is then an error of its own, and not one of all that are answered with it."""
 
     name: str
     engine: Engine
     chat: ChatFormat
+    context: int | None = None
 
     def answer(
         self,
@@ -58,10 +61,20 @@ class LocalChatModel:
             Request(self.chat.prompt(dialogue), params, seed)
             for dialogue, seed in zip(dialogues, seeds, strict=True)
         ]
-        completions = self.engine.sample(requests)
+        fitting = [request for request in requests if self._fits(request)]
+        completions = iter(self.engine.sample(fitting))
         return [
-            Answer(text_of(completion, self.chat, params), completion) for completion in completions
+            self._answer(next(completions), params)
+            if self._fits(request)
+            else Answer("", error=f"{len(request.ids)} tokens, in a context of {self.context}")
+            for request in requests
         ]
+
+    def _fits(self, request: Request) -> bool:
+        return self.context is None or len(request.ids) < self.context
+
+    def _answer(self, completion: Completion, params: SamplingParams) -> Answer:
+        return Answer(text_of(completion, self.chat, params), completion)
 
 
 def text_of(completion: Completion, chat: ChatFormat, params: SamplingParams) -> str:

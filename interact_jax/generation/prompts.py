@@ -13,6 +13,7 @@ from interact_jax.data.dialogues import read_dialogue, tools_of
 from interact_jax.data.fitting import NO_TOOLS, Counts, fit, is_plain
 from interact_jax.data.messages import Fault, keys_of, require_object
 from interact_jax.data.records import Loss, Record, read_records
+from interact_jax.data.thinking import PLAIN
 from interact_jax.places import input_name
 from interact_jax.schema import Conversation, InputError, Message
 
@@ -88,6 +89,20 @@ def fit_prompt(prompt: Prompt, chat: ChatFormat) -> Prompt:
     if fitted is None or fitted.messages != conversation.messages:
         raise InputError(f"{prompt.source}: {NO_TOOLS}. Take another model, or leave it out.")
     return dataclasses.replace(prompt, tools=fitted.tools, notes=(*prompt.notes, *counts))
+
+
+def encode_prompt(prompt: Prompt, chat: ChatFormat, context: int, kind: str = PLAIN) -> list[int]:
+    """The ids of a prompt. Raises InputError where no reply fits behind it in a model's context."""
+    try:
+        ids = chat.prompt(prompt.messages, tools=prompt.tools, kind=kind)
+    except InputError as error:
+        raise InputError(f"{prompt.source}: {error}") from error
+    if len(ids) >= context:
+        raise InputError(
+            f"{prompt.source}: the prompt is {len(ids)} tokens long, which leaves no room for a "
+            f"reply in the model's context of {context}. Shorten it or leave it out."
+        )
+    return ids
 
 
 def count_repairs(prompts: list[Prompt]) -> dict[str, int]:

@@ -59,7 +59,7 @@ _NUMBERS = (
 )
 NUMBERS = _NUMBERS.split()
 
-# Phrasings of a request. A fact has as many phrasings as its split needs (see `world._fact`).
+# Phrasings of a request. A fact has as many phrasings as its split needs (see `world.fact`).
 FACT_PHRASINGS = {
     "capital": (
         "What is the capital of {}?",

@@ -35,16 +35,16 @@ HELD_OUT_EVERY = 5  # one in this many of the composed requests is held out
 
 Styles = Mapping[str, bool]
 
-_FACTS = {
+FACTS = {
     "capital": words.CAPITALS,
     "opposite": words.OPPOSITES,
     "category": {thing: kind for kind, things in words.CATEGORIES.items() for thing in things},
     "next": dict(zip(words.NUMBERS, words.NUMBERS[1:], strict=False)),
 }
-_THINGS = tuple(thing for things in words.CATEGORIES.values() for thing in things)
+THINGS = tuple(thing for things in words.CATEGORIES.values() for thing in things)
 _ANSWERS = {
-    kind: tuple(sorted(set(facts.values()))) for kind, facts in _FACTS.items()
-} | dict.fromkeys((*words.LIST_PHRASINGS, "pick"), _THINGS)
+    kind: tuple(sorted(set(facts.values()))) for kind, facts in FACTS.items()
+} | dict.fromkeys((*words.LIST_PHRASINGS, "pick"), THINGS)
 _ANSWERS |= dict.fromkeys(words.COMPARE_PHRASINGS, tuple(words.NUMBERS))
 _SPELLING = {answer.upper(): answer for answers in _ANSWERS.values() for answer in answers}
 
@@ -66,35 +66,37 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
-def _fact(kind: str, subject: str, phrasing: int) -> Request:
-    # One phrasing of every fact is held out; the model knows the fact from the others.
+def fact(kind: str, subject: str, phrasing: int) -> Request:
+    """The request for a fact, in one of its phrasings. One of them is held out; a model knows the
+    fact from the others."""
     phrasings = words.FACT_PHRASINGS[kind]
     held_out = _hash(f"{kind} {subject}") % len(phrasings) == phrasing
-    return Request(kind, phrasings[phrasing].format(subject), _FACTS[kind][subject], held_out)
+    return Request(kind, phrasings[phrasing].format(subject), FACTS[kind][subject], held_out)
 
 
-def _compose(kind: str, text: str, answer: str) -> Request:
+def compose(kind: str, text: str, answer: str) -> Request:
+    """A request that is put together from words; its text decides whether it is held out."""
     return Request(kind, text, answer, _hash(text) % HELD_OUT_EVERY == 0)
 
 
 def _draw(kind: str, rng: random.Random) -> Request:
     if kind in words.FACT_PHRASINGS:
-        subject = rng.choice(tuple(_FACTS[kind]))
-        return _fact(kind, subject, rng.randrange(len(words.FACT_PHRASINGS[kind])))
+        subject = rng.choice(tuple(FACTS[kind]))
+        return fact(kind, subject, rng.randrange(len(words.FACT_PHRASINGS[kind])))
     if kind in words.LIST_PHRASINGS:
-        things = rng.sample(_THINGS, 3)
+        things = rng.sample(THINGS, 3)
         answer = things[list(words.LIST_PHRASINGS).index(kind)]
-        return _compose(kind, rng.choice(words.LIST_PHRASINGS[kind]).format(*things), answer)
+        return compose(kind, rng.choice(words.LIST_PHRASINGS[kind]).format(*things), answer)
     if kind == "pick":
         categories = rng.sample(tuple(words.CATEGORIES), 3)
         things = [rng.choice(words.CATEGORIES[category]) for category in categories]
         index = rng.randrange(3)
         text = rng.choice(words.PICK_PHRASINGS).format(categories[index], *things)
-        return _compose(kind, text, things[index])
+        return compose(kind, text, things[index])
     values = rng.sample(range(len(words.NUMBERS)), 2)
     value = max(values) if kind == "bigger" else min(values)
     text = rng.choice(words.COMPARE_PHRASINGS[kind]).format(*(words.NUMBERS[v] for v in values))
-    return _compose(kind, text, words.NUMBERS[value])
+    return compose(kind, text, words.NUMBERS[value])
 
 
 def draw_request(

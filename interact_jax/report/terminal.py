@@ -1,8 +1,9 @@
-"""Output for the terminal: a reply token by token, and measures before and after."""
+"""Output for the terminal: a reply token by token, measures before and after, win rates."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group
 from rich.panel import Panel
@@ -74,3 +75,36 @@ def before_after_lines(
         "  ".join([f"{name:{first}}", *(f"{c:>{w}}" for c, w in zip(cells, others, strict=True))])
         for name, *cells in rows
     ]
+
+
+NAME = 24  # columns for a candidate's name, so that the table fits into 80
+
+
+def win_rate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per candidate of an evaluation: win rate in percent with ties as half, its standard
+    error and 95 % interval, the share of pairs that were decided, how often the first position was
+    chosen, and the pairs without a verdict."""
+    head = ("", "win rate", "95 %", "decided", "first", "void")
+    rows = [_win_rate_row(each) for each in candidates]
+    return [
+        f"{name:{NAME}}  {rate:12}  {interval:>12}  {decided:>7}  {first:>6}  {void:>4}"
+        for name, rate, interval, decided, first, void in (head, *rows)
+    ]
+
+
+def _win_rate_row(each: Mapping[str, Any]) -> tuple[str, ...]:
+    name = printable(each["name"]).replace("\n", " ")
+    name = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    rate, first = each["win_rate"], each["first_chosen"]
+    void = str(each["unparsable"] + each["failed"])
+    if rate is None:
+        return (name, "  no verdict", "", "", "", void)
+    error = "" if rate["error"] is None else f" ± {100 * rate['error']:.1f}"
+    return (
+        name,
+        f"{100 * rate['value']:5.1f}{error}",
+        f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}",
+        f"{each['coverage']['value']:.1%}",
+        "–" if first is None else f"{first['value']:.1%}",
+        void,
+    )

@@ -21,7 +21,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.records import find_files
-from interact_jax.generation import read_prompts
+from interact_jax.generation import encode_prompt, read_prompts
 from interact_jax.metrics import Journal, summary_lines
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
@@ -131,7 +131,7 @@ def prompts(rng: random.Random, stand: Stand) -> Case:
     def opened() -> str:
         found = read_prompts(file)
         for prompt in found:
-            generate.encode(prompt, stand.chat, 512)
+            encode_prompt(prompt, stand.chat, 512)
         as_written = sound.split(b"\n")
         for prompt in found:
             number = int(prompt.source.rpartition(":")[2]) - 1

@@ -10,6 +10,7 @@ import pytest
 from interact_jax import cli
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.thinking import PLAIN
+from interact_jax.generation import encode_prompt
 from interact_jax.schema import Message
 from launch import generate
 from tests.tiny import EOS, tiny_model, tiny_tokenizer
@@ -314,5 +315,5 @@ def test_a_chat_is_rendered_by_its_template(model):
     """What the model is given ends where its reply begins."""
     chat = ChatFormat.load(model)
     prompt = generate.Prompt((Message("user", "Paris?"),), {}, "here")
-    ids = generate.encode(prompt, chat, 512, PLAIN)
+    ids = encode_prompt(prompt, chat, 512, PLAIN)
     assert chat.decode(ids) == "<|im_start|>user\nParis?<|im_end|>\n<|im_start|>assistant\n"
