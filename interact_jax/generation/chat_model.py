@@ -59,7 +59,9 @@ class LocalChatModel:
             for dialogue, seed in zip(dialogues, seeds, strict=True)
         ]
         completions = self.engine.sample(requests)
-        return [Answer(text_of(completion, self.chat, params), completion) for completion in completions]
+        return [
+            Answer(text_of(completion, self.chat, params), completion) for completion in completions
+        ]
 
 
 def text_of(completion: Completion, chat: ChatFormat, params: SamplingParams) -> str:
