@@ -67,7 +67,7 @@ def test_a_context_is_computed_once():
     for tree in trees:
         assert len(tree.replies) == len(choices)
         # The context and [3, 4, 6]: the last token of a choice is only ever a target.
-        assert tree.size.T + tree.size.P == len(context) + 3
+        assert len(context) + 3 == tree.size.T + tree.size.P
 
 
 def test_no_pairs_have_no_scores(decoder, params, mesh):
