@@ -45,7 +45,6 @@ from interact_jax.opening import DTYPES, OpenedModel, open_model
 from interact_jax.printable import count
 from interact_jax.schema import InputError, Message, RunStopped
 
-PORTION = 64  # questions between two writes
 DIGITS = 32  # of a file's digest
 NAMED = 5  # questions that a message names
 
@@ -75,6 +74,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--seed", type=cli.setting_type("seed"), default=0, help="of sampling")
     add("--limit", type=cli.at_least(1), metavar="N", help="answer only the first N questions")
+    add(
+        "--save-every",
+        type=cli.at_least(1),
+        default=64,
+        metavar="N",
+        help="questions that are asked together, and then written",
+    )
     add(
         "--on-error",
         default="stop",
@@ -122,7 +128,7 @@ def answer_all(args: argparse.Namespace) -> None:
     counting = load_tokenizer(Path(args.count_with)) if args.count_with else model.chat.tokenizer
     stamp = stamps(name, args.seed, lambda text: len(counting(text, add_special_tokens=False)[0]))
 
-    portions = list(file.portions(PORTION, args.limit))
+    portions = list(file.portions(args.save_every, args.limit))
     outcomes: list[Outcome] = []
     if portions:
         engine = open_engine(model, model.load(), rows=args.rows)

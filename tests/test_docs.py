@@ -10,15 +10,17 @@ import shlex
 import pytest
 
 from interact_jax import config
-from launch import bench, export, generate, plan, score, train
+from launch import answer, bench, export, generate, grade, plan, score, train
 from tests.runs import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PROGRAMS = {
+    "answer": answer,
     "bench": bench,
     "export": export,
     "generate": generate,
+    "grade": grade,
     "plan": plan,
     "score": score,
     "train": train,
