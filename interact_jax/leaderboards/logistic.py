@@ -63,9 +63,8 @@ def fit_by_folds(
     X_NxK: np.ndarray, p_N: np.ndarray, weight_N: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """(w [K], C): the C of CHOICES with the least log loss on rows that were left out, and the fit
-    to all rows with it. Rows go to folds in turn, the last one first, as in scikit-learn's
-    GroupKFold where every row is a group."""
-    fold_N = np.arange(len(p_N))[::-1] % FOLDS
+    to all rows with it."""
+    fold_N = folds(len(p_N))
     losses = np.zeros((FOLDS, len(CHOICES)))
     for fold in range(FOLDS):
         out_N = fold_N == fold
@@ -74,6 +73,12 @@ def fit_by_folds(
             losses[fold, c] = _loss(X_NxK[out_N], p_N[out_N], weight_N[out_N], w_K)
     C = float(CHOICES[losses.mean(axis=0).argmin()])
     return fit(X_NxK, p_N, weight_N, C), C
+
+
+def folds(rows: int) -> np.ndarray:
+    """The fold of each row: in turn, the last row first, as scikit-learn's GroupKFold has it where
+    every row is a group."""
+    return np.arange(rows)[::-1] % FOLDS
 
 
 def _loss(X_NxK: np.ndarray, p_N: np.ndarray, weight_N: np.ndarray, w_K: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import GroupKFold
 
 from interact_jax.leaderboards import win_rates
-from interact_jax.leaderboards.logistic import CHOICES, fit, fit_by_folds
+from interact_jax.leaderboards.logistic import CHOICES, FOLDS, fit, fit_by_folds, folds
 from interact_jax.schema import InputError
 
 N = 161  # judgements; a number that folds do not divide
@@ -138,6 +138,12 @@ def test_the_length_controlled_win_rate_is_that_of_scikit_learn(parts, tmp_path)
     assert (figures["length_controlled_design"] == "AlpacaEval 2") == (parts == "all")
 
 
+def test_rows_are_left_out_together_as_in_scikit_learn():
+    rows = np.arange(17)
+    for fold, (_, left_out) in enumerate(GroupKFold(FOLDS).split(rows, groups=rows)):
+        assert left_out.tolist() == np.flatnonzero(folds(len(rows)) == fold).tolist()
+
+
 def test_the_penalty_sets_weights_to_zero_as_in_scikit_learn():
     rng = np.random.default_rng(2)
     X, weight = rng.normal(size=(40, 3)), rng.random(40)
@@ -151,12 +157,16 @@ def test_the_penalty_sets_weights_to_zero_as_in_scikit_learn():
     np.testing.assert_allclose(w, coefficients, atol=1e-6)
 
 
-def test_labels_that_can_be_told_apart_still_have_an_optimum():
-    X = np.array([[-1.0, 1], [-2, 1], [1, 1], [2, 1]])
-    w = fit(X, np.array([0.0, 0, 1, 1]), np.ones(4), C=1e4)
-    q = 1 / (1 + np.exp(-X @ w))
-    gradient = 1e4 * X.T @ (q - [0, 0, 1, 1])
-    assert abs(gradient[0] + 1) < 1e-3 and abs(gradient[1]) <= 1  # those of |w|
+def test_a_fit_is_an_optimum_even_where_labels_can_be_told_apart():
+    """The likelihood's slope is that of the penalty, or less where a weight is 0."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        X = rng.normal(size=(6, 2)) * rng.choice([0.1, 1, 5, 30], (6, 1))
+        p, C = (rng.random(6) > 0.5).astype(float), rng.choice([1, 100, 1e4])
+        w = fit(X, p, np.ones(6), C)
+        slope = C * X.T @ (1 / (1 + np.exp(-X @ w)) - p)
+        assert np.all(abs(slope + np.sign(w))[w != 0] < 1e-3)
+        assert np.all(abs(slope)[w == 0] < 1 + 1e-3)
 
 
 def test_the_plain_win_rate_and_its_error(tmp_path):
