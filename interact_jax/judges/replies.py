@@ -18,7 +18,7 @@ from typing import Any
 
 from interact_jax import progress
 from interact_jax.generation.chat_model import text_of
-from interact_jax.generation.engine import Completion, Engine, Request, SamplingParams
+from interact_jax.generation.engine import Completion, Request, SamplingParams
 from interact_jax.generation.prompts import Prompt
 from interact_jax.generation.sampler import Sampler
 from interact_jax.judges.sides import FileSide, ModelSide, identity
@@ -82,7 +82,7 @@ class Replies:
 
     def __init__(self, store: Store, sampling: Sampling, rows: int):
         self._store, self._sampling, self._rows = store, sampling, rows
-        self._engines: list[tuple[Any, Engine]] = []  # with what was compiled
+        self._engines: list[tuple[Any, Sampler]] = []  # with what was compiled
         self._loaded = ""  # the digest of the weights in memory
         self._ids: dict[tuple[int, str], list[list[int]]] = {}
         self.unused: dict[str, int] = {}  # lines of files that answer none of the prompts
