@@ -67,7 +67,8 @@ class Sampler:
     `vocab_limit` on are never drawn: rows of the embedding beyond the tokenizer, which training
     never touched. `decode` turns ids into text, and is required for stop texts. With a mesh of
     several devices, every device with rows of its own has its own sequences and pages. Keys and
-    values take at most `room` bytes of a device, by default half of what it has left.
+    values take at most `room` bytes of a device, by default half of what it has left, and as much
+    as one sequence needs.
 
     Raises InputError where no EOS could ever be drawn.
     """
@@ -214,6 +215,8 @@ class Sampler:
         needs = sorted(map(self._pages_of, requests), reverse=True)
         wanted = _bucket(sum(needs[: self.rows]), LEAST_TABLE)
         most = self._most_pages()
+        if self.room is None:  # what is left is a guess: one sequence at a time is always tried
+            most = max(most, needs[0])
         if needs[0] > most:
             raise InputError(
                 f"a prompt with its reply takes {needs[0] * SLOTS:,} tokens, and there is room for "
