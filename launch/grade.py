@@ -163,8 +163,8 @@ def grade_ifeval(args: argparse.Namespace) -> dict[str, Any]:
     prompts = ifeval.read_prompts(args.questions)
     figures = ifeval.grade(prompts, ifeval.read_replies(args.answers))
     cli.show(
-        f"IFEval, {count(figures['prompts'], 'prompt')} with "
-        f"{count(figures['instructions'], 'instruction')}",
+        f"IFEval, {count(int(figures['prompts']), 'prompt')} with "
+        f"{count(int(figures['instructions']), 'instruction')}",
         *(
             f"  {kind}  prompts {figures[f'prompt_{kind}']:6.2f} % "
             f"(standard error {figures[f'prompt_{kind}_error']:.2f}), "
