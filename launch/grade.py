@@ -26,6 +26,7 @@ from interact_jax import cli, places
 from interact_jax.leaderboards import ifeval, win_rates
 from interact_jax.leaderboards.benchmarks import BENCHMARKS
 from interact_jax.leaderboards.formats import read_questions
+from interact_jax.printable import count
 from interact_jax.schema import InputError
 
 
@@ -162,7 +163,8 @@ def grade_ifeval(args: argparse.Namespace) -> dict[str, Any]:
     prompts = ifeval.read_prompts(args.questions)
     figures = ifeval.grade(prompts, ifeval.read_replies(args.answers))
     cli.show(
-        f"IFEval, {figures['prompts']:,} prompts with {figures['instructions']:,} instructions",
+        f"IFEval, {count(int(figures['prompts']), 'prompt')} with "
+        f"{count(int(figures['instructions']), 'instruction')}",
         *(
             f"  {kind}  prompts {figures[f'prompt_{kind}']:6.2f} % "
             f"(standard error {figures[f'prompt_{kind}_error']:.2f}), "

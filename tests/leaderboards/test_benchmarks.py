@@ -86,6 +86,15 @@ def test_lines_of_another_schema_are_refused_with_their_place(name, tmp_path):
             read_answers(BENCHMARKS[name], path)
 
 
+@pytest.mark.parametrize("key", LINES["arena_hard"]["metadata"])
+def test_counts_of_arena_hard_are_required(key, tmp_path):
+    line = LINES["arena_hard"]
+    metadata = {k: v for k, v in line["metadata"].items() if k != key}
+    path = write_lines(tmp_path / "a.jsonl", {**line, "metadata": metadata})
+    with pytest.raises(InputError, match=rf"a\.jsonl:1: .*{key}"):
+        read_answers(BENCHMARKS["arena_hard"], path)
+
+
 def test_questions_of_arena_hard_s_first_release_are_read(tmp_path):
     old = {"question_id": "q7", "category": "arena-hard-v0.1", "turns": [{"content": "Hi?"}]}
     path = write_lines(tmp_path / "q.jsonl", QUESTIONS["arena_hard"], old)
