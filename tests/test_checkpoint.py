@@ -28,6 +28,7 @@ from tests.runs import (
     train_arguments,
     write_lines,
 )
+from tests.tiny import tiny_tokenizer
 
 OWN = digests.NAME.format(0, 1)
 MODEL, FIXED = "model/tokenizer.json", "fixed/initial/_METADATA"
@@ -120,6 +121,16 @@ def test_steps_are_listed_in_their_order(tmp_path):
         checkpoint.find(str(tmp_path / "checkpoints/5"))
     with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 20, 30, 100, 200\]"):
         checkpoint.restore_params(str(tmp_path / "checkpoints/10"), None)
+
+
+def test_a_config_in_any_script_stays_legible(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    raw = {"model_type": "qwen3", "id2label": {"0": "höflich", "1": "無礼"}}
+    place = checkpoint.keep_model_files(tokenizer, raw, tokenizer, tmp_path)
+    assert checkpoint.check_model_files(tmp_path) == place
+    text = (place / "config.json").read_text(encoding="utf-8")
+    assert json.loads(text) == raw
+    assert "höflich" in text and "無礼" in text
 
 
 def test_a_checkpoint_that_may_not_overlap_is_written_when_save_returns(tmp_path):

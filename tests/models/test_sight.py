@@ -34,6 +34,7 @@ CONFIG = {
     "tie_word_embeddings": True,
 }
 WINDOWED = CONFIG | {"model_type": "mistral", "sliding_window": 5}
+VIEWS = (PLAIN, HINDSIGHT)
 
 
 def decoder_of(raw, remat="none", attention="xla"):
@@ -128,7 +129,6 @@ def test_gradient_reaches_ancestors_only(raw):
 
 
 METHOD = method_of(config.default())
-VIEWS = (PLAIN, HINDSIGHT)
 
 
 def seen_by(decoder, params, batch, sharing="tree"):
