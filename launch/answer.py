@@ -134,9 +134,10 @@ def answer_all(args: argparse.Namespace) -> None:
         engine = open_engine(model, model.load(), rows=args.rows)
         chat_model = LocalChatModel(name, engine, model.chat)
         for portion in portions:
+            last = portion is portions[-1]
             outcomes += answer(chat_model, benchmark, portion, asking, fits)
             file.add(outcomes[-len(portion) :], stamp)
-            file.write(origin)
+            file.write(origin, last)
             logging.getLogger("interact_jax").info(
                 "%d of %d questions answered", len(file.lines), len({q.key for q in questions})
             )

@@ -147,7 +147,7 @@ class AnswerFile:
     ) -> AnswerFile:
         """A new file, or the one of an interrupted run. Raises InputError for one of another
         origin."""
-        if places.descriptor(path) is not None or not Path(path).exists():
+        if not (is_file(path) and Path(path).exists()):
             return cls(path, benchmark, questions, {})
         note = origin_of(path)
         if not note.is_file():
@@ -183,12 +183,20 @@ class AnswerFile:
                 line = self.benchmark.line(question, outcome.texts, stamp(question))
                 self.lines[question.key] = line
 
-    def write(self, origin: Mapping[str, Any]) -> None:
-        """Write the answers so far, in the order of the questions."""
-        if places.descriptor(self.path) is None:
+    def write(self, origin: Mapping[str, Any], last: bool = True) -> None:
+        """Write the answers so far, in the order of the questions; to pipes and devices, which
+        cannot be written again, only the last time."""
+        if is_file(self.path):
             places.write(origin_of(self.path), json.dumps(origin, indent=2) + "\n")
+        elif not last:
+            return
         ordered = [self.lines[q.key] for q in self.questions if q.key in self.lines]
         write_answers(self.benchmark, self.path, ordered)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether a name stands for a file, there or not, and not for a pipe or a device."""
+    return places.descriptor(path) is None and (Path(path).is_file() or not Path(path).exists())
 
 
 def origin_of(path: str | Path) -> Path:

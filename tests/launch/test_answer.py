@@ -93,6 +93,14 @@ def test_answers_are_written_for_every_benchmark(tmp_path, capsys):
             assert {BENCHMARKS[name].key_of(line)[1] for line in found} == {"mine"}
 
 
+def test_answers_to_standard_output_are_written_once(questions, capfdbinary):
+    assert answer_with("mt_bench", questions, "-", "--save-every", 1) == 0
+    printed = capfdbinary.readouterr()
+    found = [json.loads(line)["question_id"] for line in printed.out.splitlines()]
+    assert found == [81, 101]
+    assert b"2 questions with an answer" in printed.err
+
+
 def test_only_the_first_questions_and_then_the_rest(questions, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     assert answer_with("mt_bench", questions, out, "--limit", 1) == 0
