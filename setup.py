@@ -42,6 +42,7 @@ BESIDE = {
     "interact_jax.launch.pocket_model": "launch/pocket_model",
 }
 WANDB = "wandb>=0.22"
+ENDPOINTS = ["openai>=1.60", "anthropic>=0.45"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -51,6 +52,7 @@ TEST = [
     "ipykernel>=6",
     "setuptools>=77",  # reads this file
     WANDB,
+    *ENDPOINTS,
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler
 ]
 
@@ -84,6 +86,7 @@ setup(
     package_data={
         "interact_jax": ["py.typed"],
         "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
+        "interact_jax.users": ["personas/*.toml"],
         "interact_jax.models.attention": ["*.cc"],  # compiled where it runs, see foreign.py
     },
     entry_points={"console_scripts": ["interact = interact_jax.commands:main"]},
@@ -112,6 +115,7 @@ setup(
         "cuda12": ["jax[cuda12]"],  # drivers before 580
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
+        "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.thinking import PLAIN
 from interact_jax.generation.engine import Completion, Engine, Request, SamplingParams
 from interact_jax.schema import Message
 
@@ -41,11 +42,13 @@ class ChatModel(Protocol):
 
 @dataclasses.dataclass
 class LocalChatModel:
-    """A model of this process: an engine with its chat format."""
+    """A model of this process: an engine with its chat format. `kind` says how prompts treat
+    reasoning (`data.thinking`): closed keeps models from thinking that would."""
 
     name: str
     engine: Engine
     chat: ChatFormat
+    kind: str = PLAIN
 
     def answer(
         self,
@@ -55,11 +58,13 @@ class LocalChatModel:
     ) -> list[Answer]:
         seeds = range(len(dialogues)) if seeds is None else seeds
         requests = [
-            Request(self.chat.prompt(dialogue), params, seed)
+            Request(self.chat.prompt(dialogue, kind=self.kind), params, seed)
             for dialogue, seed in zip(dialogues, seeds, strict=True)
         ]
         completions = self.engine.sample(requests)
-        return [Answer(text_of(completion, self.chat, params), completion) for completion in completions]
+        return [
+            Answer(text_of(completion, self.chat, params), completion) for completion in completions
+        ]
 
 
 def text_of(completion: Completion, chat: ChatFormat, params: SamplingParams) -> str:

@@ -5,9 +5,10 @@
     engine.load(params, version=step)                     later requests are sampled from these
 
 A completion is what training needs: the ids as sampled, never made again from text, and two kinds
-of log-probabilities of them. `logps` are those of the model itself: at temperature 1, over the whole
-vocabulary, as a trainer computes them. `sampling_logps` are those of the distribution that they
-were drawn from: after temperature, top-k, top-p and min-p. They are the same for plain sampling.
+of log-probabilities of them. `logps` are those of the model itself: at temperature 1, over the
+whole vocabulary, as a trainer computes them. `sampling_logps` are those of the distribution that
+they were drawn from: after temperature, top-k, top-p and min-p. They are the same for plain
+sampling.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ class Request:
 class Completion:
     """The sampled reply to one prompt: `ids`, with the EOS that ended it, if one did (`finished`).
 
-    `logps` and `sampling_logps` have a float32 number for each id (see the module). `stopped`: the
-    last token completed a stop text. Neither: it was cut at its limit. `version` is that of the
-    oldest weights that drew a token of it.
+    `logps` and `sampling_logps` have a float32 number for each id (see the module), or none: a
+    server may not report both. `stopped`: the last token completed a stop text. Neither: it was cut
+    at its limit. `version` is that of the oldest weights that drew a token of it.
     """
 
     ids: list[int]
