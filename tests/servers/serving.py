@@ -65,6 +65,10 @@ class Service:
     def answer(self, method: str, path: str, body: dict[str, Any], handler: Any) -> Any:
         raise NotImplementedError
 
+    def hold(self) -> None:
+        """Keep a request that has come in until something has changed."""
+        raise NotImplementedError
+
     def note(self, **entry: Any) -> None:
         with self._lock, (self.folder / "journal.jsonl").open("a") as file:
             file.write(json.dumps({"process": os.getpid(), **entry}) + "\n")
@@ -91,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
         what = fault.get("do", "")
         if what == "die":
             die()
+        elif what == "hold":
+            self.service.hold()
         elif what == "hang":
             time.sleep(SILENCE)
         elif what == "drop":
