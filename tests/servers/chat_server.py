@@ -78,4 +78,5 @@ def _anthropic(body: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serving.serve(Parrot(serving.parser().parse_args().folder))
+    folder = serving.parser().parse_args().folder
+    serving.run(folder, lambda: Parrot(folder))

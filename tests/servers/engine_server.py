@@ -242,8 +242,8 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--protocol", choices=["vllm", "sglang"], required=True)
     args = parser.parse_args()
-    opened = open_model(args.model, attention="xla")
-    serving.serve({"vllm": Vllm, "sglang": Sglang}[args.protocol](args.folder, opened))
+    kind = {"vllm": Vllm, "sglang": Sglang}[args.protocol]
+    serving.run(args.folder, lambda: kind(args.folder, open_model(args.model, attention="xla")))
 
 
 if __name__ == "__main__":

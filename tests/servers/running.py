@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,32 +17,38 @@ from typing import Any
 
 from tests.runs import ROOT
 
-STARTING = 180.0  # seconds: machines may be busy
+STARTING = 300.0  # seconds: machines may be busy
 
 
 class Running:
     """`python -m tests.servers.NAME` with its files in `folder`."""
 
     def __init__(self, name: str, folder: Path, *arguments: str):
-        self.folder = folder
-        self._command = [sys.executable, "-m", f"tests.servers.{name}", "--folder", str(folder)]
-        self._command += arguments
-        self.starts = 0
+        self.folder, self.starts = folder, 0
+        command = [sys.executable, "-m", f"tests.servers.{name}", "--folder", str(folder)]
+        # One device: several are for the tests of meshes, and take longer.
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+        self._log = (folder / "log").open("ab")
+        self._launcher = subprocess.Popen(
+            [*command, *arguments],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
         self.start()
 
     def start(self) -> None:
-        # One device: several are for the tests of meshes, and take longer.
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self._command, env=environment, cwd=ROOT, stdout=log, stderr=log
-            )
+        assert self._launcher.stdin is not None
+        self._launcher.stdin.write("start\n")
+        self._launcher.stdin.flush()
         self.starts += 1
         deadline = time.monotonic() + STARTING
         while not self._is_up():
-            log_text = (self.folder / "log").read_text()
-            assert self.process.poll() is None, log_text
-            assert time.monotonic() < deadline, log_text
+            log = (self.folder / "log").read_text()
+            assert self._launcher.poll() is None and time.monotonic() < deadline, log
             time.sleep(0.02)
 
     def _is_up(self) -> bool:
@@ -53,8 +60,10 @@ class Running:
         return False
 
     def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._launcher.kill()
+        os.kill(int((self.folder / "process").read_text()), signal.SIGKILL)
+        self._launcher.communicate()
+        self._log.close()
 
     @property
     def url(self) -> str:
@@ -79,23 +88,21 @@ class Running:
         self.plan()
 
     @contextlib.contextmanager
-    def kept_alive(self) -> Iterator[None]:
-        """Within this block the server is started again whenever it dies."""
-        over = threading.Event()
+    def kept_alive(self, deaths: int) -> Iterator[None]:
+        """Within this block the server dies so many times, and is started again each time."""
+        assert self._launcher.stdout is not None
+        ended = self._launcher.stdout
 
         def watch() -> None:
-            while not over.is_set():
-                if self.process.poll() is not None:
-                    self.start()
-                over.wait(0.02)
+            for _ in range(deaths):
+                ended.readline()
+                self.start()
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
+        yield
+        watcher.join(STARTING)
+        assert not watcher.is_alive()
 
 
 @contextlib.contextmanager

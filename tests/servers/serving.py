@@ -4,7 +4,7 @@ Both are files in the server's folder, so that they outlive the process:
 
     plan.json        [{"at": "/generate", "nth": 3, "do": "die"}, ...]: each happens once
     journal.jsonl    a line for every request that was answered in full
-    port             where it listens, also when it is started again
+    port, process    where it listens, also when it is started again; its number
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import json
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,20 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     return parser
+
+
+def run(folder: Path, make: Callable[[], Service]) -> None:
+    """Start a server process for every line of standard input, and say when it has ended.
+
+    This process has imported what the servers need, which takes them seconds, and does nothing
+    else: a server that was killed is back at once.
+    """
+    for _ in sys.stdin:
+        if not (child := os.fork()):
+            (folder / "process").write_text(str(os.getpid()))
+            serve(make())
+        os.waitpid(child, 0)
+        print("ended", flush=True)
 
 
 def serve(service: Service) -> None:
