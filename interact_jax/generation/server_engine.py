@@ -133,7 +133,8 @@ class ServerEngine(abc.ABC):
         """Write the parameters, and have the server sample from them.
 
         Completions on their way are waited for, or sampled again from the new weights. Raises
-        RunStopped where the server does not take them.
+        RunStopped or InputError where the server does not take them: it then stays paused, since
+        half of the old ones may be gone.
         """
         if self.weights is None:
             raise InputError(f"{self.name}: was given no directory for weights.")
@@ -239,8 +240,8 @@ class ServerEngine(abc.ABC):
         return version
 
     def _known_version(self, label: str, asked: str) -> int | None:
-        if not asked:
-            return 0 if label in (self._own, "") else None
+        if not asked:  # a server without a label of its own cannot take weights from anybody
+            return 0 if self._own == "" or label == self._own else None
         return None if self.weights is None else self.weights.version_of(label)
 
     def _check(self, drawn: Drawn, limit: int) -> None:

@@ -319,13 +319,16 @@ def test_a_vllm_without_its_development_mode_samples_but_takes_no_weights(
 
 @both
 def test_weights_that_the_server_cannot_read_are_named(
-    kind, servers, open_engine, versions, monkeypatch
+    kind, servers, open_engine, versions, expected, requests_of, monkeypatch
 ):
     engine = open_engine(kind)
-    monkeypatch.setattr(engine.weights, "path", lambda label: "/nowhere")
-    monkeypatch.setattr(engine.weights, "write", lambda params, version: "v00000001-00000000")
-    with pytest.raises(InputError, match="no safetensors in /nowhere"):
-        engine.load(versions[1], 1)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(engine.weights, "path", lambda label: "/nowhere")
+        elsewhere.setattr(engine.weights, "write", lambda params, version: "v00000001-00000000")
+        with pytest.raises(InputError, match="no safetensors in /nowhere"):
+            engine.load(versions[1], 1)
+    engine.load(versions[1], 2)
+    assert_same(engine.sample(requests_of(2)), expected(requests_of(2), 1))
 
 
 def test_a_server_that_stays_away_stops_the_run_and_loses_nothing(

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.runs import ROOT
 
-STARTING = 300.0  # seconds: machines may be busy
+STARTING = 900.0  # seconds: machines may be busy
 
 
 class Running:
