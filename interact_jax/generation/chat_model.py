@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.thinking import PLAIN
 from interact_jax.generation.engine import Completion, Engine, Request, SamplingParams
 from interact_jax.schema import Message
 
@@ -41,14 +42,19 @@ class ChatModel(Protocol):
 
 @dataclasses.dataclass
 class LocalChatModel:
-    """A model of this process: an engine with its chat format. `context` is how many tokens a
-    dialogue and its answer may have, if that is known: a dialogue that leaves no room for an answer
-    is then an error of its own, and not one of all that are answered with it."""
+    """A model of this process: an engine with its chat format.
+
+    `context` is how many tokens a dialogue and its answer may have, if that is known: a dialogue
+    that leaves no room for an answer is then an error of its own, and not one of all that are
+    answered with it. `kind` says how prompts treat reasoning (`data.thinking`): closed keeps models
+    from thinking that would.
+    """
 
     name: str
     engine: Engine
     chat: ChatFormat
     context: int | None = None
+    kind: str = PLAIN
 
     def answer(
         self,
@@ -58,7 +64,7 @@ class LocalChatModel:
     ) -> list[Answer]:
         seeds = range(len(dialogues)) if seeds is None else seeds
         requests = [
-            Request(self.chat.prompt(dialogue), params, seed)
+            Request(self.chat.prompt(dialogue, kind=self.kind), params, seed)
             for dialogue, seed in zip(dialogues, seeds, strict=True)
         ]
         fitting = [request for request in requests if self._fits(request)]

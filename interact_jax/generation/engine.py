@@ -72,9 +72,9 @@ class Request:
 class Completion:
     """The sampled reply to one prompt: `ids`, with the EOS that ended it, if one did (`finished`).
 
-    `logps` and `sampling_logps` have a float32 number for each id (see the module). `stopped`: the
-    last token completed a stop text. Neither: it was cut at its limit. `version` is that of the
-    oldest weights that drew a token of it.
+    `logps` and `sampling_logps` have a float32 number for each id (see the module), or none: a
+    server may not report both. `stopped`: the last token completed a stop text. Neither: it was cut
+    at its limit. `version` is that of the oldest weights that drew a token of it.
     """
 
     ids: list[int]

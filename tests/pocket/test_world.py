@@ -131,3 +131,29 @@ def test_unknown_styles_and_kinds_are_refused():
             world.check_preference(preference)
     with pytest.raises(InputError, match="kind of request"):
         world.draw_request(random.Random(0), kinds=("sum",))
+
+
+def test_requests_are_read_from_their_text():
+    rng = random.Random(5)
+    for held_out in (False, True) * 400:
+        request = world.draw_request(rng, held_out)
+        assert world.parse_request(f" {request.text}\n") == request
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Thank you, that is perfect.",
+        "Please add an emoji.",
+        "What is the capital of Mars?",
+        "Which is bigger, two or two?",
+        "Which is bigger, two or dog?",
+        "First word: dog, cat, nothing.",
+        "Find the animal: dog, cat, saw.",
+        "Find the planet: dog, pear, saw.",
+        "What is the capital of France? Please.",
+    ],
+)
+def test_what_is_no_request(text):
+    assert world.parse_request(text) is None
