@@ -38,7 +38,13 @@ def measure_pocket(
     world: wanted styles of the shipped logs' users, correct answers, readable replies."""
     requests = world.held_out_requests(replies, seed)
     prompts = [chat.prompt([Message("user", request.text)]) for request in requests]
-    sampler = Sampler(decoder, [chat.eos_id], rows=256, vocab_limit=len(chat.tokenizer))
+    sampler = Sampler(
+        decoder,
+        [chat.eos_id],
+        rows=256,
+        vocab_limit=len(chat.tokenizer),
+        mesh=sharding.mesh_of(params),
+    )
     sampler.load(params)
     completions = sampler.sample(
         requests_for(prompts, SamplingParams(pocket_measure.MAX_NEW_TOKENS), seed)

@@ -144,6 +144,20 @@ def place_rows(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 
 
+def mesh_of(arrays: Any) -> Mesh | None:
+    """The mesh over which the arrays of a tree are laid out, if they are over one."""
+    layout = getattr(jax.tree.leaves(arrays)[0], "sharding", None)
+    mesh = layout.mesh if isinstance(layout, NamedSharding) else None
+    return mesh if isinstance(mesh, Mesh) else None
+
+
+@contextlib.contextmanager
+def on_no_mesh() -> Iterator[None]:
+    """Trace and run as if no mesh were set, whatever the caller has set."""
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), ())), nn.logical_axis_rules(()):
+        yield
+
+
 @contextlib.contextmanager
 def on(mesh: Mesh) -> Iterator[None]:
     """Trace and run under this mesh: the model's logical axes mean the mesh axes of LETTERS."""

@@ -452,7 +452,7 @@ class Sampler:
         return sharding.place_rows(flat, self.mesh) if self.mesh is not None else flat
 
     def _mesh_context(self) -> contextlib.AbstractContextManager[None]:
-        return sharding.on(self.mesh) if self.mesh is not None else contextlib.nullcontext()
+        return sharding.on(self.mesh) if self.mesh is not None else sharding.on_no_mesh()
 
 
 def _bucket(length: int, least: int) -> int:

@@ -12,8 +12,8 @@ from interact_jax import sharding
 from interact_jax.generation import Request, Sampler, SamplingParams, requests_for
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.draw import Settings, draw
-from interact_jax.models import hf
-from interact_jax.models.attention.paged import SLOTS
+from interact_jax.models import hf, paging
+from interact_jax.models.attention.paged import SLOTS, Pool
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import DecoderConfig
 from interact_jax.schema import InputError, TokenStream
@@ -370,6 +370,35 @@ def test_rows_are_shared_out_over_a_mesh(decoder, params, sampler):
     shared.load(spread)
     completions = sample(shared, [*prompts, prompts[4]], 6, max_new_tokens=8)
     assert [c.ids for c in completions[:6]] == [c.ids for c in alone]
+
+
+def test_a_mesh_that_the_caller_has_set_is_not_the_samplers(decoder, params, sampler):
+    prompts = some_prompts([5, 40])
+    alone = sample(sampler, prompts, 6, max_new_tokens=8)
+    with sharding.on(sharding.make_mesh(data=4, tensor=2)):
+        inside = Sampler(decoder, [0], rows=2)
+        inside.load(params)
+        assert [c.ids for c in sample(inside, prompts, 6, max_new_tokens=8)] == [
+            c.ids for c in alone
+        ]
+
+
+def test_a_table_with_a_page_that_is_not_there_is_refused():
+    """The kernel in C++ reads and writes nothing outside its pool."""
+    decoder = Decoder(CONFIG, attention="native")
+    pool = Pool.empty(CONFIG, 3, jnp.float32, "native")
+    for place, page in ((0, 3), (0, -1), (SLOTS, 0)):
+        with pytest.raises(Exception, match="no such page"):
+            jax.block_until_ready(
+                paging.extend(
+                    decoder,
+                    jax.jit(decoder.fresh_params)(0),
+                    np.ones((1, 1), np.int32),
+                    np.full((1, 1), place, np.int32),
+                    np.full((1, 1), page, np.int32),
+                    pool,
+                )
+            )
 
 
 # ------------------------------------------------------------------------------- what is refused

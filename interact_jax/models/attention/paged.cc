@@ -309,6 +309,18 @@ std::vector<Block> blocks_of_prompts(const Tokens& t, int64_t P) {
   return blocks;
 }
 
+// Whether all pages up to the tokens' places are pages of the pool: nothing else is ever touched.
+bool within(const Tokens& t, const Pool& pool) {
+  for (int64_t b = 0; b < t.B; ++b) {
+    int64_t latest = -1;
+    for (int64_t l = 0; l < t.L; ++l) latest = std::max<int64_t>(latest, t.place(b, l));
+    if (latest >= t.M * pool.P) return false;
+    for (int64_t m = 0; latest >= 0 && m <= latest / pool.P; ++m)
+      if (t.pages(b)[m] < 0 || t.pages(b)[m] >= pool.pages) return false;
+  }
+  return true;
+}
+
 ffi::Error attend_pages(ffi::ThreadPool pool, Array q, Array k, Array v, Whole position,
                         Whole table, Whole layer, Whole window, Array, Array, Result out,
                         Result keys, Result values, float scale) try {
@@ -320,6 +332,8 @@ ffi::Error attend_pages(ffi::ThreadPool pool, Array q, Array k, Array v, Whole p
   Tokens t{q.typed_data(), out->typed_data(), position.typed_data(), table.typed_data(),
            d[0], d[1], d[2], pages.G, d[3], table.dimensions()[1], d[2] / pages.G,
            window.typed_data()[0], scale};
+  if (!within(t, pages))
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument, "attention: a table lists no such page");
   for (int64_t b = 0; b < t.B; ++b)
     for (int64_t l = 0; l < t.L; ++l) {
       const int64_t place = t.place(b, l);
