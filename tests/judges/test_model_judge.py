@@ -154,5 +154,3 @@ def test_an_engine_draws_by_the_seed_of_a_request_alone(side, engine):
     assert dict(told) == {0: first, 1: second, 2: again}
     other = engine.sample([requests[1], Request(ids[:-1], params, 9), requests[1]])
     assert other[0].ids == second.ids == other[2].ids
-    with pytest.raises(InputError, match="whole vocabulary"):
-        engine.sample([Request(ids, SamplingParams(top_k=3))])

@@ -69,7 +69,8 @@ def test_lines_come_back_answered(model, prompts, tmp_path, capsys):
     assert len(written) == len(LINES)
     for line, answered in zip(LINES, written, strict=True):
         assert answered.items() >= line.items()
-        assert set(answered) - set(line) == {"completion", "completion_ids", "logps"}
+        added = {"completion", "completion_ids", "logps", "sampling_logps"}
+        assert set(answered) - set(line) == added
         ids = answered["completion_ids"]
         assert 1 <= len(ids) <= 8 and len(answered["logps"]) == len(ids)
         assert max(answered["logps"]) <= 0
