@@ -85,7 +85,7 @@ def _read(content: bytes, place: str) -> dict[str, Any]:
 
 
 def check_url(url: str) -> None:
-    """Raise InputError for anything but http://HOST[:PORT][/PATH] or https://..."""
+    """Raise InputError for anything but `http://HOST[:PORT][/PATH]` or `https://...`"""
     try:
         parts = urllib.parse.urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
