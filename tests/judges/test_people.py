@@ -15,7 +15,9 @@ from tests.judges.programs import pair
 
 PERSONA = "Short, please. <b>No</b> emoji."
 NAMES = ("step 40", "the model told")
-EVIL = "</script><script>document.title = 'gone'</script><img src=x onerror='alert(1)'> <!-- \u202e"
+EVIL = (
+    "</script ><script>document.title = 'gone'</script><img src=x onerror='alert(1)'> <!-- \u202e"
+)
 
 
 def some_pairs():
@@ -54,8 +56,9 @@ def test_a_page_is_blind_and_holds_every_pair_once(page, tmp_path):
     assert shown == sorted(sorted((p.candidate, p.baseline)) for p in given)
     sides = [each.first for each in page.shown]
     assert 4 < sides.count(CANDIDATE) < 16
-    order = [each.pair.index for each in page.shown]
-    assert order != sorted(order) and [each.candidate for each in page.shown] != 10 * list(NAMES)
+    order = [(each.candidate, each.pair.index) for each in page.shown]
+    asked = [(name, p.index) for name, some in some_pairs().items() for p in some]
+    assert order != asked and sorted(order) == sorted(asked)
 
 
 def test_a_page_can_show_some_of_the_pairs_and_its_id_is_of_all_it_shows(page):
@@ -172,7 +175,11 @@ def test_pairs_are_judged_by_keys_saved_and_read_back(page, browse, tmp_path):
     browser.press("1")  # another choice; the next open pair comes
     expected["10"] = "first"
     assert browser.text("#progress") == "Pair 13 of 20, 12 answered"
-    browser.reload()  # what was answered is kept
+    # What was answered is kept. What one process of a browser stores, another sees a moment later.
+    for _ in range(50):
+        browser.reload()
+        if not browser.text("#progress").endswith(" 0 answered"):
+            break
     assert browser.text("#progress") == "Pair 13 of 20, 12 answered"
     browser.value("document.getElementById('name').focus()")
     for letter in "Bo 2":  # a digit in a name is no answer
