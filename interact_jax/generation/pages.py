@@ -59,9 +59,11 @@ class Pages:
         known = len(shared) * SLOTS
         tail = tuple(filled[known : known + SLOTS])
         source = self._page_of.get((shared[-1] if shared else NO_PAGE, tail))
-        held = [*shared, *([] if source is None else [source])]
         needed = -(-tokens // SLOTS) - len(shared)
-        if needed > len(self._free) + len(self._idle) - sum(page in self._idle for page in held):
+        if source is not None and needed > self._available([*shared, source]):
+            source = None  # its own page is needed: the tail is computed again
+        held = [*shared, *([] if source is None else [source])]
+        if needed > self._available(held):
             return None
         for page in held:
             self._use(page)
@@ -127,6 +129,10 @@ class Pages:
                     self._free.append(later)
 
     # ----------------------------------------------------------------------------------- who has it
+
+    def _available(self, held: Sequence[int]) -> int:
+        """Pages that may be taken while these are held."""
+        return len(self._free) + len(self._idle) - sum(page in self._idle for page in held)
 
     def _take(self) -> int:
         page = self._free.pop() if self._free else self._idle.popitem(last=False)[0]

@@ -40,6 +40,7 @@ def test_what_is_said_to_be_known_is_there(seed):
             new = rng.randrange(1, 60)
             lease = pages.lease(prompt, len(prompt) + new - 1)
             if lease is None:
+                assert running or admitted  # alone, a sequence always has room
                 refused += 1
                 break
             assert len(lease.pages) == -(-(len(prompt) + new - 1) // SLOTS)
@@ -80,6 +81,18 @@ def test_a_lease_that_does_not_fit_takes_nothing():
     assert pages.lease([1] * 40, 100) is None
     pages.release(first, [1] * 99)
     assert pages.lease([2] * 40, 4 * SLOTS) is not None
+
+
+def test_a_sequence_has_room_where_all_pages_hold_its_own_prompt():
+    """The page that would be copied is needed for the copy."""
+    pages = Pages(4)
+    prompt, tokens = [1] * (3 * SLOTS + 9), 4 * SLOTS
+    for _ in range(3):
+        lease = pages.lease(prompt, tokens)
+        assert lease is not None and len(set(lease.pages)) == 4
+        if lease.copy is not None:
+            pages.copied(lease)
+        pages.release(lease, [*prompt, 2, 3])
 
 
 def test_new_weights_forget_everything():
