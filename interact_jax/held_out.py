@@ -36,6 +36,8 @@ from interact_jax.data.holdout import hash_of
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised_replies
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.generation import Completion, Sampler, SamplingParams, requests_for
+from interact_jax.generation.chat_model import text_of
+from interact_jax.generation.local import sampler_of
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
@@ -181,8 +183,7 @@ class HeldOut:
         return None if self.initial is None else [self.text(c) for c in self.initial.completions]
 
     def text(self, completion: Completion) -> str:
-        ids = completion.ids[:-1] if completion.finished else completion.ids
-        return self.model.chat.decode(ids)
+        return text_of(completion, self.model.chat)
 
     def _measure_logs(self, params: Any) -> dict[str, float]:
         """The measures on logged replies."""
@@ -207,10 +208,7 @@ class HeldOut:
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
-        limit = len(self.model.chat.tokenizer)
-        return Sampler(
-            self.model.decoder, self.model.eos_ids, vocab_limit=limit, mesh=self.model.mesh
-        )
+        return sampler_of(self.model)
 
     def _sample(self, params: Any) -> list[Completion]:
         ids = [prompt.ids for prompt in self.prompts]

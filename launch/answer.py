@@ -117,7 +117,7 @@ def answer_all(args: argparse.Namespace) -> None:
     benchmark = BENCHMARKS[args.benchmark]
     questions = read_questions(benchmark, args.questions)
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
-    model = open_model(args.model, mesh=mesh, dtype=args.dtype, attention="xla", date=args.date)
+    model = open_model(args.model, mesh=mesh, dtype=args.dtype, attention="auto", date=args.date)
     name = args.name or Path(args.model).resolve().name
     tokens = args.max_new_tokens or benchmark.max_new_tokens
     asking = Asking(tokens, args.temperature, args.seed)

@@ -33,7 +33,6 @@ from interact_jax.data.thinking import CLOSED, ON, PLAIN
 from interact_jax.generation import (
     Completion,
     Prompt,
-    Sampler,
     SamplingParams,
     count_repairs,
     encode_prompt,
@@ -42,6 +41,7 @@ from interact_jax.generation import (
     requests_for,
 )
 from interact_jax.generation.chat_model import text_of
+from interact_jax.generation.local import sampler_of
 from interact_jax.opening import open_model
 from interact_jax.sampling_flags import add_flags, params_of
 from interact_jax.schema import InputError
@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
+    params = params_of(args)
     prompts = read_prompts(args.prompts)
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     model = open_model(
@@ -130,11 +131,7 @@ def generate(args: argparse.Namespace) -> None:
     prompts = [fit_prompt(prompt, chat) for prompt in prompts]
     context = model.config.max_positions
     prompt_ids = [encode_prompt(prompt, chat, context, kind) for prompt in prompts]
-    limit = len(chat.tokenizer)
-    sampler = Sampler(
-        model.decoder, model.eos_ids, rows=args.rows, vocab_limit=limit, decode=chat.decode
-    )
-    params = params_of(args)
+    sampler = sampler_of(model, rows=args.rows)
     requests = requests_for(prompt_ids, params, args.seed)
     sampler.check(requests)
     sampler.load(model.load())
@@ -152,7 +149,7 @@ def with_completion(
 ) -> dict[str, Any]:
     """The prompt's line with the reply added; the text excludes what ended it."""
     logps = ([round(v, 7) for v in x] for x in (completion.logps, completion.sampling_logps))
-    added = (text_of(completion, chat, params), completion.ids, *logps)
+    added = (text_of(completion, chat, params.stop), completion.ids, *logps)
     return {**prompt.line, **dict(zip(ADDED, added, strict=True))}
 
 

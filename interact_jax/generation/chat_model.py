@@ -80,12 +80,12 @@ class LocalChatModel:
         return self.context is None or len(request.ids) < self.context
 
     def _answer(self, completion: Completion, params: SamplingParams) -> Answer:
-        return Answer(text_of(completion, self.chat, params), completion)
+        return Answer(text_of(completion, self.chat, params.stop), completion)
 
 
-def text_of(completion: Completion, chat: ChatFormat, params: SamplingParams) -> str:
+def text_of(completion: Completion, chat: ChatFormat, stop: Sequence[str] = ()) -> str:
     """The text of a completion without the EOS or the stop text that ended it."""
     text = chat.decode(completion.ids[:-1] if completion.finished else completion.ids)
     if completion.stopped:
-        text = text[: min(at for stop in params.stop if (at := text.find(stop)) >= 0)]
+        text = text[: min(at for end in stop if (at := text.find(end)) >= 0)]
     return text

@@ -60,8 +60,8 @@ class SamplingParams:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Prompt ids to complete. The random numbers of a completion depend on `seed`, of 64 bits,
-    alone."""
+    """Prompt ids to complete. The random numbers of a completion depend on `seed`, of up to
+    64 bits, alone."""
 
     ids: Sequence[int]
     params: SamplingParams
@@ -100,10 +100,34 @@ def requests_for(
     ]
 
 
-def seed_of(*parts: int | str) -> int:
-    """A seed of 64 bits for what these numbers and names stand for."""
-    text = "/".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+def seed_of(*parts: object) -> int:
+    """A seed of 31 bits from anything that has a text: the same on every machine, and one that
+    every server takes."""
+    text = "\0".join(map(str, parts)).encode(errors="surrogatepass")
+    digest = hashlib.blake2b(text, digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 33
+
+
+def limit_of(index: int, request: Request, context: int, vocabulary: int) -> int:
+    """How many tokens the completion of a request may have, for a model with this context and so
+    many ids; `index` is the request's place, for messages.
+
+    Raises InputError for a request that can never be sampled: settings out of range, and a prompt
+    that is empty, fills the context, or holds ids that the model does not have.
+    """
+    request.params.check()
+    ids = request.ids
+    if not 0 < len(ids) < context:
+        raise InputError(
+            f"prompt {index}: {len(ids)} tokens; expected at least 1 and fewer than the model's "
+            f"context of {context}, so that a reply has room."
+        )
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
+        raise InputError(
+            f"prompt {index}: token ids from {min(ids)} to {max(ids)}, but the model has "
+            f"{vocabulary}. Model and tokenizer must belong together."
+        )
+    return min(request.params.max_new_tokens, context - len(ids))
 
 
 Done = Callable[[int, Completion], None]

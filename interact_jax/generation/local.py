@@ -1,4 +1,4 @@
-"""The engine of this process for an opened model."""
+"""The sampler of an opened model: one home for how it is made."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from interact_jax.opening import OpenedModel
 ROWS = 64  # sequences at a time
 
 
-def open_engine(
-    model: OpenedModel, params: Any, *, rows: int = ROWS, whole_vocabulary: bool = False
-) -> Sampler:
-    """A sampler of an opened model on its mesh, with these parameters.
+def sampler_of(model: OpenedModel, *, rows: int = ROWS, whole_vocabulary: bool = False) -> Sampler:
+    """A sampler of the model on its mesh, without parameters yet.
 
     `whole_vocabulary` also draws ids that the tokenizer does not have, as other libraries do.
     """
-    sampler = Sampler(
+    return Sampler(
         model.decoder,
         model.eos_ids,
         rows=rows,
@@ -25,5 +23,12 @@ def open_engine(
         mesh=model.mesh,
         decode=model.chat.decode,
     )
+
+
+def open_engine(
+    model: OpenedModel, params: Any, *, rows: int = ROWS, whole_vocabulary: bool = False
+) -> Sampler:
+    """The same, with these parameters."""
+    sampler = sampler_of(model, rows=rows, whole_vocabulary=whole_vocabulary)
     sampler.load(params)
     return sampler

@@ -32,7 +32,7 @@ from typing import Any, NoReturn
 
 from interact_jax.endpoints.http import JsonServer, key_from
 from interact_jax.endpoints.retrying import Failed, Patience, Pause, in_parallel, insist
-from interact_jax.generation.engine import Completion, Done, Request, SamplingParams
+from interact_jax.generation.engine import Completion, Done, Request, SamplingParams, limit_of
 from interact_jax.generation.weight_files import WeightFiles
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import InputError, RunStopped
@@ -174,12 +174,29 @@ class ServerEngine(abc.ABC):
         with self._lock:
             self._doubtful = True
 
+    def _sampling(self, request: Request) -> dict[str, Any]:
+        """What both protocols name alike; complete, because what is left out a server takes from
+        the model's generation_config."""
+        params = request.params
+        return {
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "stop": list(params.stop),
+            "stop_token_ids": list(self.vocabulary.eos_ids),
+            "skip_special_tokens": False,
+        }
+
     # ----------------------------------------------------------------------------- sampling
 
     def sample(self, requests: Sequence[Request], done: Done | None = None) -> list[Completion]:
         """See Engine. Raises RunStopped where the server stays away; what was completed by then
         has been handed to `done`."""
-        limits = [self._limit(index, request) for index, request in enumerate(requests)]
+        v = self.vocabulary
+        limits = [limit_of(n, request, v.context, v.size) for n, request in enumerate(requests)]
 
         def complete(index: int, pause: Pause) -> Completion:
             return self._insist(lambda: self._complete(requests[index], limits[index]), pause)
@@ -191,22 +208,6 @@ class ServerEngine(abc.ABC):
             if done is not None:
                 done(index, completion)
         return [completions[index] for index in range(len(requests))]
-
-    def _limit(self, index: int, request: Request) -> int:
-        """How many tokens a completion may have. Raises InputError."""
-        request.params.check()
-        ids, vocabulary = request.ids, self.vocabulary
-        if not 0 < len(ids) < vocabulary.context:
-            raise InputError(
-                f"prompt {index}: {len(ids)} tokens; expected at least 1 and fewer than the "
-                f"model's context of {vocabulary.context}, so that a reply has room."
-            )
-        if not 0 <= min(ids) <= max(ids) < vocabulary.size:
-            raise InputError(
-                f"prompt {index}: token ids from {min(ids)} to {max(ids)}, but the model has "
-                f"{vocabulary.size}. Model and tokenizer must belong together."
-            )
-        return min(request.params.max_new_tokens, vocabulary.context - len(ids))
 
     def _complete(self, request: Request, limit: int) -> Completion:
         """One try of one request. Raises Failed."""

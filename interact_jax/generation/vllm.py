@@ -37,20 +37,10 @@ class VllmEngine(ServerEngine):
         self.model, self.route = model, route
 
     def _draw(self, request: Request, limit: int) -> Drawn:
-        params = request.params
         sampling: dict[str, Any] = {
-            # All of them: what is left out, the server takes from the model's generation_config.
+            **self._sampling(request),
             "max_tokens": limit,
-            "temperature": params.temperature,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-            "min_p": params.min_p,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "stop": list(params.stop),
-            "stop_token_ids": list(self.vocabulary.eos_ids),
-            "skip_special_tokens": False,
+            "top_k": request.params.top_k,
             "seed": request.seed,
             "logprobs": 0,  # those of the sampled tokens alone
         }

@@ -18,7 +18,8 @@ from typing import Any
 
 from interact_jax import progress
 from interact_jax.generation.chat_model import text_of
-from interact_jax.generation.engine import Completion, Request, SamplingParams
+from interact_jax.generation.engine import Completion, Request, SamplingParams, seed_of
+from interact_jax.generation.local import sampler_of
 from interact_jax.generation.prompts import Prompt
 from interact_jax.generation.sampler import Sampler
 from interact_jax.judges.sides import FileSide, ModelSide, identity
@@ -30,7 +31,8 @@ from interact_jax.settings import MOST_SEED, Setting
 log = logging.getLogger(__name__)
 
 FIELDS = ("completion", "tokens", "finished")  # of a line of the store
-OTHERS = ("completion_ids", "logps")  # of another reply, where the prompts are a file of replies
+OTHERS = ("completion_ids", "logps", "sampling_logps")
+"""Fields of another reply, where the prompts are a file of replies."""
 SETTINGS = {
     "max_new_tokens": Setting(256, "tokens of a reply, at most", least=1),
     "temperature": Setting(0.0, "0 takes the likeliest token, 1 samples from the model", least=0.0),
@@ -74,7 +76,7 @@ class Sampling:
         replies, and equal models do not give equal ones."""
         if not self.params.temperature:
             return 0
-        return int(digest([self.seed, role, identity(prompt), number])[:8], 16)
+        return seed_of(self.seed, role, identity(prompt), number)
 
 
 class Replies:
@@ -127,13 +129,7 @@ class Replies:
         for known, engine in self._engines:
             if known == compiled:
                 return engine
-        engine = Sampler(
-            model.decoder,
-            model.eos_ids,
-            rows=self._rows,
-            vocab_limit=len(model.chat.tokenizer),
-            decode=model.chat.decode,
-        )
+        engine = sampler_of(model, rows=self._rows)
         engine.name = str(model.files)
         self._engines.append((compiled, engine))
         return engine
@@ -166,7 +162,7 @@ class Replies:
 
         def keep(place: int, completion: Completion) -> None:
             line = {
-                "completion": text_of(completion, side.model.chat, requests[place].params),
+                "completion": text_of(completion, side.model.chat, requests[place].params.stop),
                 "tokens": len(completion.ids),
                 "finished": completion.finished,
             }

@@ -129,7 +129,7 @@ def open_file(path: str) -> FileSide:
 
 def open_weights(path: str, dtype: str, date: str = DATE) -> ModelSide:
     """A Hugging Face directory, a hub id, a run that has ended, or "pocket"."""
-    model = open_model(path, mesh=_one_device(), dtype=dtype, attention="xla", date=date)
+    model = open_model(path, mesh=_one_device(), dtype=dtype, attention="auto", date=date)
     files = digest_of_model(model.files, model.tokenizer_files)
     return ModelSide(path, model=model, load=model.load, digest=digest([files, dtype]))
 
@@ -150,7 +150,7 @@ def open_run(
         mesh=_one_device(),
         weights=False,
         dtype=dtype,
-        attention="xla",
+        attention="auto",
         date=date,
         end=_end_of(run),
     )

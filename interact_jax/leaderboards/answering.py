@@ -22,7 +22,7 @@ from typing import Any
 from interact_jax import places
 from interact_jax.data.thinking import parts_of
 from interact_jax.generation.chat_model import Answer, ChatModel
-from interact_jax.generation.engine import SamplingParams
+from interact_jax.generation.engine import SamplingParams, seed_of
 from interact_jax.json_files import read_json
 from interact_jax.leaderboards.formats import (
     Benchmark,
@@ -52,10 +52,7 @@ class Asking:
         return SamplingParams(self.max_new_tokens, temperature=chosen or 0.0)
 
     def seed_of(self, question: Question, turn: int) -> int:
-        """32 bits."""
-        text = f"{self.seed}\0{turn}\0{question.key}"
-        digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=4).digest()
-        return int.from_bytes(digest, "little")
+        return seed_of(self.seed, turn, question.key)
 
 
 @dataclasses.dataclass

@@ -14,8 +14,9 @@ from interact_jax.schema import Message
 
 
 def read_request(text: str) -> world.Request | None:
-    """The request that has this text: `read_request(request.text) == request`; None where no
-    request does."""
+    """The request that has this text, with or without white space around it:
+    `read_request(request.text) == request`; None where no request does."""
+    text = text.strip()
     for pattern, kind in _patterns():
         match = pattern.fullmatch(text)
         if match and (request := _build(kind, text, match.groups())) is not None:

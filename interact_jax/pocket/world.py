@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from interact_jax.pocket import words
 from interact_jax.schema import InputError
@@ -113,43 +113,6 @@ def draw_request(
         request = _draw(kind, rng)
         if request.held_out == held_out:
             return request
-
-
-def parse_request(text: str) -> Request | None:
-    """The request with this text; None where there is none."""
-    for kind, phrasing, pattern in _REQUEST_PATTERNS:
-        if match := pattern.fullmatch(text.strip()):
-            return _read(kind, phrasing, match)
-    return None
-
-
-def _read(kind: str, phrasing: int, match: re.Match[str]) -> Request | None:
-    found = match.groups()
-    if kind in FACTS:
-        return fact(kind, found[0], phrasing) if found[0] in FACTS[kind] else None
-    if kind in words.COMPARE_PHRASINGS:
-        if not set(found) <= set(words.NUMBERS) or found[0] == found[1]:
-            return None
-        choose = max if kind == "bigger" else min
-        return compose(kind, match[0], choose(found, key=words.NUMBERS.index))
-    category, things = (found[0], found[1:]) if kind == "pick" else ("", found)
-    if not set(things) <= set(THINGS):
-        return None
-    if kind != "pick":
-        return compose(kind, match[0], things[LISTS.index(kind)])
-    fitting = [thing for thing in things if thing in words.CATEGORIES.get(category, ())]
-    return compose(kind, match[0], fitting[0]) if len(fitting) == 1 else None
-
-
-def _request_patterns() -> Iterator[tuple[str, int, re.Pattern[str]]]:
-    """(kind, number of the phrasing, pattern) for all phrasings of requests."""
-    phrasings = words.FACT_PHRASINGS | words.LIST_PHRASINGS | words.COMPARE_PHRASINGS
-    for kind, texts in {**phrasings, "pick": words.PICK_PHRASINGS}.items():
-        for number, text in enumerate(texts):
-            yield kind, number, re.compile(re.escape(text).replace(r"\{\}", "([A-Za-z]+)"))
-
-
-_REQUEST_PATTERNS = tuple(_request_patterns())
 
 
 def held_out_requests(count: int, seed: int) -> list[Request]:

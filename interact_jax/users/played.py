@@ -9,10 +9,10 @@ from typing import Any
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.thinking import parts_of
 from interact_jax.generation.chat_model import Answer, ChatModel
-from interact_jax.generation.engine import SamplingParams
+from interact_jax.generation.engine import SamplingParams, seed_of
 from interact_jax.schema import InputError, Message
 from interact_jax.users.persona import Persona
-from interact_jax.users.user import Reaction, Talk, count, read_counts, seed_of
+from interact_jax.users.user import Reaction, Talk, count, read_counts
 
 SAMPLING = SamplingParams(max_new_tokens=128, temperature=0.7)
 SEES = ("exchange", "conversation")

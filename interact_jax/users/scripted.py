@@ -8,9 +8,11 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from interact_jax.generation.engine import seed_of
 from interact_jax.pocket import world
+from interact_jax.pocket.reading import request_in
 from interact_jax.schema import InputError
-from interact_jax.users.user import Reaction, Talk, count, read_counts, seed_of
+from interact_jax.users.user import Reaction, Talk, count, read_counts
 
 MOODS = ("praise", "chatter", "request")
 
@@ -80,9 +82,8 @@ class ScriptedUser:
 
 def last_request(talk: Talk) -> world.Request:
     """What the user wants to know. Raises InputError for a conversation of another world."""
-    for message in reversed(talk.messages):
-        if message.role == "user" and (request := world.parse_request(message.content)):
-            return request
+    if request := request_in(talk.messages):
+        return request
     raise InputError(
         f"conversation {talk.id}: none of its messages is a request of the pocket world, which is "
         "all that scripted users can judge. Take its prompts, or a user played by a model."

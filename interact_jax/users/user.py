@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -101,12 +100,6 @@ def react(users: Mapping[str, User], talks: Sequence[Talk]) -> list[Reaction]:
     for name, own in places.items():
         reactions |= zip(own, users[name].react([talks[place] for place in own]), strict=True)
     return [reactions[place] for place in range(len(talks))]
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 31 bits from anything that has a text: the same on every machine."""
-    digest = hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 33
 
 
 def count(counts: collections.Counter[str], reactions: Sequence[Reaction]) -> None:

@@ -4,9 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("openai")
-pytest.importorskip("anthropic")
-
 from interact_jax.endpoints.chat import open_chat
 from interact_jax.endpoints.retrying import Patience
 from interact_jax.generation.engine import SamplingParams

@@ -24,7 +24,7 @@ def request(model, text, seed=0, **params):
 def test_requests_of_different_kinds_are_answered_in_order(model, engine):
     asked = [
         request(model, "What is the capital of France?"),
-        request(model, "What comes after seven?", temperature=1.0, seed=3),
+        request(model, "What comes after seven?", temperature=0.2, seed=3),
         request(model, "What is the capital of Italy?"),
     ]
     done = {}

@@ -73,6 +73,15 @@ def sample(sampler, prompts, seed=0, indices=None, **settings):
     return sampler.sample(requests_for(prompts, SamplingParams(**settings), seed, indices))
 
 
+def sample_to_the_limit(sampler, prompts, **settings):
+    """(seed, completions) of the first seed for which no completion ends by itself."""
+    for seed in range(100):
+        completions = sample(sampler, prompts, seed, **settings)
+        if not any(completion.finished for completion in completions):
+            return seed, completions
+    raise AssertionError("all seeds end some completion")
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(decoder, params, id_BxL, length):
     position_BxL = jnp.arange(id_BxL.shape[1])[None]
@@ -234,15 +243,13 @@ def test_tokens_in_a_row_are_independent_draws(decoder, params):
 
 def test_eos_stops_and_is_included(decoder, params, sampler):
     prompts = some_prompts([5, 12, 3, 8, 8])
-    endless = sample(sampler, prompts, 13, max_new_tokens=16)
+    seed, endless = sample_to_the_limit(sampler, prompts, max_new_tokens=16)
     assert [len(completion.ids) for completion in endless] == [16] * 5
-    assert not any(completion.finished for completion in endless)
     eos = endless[0].ids[4]
     stopping = Sampler(decoder, [eos, 1], rows=8)
     stopping.load(params)
-    for before, after in zip(
-        endless, sample(stopping, prompts, 13, max_new_tokens=16), strict=True
-    ):
+    again = sample(stopping, prompts, seed, max_new_tokens=16)
+    for before, after in zip(endless, again, strict=True):
         ends = [i for i, token in enumerate(before.ids) if token in (eos, 1)]
         assert after.finished == bool(ends)
         assert after.ids == before.ids[: ends[0] + 1 if ends else None]
@@ -251,15 +258,14 @@ def test_eos_stops_and_is_included(decoder, params, sampler):
 
 def test_stop_texts_end_a_reply_with_the_token_that_completes_them(sampler):
     prompts = some_prompts([5, 12, 3])
-    endless = sample(sampler, prompts, 13, max_new_tokens=30)
+    seed, endless = sample_to_the_limit(sampler, prompts, max_new_tokens=30)
     wanted = as_letters(endless[0].ids[11:13])
     at = as_letters(endless[0].ids).index(wanted)
-    stopped = sample(sampler, prompts, 13, max_new_tokens=30, stop=(wanted, "nowhere"))
+    stopped = sample(sampler, prompts, seed, max_new_tokens=30, stop=(wanted, "nowhere"))
     assert stopped[0].ids == endless[0].ids[: at + 2]
     assert stopped[0].stopped and not stopped[0].finished
     assert stopped[0].logps == endless[0].logps[: at + 2]
-    params = SamplingParams(stop=(wanted,))
-    assert text_of(stopped[0], Letters, params) == as_letters(endless[0].ids[:at])
+    assert text_of(stopped[0], Letters, (wanted,)) == as_letters(endless[0].ids[:at])
     for before, after in zip(endless[1:], stopped[1:], strict=True):
         assert after.stopped == (wanted in as_letters(before.ids))
 
@@ -270,9 +276,8 @@ class Letters:
 
 def test_a_completion_ends_with_the_models_context(sampler):
     prompts = some_prompts([111, 4, 110, 119, 2])
-    completions = sample(sampler, prompts, 25, max_new_tokens=16)
+    _, completions = sample_to_the_limit(sampler, prompts, max_new_tokens=16)
     assert [len(completion.ids) for completion in completions] == [9, 16, 10, 1, 16]
-    assert not completions[0].finished
 
 
 # ------------------------------------------------------------------------ what is kept and shared
@@ -348,7 +353,9 @@ def test_little_room_makes_requests_wait_and_changes_nothing(decoder, params, sa
 def test_replies_are_shown_as_they_grow(sampler):
     seen = collections.defaultdict(list)
     done = {}
-    requests = requests_for(some_prompts([5, 12]), SamplingParams(30), 13)
+    prompts = some_prompts([5, 12])
+    seed, _ = sample_to_the_limit(sampler, prompts, max_new_tokens=30)
+    requests = requests_for(prompts, SamplingParams(30), seed)
     completions = sampler.sample(
         requests,
         lambda place, completion: done.setdefault(place, completion),

@@ -3,6 +3,7 @@ import random
 import pytest
 
 from interact_jax.pocket import measure, words, world
+from interact_jax.pocket.reading import read_request
 from interact_jax.schema import InputError
 from pocket_model import lessons
 
@@ -137,7 +138,7 @@ def test_requests_are_read_from_their_text():
     rng = random.Random(5)
     for held_out in (False, True) * 400:
         request = world.draw_request(rng, held_out)
-        assert world.parse_request(f" {request.text}\n") == request
+        assert read_request(f" {request.text}\n") == request
 
 
 @pytest.mark.parametrize(
@@ -156,4 +157,4 @@ def test_requests_are_read_from_their_text():
     ],
 )
 def test_what_is_no_request(text):
-    assert world.parse_request(text) is None
+    assert read_request(text) is None

@@ -76,8 +76,13 @@ class Service:
             file.write(json.dumps({"process": os.getpid(), **entry}) + "\n")
 
 
+ANSWERING = threading.Lock()
+"""Held while a request is answered and noted, so that no death comes between the two."""
+
+
 def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    with ANSWERING:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -121,8 +126,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(status, text, upto=len(text) // 2)
             self._close()
             return
-        self._send(status, text)
-        self.service.note(path=path, status=status, body=body, headers=dict(self.headers))
+        with ANSWERING:  # noted first: whoever has the answer finds it in the journal
+            self.service.note(path=path, status=status, body=body, headers=dict(self.headers))
+            self._send(status, text)
 
     def _send(self, status: int, text: str, headers: Any = None, upto: int | None = None) -> None:
         content = text.encode()

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("openai")
-
 from interact_jax.endpoints.chat import open_chat
 from interact_jax.endpoints.retrying import Patience
 from interact_jax.generation.chat_model import LocalChatModel

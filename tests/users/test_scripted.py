@@ -3,10 +3,12 @@ import random
 
 import pytest
 
+from interact_jax.generation.engine import seed_of
 from interact_jax.pocket import world
+from interact_jax.pocket.reading import read_request
 from interact_jax.schema import InputError, Message
 from interact_jax.users import Reaction, ScriptedUser, Talk, react
-from interact_jax.users.user import FAILED, FOLLOW_UP, LEFT, seed_of
+from interact_jax.users.user import FAILED, FOLLOW_UP, LEFT
 
 WANTS = {"emoji": True, "sentence": False}
 
@@ -30,7 +32,7 @@ def test_a_wrong_answer_is_corrected():
 def test_a_style_that_is_not_wanted_is_complained_about():
     complaints = {reaction(ScriptedUser("anna", WANTS, seed), "Paris.").text for seed in range(40)}
     asked = {text for on in (True,) for text in world.words.COMPLAINTS["emoji"][on]}
-    moved_on = {text for text in complaints if world.parse_request(text)}
+    moved_on = {text for text in complaints if read_request(text)}
     assert complaints - moved_on == asked
     assert moved_on  # some are silent, and go on to the next request
 
@@ -39,7 +41,7 @@ def test_a_satisfied_user_asks_the_next_thing_or_says_something_else_at_the_end(
     user = ScriptedUser("anna", WANTS)
     next_one = reaction(user, "Paris. 👍")
     assert next_one.kind == "request"
-    assert world.parse_request(next_one.text)
+    assert read_request(next_one.text)
     kinds = {reaction(user, "Paris. 👍", id=str(n), last=True).kind for n in range(30)}
     assert kinds == {"praise", "request", "chatter"}
 

@@ -111,6 +111,34 @@ void multiply(int m, int n, int w, const float* a, int64_t ai, int64_t ak, const
   for (; j < w; j += kLanes) columns<1>(m, n, a, ai, ak, b + j, bk, c + j, ci, add);
 }
 
+// Softmax over logits [keys][rows] that come block by block: they become weights relative to the
+// largest logit so far, `largest` and `total` are brought up to date, and the sums [rows][K] are
+// scaled to the new largest. keep [rows] is scratch.
+inline void absorb(int keys, int rows, float* logits, float* largest, float* total, float* keep,
+                   float* sum, int64_t K) {
+  bool moved = false;
+  for (int i = 0; i < rows; i += kLanes) {
+    const Vector old = load(largest + i);
+    Vector most = old;
+    for (int j = 0; j < keys; ++j) most = larger(load(logits + j * rows + i), most);
+    const Vector factor = exp2(old - most);
+    Vector added{};
+    for (int j = 0; j < keys; ++j) {
+      const Vector weight = exp2(load(logits + j * rows + i) - most);
+      store(logits + j * rows + i, weight);
+      added += weight;
+    }
+    store(largest + i, most);
+    store(keep + i, factor);
+    store(total + i, load(total + i) * factor + added);
+    for (int n = 0; n < kLanes; ++n) moved |= factor[n] != 1.0f;
+  }
+  if (!moved) return;
+  for (int i = 0; i < rows; ++i)
+    for (int64_t c = 0; c < K; c += kLanes)
+      store(sum + i * K + c, load(sum + i * K + c) * keep[i]);
+}
+
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -177,6 +205,10 @@ float* scratch(int64_t count) {
   thread_local int64_t held = 0;
   if (held < count) memory = floats(count), held = count;
   return memory.get();
+}
+
+ffi::Error no_memory() {
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: there is not enough memory");
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-"""Attention with a dense mask: the plain formula. The other backends are tested against it, and
-sampling, whose cache has gaps, uses it."""
+"""Attention with a dense mask: the plain formula. The other backends are tested against it."""
 
 from __future__ import annotations
 
@@ -11,21 +10,13 @@ from interact_jax.models.attention.sight import Sight, mask_of
 NOTHING = -1e30  # logit of unseen keys; finite, so that a query that sees nothing gets no NaN
 
 
-def attend(
-    q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array, mask_BxLxS: jax.Array
-) -> jax.Array:
-    """Softmax attention, [B, L, H, K]. Query head h reads key head h // (H / G).
-
-    Logits and softmax are float32. A query that sees nothing (padding) gets some finite value that
-    is never read.
-    """
-    return _attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask_BxLxS)[0]
-
-
 def forward(
     q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, v_BxSxGxK: jax.Array, sight: Sight
 ) -> tuple[jax.Array, jax.Array]:
-    """Output [B, L, H, K] and log-sum-exp [B, H, L]; 0 and +inf where a query sees nothing."""
+    """Output [B, L, H, K] and log-sum-exp [B, H, L]; 0 and +inf where a query sees nothing.
+
+    Query head h reads key head h // (H / G). Logits and softmax are float32.
+    """
     mask = mask_of(sight, k_BxSxGxK.shape[1])
     out, lse_BxHxL = _attend(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, mask)
     seen_BxL = mask.any(axis=2)

@@ -129,10 +129,6 @@ Floats by_head(ffi::ThreadPool& pool, const Shape& shape, const float* x) {
   return to;
 }
 
-ffi::Error no_memory() {
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: there is not enough memory");
-}
-
 ffi::Error forward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans, Result out,
                    Result lse, int block_q, int block_k, float scale) try {
   const Shape shape(q, k, spans, block_q, block_k);
@@ -156,27 +152,7 @@ ffi::Error forward(ffi::ThreadPool pool, Array q, Array k, Array v, Whole spans,
       const float* key = ks.get() + queries.key(start);
       multiply(keys, K, rows, key, K, 1, qT, rows, logits, rows, false);
       if (run >= 0) queries.mask(logits, start, keys, run);
-      bool moved = false;
-      for (int i = 0; i < rows; i += kLanes) {
-        const Vector old = load(largest + i);
-        Vector most = old;
-        for (int j = 0; j < keys; ++j) most = larger(load(logits + j * rows + i), most);
-        const Vector factor = exp2(old - most);
-        Vector added{};
-        for (int j = 0; j < keys; ++j) {
-          const Vector weight = exp2(load(logits + j * rows + i) - most);
-          store(logits + j * rows + i, weight);
-          added += weight;
-        }
-        store(largest + i, most);
-        store(keep + i, factor);
-        store(total + i, load(total + i) * factor + added);
-        for (int n = 0; n < kLanes; ++n) moved |= factor[n] != 1.0f;
-      }
-      if (moved)
-        for (int i = 0; i < rows; ++i)
-          for (int64_t c = 0; c < K; c += kLanes)
-            store(sum + i * K + c, load(sum + i * K + c) * keep[i]);
+      absorb(keys, rows, logits, largest, total, keep, sum, K);
       multiply(rows, keys, K, logits, 1, rows, vs.get() + queries.key(start), K, sum, K, true);
     });
 

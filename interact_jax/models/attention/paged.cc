@@ -67,32 +67,13 @@ void visit_together(const State& s, const Pool& pool, const float* key, const fl
                     float* keep) {
   const int rows = s.rows, P = static_cast<int>(pool.P), K = static_cast<int>(pool.K);
   multiply(P, K, rows, key, 1, P, qT, rows, logits, rows, false);
-  bool moved = false;
-  for (int i = 0; i < rows; i += kLanes) {
-    if (first != nullptr)
+  if (first != nullptr)
+    for (int i = 0; i < rows; i += kLanes)
       for (int j = 0; j < P; ++j) {
         const Integers seen = (load(first + i) <= j) & (load(end + i) > j);
         store(logits + j * rows + i, select(seen, load(logits + j * rows + i), splat(-kInfinity)));
       }
-    const Vector old = load(s.largest + i);
-    Vector highest = old;
-    for (int j = 0; j < P; ++j) highest = larger(load(logits + j * rows + i), highest);
-    const Vector factor = exp2(old - highest);
-    Vector added{};
-    for (int j = 0; j < P; ++j) {
-      const Vector weight = exp2(load(logits + j * rows + i) - highest);
-      store(logits + j * rows + i, weight);
-      added += weight;
-    }
-    store(s.largest + i, highest);
-    store(keep + i, factor);
-    store(s.total + i, load(s.total + i) * factor + added);
-    for (int n = 0; n < kLanes; ++n) moved |= factor[n] != 1.0f;
-  }
-  if (moved)
-    for (int i = 0; i < rows; ++i)
-      for (int c = 0; c < K; c += kLanes)
-        store(s.sum + i * K + c, load(s.sum + i * K + c) * keep[i]);
+  absorb(P, rows, logits, s.largest, s.total, keep, s.sum, K);
   multiply(rows, P, K, logits, 1, rows, value, K, s.sum, K, true);
 }
 
@@ -356,7 +337,7 @@ ffi::Error attend_pages(ffi::ThreadPool pool, Array q, Array k, Array v, Whole p
   });
   return ffi::Error::Success();
 } catch (const std::bad_alloc&) {
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "attention: there is not enough memory");
+  return no_memory();
 }
 
 // y[M][F] = x[M][D] w[layer][D][F], for few rows M: the weights of one layer are read once, in
@@ -416,7 +397,7 @@ ffi::Error multiply_layer(ffi::ThreadPool pool, Array x, Array w, Whole layer, R
   });
   return ffi::Error::Success();
 } catch (const std::bad_alloc&) {
-  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "product: there is not enough memory");
+  return no_memory();
 }
 
 }  // namespace

@@ -39,27 +39,16 @@ class Pool:
     """Pages of keys and values of all layers. Under a mesh every device with rows of its own has
     U pages of its own, and tables count from the first of them."""
 
-    keys_NxUxGxKxW: Any  # jax.Array, or its shape
-    values_NxUxGxWxK: Any
-
-    @property
-    def pages(self) -> int:
-        return self.keys_NxUxGxKxW.shape[1]
+    keys_NxUxGxKxW: jax.Array
+    values_NxUxGxWxK: jax.Array
 
     @classmethod
     def empty(cls, config: DecoderConfig, pages: int, dtype: Any, backend: str) -> Pool:
-        shapes = cls.shapes(config, pages, dtype, backend)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    @classmethod
-    def shapes(cls, config: DecoderConfig, pages: int, dtype: Any, backend: str) -> Pool:
-        """The shapes of such a pool, without arrays."""
         K = config.head_width
         if backend == "native":
             K, dtype = -(-K // LANES) * LANES, jnp.float32
         lead = (config.layers, pages, config.kv_heads)
-        struct = functools.partial(jax.ShapeDtypeStruct, dtype=dtype)
-        return cls(struct((*lead, K, SLOTS)), struct((*lead, SLOTS, K)))
+        return cls(jnp.zeros((*lead, K, SLOTS), dtype), jnp.zeros((*lead, SLOTS, K), dtype))
 
 
 def shared_out(mesh: AbstractMesh) -> bool:
