@@ -44,7 +44,7 @@ def test_the_version_is_that_of_the_package(tmp_path):
             "error: interact trian: there is no such command. Did you mean train? Available",
         ),
         (["--config=a"], "error: interact --config=a: there is no such command."),
-        ([], "error: interact which command? Available: bench,"),
+        ([], f"error: interact which command? Available: {', '.join(sorted(PROGRAMS))}."),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )
