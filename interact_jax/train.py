@@ -1,4 +1,4 @@
-"""The main path: from a file of conversations to a better model, in the order it happens.
+"""The main path: from conversations to a better model, in the order it happens.
 
     run = start(config, workdir)       model, method, data; resumed where the run was before
     loop(run)                          steps until the end
@@ -31,7 +31,6 @@ from interact_jax import (
     config,
     evaluation,
     guard,
-    known,
     loggers,
     memory,
     resuming,
@@ -39,19 +38,17 @@ from interact_jax import (
     sharding,
     skipping,
 )
-from interact_jax.data import holdout
-from interact_jax.data.dataset import Dataset, load_dataset
-from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, StepBatch, packing_for
-from interact_jax.data.rows import Packing
+from interact_jax.data.dataset import Dataset
+from interact_jax.data.pipeline import BatchSource, StepBatch
 from interact_jax.ends import Deferred
+from interact_jax.feeds import Feed, LogFeed
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counts_in
+from interact_jax.online.feed import RolloutFeed, is_online
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
@@ -69,7 +66,7 @@ class Run:
     workdir: Path
     model: OpenedModel
     method: Method
-    dataset: Dataset
+    dataset: Dataset | None  # None: the conversations are not there yet
     source: BatchSource
     total_steps: int
     differentiate: Callable[..., Any]
@@ -111,38 +108,21 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if mesh.shape["sequence"] > 1:
         log.warning("mesh.sequence: nothing is sharded over it yet; its devices compute the same")
 
-    log.info("reading %s", cfg.data.path)
-    dataset = load_dataset(
-        cfg.data.path,
-        cfg.data.format,
-        model.chat,
-        EncodeSettings.of(cfg),
-        cfg.sharing,
-        cfg.data.workers,
-        method.recipe,
-    )
-    for line in dataset.lines():
-        log.info("%s", line)
-    dataset, held_out_conversations = holdout.split(dataset, cfg.evaluation.holdout)
-    log.info("%s", holdout.describe(held_out_conversations, dataset, cfg.evaluation.holdout))
-    held_out = HeldOut.of(held_out_conversations, model, cfg)
+    opened_by = RolloutFeed if is_online(cfg) else LogFeed
+    feed: Feed = opened_by(cfg, model, method, workdir)
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
         differentiate, add = jit_gradients(cfg, model.decoder, abstract)
-        draws, packing = draws_of(cfg, dataset, mesh, method)
         overlapping = memory.check_run(
-            differentiate, abstract, packing, dataset.trees_of(draws.step(0)), mesh, method.fixed
+            differentiate, abstract, feed.packing, feed.trees, mesh, method.fixed
         )
         state, saved = initial_state(cfg, model, optimiser, method, abstract, checkpoints)
-        dataset = known.complete(dataset, method.known, model, state.params, cfg, workdir, resumed)
-        source = LogBatches(dataset, draws, packing, Limits.of(cfg))
-        if resumed:
-            source.seek(saved["position"])
+        source = feed.open(state.params, saved)
         total_steps = cfg.steps or int(state.step) + source.steps_left()
         update = jit_update(cfg, optimiser, abstract, learning_rate(cfg.optim, total_steps))
-        skim = skipping.skimmer_for(cfg, method, model.decoder, packing, mesh)
+        skim = skipping.skimmer_for(cfg, method, model.decoder, feed.packing, mesh)
     kept = {**saved, "circumstances": resuming.circumstances(model), "steps": total_steps}
     for line in resuming.differences(saved, kept, cfg.optim, int(state.step)):
         log.warning("%s", line)
@@ -156,31 +136,18 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         workdir=workdir,
         model=model,
         method=method,
-        dataset=dataset,
+        dataset=feed.dataset,
         source=source,
         total_steps=total_steps,
         differentiate=differentiate,
         add=add,
         update=update,
         skim=skim,
-        held_out=held_out,
+        held_out=feed.held_out,
         checkpoints=checkpoints,
         state=state,
         kept=kept,
     )
-
-
-def draws_of(
-    cfg: ConfigDict, dataset: Dataset, mesh: jax.sharding.Mesh, method: Method
-) -> tuple[Draws, Packing]:
-    """Which conversations each step gets, and how they are packed, for a run on logs."""
-    draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
-    height = cfg.batch.rows * sharding.row_shards(mesh)
-    packing = packing_for(
-        dataset, draws, cfg.batch.row_tokens, height, cfg.objective.ignore_first, method.known
-    )
-    log.info("%s", packing)
-    return draws, packing
 
 
 def initial_state(

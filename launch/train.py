@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         watched.check()
         remove_leftovers(run.workdir)
         folder = run.workdir / "report"
-        if not args.quiet:
+        if not args.quiet and run.dataset is not None:
             cli.show(picture(run.dataset.trees[0][0], run.model.chat.decode))
         show_signal(run, folder)
         check_hindsight(run)
@@ -147,6 +147,8 @@ def check_hindsight(run: train.Run) -> None:
     cfg = run.config
     if not cfg.check_hindsight or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return
+    if run.dataset is None:
+        return
     check = hindsight_check.check_hindsight(
         run.model.decoder,
         run.state.params,
@@ -199,6 +201,8 @@ def show_signal(run: train.Run, folder: Path) -> None:
     """Write `signal.html`: the first replies, scored by the model before training."""
     most = run.config.report.interactions
     if not most or int(run.state.step) > 0 or run.method.recipe != "hindsight":
+        return
+    if run.dataset is None:  # what there is to show has not been said yet
         return
     trees = [tree for trees in run.dataset.trees[:most] for tree in trees]
     scored = signal.score_trees(

@@ -1,0 +1,38 @@
+"""The pocket model learns online what a user wants, from what the user says. A minute on a CPU.
+
+python launch/train.py --config configs/online_pocket.py --workdir runs/online
+"""
+
+from ml_collections import ConfigDict
+
+from interact_jax import config
+
+
+def get_config() -> ConfigDict:
+    c = config.default()
+    c.model.path = "pocket"
+    c.model.dtype = "float32"  # CPUs compute float32 fastest
+    c.online.prompts = "pocket"
+    c.online.users = "emoji,-sentence,polite"
+    c.online.new_tokens = 32
+    c.data.max_length = 512
+    c.hindsight = "online"
+    c.objective.name = "sdpo"
+    c.objective.ignore_first = 0
+
+    c.optim.lr = 1.3e-4
+    c.optim.schedule = "constant"
+    c.optim.warmup_fraction = 0.0
+    c.optim.clip_norm = 1.0
+    c.batch.interactions = 8
+    c.batch.row_tokens = 256
+    c.batch.rows = 2
+    c.remat = "none"
+    c.steps = 32
+    c.epochs = 0.0
+
+    c.checkpoint.every = 10
+    c.export.dtype = "float32"
+    c.evaluation.every = 8
+    c.evaluation.replies = 256
+    return c

@@ -1,0 +1,96 @@
+"""What a run learns from, opened in two parts: before the weights are loaded, and after.
+
+    feed = LogFeed(cfg, model, method)     what can be refused is refused here
+    feed.packing, feed.trees               compile for these
+    source = feed.open(params, saved)      the batches, from where the run was
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from interact_jax import known, sharding
+from interact_jax.data import holdout
+from interact_jax.data.dataset import Dataset, load_dataset
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.limits import Limits
+from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, packing_for
+from interact_jax.data.rows import Packing
+from interact_jax.data.tree import Tree
+from interact_jax.held_out import HeldOut
+from interact_jax.methods import Method
+from interact_jax.opening import OpenedModel
+
+log = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """`trees` are those of a step, and `packing` their rows; `held_out` is what the run does not
+    learn from, to measure by; `dataset` the logs, if there are any."""
+
+    packing: Packing
+    trees: Sequence[Tree]
+    held_out: HeldOut | None
+    dataset: Dataset | None
+
+    def open(self, params: Any, saved: Mapping[str, Any]) -> BatchSource:
+        """The batches of a run with these parameters; `saved` is what its checkpoint kept, empty
+        for a new run. Raises InputError where that was in other data."""
+        ...
+
+
+class LogFeed:
+    """Conversations of files."""
+
+    dataset: Dataset | None
+
+    def __init__(self, cfg: Any, model: OpenedModel, method: Method, workdir: Path):
+        """Raises InputError for data that cannot be read."""
+        log.info("reading %s", cfg.data.path)
+        dataset = load_dataset(
+            cfg.data.path,
+            cfg.data.format,
+            model.chat,
+            EncodeSettings.of(cfg),
+            cfg.sharing,
+            cfg.data.workers,
+            method.recipe,
+        )
+        for line in dataset.lines():
+            log.info("%s", line)
+        dataset, held_out = holdout.split(dataset, cfg.evaluation.holdout)
+        log.info("%s", holdout.describe(held_out, dataset, cfg.evaluation.holdout))
+        self.held_out = HeldOut.of(held_out, model, cfg)
+        self.draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
+        height = cfg.batch.rows * sharding.row_shards(model.mesh)
+        self.packing = packing_for(
+            dataset,
+            self.draws,
+            cfg.batch.row_tokens,
+            height,
+            cfg.objective.ignore_first,
+            method.known,
+        )
+        log.info("%s", self.packing)
+        self.trees = dataset.trees_of(self.draws.step(0))
+        self.dataset = self._dataset = dataset
+        self._cfg, self._model, self._method, self._workdir = cfg, model, method, workdir
+
+    def open(self, params: Any, saved: Mapping[str, Any]) -> LogBatches:
+        dataset = known.complete(
+            self._dataset,
+            self._method.known,
+            self._model,
+            params,
+            self._cfg,
+            self._workdir,
+            resumed=bool(saved),
+        )
+        self.dataset = dataset
+        source = LogBatches(dataset, self.draws, self.packing, Limits.of(self._cfg))
+        if saved:
+            source.seek(saved["position"])
+        return source

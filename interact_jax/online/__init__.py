@@ -1,0 +1,1 @@
+"""Learning online: sample replies, let users react, learn from what they say."""

@@ -1,0 +1,190 @@
+"""What an online run learns from: prompts, an engine, users; or the record of another online run.
+
+    feed = RolloutFeed(cfg, model, method, workdir)
+    source = feed.open(params, saved)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interact_jax import sharding
+from interact_jax.data.dataset import Dataset
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.limits import Limits
+from interact_jax.data.tree import Tree
+from interact_jax.generation.chat_model import LocalChatModel
+from interact_jax.held_out import HeldOut, Prompt
+from interact_jax.methods import Method
+from interact_jax.online.engines import open_engine, params_of
+from interact_jax.online.lessons import RECIPE, Lessons
+from interact_jax.online.packing import Planner
+from interact_jax.online.people import open_users
+from interact_jax.online.prompts import PromptSource, open_prompts
+from interact_jax.online.record import Record
+from interact_jax.online.rollout import Player, prompt_kind
+from interact_jax.online.rollouts import Rollouts, Stage
+from interact_jax.online.schedule import describe, parse_schedule
+from interact_jax.opening import OpenedModel
+from interact_jax.schema import Conversation, InputError, Message
+from interact_jax.settings import Setting
+
+log = logging.getLogger(__name__)
+
+FOLLOW_UP = 64  # tokens of the follow-ups that programs are first compiled for
+SETTINGS = {
+    "online.replay": Setting(
+        "",
+        "directory of an online run, whose recorded steps are learned from again, without sampling "
+        "or users; empty = play",
+        free=True,
+    ),
+}
+
+
+def is_online(cfg: Any) -> bool:
+    """Whether these settings are those of an online run."""
+    return bool(cfg.online.prompts or cfg.online.replay)
+
+
+class RolloutFeed:
+    """See the module; a `feeds.Feed`."""
+
+    dataset: Dataset | None = None
+
+    def __init__(self, cfg: Any, model: OpenedModel, method: Method, workdir: Path):
+        """Raises InputError for settings that do not go together, prompts that cannot be read, and
+        a record that is damaged."""
+        _check(cfg, method)
+        self._cfg, self._model, self._workdir = cfg, model, workdir
+        room = min(cfg.data.max_length, model.config.max_positions)
+        kind = prompt_kind(model.chat)
+        self._lessons = Lessons(
+            model.chat, room, cfg.sharing, cfg.objective.ignore_first, cfg.data.weigh
+        )
+        height = cfg.batch.rows * sharding.row_shards(model.mesh)
+        self._planner = Planner(cfg.batch.row_tokens, height, cfg.objective.ignore_first)
+        self._record = Record(Path(cfg.online.replay or workdir), writable=not cfg.online.replay)
+        self._stage: Stage | None = None
+        self.held_out = None
+        if not cfg.online.replay:
+            prompts = open_prompts(cfg, model.chat, kind=kind)
+            for line in prompts.lines():
+                log.info("%s", line)
+            engine = open_engine(cfg, model, workdir)
+            params, turns = params_of(cfg.online), cfg.online.turns
+            player = Player(engine, model.chat, params, turns, room, cfg.seed)
+            policy = LocalChatModel("policy", engine, model.chat, room, kind)
+            schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
+            for line in describe(schedule):
+                log.info("%s", line)
+            users = open_users(cfg, schedule, prompts, mesh=model.mesh, policy=policy)
+            self._stage = Stage(engine, player, prompts, users, schedule)
+            self.held_out = _held_out(prompts, model, cfg, kind)
+        self.trees = self._typical_step()
+        self.packing = self._planner.plan(self.trees)
+        log.info("%s", self.packing)
+
+    def open(self, params: Any, saved: Mapping[str, Any]) -> Rollouts:
+        cfg = self._cfg
+        rollouts = Rollouts(
+            self._record,
+            self._lessons,
+            self._planner,
+            self.packing,
+            cfg.batch,
+            self._stage,
+            turns=cfg.online.turns,
+            staleness=cfg.online.staleness,
+            last=self._last(),
+            limits=Limits.of(cfg),
+        )
+        if saved:
+            rollouts.seek(saved["position"])
+        return rollouts
+
+    def _conversations(self) -> int:
+        """How many conversations a step has, where nobody leaves."""
+        batch = self._cfg.batch
+        return batch.conversations or -(-batch.interactions // self._cfg.online.turns)
+
+    def _last(self) -> int:
+        """The run's last step."""
+        cfg = self._cfg
+        if cfg.steps:
+            return int(cfg.steps)
+        if self._stage is None:
+            return len(self._record)
+        return max(1, round(cfg.epochs * len(self._stage.prompts) / self._conversations()))
+
+    def _typical_step(self) -> list[Tree]:
+        """Trees of a step before there is any, with replies of half the longest length: programs
+        are compiled for them in advance, to see what they need."""
+        if self._stage is None:
+            step = self._record.step(1)
+            assert step is not None, "checked before"
+            return [t for p in step.played for t in self._lessons(p.conversation).trees]
+        prompts = self._stage.prompts
+        made = (self._imagined(prompts.id(i), prompts[i]) for i in range(self._conversations()))
+        trees = [tree for conversation in made for tree in self._lessons(conversation).trees]
+        if not trees:
+            raise InputError(
+                "no prompt leaves room for a reply and its follow-up: set data.max_length (at most "
+                "the model's context) higher, or online.max_prompt and online.new_tokens lower."
+            )
+        return trees
+
+    def _imagined(self, name: str, messages: Sequence[Message]) -> Conversation:
+        """A conversation with tokens in place of what will be said."""
+        chat = self._model.chat
+        ids = tuple(chat.encode("a ") * max(1, self._cfg.online.new_tokens // 2))
+        ids = ids[: max(1, self._cfg.online.new_tokens // 2)]
+        reply = Message("assistant", chat.decode(ids) or "a", token_ids=ids)
+        follow_up = Message("user", chat.decode(ids[:FOLLOW_UP]) or "a")
+        turns = [reply, follow_up] * self._cfg.online.turns
+        return Conversation(name, (*messages, *turns))
+
+
+def _check(cfg: Any, method: Method) -> None:
+    """Raise InputError for settings with which nothing can be played."""
+    if method.recipe != RECIPE:
+        raise InputError(
+            f"objective.name={cfg.objective.name!r} learns from {method.recipe}: an online run "
+            "learns from replies and the follow-ups to them. Take sdpo, or another objective with "
+            "a teacher."
+        )
+    if cfg.skip.signal:
+        raise InputError(
+            f"skip.signal={cfg.skip.signal}: an online run does not skip interactions. Set it to 0."
+        )
+    if not cfg.online.replay:
+        return
+    recorded = len(Record(Path(cfg.online.replay), writable=False))
+    if not recorded or cfg.steps > recorded:
+        raise InputError(
+            f"online.replay={cfg.online.replay}: {recorded or 'no'} recorded steps there"
+            + (f", of which steps={cfg.steps} are asked for" if recorded else "")
+            + ". Expected the --workdir of an online run."
+        )
+
+
+def _held_out(
+    prompts: PromptSource, model: OpenedModel, cfg: Any, kind: str
+) -> HeldOut | None:
+    """What is measured: replies to prompts that are never learned from."""
+    chosen = list(prompts.held_out)[: cfg.evaluation.prompts]
+    if not chosen:
+        return None
+    asked = [
+        Prompt(f"h{n}", messages, "", model.chat.prompt(messages, kind=kind))
+        for n, messages in enumerate(chosen)
+    ]
+    settings, new_tokens = EncodeSettings.of(cfg), min(
+        cfg.evaluation.new_tokens, cfg.online.new_tokens
+    )
+    return HeldOut(model, settings, cfg.sharing, cfg.seed, new_tokens, [], asked)

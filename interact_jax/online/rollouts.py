@@ -1,0 +1,289 @@
+"""Batches of an online run: each is played when the policy that is to learn from it is there.
+
+    rollouts = Rollouts(record, lessons, planner, packing, batch, stage, last=100)
+    batch = rollouts.next(state)       sample, let users react, record, pack
+
+With `staleness` 1 the conversations of the next step are played while the device works on this one,
+by the weights of the step before; always exactly so, whatever takes how long. A step that is in the
+record is not played again: so a resumed run, and a replay of another run's record, learns the same.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import numpy as np
+
+from interact_jax.data.examples import Target
+from interact_jax.data.limits import Limits
+from interact_jax.data.pipeline import StepBatch, step_batch
+from interact_jax.data.rows import Packing
+from interact_jax.data.tokenise import Tokenised
+from interact_jax.generation.engine import Engine
+from interact_jax.generation.sampler import Sampler
+from interact_jax.online import packing as shapes
+from interact_jax.online.lessons import Lessons
+from interact_jax.online.packing import Planner
+from interact_jax.online.record import Record, Step
+from interact_jax.online.rollout import Opening, Played, Player
+from interact_jax.online.prompts import PromptSource
+from interact_jax.online.schedule import Schedule, preference_at
+from interact_jax.schema import InputError, RunStopped
+from interact_jax.settings import Setting
+from interact_jax.users import User
+
+log = logging.getLogger(__name__)
+
+WAVES = 10  # of conversations, until a step has enough interactions
+SETTINGS = {
+    "online.turns": Setting(
+        1, "replies of a conversation; each with a follow-up is an interaction", least=1, most=1000
+    ),
+    "online.staleness": Setting(
+        0,
+        "by how many steps the weights that sample are older than those that learn: 0 is "
+        "on-policy, 1 samples the next batch while a step is computed (and needs a copy of the "
+        "parameters); see objective.importance",
+        least=0,
+        most=1,
+    ),
+}
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What conversations are played with."""
+
+    engine: Engine
+    player: Player
+    prompts: PromptSource
+    users: Mapping[str, User]
+    schedule: Schedule
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come: all that changes, besides the record."""
+
+    step: int = 0
+    drawn: int = 0  # prompts
+    interactions: int = 0
+    reply_tokens: int = 0
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+class Rollouts:
+    """See the module; a `BatchSource`. Without a `stage` it can only replay the record. `batch` has
+    the settings `batch.*`; `last` is the run's last step."""
+
+    def __init__(
+        self,
+        record: Record,
+        lessons: Lessons,
+        planner: Planner,
+        packing: Packing,
+        batch: Any,
+        stage: Stage | None,
+        *,
+        turns: int = 1,
+        staleness: int = 0,
+        last: int = 0,
+        limits: Limits | None = None,
+    ):
+        self.record, self.lessons, self.planner, self.packing = record, lessons, planner, packing
+        self.batch, self.stage, self.turns, self.staleness = batch, stage, turns, staleness
+        self.last, self.limits = last, limits or Limits()
+        self.progress = Progress()
+        self._pool = ThreadPoolExecutor(1, "rollouts")
+        self._ahead: Future[Step] | None = None
+
+    # ------------------------------------------------------------------------------ BatchSource
+
+    def next(self, state: Any = None) -> StepBatch:
+        """The next batch, for and by the policy of `state`.
+
+        Raises RunStopped where the users give no follow-ups, IndexError after the end of a replay,
+        InputError where the record is damaged.
+        """
+        step = self._recorded() or self._play_now(state)
+        lessons = [self.lessons(played.conversation) for played in step.played]
+        batch = self._pack(step, lessons)
+        self._count(step, lessons, batch)
+        if self.staleness and self.stage is not None and self.progress.step < self.last:
+            self._play_ahead(self.stage, state)
+        return batch
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint stores; what is being played is waited for, and recorded."""
+        self._settle()
+        progress = dataclasses.asdict(self.progress) | {"counts": dict(self.progress.counts)}
+        prompts = self.stage.prompts.fingerprint if self.stage else None
+        return progress | {"packing": shapes.save(self.packing), "prompts": prompts}
+
+    def seek(self, position: Mapping[str, Any]) -> None:
+        """Go to a position that `position()` returned. Raises InputError where it was in a run
+        with other prompts, or the record ends before it."""
+        if self.stage is not None:
+            self.stage.prompts.check_same(position.get("prompts"))
+        fields = {field.name: position[field.name] for field in dataclasses.fields(Progress)}
+        if len(self.record) < position["step"]:
+            raise InputError(
+                f"the run was at step {position['step']}, and its record has {len(self.record)} "
+                "steps. Put back conversations.jsonl and rollouts.jsonl as the run wrote them."
+            )
+        self.progress = Progress(**fields | {"counts": collections.Counter(fields["counts"])})
+        self.packing = self.planner.restore(position["packing"])
+
+    def steps_left(self) -> int:
+        return max(0, self.last - self.progress.step)
+
+    def totals(self) -> dict[str, int]:
+        return {
+            "interactions": self.progress.interactions,
+            "reply_tokens": self.progress.reply_tokens,
+        }
+
+    def summary(self) -> list[str]:
+        """How many conversations there were, and what happened in them."""
+        counts = sorted(self.progress.counts.items())
+        return [f"{count:,} {reason}" for reason, count in counts if count]
+
+    # ---------------------------------------------------------------------------------- playing
+
+    def _recorded(self) -> Step | None:
+        self._settle()
+        return self.record.step(self.progress.step + 1)
+
+    def _settle(self) -> None:
+        """Wait for what is being played ahead, and record it."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            self.record.append(ahead.result())
+
+    def _play_now(self, state: Any) -> Step:
+        if self.stage is None:
+            raise IndexError(f"all {len(self.record):,} steps of the record are replayed")
+        version = int(state.step)
+        self.stage.engine.load(state.params, version)
+        step = self._play(self.stage)
+        if isinstance(self.stage.engine, Sampler) and not self.staleness:
+            self.stage.engine.unload()  # the step needs the memory, and takes the parameters over
+        self.record.append(step)
+        return step
+
+    def _play_ahead(self, stage: Stage, state: Any) -> None:
+        """Begin to play the next step, by the weights that were there before this one."""
+        if self.record.step(self.progress.step + 1) is not None:
+            return
+        params = state.params
+        if isinstance(stage.engine, Sampler):
+            params = jax.tree.map(lambda x: x.copy(), params)  # the step takes the others over
+        stage.engine.load(params, int(state.step))
+        self._ahead = self._pool.submit(self._play, stage)
+
+    def _play(self, stage: Stage) -> Step:
+        """Play conversations until there are enough interactions for a step."""
+        before = self.progress
+        number, drawn = before.step + 1, before.drawn
+        phase = preference_at(stage.schedule, before.interactions)
+        played, learned = list[Played](), 0
+        counts = collections.Counter(stage.player.counts)
+        for _ in range(WAVES):
+            openings = [
+                Opening(stage.prompts.id(i), stage.prompts[i], phase.user_of(i).name)
+                for i in range(drawn, drawn + self._missing(learned, bool(played)))
+            ]
+            drawn += len(openings)
+            wave = stage.player.play(openings, stage.users)
+            played += wave
+            learned += sum(self.lessons(p.conversation).units for p in wave)
+            if not self._missing(learned, True):
+                return Step(number, played, drawn, stage.player.counts - counts)
+        raise RunStopped(
+            f"step {number}: of {len(played):,} conversations, only {learned:,} interactions can be "
+            f"learned from ({_text(stage.player.counts)}). Look at what the users do; a checkpoint "
+            "of the steps before is where the same command goes on."
+        )
+
+    def _missing(self, learned: int, begun: bool) -> int:
+        """How many conversations a step still needs."""
+        if self.batch.conversations:
+            return 0 if learned else self.batch.conversations
+        return -(-max(0, self.batch.interactions - learned) // self.turns)
+
+    # ---------------------------------------------------------------------------------- packing
+
+    def _pack(self, step: Step, lessons: Sequence[Tokenised]) -> StepBatch:
+        trees = [tree for lesson in lessons for tree in lesson.trees]
+        units = sum(lesson.units for lesson in lessons)
+        self.packing = self.planner.plan(trees, self.packing)
+        members = [
+            (played.conversation.id, played.conversation.user, float(lesson.units))
+            for played, lesson in zip(step.played, lessons, strict=True)
+            if lesson.units
+        ]
+        factors = self.limits.step_factors(members, {})
+
+        def factor(target: Target) -> float:
+            return factors.get(target.conversation, 1.0)
+
+        batch = step_batch(self.packing, trees, units, factor)
+        return dataclasses.replace(batch, metrics=self._metrics(step))
+
+    def _metrics(self, step: Step) -> dict[str, float]:
+        """What there is to see of a step's replies, for the log."""
+        replies = [
+            message
+            for played in step.played
+            for message in played.conversation.messages
+            if message.token_ids is not None
+        ]
+        reactions = sum(len(played.kinds) for played in step.played)
+        texts = sum(len(p.conversation.messages) - _opening(p) for p in step.played)
+        logps = [logp for message in replies for logp in message.logps or ()]
+        lengths = [len(message.token_ids or ()) for message in replies]
+        versions = [played.version for played in step.played]
+        shown = {
+            "conversations": float(len(step.played)),
+            "sampled_length": float(np.mean(lengths)),
+            "follow_ups": (texts - len(replies)) / max(1, reactions),
+            "staleness": float(step.number - 1 - min(versions)),
+        }
+        return shown | ({"sampled_entropy": -float(np.mean(logps))} if logps else {})
+
+    def _count(self, step: Step, lessons: Sequence[Tokenised], batch: StepBatch) -> None:
+        progress = self.progress
+        counts = progress.counts + collections.Counter(step.counts)
+        counts["conversations"] += len(step.played)
+        for lesson in lessons:
+            counts += lesson.counts
+        kinds = (kind for played in step.played for kind in played.kinds)
+        counts.update(f"reactions of the kind {kind}" for kind in kinds)
+        tokens = sum(
+            max(0, len(reply.target.y) - self.planner.ignore_first)
+            for lesson in lessons
+            for tree in lesson.trees
+            for reply in tree.replies
+        )
+        self.progress = Progress(
+            step.number,
+            step.drawn,
+            progress.interactions + batch.interactions,
+            progress.reply_tokens + tokens,
+            counts,
+        )
+
+
+def _opening(played: Played) -> int:
+    """How many messages there were before the first reply."""
+    sampled = [message.token_ids is not None for message in played.conversation.messages]
+    return [*sampled, True].index(True)
+
+
+def _text(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "-"
