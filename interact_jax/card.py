@@ -64,7 +64,7 @@ def _is_ours(place: Path) -> bool:
 def text(workdir: Path, step: int, weights: str) -> str:
     """The card. Raises InputError where the run's config.json cannot be read."""
     settings = read_json(workdir / "config.json")
-    base, data = _display_name(settings["model.path"]), _display_name(settings["data.path"])
+    base, data = _display_name(settings["model.path"]), _display_name(config.data_of(settings))
     facts = {
         "base model": base,
         "data": data,

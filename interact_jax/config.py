@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import traceback
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -304,15 +304,31 @@ def check(config: ConfigDict) -> None:
             f"data.max_reply={flat['data.max_reply']}: expected more than objective.ignore_first="
             f"{flat['objective.ignore_first']}, or no token of any reply would count."
         )
-    if not flat["data.path"]:
+    if not data_of(flat):
         raise InputError(
-            "data.path is not set: give a file of conversations, --config.data.path=FILE."
+            "data.path is not set: give a file of conversations, --config.data.path=FILE; or "
+            "online.prompts, to learn online."
+        )
+    given = [name for name in DATA if flat[name]]
+    if len(given) > 1:
+        raise InputError(
+            f"{' and '.join(f'{name}={flat[name]}' for name in given)}: a run learns from one of "
+            "them. Leave the others empty."
         )
     if flat["data.path"] == places.STANDARD:
         raise InputError(
             "data.path=-: a run that is resumed reads its data again, and standard input is over "
             "by then. Write it to a file and give that."
         )
+
+
+DATA = ("data.path", "online.prompts", "online.replay")
+
+
+def data_of(flat: Mapping[str, Any]) -> str:
+    """What a run with these settings, by their full names, learns from: logs, prompts that it is
+    to reply to, or another run's record."""
+    return next((str(flat[name]) for name in DATA if flat.get(name)), "")
 
 
 def check_resume(config: ConfigDict, saved_file: Path) -> None:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import best, guard, places, progress, sharding
+from interact_jax.config import data_of, flatten
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation import SamplingParams, requests_for
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import make_sampler
 from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
+from interact_jax.online.feed import is_online
+from interact_jax.online.schedule import parse_schedule, preference_at
 from interact_jax.pocket import measure as pocket_measure
 from interact_jax.pocket import world
 from interact_jax.schema import Message
@@ -31,7 +34,7 @@ OTHER_DATA = (
     "settings of evaluation): before and after cannot be compared"
 )
 ROWS = 256  # replies at a time
-Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
+Measure = Callable[[Decoder, Any, ChatFormat, int, int, world.Styles], dict[str, float]]
 
 
 def measure_pocket(
@@ -67,9 +70,43 @@ EVALUATIONS: dict[str, Measure] = {"pocket": measure_pocket}
 
 
 def measure_for(config: Any) -> Measure | None:
-    """The measure of sampled replies: "auto" recognises the shipped logs, and no others."""
+    """The measure of sampled replies: "auto" recognises the shipped logs and the requests of their
+    world, and nothing else."""
     name = config.evaluation.name
-    return EVALUATIONS.get(config.data.path if name == "auto" else name)
+    return EVALUATIONS.get(data_of(flatten(config)) if name == "auto" else name)
+
+
+def preferences_now(run: Any) -> list[world.Styles]:
+    """What the users want of replies in the pocket world: those of the shipped logs or, in an
+    online run, those that it has now, by its schedule."""
+    cfg = run.config
+    if not cfg.online.users:
+        return [pocket_measure.LOGGED_PREFERENCE]
+    schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
+    phase = preference_at(schedule, run.source.totals()["interactions"])
+    return [dict(want.preference) for want in phase.users if want.preference]
+
+
+def measure_replies(run: Any) -> dict[str, float]:
+    """The shares of sampled replies that are as wanted, the mean over what the users want; empty
+    where that cannot be checked."""
+    measure, model, cfg = measure_for(run.config), run.model, run.config
+    preferences = preferences_now(run) if measure is not None else []
+    if measure is None or not preferences:
+        return {}
+    with sharding.on(model.mesh):
+        shares = [
+            measure(
+                model.decoder,
+                run.state.params,
+                model.chat,
+                cfg.evaluation.replies,
+                cfg.seed,
+                preference,
+            )
+            for preference in preferences
+        ]
+    return {name: sum(each[name] for each in shares) / len(shares) for name in shares[0]}
 
 
 def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
@@ -96,13 +133,7 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
 def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     """Measure a `train.Run` in its current state and write the result to `file`; None where nothing
     is to be measured."""
-    measure, model = measure_for(run.config), run.model
-    values: dict[str, float] = {}
-    if measure is not None:
-        with sharding.on(model.mesh):
-            replies, seed = run.config.evaluation.replies, run.config.seed
-            values = measure(model.decoder, run.state.params, model.chat, replies, seed)
-    values |= measure_held_out(run)
+    values = measure_replies(run) | measure_held_out(run)
     if not values:
         return None
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +161,15 @@ def measure_held_out(run: Any) -> dict[str, float]:
 
 def measure_step(run: Any, step: int, due: bool) -> dict[str, float]:
     """The held-out measures for the log at a step, where they are `due`, or by `evaluation.every`;
-    at the first step also those taken before it."""
-    if run.held_out is None:
+    at the first step also those taken before it. Online, what users want of replies as well."""
+    online, before = is_online(run.config), run.kept.get("before") or {}
+    if run.held_out is None and not online:
         return {}
-    before = run.kept.get("before") or {}
-    first = {f"before_{k}": v for k, v in before.items() if k.startswith("held_out_")}
+    first = {f"before_{k}": v for k, v in before.items() if online or k.startswith("held_out_")}
     every = run.config.evaluation.every
-    now = measure_held_out(run) if due or (every and step % every == 0) else {}
+    now: dict[str, float] = {}
+    if due or (every and step % every == 0):
+        now = (measure_replies(run) if online else {}) | measure_held_out(run)
     return (first if step == 1 else {}) | now
 
 

@@ -19,6 +19,8 @@ from interact_jax import checkpoint, config, digests, places
 from interact_jax.data.dataset import POCKET_LOGS
 from interact_jax.data.records import find_files
 from interact_jax.models import hf
+from interact_jax.online.feed import is_online
+from interact_jax.online.record import record_files
 from interact_jax.schema import InputError
 
 NAME = "finished.json"
@@ -48,13 +50,19 @@ def read(cfg: Any, workdir: Path) -> list[str] | None:
 
 def _conditions(cfg: Any, workdir: Path) -> dict[str, Any]:
     """Settings, checkpoints, size and time of the data's files."""
-    data = [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
+    data = _data_files(cfg, workdir)
     stats = [os.stat(name) for name in data]
     return {
         "settings": config.to_json(cfg),
         "checkpoints": sorted(checkpoint.finished_steps(workdir)),
         "data": [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(data, stats, strict=True)],
     }
+
+
+def _data_files(cfg: Any, workdir: Path) -> list[Path | str]:
+    if is_online(cfg):
+        return [*record_files(workdir)]
+    return [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
 
 
 def _digests(workdir: Path) -> dict[str, str]:

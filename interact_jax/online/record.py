@@ -43,12 +43,17 @@ class Step:
     counts: Mapping[str, int]  # of what happened meanwhile
 
 
+def record_files(folder: Path) -> tuple[Path, Path]:
+    """Where the record of the run in `folder` is: the conversations, the steps."""
+    return folder / CONVERSATIONS, folder / STEPS
+
+
 class Record:
     """The record of the run in `folder`; `writable` cuts off what is incomplete."""
 
     def __init__(self, folder: Path, writable: bool = True):
         """Raises InputError where it is damaged before its end."""
-        self._conversations, self._steps = folder / CONVERSATIONS, folder / STEPS
+        self._conversations, self._steps = record_files(folder)
         self._lines = self._read_steps()
         if writable:
             self._begin()

@@ -41,7 +41,7 @@ def write_run_report(
         *_notes(notes),
     ]
     pages = [page for page in (html.SIGNAL, html.REPLIES) if (folder / page).exists()]
-    title = f"Training run: {settings['model.path']} on {settings['data.path']}"
+    title = f"Training run: {settings['model.path']} on {config.data_of(settings)}"
     return html.write_page(folder / html.RUN, title, body, pages)
 
 
@@ -77,7 +77,7 @@ def _overview(
     yield "model", fill("{model.path}, computed in {model.dtype}")
     if settings["start_from"]:
         yield "begun from", fill("{start_from}")
-    yield "data", fill("{data.path}")
+    yield "data", html.message(config.data_of(settings))
     if OBJECTIVES[settings["objective.name"]].recipes == HINDSIGHT:
         yield "method", fill("{objective.name}, teacher {teacher.name}, hindsight {hindsight}")
     else:
