@@ -41,14 +41,13 @@ from interact_jax import (
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.pipeline import BatchSource, StepBatch
 from interact_jax.ends import Deferred
-from interact_jax.feeds import Feed, LogFeed
+from interact_jax.feeds import open_feed
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counts_in
-from interact_jax.online.feed import RolloutFeed, is_online
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
@@ -108,8 +107,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if mesh.shape["sequence"] > 1:
         log.warning("mesh.sequence: nothing is sharded over it yet; its devices compute the same")
 
-    opened_by = RolloutFeed if is_online(cfg) else LogFeed
-    feed: Feed = opened_by(cfg, model, method, workdir)
+    feed = open_feed(cfg, model, method, workdir)
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):

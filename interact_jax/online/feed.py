@@ -1,7 +1,7 @@
 """What an online run learns from: prompts, an engine, users; or the record of another online run.
 
-    feed = RolloutFeed(cfg, model, method, workdir)
-    source = feed.open(params, saved)
+feed = RolloutFeed(cfg, model, method, workdir)
+source = feed.open(params, saved)
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from interact_jax import sharding
 from interact_jax.data.dataset import Dataset
@@ -173,9 +171,7 @@ def _check(cfg: Any, method: Method) -> None:
         )
 
 
-def _held_out(
-    prompts: PromptSource, model: OpenedModel, cfg: Any, kind: str
-) -> HeldOut | None:
+def _held_out(prompts: PromptSource, model: OpenedModel, cfg: Any, kind: str) -> HeldOut | None:
     """What is measured: replies to prompts that are never learned from."""
     chosen = list(prompts.held_out)[: cfg.evaluation.prompts]
     if not chosen:
@@ -184,7 +180,8 @@ def _held_out(
         Prompt(f"h{n}", messages, "", model.chat.prompt(messages, kind=kind))
         for n, messages in enumerate(chosen)
     ]
-    settings, new_tokens = EncodeSettings.of(cfg), min(
-        cfg.evaluation.new_tokens, cfg.online.new_tokens
+    settings, new_tokens = (
+        EncodeSettings.of(cfg),
+        min(cfg.evaluation.new_tokens, cfg.online.new_tokens),
     )
     return HeldOut(model, settings, cfg.sharing, cfg.seed, new_tokens, [], asked)

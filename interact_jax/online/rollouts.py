@@ -30,9 +30,9 @@ from interact_jax.generation.sampler import Sampler
 from interact_jax.online import packing as shapes
 from interact_jax.online.lessons import Lessons
 from interact_jax.online.packing import Planner
+from interact_jax.online.prompts import PromptSource
 from interact_jax.online.record import Record, Step
 from interact_jax.online.rollout import Opening, Played, Player
-from interact_jax.online.prompts import PromptSource
 from interact_jax.online.schedule import Schedule, preference_at
 from interact_jax.schema import InputError, RunStopped
 from interact_jax.settings import Setting
@@ -54,6 +54,7 @@ SETTINGS = {
         most=1,
     ),
 }
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -205,9 +206,9 @@ class Rollouts:
             if not self._missing(learned, True):
                 return Step(number, played, drawn, stage.player.counts - counts)
         raise RunStopped(
-            f"step {number}: of {len(played):,} conversations, only {learned:,} interactions can be "
-            f"learned from ({_text(stage.player.counts)}). Look at what the users do; a checkpoint "
-            "of the steps before is where the same command goes on."
+            f"step {number}: {len(played):,} conversations gave {learned:,} interactions to learn "
+            f"from ({_text(stage.player.counts)}). Look at what the users do; the same command "
+            "goes on from the newest checkpoint."
         )
 
     def _missing(self, learned: int, begun: bool) -> int:
