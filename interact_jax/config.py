@@ -38,6 +38,7 @@ from interact_jax import (
 from interact_jax.data import chat, dataset, encode, holdout, limits, pipeline, tree, weighing
 from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
+from interact_jax.online import prompts, schedule
 from interact_jax.schema import InputError
 from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting
 
@@ -94,6 +95,8 @@ HOMES = (
     hindsight_check.SETTINGS,
     holdout.SETTINGS,
     held_out.SETTINGS,
+    prompts.SETTINGS,
+    schedule.SETTINGS,
     guard.SETTINGS,
     optim.SETTINGS,
     decoder.SETTINGS,

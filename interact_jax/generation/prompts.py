@@ -50,13 +50,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
                 raise InputError(f"{name}: no prompts in it; {EXPECTED} on every line.")
             raise InputError(f"{item}; {EXPECTED}.")
         try:
-            prompts.append(_prompt(item))
+            prompts.append(prompt_of(item))
         except Fault as fault:
             raise InputError(f"{item.where}: {fault.reason}: {fault.detail}; {EXPECTED}.") from None
     return prompts
 
 
-def _prompt(record: Record) -> Prompt:
+def prompt_of(record: Record) -> Prompt:
+    """The prompt of a record. Raises Fault."""
     line = require_object(record.value)
     if ("messages" in line) == ("prompt" in line):
         detail = f"exactly one of 'messages' and 'prompt', found {keys_of(line)}"
