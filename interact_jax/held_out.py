@@ -39,6 +39,7 @@ from interact_jax.generation import Completion, Sampler, SamplingParams, request
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import sampler_of
 from interact_jax.opening import OpenedModel
+from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 from interact_jax.signal import logps_of
@@ -137,6 +138,20 @@ class HeldOut:
             cfg.evaluation.new_tokens,
             list(_grow(chosen, model, settings, cfg.sharing)),
             list(_prompts(chosen, model, cfg.evaluation.prompts)),
+        )
+
+    def describe(self) -> str:
+        """In words, on how much is measured: few replies move a share by many points each."""
+        replies = [reply for tree in self.trees for reply in tree.replies]
+        sides = collections.defaultdict[str, set[int]](set)
+        for reply in replies:
+            sides[reply.target.unit].add(reply.target.side)
+        interactions = sum(HINDSIGHT in reply.places for reply in replies)
+        pairs = sum(both == {PREFERRED, REJECTED} for both in sides.values())
+        return (
+            f"held out: measured on {count(interactions, 'interaction')}, "
+            f"{count(pairs, 'pair')} of a better and a worse reply, "
+            f"and replies to {count(len(self.prompts), 'prompt')}"
         )
 
     @functools.cached_property
@@ -325,15 +340,15 @@ def _prompts(
     conversations: Sequence[Conversation], model: OpenedModel, most: int
 ) -> Iterator[Prompt]:
     """At most one per conversation, so that they differ; each leaves room for a reply."""
-    count = 0
+    taken = 0
     for conversation in conversations:
-        if count >= most:
+        if taken >= most:
             return
         for name, x, y, o in sorted(_asked(conversation), key=lambda asked: hash_of(asked[0])):
             ids = _ids(x, y, conversation, model)
             if ids is not None:
                 yield Prompt(name, tuple(x), o, ids)
-                count += 1
+                taken += 1
                 break
 
 

@@ -14,6 +14,7 @@ from interact_jax.opening import open_model
 from interact_jax.schema import Conversation, Message, Preference, RunStopped
 from interact_jax.signal import score_trees
 from launch import train as launch_train
+from tests.pages import Page
 from tests.runs import (
     MEASURED,
     ROOT,
@@ -77,6 +78,20 @@ def test_measures_stand_in_the_log_and_in_the_summary(ended):
     assert summary["before"]["held_out_distance"] == pytest.approx(0, abs=1e-6)
     assert found[5]["held_out_distance"] > 0
     assert 0 < found[5]["held_out_length"] <= 12
+
+
+def test_the_summary_says_on_how_much_was_measured(ended, settings):
+    """Of the two talks, the first has two interactions and a revised reply, the second one."""
+    held = [line for line in read_lines(settings["data.path"]) if is_held(json.dumps(line))]
+    long = sum(len(line["messages"]) == 5 for line in held)
+    expected = (
+        f"held out: measured on {len(held) + long} interactions, {long} pairs of a better and a "
+        "worse reply, and replies to 5 prompts"
+    )
+    assert 0 < long < len(held)
+    assert expected in json.loads((ended / "finished.json").read_text())["lines"]
+    page = Page(ended / "report/index.html").outside
+    assert expected in page and "What you want: mean |signal| falls" in page
 
 
 def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
