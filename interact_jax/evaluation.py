@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from interact_jax import best, guard, places, progress, sharding
 from interact_jax.data.chat import ChatFormat
-from interact_jax.generation import Sampler, SamplingParams, requests_for
+from interact_jax.generation import NotFinite, Sampler, SamplingParams, requests_for
 from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
 from interact_jax.pocket import measure as pocket_measure
@@ -87,25 +88,41 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
 @progress.of("measuring the model")
 def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     """Measure a `train.Run` in its current state and write the result to `file`; None where nothing
-    is to be measured."""
-    measure, model = measure_for(run.config), run.model
-    values: dict[str, float] = {}
-    if measure is not None:
-        with sharding.on(model.mesh):
-            replies, seed = run.config.evaluation.replies, run.config.seed
-            values = measure(model.decoder, run.state.params, model.chat, replies, seed)
-    values |= measure_held_out(run)
+    is to be measured. Measures that are not finite are left out, with a warning.
+
+    Raises NotFinite where no reply can be sampled from the model before training."""
+    values = _check_replies(run) | measure_held_out(run)
     if not values:
         return None
+    odd = [name for name, value in values.items() if not math.isfinite(value)]
+    if odd:
+        log.warning("%s: without %s, not finite", file.name, ", ".join(odd))
+    values = {name: value for name, value in values.items() if name not in odd}
     file.parent.mkdir(parents=True, exist_ok=True)
     places.write(file, json.dumps(values, indent=2) + "\n")
     return values
 
 
+def _check_replies(run: Any) -> dict[str, float]:
+    """The measure of sampled replies, if the run has one."""
+    measure, model = measure_for(run.config), run.model
+    if measure is None:
+        return {}
+    replies, seed = run.config.evaluation.replies, run.config.seed
+    try:
+        with sharding.on(model.mesh):
+            return measure(model.decoder, run.state.params, model.chat, replies, seed)
+    except NotFinite as error:
+        if int(run.state.step) == 0:
+            raise
+        log.warning("replies cannot be checked any more: %s", error)
+        return {}
+
+
 @progress.of("measuring on held-out conversations")
 def measure_held_out(run: Any) -> dict[str, float]:
     """Measure the current model on held-out conversations; the sampled replies are kept with the
-    run. Measured at most once per step, on the same data."""
+    run. Measured at most once per step, on the same data. Measures that are not finite are NaN."""
     if run.held_out is None:
         return {}
     step = int(run.state.step)
@@ -114,10 +131,13 @@ def measure_held_out(run: Any) -> dict[str, float]:
     if {name: last.get(name) for name in of} != of:
         begin = None if step else run.workdir
         values, replies = run.held_out.measure(run.state.params, begin)
-        run.kept["held_out"] = of | {"values": values, "replies": replies}
-    values = run.kept["held_out"]["values"]
-    assert isinstance(values, dict)
-    return values
+        odd = [name for name, value in values.items() if not math.isfinite(value)]
+        if odd:
+            log.warning("step %d: not finite: %s", step, ", ".join(odd))
+        strict = {name: None if name in odd else value for name, value in values.items()}
+        run.kept["held_out"] = of | {"values": strict, "replies": replies}
+    kept = run.kept["held_out"]["values"]
+    return {name: math.nan if value is None else value for name, value in kept.items()}
 
 
 def measure_step(run: Any, step: int, due: bool) -> dict[str, float]:

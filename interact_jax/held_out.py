@@ -21,6 +21,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,13 @@ from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.holdout import hash_of
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised_replies
 from interact_jax.data.tree import GROW, Tree
-from interact_jax.generation import Completion, Sampler, SamplingParams, requests_for
+from interact_jax.generation import (
+    Completion,
+    NotFinite,
+    Sampler,
+    SamplingParams,
+    requests_for,
+)
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import sampler_of
 from interact_jax.opening import OpenedModel
@@ -81,6 +88,8 @@ NAMES = (
     "held_out_distance",
 )
 """What may be measured; `report.measures` says what each means, and its unit."""
+SAMPLED = ("held_out_entropy", "held_out_length", "held_out_finished", "held_out_readable")
+"""Of these, what needs sampled replies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,11 +177,19 @@ class HeldOut:
 
     def measure(self, params: Any, begin: Path | None = None) -> tuple[dict[str, float], list[str]]:
         """The available measures of these parameters, by name; the sampled replies. Those of the
-        initial model are saved in the run's directory, `begin`."""
+        initial model are saved in the run's directory, `begin`.
+
+        Where training has made the model's logits infinite or NaN, there are no replies, and
+        measures are NaN. Raises NotFinite where the initial model's are."""
         measures = self._measure_logs(params)
         if not self.prompts:
             return measures, []
-        completions = self._sample(params)
+        try:
+            completions = self._sample(params)
+        except NotFinite:
+            if begin is not None:
+                raise
+            return measures | dict.fromkeys(SAMPLED, math.nan), []
         texts = [self.text(completion) for completion in completions]
         logps = np.concatenate([completion.logps for completion in completions])
         measures |= {

@@ -260,6 +260,39 @@ def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_p
     assert len(read_lines(tmp_path / "run/metrics.jsonl")) == 4
 
 
+def strict(file):
+    """The lines of a JSON file that has no NaN and no infinity, or of several joined by lines."""
+
+    def refuse(name):
+        raise AssertionError(f"{file}: {name}")
+
+    whole = file.read_text()
+    texts = whole.splitlines() if file.suffix == ".jsonl" else [whole]
+    return [json.loads(text, parse_constant=refuse) for text in texts]
+
+
+def test_logits_that_are_not_finite_are_for_the_guard_and_in_no_file(settings, tmp_path, capsys):
+    """A step that makes the weights overflow: stopped with a checkpoint, which goes on when asked
+    to, to the end; and what cannot be measured is left out, and named."""
+    workdir, given = tmp_path / "run", {**settings, "steps": 2, "evaluation.every": 1}
+    given |= {"optim.name": "sgd", "optim.lr": 1e20, "optim.clip_norm": "inf"}
+    given |= {"optim.weight_decay": 0, "optim.warmup_fraction": 0}
+    with pytest.raises(RunStopped, match=r"step 1: .*not finite .*held_out_entropy.* is saved"):
+        launch_train.main(train_arguments(workdir, {**given, "evaluation.guard": "stop"}))
+    assert (workdir / "checkpoints/1").is_dir()
+    launch_train.main(train_arguments(workdir, {**given, "evaluation.guard": "none"}))
+    said = capsys.readouterr().err
+    assert "step 2: not finite: held_out_signal" in said
+    assert "after.json: without held_out_signal" in said
+    (summary,) = strict(workdir / "summary.json")
+    assert set(summary["before"]) == set(held_out.NAMES)
+    assert not summary["after"].keys() & set(held_out.SAMPLED)
+    assert strict(workdir / "report/after.json") == [summary["after"]]
+    lines = strict(workdir / "metrics.jsonl")
+    assert [line["held_out_entropy"] for line in lines] == [None, None]
+    assert "NaN" not in (workdir / "checkpoints/2/data/metadata").read_text()
+
+
 def test_what_can_be_read():
     assert held_out.is_readable("Paris.", [5, 6])
     assert not held_out.is_readable("  \n", [5])
@@ -300,7 +333,14 @@ def test_each_sign_is_told_with_its_figures(measure, value):
 
 
 def test_what_was_not_measured_is_no_sign():
-    assert not guard.signs({}, SOUND) and not guard.signs(SOUND, {"held_out_signal": math.nan})
+    assert not guard.signs({}, SOUND) and not guard.signs(SOUND, {"held_out_signal": 0.1})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_a_sign_whatever_it_was(value):
+    for before in (SOUND, {}):
+        (said,) = guard.signs(before, {**SOUND, "held_out_entropy": value}).values()
+        assert said == "its log-probabilities are not finite (held_out_entropy)"
 
 
 def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp_path):
