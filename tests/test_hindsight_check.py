@@ -74,6 +74,11 @@ def test_logs_without_a_revised_reply_tell_nothing(pocket):
     assert (found.pairs, found.usable) == (0, None) and len(found.lines()) == 1
 
 
+def test_one_pair_is_told_of_in_the_singular():
+    _, line, *_ = HindsightCheck(1, 0.5, 0.1, 1.0, 0.5).lines()
+    assert line.startswith("  (1 revised reply: the follow-up favours it over")
+
+
 def test_a_run_says_whether_its_model_uses_hindsight(tmp_path, capsys):
     settings = {"steps": 1, "epochs": 0, "report.interactions": 0, "evaluation.name": "none"}
     settings |= {"check_hindsight": 24}
