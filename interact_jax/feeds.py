@@ -47,18 +47,29 @@ class Feed(Protocol):
         ...
 
 
-def open_feed(cfg: Any, model: OpenedModel, method: Method, workdir: Path) -> Feed:
-    """What the settings say: logs, or conversations that are yet to be had. Raises InputError."""
-    if is_online(cfg):
-        return RolloutFeed(cfg, model, method, workdir)
-    return LogFeed(cfg, model, method, workdir)
+def open_feed(
+    cfg: Any, model: OpenedModel, method: Method, workdir: Path, kept: Mapping[str, Any]
+) -> Feed:
+    """What the settings say: logs, or conversations that are yet to be had. `kept` is what the
+    newest checkpoint of a run keeps beside its state, empty for a new run.
+
+    Raises InputError for data that cannot be read, or are not those that the run began with.
+    """
+    kind = RolloutFeed if is_online(cfg) else LogFeed
+    return kind(cfg, model, method, workdir, kept)
 
 
 class LogFeed:
     """Conversations of files."""
 
-    def __init__(self, cfg: Any, model: OpenedModel, method: Method, workdir: Path):
-        """Raises InputError for data that cannot be read."""
+    def __init__(
+        self,
+        cfg: Any,
+        model: OpenedModel,
+        method: Method,
+        workdir: Path,
+        kept: Mapping[str, Any],
+    ):
         log.info("reading %s", cfg.data.path)
         dataset = load_dataset(
             cfg.data.path,
@@ -73,6 +84,8 @@ class LogFeed:
             log.info("%s", line)
         dataset, held_out = holdout.split(dataset, cfg.evaluation.holdout)
         log.info("%s", holdout.describe(held_out, dataset, cfg.evaluation.holdout))
+        if kept:
+            known.check_resumed(dataset, method.known, kept)
         self.held_out = HeldOut.of(held_out, model, cfg)
         self.draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
         height = cfg.batch.rows * sharding.row_shards(model.mesh)

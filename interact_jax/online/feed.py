@@ -26,7 +26,7 @@ from interact_jax.online.people import open_users
 from interact_jax.online.prompts import PromptSource, open_prompts
 from interact_jax.online.record import Record
 from interact_jax.online.rollout import Player, prompt_kind
-from interact_jax.online.rollouts import Rollouts, Stage
+from interact_jax.online.rollouts import Rollouts, Stage, check_position
 from interact_jax.online.schedule import describe, parse_schedule
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import Conversation, InputError, Message
@@ -55,9 +55,16 @@ class RolloutFeed:
 
     dataset: Dataset | None = None
 
-    def __init__(self, cfg: Any, model: OpenedModel, method: Method, workdir: Path):
+    def __init__(
+        self,
+        cfg: Any,
+        model: OpenedModel,
+        method: Method,
+        workdir: Path,
+        kept: Mapping[str, Any],
+    ):
         """Raises InputError for settings that do not go together, prompts that cannot be read, and
-        a record that is damaged."""
+        a record that is damaged or of another run."""
         _check(cfg, method)
         self._cfg, self._model, self._workdir = cfg, model, workdir
         room = min(cfg.data.max_length, model.config.max_positions)
@@ -84,6 +91,8 @@ class RolloutFeed:
             users = open_users(cfg, schedule, prompts, mesh=model.mesh, policy=policy)
             self._stage = Stage(engine, player, prompts, users, schedule)
             self.held_out = _held_out(prompts, model, cfg, kind)
+        if kept:
+            check_position(kept["position"], self._record, self._stage)
         self.trees = self._typical_step()
         self.packing = self._planner.plan(self.trees)
         log.info("%s", self.packing)

@@ -129,14 +129,8 @@ class Rollouts:
     def seek(self, position: Mapping[str, Any]) -> None:
         """Go to a position that `position()` returned. Raises InputError where it was in a run
         with other prompts, or the record ends before it."""
-        if self.stage is not None:
-            self.stage.prompts.check_same(position.get("prompts"))
+        check_position(position, self.record, self.stage)
         fields = {field.name: position[field.name] for field in dataclasses.fields(Progress)}
-        if len(self.record) < position["step"]:
-            raise InputError(
-                f"the run was at step {position['step']}, and its record has {len(self.record)} "
-                "steps. Put back conversations.jsonl and rollouts.jsonl as the run wrote them."
-            )
         self.progress = Progress(**fields | {"counts": collections.Counter(fields["counts"])})
         self.packing = self.planner.restore(position["packing"])
 
@@ -277,6 +271,20 @@ class Rollouts:
             progress.interactions + batch.interactions,
             progress.reply_tokens + tokens,
             counts,
+        )
+
+
+def check_position(position: Mapping[str, Any], record: Record, stage: Stage | None) -> None:
+    """Raise InputError where a run was at this position with other prompts, or where its record
+    ends before it."""
+    if "step" not in position:
+        raise InputError("the run to be resumed learned from logs. Use another --workdir.")
+    if stage is not None:
+        stage.prompts.check_same(position.get("prompts"))
+    if len(record) < position["step"]:
+        raise InputError(
+            f"the run was at step {position['step']}, and its record has {len(record)} steps. Put "
+            "back conversations.jsonl and rollouts.jsonl as the run wrote them."
         )
 
 
