@@ -74,7 +74,7 @@ class RolloutFeed:
         )
         height = cfg.batch.rows * sharding.row_shards(model.mesh)
         self._planner = Planner(cfg.batch.row_tokens, height, cfg.objective.ignore_first)
-        self._record = Record(Path(cfg.online.replay or workdir), writable=not cfg.online.replay)
+        self._record = Record(Path(cfg.online.replay or workdir))
         self._stage: Stage | None = None
         self.held_out = None
         if not cfg.online.replay:
@@ -171,7 +171,7 @@ def _check(cfg: Any, method: Method) -> None:
         )
     if not cfg.online.replay:
         return
-    recorded = len(Record(Path(cfg.online.replay), writable=False))
+    recorded = len(Record(Path(cfg.online.replay)))
     if not recorded or cfg.steps > recorded:
         raise InputError(
             f"online.replay={cfg.online.replay}: {recorded or 'no'} recorded steps there"

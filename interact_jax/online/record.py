@@ -49,14 +49,18 @@ def record_files(folder: Path) -> tuple[Path, Path]:
 
 
 class Record:
-    """The record of the run in `folder`; `writable` cuts off what is incomplete."""
+    """The record of the run in `folder`; nothing is changed before `append`."""
 
-    def __init__(self, folder: Path, writable: bool = True):
-        """Raises InputError where it is damaged before its end."""
+    def __init__(self, folder: Path):
+        """Raises InputError where it is damaged before its end, or not a run's."""
         self._conversations, self._steps = record_files(folder)
-        self._lines = self._read_steps()
-        if writable:
-            self._begin()
+        self._lines, self._begun = self._read_steps(), False
+        if self._conversations.exists() and not self._steps.is_file():
+            raise InputError(
+                f"{self._conversations}: the run would write its conversations there, but there is "
+                f"no {STEPS} beside it: it is not this run's. Move it away, or use another "
+                "--workdir."
+            )
 
     def __len__(self) -> int:
         """How many steps are recorded."""
@@ -105,6 +109,8 @@ class Record:
             "kinds": [played.kinds for played in step.played],
             "counts": dict(step.counts),
         }
+        if not self._begun:
+            self._begin()
         _append(self._conversations, text)
         _append(self._steps, json.dumps(line).encode() + b"\n")
         self._lines.append(line)
@@ -128,15 +134,9 @@ class Record:
         return lines
 
     def _begin(self) -> None:
-        """Make the files, and remove what a killed process left after the last complete step."""
-        if not self._steps.is_file():
-            if self._conversations.exists():
-                raise InputError(
-                    f"{self._conversations}: the run would write its conversations there, but "
-                    f"there is no {STEPS} beside it: it is not this run's. Move it away, or use "
-                    "another --workdir."
-                )
-            _append(self._steps, b"")  # first, so that it tells whose the other file is
+        """Make the files, and cut off what a killed process left after the last complete step."""
+        self._begun = True
+        _append(self._steps, b"")  # first, so that it tells whose the other file is
         end = self._lines[-1]["end"] if self._lines else 0
         for place, size in ((self._conversations, end), (self._steps, self._size_of_steps())):
             if place.is_file() and place.stat().st_size > size:

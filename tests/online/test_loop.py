@@ -70,7 +70,7 @@ def test_every_step_is_on_disk_as_conversations(ended):
 
 def test_the_follow_up_of_a_turn_is_the_users_reaction_to_that_turn(ended):
     cfg, chat = ended.config, ended.model.chat
-    record = Record(ended.workdir, writable=False)
+    record = Record(ended.workdir)
     for played in record.step(2).played:
         talk = played.conversation
         wanted = {"emoji": True, "sentence": False} if "emoji" in talk.user else {"polite": True}
@@ -93,7 +93,7 @@ def test_ids_are_learned_as_sampled_even_where_their_text_has_others(tmp_path):
     """At a high temperature, most replies are not what the tokenizer would make of their text."""
     run = started(tmp_path, {"online.temperature": 20.0, "online.users": "emoji"})
     batch = run.source.next(run.state)
-    talks = [p.conversation for p in Record(tmp_path, writable=False).step(1).played]
+    talks = [p.conversation for p in Record(tmp_path).step(1).played]
     sampled = {f"{talk.id}_1": talk.messages[1].token_ids for talk in talks}
     replies = [reply for tree in batch.trees for reply in tree.replies]
     assert replies and all(tuple(r.target.y) == sampled[r.target.id] for r in replies)
@@ -306,10 +306,10 @@ def test_a_resumed_run_keeps_to_its_prompts_and_record(tmp_path):
     record.write_bytes(b"".join(whole.splitlines(keepends=True)[:1]))
     with pytest.raises(InputError, match="at step 2, and its record has 1 steps"):
         started(tmp_path, {**more, "steps": 3})
-    record.write_bytes(whole)
+    record.write_bytes(whole)  # and the conversations are as they were
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "Capital of France?"}) + "\n")
-    with pytest.raises(InputError, match="requests of the pocket world, now there are 1 prompts"):
+    with pytest.raises(InputError, match="requests of the pocket world, now there are"):
         started(tmp_path, {**more, "steps": 3, "online.prompts": prompts})
     assert int(started(tmp_path, {**more, "steps": 3}).state.step) == 2
 
