@@ -299,7 +299,7 @@ def test_where_nothing_can_be_made_is_refused(place, tmp_path, monkeypatch):
         evaluate: "--model pocket --baseline {file} --judge people --out /proc/x",
         generate: "--model pocket --prompts {file} --out /proc/x",
         make_pocket: "train --out /proc/x",
-        plan: "--config quickstart --json /proc/x",
+        plan: "--config quickstart --topology none --json /proc/x",
         score: "--model pocket --data pocket --out {file}.out --report /proc/x",
         launch_train: "--config quickstart --workdir /proc/x",
     }.items(),
