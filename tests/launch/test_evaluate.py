@@ -87,7 +87,7 @@ def test_the_page_shows_the_curve_the_figures_and_the_pairs(evaluated):
     (picture,) = page.all("svg")
     assert re.search(r"step 2 \d+\.\d%; step 10 .*pocket, told \d+\.\d%", picture["aria-label"])
     assert len(page.classed("pair")) == 32 and "All 32 pairs are shown." in page.outside
-    assert "what there is to reach" in page.outside
+    assert "a mark to aim for" in page.outside
     assert (evaluated / "win_rate.png").read_bytes().startswith(b"\x89PNG")
 
 
