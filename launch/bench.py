@@ -180,7 +180,8 @@ def time_steps(args: argparse.Namespace) -> None:
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"{args.dtype}, attention={attention}, remat={args.remat}"
     )
-    results, rows = [], []
+    results = []
+    rows = []
     for name, micro_of in cases(args, ways, sharding.row_shards(mesh), cfg):
         micro = {way: micro_of(way) for way in ways}
         runs = args.repeats > 0
