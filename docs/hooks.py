@@ -1,7 +1,8 @@
 """What makes the pages of the site from the files of the repository (mkdocs.yml names this file).
 
 Links between files are written as they work in the repository. On the site, those to another page
-lead to that page, and those to any other file into the repository, where it has an address.
+lead to that page, and bear its title where they bear its path; those to any other file lead into
+the repository, where it has an address.
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return relinked(markdown, homes.get(here, f"docs/{here}"), here, interact_jax.REPOSITORY)
 
 
+def title(path: str) -> str:
+    """The heading of a page, a path in the repository; the path where it has none."""
+    found = re.search(r"^# (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else path
+
+
 def relinked(markdown: str, file: str, page: str, repository: str) -> str:
     """The text of `file`, a path in the repository, for its `page` of the site. Raises ValueError
     for a link to what is not there."""
@@ -62,6 +69,7 @@ def relinked(markdown: str, file: str, page: str, repository: str) -> str:
             raise ValueError(f"{file}: a link to {target}, which is not there")
         site = TOP.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else None)
         if site is not None:
+            text = title(path) if not image and text in (path, target) else text
             target = posixpath.relpath(site, posixpath.dirname(page) or ".")
             return f"{image}[{text}]({target}{anchor or ''})"
         return f"{image}[{text}]({repository}/blob/main/{path})" if repository else text

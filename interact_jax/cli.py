@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import jax
 
-from interact_jax import config, ends, foreign, orbax_errors, places
+from interact_jax import config, ends, foreign, orbax_errors, places, startup
 from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
 from interact_jax.settings import Setting
@@ -200,6 +200,7 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
     argparse's own exits (2 for bad arguments, 0 for --help) pass through. `memory_advice` says what
     makes this program need less memory, for when it runs out.
     """
+    startup.end_imports()
     orbax_errors.silence_repeats()
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid text
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -62,7 +62,9 @@ SETTINGS = {
         ("auto", "none", "pocket"),
         free=True,
     ),
-    "evaluation.replies": Setting(2048, "number of replies sampled for that", least=1, free=True),
+    "evaluation.replies": Setting(
+        2048, "number of replies sampled for evaluation.name", least=1, free=True
+    ),
     "report.interactions": Setting(
         32, "replies shown token by token in the report; 0 = none", least=0, free=True
     ),

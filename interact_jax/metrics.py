@@ -217,8 +217,8 @@ def read_log(file: Path) -> list[dict[str, Any]]:
 
 
 SUMMARY_TEXTS = {
-    "limited": "limits.user, limits.conversation: took {:.1%} of the weight of a step",
-    "skipped": "skip.signal: left {:.1%} of the interactions out of the backward pass",
+    "limited": "limits.user and limits.conversation removed {:.1%} of a step's weight, on average",
+    "skipped": "skip.signal left {:.1%} of the interactions out of the backward pass",
 }
 
 

@@ -11,21 +11,39 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 from interact_jax import __version__, ends
 
 ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")  # TPU, GPU
 SILENT = ("-h", "--help", "--quiet")
+INTERVAL = 5.0  # seconds between lines while libraries are imported
+_imported = threading.Event()
 
 
 def begin() -> None:
     """Install signal handlers and quieten libraries; on a terminal, print a line that the program
-    has started."""
+    has started, and more while imports take long, up to `end_imports`."""
     ends.install_handlers()
     quieten()
     if sys.stderr.isatty() and not set(SILENT) & set(sys.argv):
         print(f"interact_jax {__version__}", file=sys.stderr, flush=True)
+        _imported.clear()
+        threading.Thread(target=_count_seconds, daemon=True).start()
+
+
+def _count_seconds() -> None:
+    began, seconds = time.monotonic(), INTERVAL
+    while not _imported.wait(began + seconds - time.monotonic()):
+        print(f"loading libraries: {seconds:.0f} s so far", file=sys.stderr, flush=True)
+        seconds += INTERVAL
+
+
+def end_imports() -> None:
+    """The imports are done: print nothing more."""
+    _imported.set()
 
 
 def quieten() -> None:

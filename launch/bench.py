@@ -23,7 +23,7 @@ import argparse
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from interact_jax import bench, chips, cli, config, memory, places, sharding
+from interact_jax import bench, chips, cli, config, memory, places, progress, sharding
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
@@ -48,10 +48,15 @@ from interact_jax.objectives import OBJECTIVES
 from interact_jax.schema import Batch, InputError
 from interact_jax.teachers import TEACHERS
 
+log = logging.getLogger("interact_jax.launch.bench")
+
 COLUMNS = (
     *("case", "sharing", "step\ns", "interac-\ntions/s", "tokens\n/s", "padding", "temp\nMB"),
     *("work\nGFLOP", "speed\nGFLOP/s", "MFU", "faster", "bound", "FLOPs\nshare"),
 )
+WIDE = 120  # columns of a terminal in which all of these fit
+TIMES = (*COLUMNS[:6], "faster", "bound")  # else in two tables
+WORK = (*COLUMNS[:2], *(name for name in COLUMNS if name not in TIMES))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -145,7 +150,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    cli.log_to_stderr(logging.WARNING)
+    cli.log_to_stderr(logging.INFO)
     memory.keep_freed()
     cli.keep_compiled()
     if args.json:
@@ -171,20 +176,19 @@ def time_steps(args: argparse.Namespace) -> None:
     )
     chip = chips.chip_of(jax.devices()[0].device_kind)
     peak = chip.flops * jax.device_count() if chip else None
-    console = Console(width=max(110, Console().width))
-    console.print(
+    print(
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, "
         f"{args.dtype}, attention={attention}, remat={args.remat}"
     )
     results = []
-    table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in COLUMNS[:2] else "right")
+    rows = []
     for name, micro_of in cases(args, ways, sharding.row_shards(mesh), cfg):
         micro = {way: micro_of(way) for way in ways}
         runs = args.repeats > 0
-        steps = {way: bench.make_step(decoder, micro[way], way, mesh, runs, cfg) for way in ways}
-        if runs:
+        with progress.of(f"{name}: compiling"):
+            steps = {w: bench.make_step(decoder, micro[w], w, mesh, runs, cfg) for w in ways}
+        if runs:  # a line that moves would disturb what is timed
+            log.info("%s: timing for at least %g s", name, args.seconds)
             bench.interleave(list(steps.values()), args.repeats, args.seconds)
         for way, step in steps.items():
             figures = step.figures(peak)
@@ -194,14 +198,32 @@ def time_steps(args: argparse.Namespace) -> None:
                 figures["bound"] = none.passes / step.passes
                 figures["flops_share"] = step.flops / none.flops
             results.append({"case": name, **figures})
-            table.add_row(name, *_row(figures))
-    console.print(table)
+            rows.append([name, *_row(figures)])
+    print_tables(Console(), rows)
     if args.json:
         machine = {"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}
         settings = {**vars(args), "attention": attention}
         report = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
         places.write(args.json, json.dumps(report, indent=2) + "\n")
         print(f"figures: {args.json}")
+
+
+def print_tables(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under COLUMNS: in one table, or in two on a terminal that is too narrow for it."""
+    wide = not console.is_terminal or console.width >= WIDE
+    if wide:
+        console.width = max(WIDE, console.width)
+    for columns in [COLUMNS] if wide else [TIMES, WORK]:
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            left = column in COLUMNS[:2]
+            table.add_column(column, justify="left" if left else "right", no_wrap=True)
+        for row in rows:
+            cells = dict(zip(COLUMNS, row, strict=True))
+            table.add_row(*(cells[column] for column in columns))
+        console.print(table)
+        if not wide:
+            console.print()
 
 
 def _check_turns(text: str) -> str:

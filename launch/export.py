@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, dtype, args.max_shard_size)
     card.write(run, args.out, step, args.weights)
-    cli.show(f"step {step} of {run}: {args.out}")
+    cli.show(f"exported step {step} of {run} to {args.out}")
     if args.push_to_hub is not None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
 

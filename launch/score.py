@@ -189,7 +189,7 @@ def show(
     for reply in strongest[: args.show]:
         Console().print(report.token_table(reply, interactions[reply.id], chat))
     if args.report:
-        title = printable(f"{args.model} on {places.input_name(args.data)}")
+        title = printable(f"The signal of {args.model} on {places.input_name(args.data)}")
         page = report.write_signal_report(
             Path(args.report), scored, interactions, chat, title=title
         )

@@ -64,6 +64,10 @@ def test_links_to_what_is_no_page_lead_into_the_repository_or_away(hooks):
     assert without == f"See the licence, {rest}"
     with_one = hooks.relinked(text, "docs/data.md", "data.md", "https://forge.example/a/b")
     assert with_one == f"See [the licence](https://forge.example/a/b/blob/main/LICENSE), {rest}"
+    named = hooks.relinked(
+        "[docs/data.md](docs/data.md), [x](docs/data.md)", "README.md", "index.md", ""
+    )
+    assert named == "[Your own data](data.md), [x](data.md)"
     with pytest.raises(ValueError, match=r"docs/data\.md: a link to absent\.md"):
         hooks.relinked("[x](absent.md)", "docs/data.md", "data.md", "")
 

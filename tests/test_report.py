@@ -1,5 +1,6 @@
 """The pages of a report: self-contained, escaped, legible everywhere; those of runs and replies."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from interact_jax import config, report
+from interact_jax import config, progress, report
 from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.objectives import OBJECTIVES
-from interact_jax.report import html, summing
+from interact_jax.report import html, measures, summing
 from interact_jax.report.colour import (
     DARK,
     LEVELS,
@@ -185,6 +186,20 @@ def test_a_run_writes_both_pages(tmp_path):
     assert f"{learned} learned from" in index.outside
 
 
+def test_writing_a_report_is_not_silent(chat, data, tmp_path, monkeypatch):
+    shown = []
+
+    def record(what):
+        shown.append(what)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(progress, "_lines", record)
+    monkeypatch.setattr(progress.log, "isEnabledFor", lambda level: True)
+    run_page(tmp_path)
+    report.write_signal_report(tmp_path, *data, chat, title="mine")
+    assert shown == ["writing the report"] * 2
+
+
 def test_nothing_is_linked_that_is_not_there(chat, data, tmp_path):
     assert not Page(run_page(tmp_path / "run")).all("a")
     assert not Page(report.write_replies_page(tmp_path / "x", ROWS, 3)).all("a", href="signal.html")
@@ -209,6 +224,15 @@ def test_measures_have_names_and_units(pages):
     text = pages["index.html"].outside
     assert re.search(r"wanted styles\s*40.0%\s*70.0%\s*\+30.0 points", text)
     assert re.search(r"m <script>.*2\s*3\s*\+1", text)
+
+
+def test_measures_are_explained_in_a_fold(pages, tmp_path):
+    meaning = measures.MEASURES["wanted_styles"].meaning
+    page = pages["index.html"]
+    assert meaning in page.everything and meaning not in page.outside
+    assert all(measure.meaning for measure in measures.MEASURES.values())
+    unknown = Page(run_page(tmp_path, before={"bleu": 1.0}, after={"bleu": 2.0}))
+    assert "What these mean" not in unknown.everything
 
 
 def test_settings_that_were_set_are_seen_at_once(tmp_path):

@@ -25,6 +25,7 @@ from interact_jax.report.colour import (
 )
 from interact_jax.report.signal_page import OPEN, figures
 from interact_jax.schema import Interaction, Message
+from tests.browser import CHROMIUM, Browser
 from tests.pages import Page, replies, run_page, step
 from tests.tiny import tiny_tokenizer
 
@@ -37,6 +38,29 @@ def chat(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(chat):
     return replies(chat, "<script>alert(1)</script> Paris", "a list 🙂\nof words")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+def test_a_small_screen_has_room(chat, data, tmp_path):
+    """400 pixels wide: nothing sticks out, and a number with its error is on one line."""
+    page = report.write_signal_report(tmp_path, *data, chat, title="mine")
+    browser = Browser(page, tmp_path / "profile", tmp_path)
+    try:
+        screen = {"width": 400, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+        browser.call("Emulation.setDeviceMetricsOverride", **screen)
+        assert browser.value("document.documentElement.scrollWidth") == 400
+        lines = browser.value(
+            """[...document.querySelectorAll("table.values td")]
+            .filter(cell => cell.textContent.includes("±"))
+            .map(cell => {
+                const range = document.createRange()
+                range.selectNodeContents(cell)
+                return range.getClientRects().length
+            })"""
+        )
+        assert lines == [1, 1, 1]
+    finally:
+        browser.close()
 
 
 def test_figures_are_those_of_numpy(data):

@@ -141,4 +141,4 @@ def test_an_objective_without_a_signal_skips_nothing(small, tmp_path):
 def test_the_summary_of_a_run_says_what_was_skipped_and_limited(tmp_path):
     steps = [{"limited": 0.0, "skipped": 0.1}, {"limited": 0.0, "skipped": 0.3}]
     (line,) = summary_lines(write_lines(tmp_path / "metrics.jsonl", steps))
-    assert "skip.signal: left 20.0%" in line
+    assert "skip.signal left 20.0%" in line

@@ -1,5 +1,9 @@
 """What a program does before it imports what takes seconds."""
 
+import io
+import sys
+import threading
+
 import pytest
 
 from interact_jax import startup
@@ -32,3 +36,39 @@ def test_what_is_set_stays(monkeypatch):
     monkeypatch.setattr(startup, "has_accelerator", lambda: False)
     startup.quieten()
     assert startup.os.environ["JAX_PLATFORMS"] == "tpu"
+
+
+class Terminal(io.StringIO):
+    """A terminal that says when so many lines have been written."""
+
+    def __init__(self, lines):
+        super().__init__()
+        self.lines, self.full = lines, threading.Event()
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        length = super().write(text)
+        if self.getvalue().count("\n") >= self.lines:
+            self.full.set()
+        return length
+
+
+def test_long_imports_are_not_silent(monkeypatch):
+    terminal = Terminal(lines=3)
+    monkeypatch.setattr(startup.ends, "install_handlers", lambda: None)
+    monkeypatch.setattr(startup, "quieten", lambda: None)
+    monkeypatch.setattr(startup, "INTERVAL", 0.001)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    before = set(threading.enumerate())
+    startup.begin()
+    (counting,) = set(threading.enumerate()) - before
+    assert terminal.full.wait(60)
+    startup.end_imports()
+    counting.join(60)
+    assert not counting.is_alive()
+    first, *others = terminal.getvalue().splitlines()
+    assert first.startswith("interact_jax ")
+    assert all(line.startswith("loading libraries: ") for line in others)

@@ -58,6 +58,8 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         if isinstance(item, Loss):
             if item.reason == "empty file":
                 raise InputError(f"{name}: no prompts in it; {EXPECTED} on every line.")
+            if item.reason == "unreadable file":
+                raise InputError(f"{item}. Check the path.")
             raise InputError(f"{item}; {EXPECTED}.")
         try:
             prompts.append(prompt_of(item))

@@ -40,11 +40,11 @@ them as a file, which you hand to whoever gave you this page.</p>
 <div class="moves">
 <button type="button" id="back">← Back</button>
 <button type="button" id="next">Next →</button>
-<button type="button" id="open">Next open one</button>
+<button type="button" id="open">Next unanswered</button>
 </div>
-<p class="saving"><label>Your name, if you like: <input id="name" autocomplete="off" maxlength="60">
+<p class="saving"><label>Your name (optional): <input id="name" autocomplete="off" maxlength="60">
 </label> <button type="button" id="save">Save answers</button>
-<button type="button" id="anew">Begin anew</button></p>
+<button type="button" id="anew">Start over</button></p>
 <p id="kept" class="note" role="status"></p>
 </main>
 <noscript><p>This page needs JavaScript; all of it is in this file.</p></noscript>"""

@@ -114,7 +114,7 @@ class Replies:
         if waiting:
             self._sample(side, waiting)
         known = len(set(keys)) - len(waiting)
-        log.info("%s: %d replies sampled, %d were there", side.name, len(waiting), known)
+        log.info("%s: %d replies sampled, %d kept from before", side.name, len(waiting), known)
         replies = iter(keys)
         return [[self._read(next(replies)) for _ in range(self._sampling.samples)] for _ in prompts]
 

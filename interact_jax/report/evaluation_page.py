@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from interact_jax import progress
 from interact_jax.report import html, measures
-from interact_jax.report.plots import PANEL, with_style
+from interact_jax.report.plots import TALL, with_style
 from interact_jax.report.style import LIGHT_COLOURS as COLOURS
 
 CURVES = (COLOURS["second"], COLOURS["first"], COLOURS["link"], COLOURS["alarm"])
@@ -22,10 +23,18 @@ SHARES = {
     "first_chosen": "first chosen",
     "agreement": "orders agree",
 }
+MEANINGS = (
+    "The judge sees a pair in both orders; votes that differ are a tie. Decided: pairs that were "
+    "won or lost. First chosen: votes for the reply that stood first, 50% for a judge without a "
+    "bias. Orders agree: pairs with the same vote in both. Unparsable: the judge's answer could "
+    "not be read; failed: it gave none."
+)
+LONGEST = 26  # characters of a name beside the picture
 LABELS = ("won – tied – lost", "unparsable", "failed")
 Result = Mapping[str, Any]
 
 
+@progress.of("writing the report")
 def write_evaluation_page(
     folder: Path, results: Result, judgements: Sequence[Result] = (), total: int = 0
 ) -> Path:
@@ -40,6 +49,7 @@ def write_evaluation_page(
         "<h2>Win rate against the baseline</h2>",
         *_picture(folder, candidates),
         _figures(candidates),
+        f'<p class="note">{MEANINGS}</p>',
         *_measured(results),
         *_pairs(judgements, total),
     ]
@@ -51,13 +61,14 @@ def _overview(results: Result) -> Iterator[tuple[str, str]]:
     yield "judge", html.message(results["judge"])
     yield "persona", html.message(results["persona"]) or "none: which reply is better in general"
     yield "baseline", html.message(results["baseline"]["name"])
-    yield "prompts", f"{results['prompts']:,}, {html.escape_text(results['settings']['prompts'])}"
+    source = html.escape_text(results["settings"]["prompts"])
+    yield "prompts", f"{results['prompts']:,} from {source}"
     sampling = results["settings"]
     samples, temperature = sampling["samples"], sampling["temperature"]
     drawn = f"{samples} of each prompt at temperature {temperature:g}" if temperature else "greedy"
     yield "replies", f"{drawn}, at most {sampling['max_new_tokens']:,} tokens"
     if any(each["oracle"] for each in results["candidates"]):
-        yield "told", "the baseline with the persona in its system prompt: what there is to reach"
+        yield "told", "the baseline with the persona in its system prompt, as a mark to aim for"
     for note in results["notes"]:
         yield "note", html.escape_text(note)
 
@@ -74,8 +85,8 @@ def _picture(folder: Path, candidates: Sequence[Result]) -> Iterator[str]:
     html.save_picture(folder, "win_rate", figure)
     says = "; ".join(f"{each['name']} {percent(each['win_rate'])}" for each in shown)
     caption = (
-        "Ties count half. Bands and bars are 95 % intervals, by resampling the prompts; the line "
-        "at 50 % is the baseline."
+        "Ties count half. Bands and bars are 95% intervals, by resampling the prompts; the line "
+        "at 50% is the baseline."
     )
     yield html.inline_figure(figure, f"Win rates: {says}.", caption)
 
@@ -87,7 +98,7 @@ def win_rates(candidates: Sequence[Result]) -> Figure:
     runs = [each for each in candidates if each["step"] is not None]
     if not runs:
         return _side_by_side(candidates)
-    figure = Figure(figsize=(1.3 * PANEL[0], 1.1 * PANEL[1]), layout="constrained")
+    figure = Figure(figsize=TALL, layout="constrained")
     axes = figure.subplots()
     _baseline(axes.axhline)
     names = list(dict.fromkeys(each["run"] for each in runs))
@@ -119,18 +130,23 @@ def _curve(axes: Axes, points: Sequence[Result], name: str, colour: str) -> None
 
 
 def _side_by_side(candidates: Sequence[Result]) -> Figure:
-    figure = Figure(figsize=(1.3 * PANEL[0], 0.9 + 0.45 * len(candidates)), layout="constrained")
+    figure = Figure(figsize=(TALL[0], 0.9 + 0.45 * len(candidates)), layout="constrained")
     axes = figure.subplots()
     _baseline(axes.axvline)
     for at, each in enumerate(candidates):
         rate = each["win_rate"]
         axes.hlines(at, 100 * rate["low"], 100 * rate["high"], color=COLOURS["second"])
         axes.plot(100 * rate["value"], at, "o", color=COLOURS["second"])
-    axes.set_yticks(range(len(candidates)), [each["name"][:40] for each in candidates])
+    axes.set_yticks(range(len(candidates)), [_end_of(each["name"]) for each in candidates])
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
     axes.set_ylim(len(candidates) - 0.5, -0.5)
     axes.set(xlabel="win rate, %", xlim=(0, 100))
     return figure
+
+
+def _end_of(name: str) -> str:
+    """The end of a name, where paths differ, for beside the picture."""
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 def _baseline(draw: Any) -> None:

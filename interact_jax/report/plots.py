@@ -31,7 +31,8 @@ from interact_jax.report.style import LIGHT_COLOURS as COLOURS
 from interact_jax.report.summing import Points, group_steps, over_replies
 
 P = ParamSpec("P")
-PANEL, TALL = (4.8, 2.8), (4.8, 3.6)  # inches
+PANEL, TALL = (4.8, 2.8), (4.4, 3.4)  # inches
+NARROW = (3.7, 2.4)  # of which three fit beside one another
 SIGNAL = "log π(yₜ | x, o) − log π(yₜ | x), nats"
 LABELLED = 40  # the most rows of a heat map whose ids have room
 
@@ -149,7 +150,7 @@ def _band(axes: Axes, points: Points, label: str, colour: str) -> None:
 @with_style
 def training(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure:
     """Metrics over the steps, side by side; skipped steps are marked."""
-    figure = Figure(figsize=(PANEL[0] * len(names), PANEL[1]), layout="constrained")
+    figure = Figure(figsize=(NARROW[0] * len(names), NARROW[1]), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         groups = group_steps(lines, name)
         mark = "o" if len(groups.steps) <= 20 else None
@@ -163,7 +164,7 @@ def training(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Figure
         )
         for step in groups.skipped:
             axes.axvline(step, color=COLOURS["alarm"], linewidth=0.8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set(xlabel="step", title=measures.metric_label(name))
         axes.ticklabel_format(axis="y", useOffset=False)
     return figure

@@ -31,7 +31,8 @@ def write_replies_page(folder: Path, rows: Sequence[Row], total: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     same = sum(not row.changed for row in rows)
     body = [
-        f'<p class="note">{html.count_shown(len(rows), total, "replies")} {same:,} of those shown '
+        '<p class="note">Sampled in answer to held-out prompts, before the first step and after '
+        f"the last. {html.count_shown(len(rows), total, 'replies')} {same:,} of those shown "
         f"{'is' if same == 1 else 'are'} the same before and after{' (last)' * bool(same)}.</p>"
     ]
     ordered = sorted(rows, key=lambda row: not row.changed)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import config
+from interact_jax import config, progress
 from interact_jax.metrics import read_log
 from interact_jax.objectives import HINDSIGHT, OBJECTIVES
 from interact_jax.report import html, measures, plots
@@ -15,6 +15,7 @@ from interact_jax.report.losses import explain_loss
 from interact_jax.report.summing import group_steps, was_skipped
 
 
+@progress.of("writing the report")
 def write_run_report(
     folder: Path,
     *,
@@ -90,7 +91,7 @@ def _overview(
         spans = (f'<span class="set">{fill(f"{name}={{{name}}}")}</span> ' for name in others)
         yield "also set", "".join(spans)
     seconds = duration(sum(line["seconds"] for line in lines))
-    yield "length", f"{len(lines):,} step{'s' * (len(lines) != 1)}, {seconds}"
+    yield "length", f"{len(lines):,} step{'s' * (len(lines) != 1)}, {seconds} of training"
     yield "interactions", f"{interactions:,} learned from"
 
 
@@ -166,7 +167,7 @@ def _before_and_after(
         if rows[held_out]:
             head = (group, "before", "after", "difference")
             yield html.table(rows[held_out], head, "numbers")
-    yield "</div>"
+    yield f"{_meanings(after)}</div>"
     if descriptions:
         figure = plots.before_after(before, after)
         html.save_picture(folder, "before_after", figure)
@@ -174,6 +175,21 @@ def _before_and_after(
     yield "</div>"
     if any(name.startswith("held_out_") for name in after):
         yield f'<p class="note">{html.escape_text(HELD_OUT)}</p>'
+
+
+def _meanings(names: Iterable[str]) -> str:
+    """What the measures mean, folded; measures without a meaning are left out."""
+    known = [measure for measure in map(measures.measure_of, names) if measure.meaning]
+    if not known:
+        return ""
+    rows = (
+        (
+            f"{'held out: ' * measure.held_out}{html.escape_text(measure.label)}",
+            html.escape_text(measure.meaning),
+        )
+        for measure in known
+    )
+    return html.fold("What these mean", html.table(rows, kind="settings"))
 
 
 def _training(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from interact_jax import progress
 from interact_jax.data import thinking
 from interact_jax.data.chat import ChatFormat
 from interact_jax.report import html, plots
 from interact_jax.report.colour import LIMIT, TICKS, css_name, level
 from interact_jax.report.heat import MOST_ROWS, heat_map
+from interact_jax.report.measures import NATS
 from interact_jax.report.summing import token_mean
 from interact_jax.report.terminal import visible
 from interact_jax.schema import Interaction
@@ -24,6 +26,7 @@ HEAD = 160  # tokens of a long reply that are shown before the fold
 SPARED = 60  # a rest of at most this many is not folded
 
 
+@progress.of("writing the report")
 def write_signal_report(
     folder: Path,
     scored: Sequence[Scored],
@@ -75,10 +78,11 @@ def _figures(scored: Sequence[Scored], total: int) -> str:
     not_finite = sum(int((~np.isfinite(signal)).sum()) for signal in signals)
     if not_finite:
         rows.append(("tokens without a finite signal", f"{not_finite:,}, left out of all means"))
-    return html.table(rows) + (
+    return html.table(rows, kind="values") + (
         '<p class="note">The signal of a token is log π(yₜ | x, o) − log π(yₜ | x), in nats: how '
-        "much more gladly the model says it when it has been shown the user's follow-up o. ± is "
-        "one standard error over interactions: tokens of one reply depend on one another.</p>"
+        "much likelier the model finds it once it has been shown the user's follow-up o. "
+        f"{NATS} ± is one standard error over interactions, because tokens of one reply depend on "
+        "one another.</p>"
     )
 
 
@@ -91,8 +95,8 @@ def _legend() -> str:
     )
     return (
         f'<p class="legend">{spans} nats</p>'
-        '<p class="note">Red: shown the follow-up, the model would rather not have said it. Blue: '
-        "it would all the more. Equally strong signals have equally strong colours.</p>"
+        '<p class="note">Red: the follow-up makes the token less likely. Blue: more likely. '
+        "Equally strong signals have equally strong colours.</p>"
     )
 
 
@@ -113,8 +117,8 @@ def _pictures(folder: Path, scored: Sequence[Scored]) -> Iterator[str]:
         by_position,
         f"Mean signal and mean |signal| by position in the reply, 0 to {longest - 1}. Over all "
         f"tokens they are {mean:.4f} and {absolute:.4f} nats.",
-        "Above, means over the replies that are so long; below, how many these are. The band is "
-        "one standard error over them; a single reply has none.",
+        "Above: means over the replies that reach a position. Below: how many do. The band is one "
+        "standard error; a single reply has none.",
     )
     counts = [int(sum((sign * s > 0.5).sum() for s in signals)) for sign in (-1, 1)]
     yield html.inline_figure(

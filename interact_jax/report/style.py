@@ -78,16 +78,23 @@ td {{ overflow-wrap: anywhere }}
 th {{ font-weight: 400; color: var(--soft) }}
 thead th {{ font-size: .875rem }}
 .scroll + .scroll {{ margin-top: 1rem }}
-table.numbers td, table.numbers thead th + th {{ text-align: right; white-space: nowrap }}
+.scroll + details {{ margin-top: .6rem }}
+table.values td {{ overflow-wrap: break-word }}
+table.numbers td, table.numbers thead th + th {{ text-align: right }}
+table.numbers td {{ white-space: nowrap }}
+table.numbers thead th {{ vertical-align: bottom }}
+table.numbers td:last-child, table.numbers th:last-child {{ padding-right: 0 }}
+table.numbers tr > th:first-child {{ position: sticky; left: 0; background: var(--page) }}
 table.settings {{ font-size: .875rem }}
 table.settings th {{ white-space: nowrap }}
-table.settings td {{ min-width: 6rem }}
+table.settings td {{ min-width: 8rem }}
 table.settings td:last-child {{ min-width: 12rem }}
 .set {{ display: inline-block; margin-right: 1rem }}
 figure {{ margin: 1rem 0 }}
-figure > svg {{ display: block; width: 100%; max-width: 40rem; height: auto }}
+figure > svg {{ display: block; width: 100%; max-width: 36rem; height: auto }}
 svg text {{ font-family: system-ui, sans-serif !important }}
 figcaption {{ max-width: 46rem }}
+.figures table.numbers {{ width: 100% }}
 .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr));
   gap: 0 2rem }}
 .map .scroll {{ display: grid; grid-template-columns: min-content 1fr; gap: .5rem;
@@ -129,7 +136,6 @@ figcaption {{ max-width: 46rem }}
   .turns, .turns.halves {{ grid-template-columns: 1fr }}
   th, td {{ padding-right: .8rem }}
   table.numbers {{ width: 100%; font-size: .875rem }}
-  table.numbers td:last-child, table.numbers th:last-child {{ padding-right: 0 }}
 }}
 @media print {{
   body {{ font-size: 10pt }}

@@ -77,19 +77,21 @@ def before_after_lines(
     ]
 
 
+LEGEND = "decided: won or lost; first: votes for the reply shown first; void: no verdict"
 NAME = 24  # columns for a candidate's name, so that the table fits into 80
 
 
 def win_rate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line per candidate of an evaluation: win rate in percent with ties as half, its standard
     error and 95 % interval, the share of pairs that were decided, how often the first position was
-    chosen, and the pairs without a verdict."""
-    head = ("", "win rate", "95 %", "decided", "first", "void")
+    chosen, and the pairs without a verdict; last what these words mean."""
+    head = ("", "win rate, %", "95% interval", "decided", "first", "void")
     rows = [_win_rate_row(each) for each in candidates]
-    return [
+    lines = [
         f"{name:{NAME}}  {rate:12}  {interval:>12}  {decided:>7}  {first:>6}  {void:>4}"
         for name, rate, interval, decided, first, void in (head, *rows)
     ]
+    return [*lines, LEGEND]
 
 
 def _win_rate_row(each: Mapping[str, Any]) -> tuple[str, ...]:

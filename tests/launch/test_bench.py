@@ -1,8 +1,10 @@
 """launch/bench.py: what it prints and writes, on small shapes; times are not looked at."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from launch import bench
 from tests.runs import outcome, records
@@ -79,3 +81,16 @@ def test_figures_on_standard_output_are_alone_there(capfd):
     said = capfd.readouterr()
     (result,) = json.loads(said.out)["results"]
     assert result["sharing"] == "tree" and "1 turn" in said.err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_tables_fit_the_terminal_and_cut_nothing(terminal):
+    row = ["epoch at 128", "none", "27.500", "12.82", "21,907", "12.3%", "10,777"]
+    row += ["12,205", "1,225", "45.2%", "13.89x", "14.63x", "0.258"]
+    screen = io.StringIO()
+    bench.print_tables(Console(file=screen, width=80, force_terminal=terminal), [row])
+    lines = screen.getvalue().splitlines()
+    assert all(cell in screen.getvalue() for cell in row)
+    assert "…" not in screen.getvalue()
+    assert max(map(len, lines)) <= (80 if terminal else bench.WIDE)
+    assert sum("epoch at 128" in line for line in lines) == (2 if terminal else 1)

@@ -87,7 +87,7 @@ def test_the_page_shows_the_curve_the_figures_and_the_pairs(evaluated):
     (picture,) = page.all("svg")
     assert re.search(r"step 2 \d+\.\d%; step 10 .*pocket, told \d+\.\d%", picture["aria-label"])
     assert len(page.classed("pair")) == 32 and "All 32 pairs are shown." in page.outside
-    assert "what there is to reach" in page.outside
+    assert "a mark to aim for" in page.outside
     assert (evaluated / "win_rate.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -336,7 +336,8 @@ def test_the_table_fits_into_80_columns():
     each |= {"name": "a/very/long/path/of/a/model step 1000", "unparsable": 9999, "failed": 0}
     nothing = {**each, "win_rate": None, "name": "b"}
     single = {**each, "win_rate": {**share, "error": None}, "first_chosen": None, "name": "c"}
-    lines = win_rate_lines([each, nothing, single])
-    assert max(map(len, lines)) < 80 and len({len(line) for line in lines}) == 1
+    *lines, legend = win_rate_lines([each, nothing, single])
+    assert max(map(len, [*lines, legend])) < 80 and len({len(line) for line in lines}) == 1
+    assert all(f"{word}: " in legend and word in lines[0] for word in ("decided", "first", "void"))
     assert lines[1].startswith("…") and "step 1000  100.0 ± 1.2" in lines[1]
     assert "no verdict" in lines[2] and lines[3].split()[1] == "100.0"
