@@ -81,8 +81,8 @@ class HindsightCheck:
             return ["hindsight: there are no replies after a follow-up to check with"]
         return [
             f"hindsight: {verdict}",
-            f"  ({count(self.pairs, 'revised reply', 'revised replies')}: the user's follow-up adds "
-            f"{self.relevant:.2f} nats to the lead over",
+            f"  ({count(self.pairs, 'revised reply', 'revised replies')}: the user's follow-up "
+            f"adds {self.relevant:.2f} nats to the lead over",
             f"  the first reply, somebody else's adds {self.shuffled:.2f}; the user's adds more in "
             f"{self.helped:.0%} of",
             f"  the pairs, where chance is 50% ± {self.error:.0%})",

@@ -77,7 +77,7 @@ def test_logs_without_a_revised_reply_tell_nothing(pocket):
 
 def test_one_pair_is_told_of_in_the_singular():
     _, line, *_ = HindsightCheck(1, 0.5, 0.1, 1.0, 0.5).lines()
-    assert line.startswith("  (1 revised reply: the follow-up favours it over")
+    assert line.startswith("  (1 revised reply: the user's follow-up adds")
 
 
 def test_a_run_says_whether_its_model_uses_hindsight(tmp_path, capsys):
