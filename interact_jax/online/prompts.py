@@ -152,10 +152,10 @@ class FilePrompts:
         self._share = cfg.evaluation.holdout
         self._prompts, held = split(fitting, self._share)
         self._held_out = [prompt.messages for prompt in held]
-        self._order = grain.MapDataset.range(len(self._prompts))
-        if online.order == "shuffled":
-            self._order = self._order.seed(cfg.seed).shuffle()
-        self._order = self._order.repeat()
+        order: Any = grain.MapDataset.range(len(self._prompts))
+        self._order = (
+            order.seed(cfg.seed).shuffle() if online.order == "shuffled" else order
+        ).repeat()
 
     @property
     def counts(self) -> Mapping[str, int]:

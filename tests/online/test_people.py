@@ -27,7 +27,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     tiny_tokenizer(folder)
-    tiny_model(folder, "qwen3", num_hidden_layers=1, max_position_embeddings=1024)
+    tiny_model(folder, "qwen3", num_hidden_layers=1, max_position_embeddings=2048)
     return folder
 
 
@@ -119,7 +119,7 @@ def test_personas_are_played_by_an_endpoint(server, chat, monkeypatch):
 def test_personas_are_played_by_a_model_of_this_process(folder, chat):
     users = opened(chat, "poetic", user_model=str(folder))
     (user,) = users.values()
-    assert user.model.context == 1024
+    assert user.model.context == 2048
     talks = [talk("poetic", str(n), "x" * 3_000) for n in range(2)]
     found = react(users, talks)
     assert [reaction.error for reaction in found] == ["", ""]
@@ -129,7 +129,7 @@ def test_personas_are_played_by_a_model_of_this_process(folder, chat):
 
 def test_the_policy_plays_a_persona_only_if_asked_to(folder, chat):
     model = open_model(folder, attention="xla")
-    policy = LocalChatModel("policy", sampler_of(model, rows=1), model.chat, 1024)
+    policy = LocalChatModel("policy", sampler_of(model, rows=1), model.chat, 2048)
     users = opened(chat, "poetic", user_model="policy", policy=policy)
     assert users["poetic"].model is policy
     with pytest.raises(InputError, match="trains no model"):
