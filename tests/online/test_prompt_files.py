@@ -91,7 +91,7 @@ def test_what_was_mended_is_counted(tmp_path):
         ({"prompt": 3}, "prompts", "wrong type"),
         ({"prompt": ""}, "prompts", "no prompt"),
         ({"messages": [message("user"), message("assistant")]}, "auto", "nothing to answer"),
-        (["Hi"], "auto", "not an object"),
+        ("Hi", "auto", "not an object"),
         ({"prompt": "Hi"}, "tldr", r"missing key: no 'info'.*online\.format=tldr"),
         ({"info": {"title": "T"}}, "auto", "missing key: 'info' has no 'post'"),
         ({"info": {"post": 3}}, "auto", "wrong type: 'post' is 3"),
@@ -120,7 +120,7 @@ def test_broken_lines_and_other_kinds_of_files(tmp_path):
     with pytest.raises(InputError, match=r"Parquet file.*pandas\.read_parquet"):
         read(tmp_path, b"PAR1....", name="p.parquet")
     with pytest.raises(InputError, match="empty file"):
-        read(tmp_path, "")
+        read(tmp_path, "", name="empty.jsonl")
     with pytest.raises(InputError, match=r"more than data\.max_bytes=5"):
         read_prompt_files(broken, max_bytes=5)
 

@@ -85,7 +85,7 @@ def test_what_is_wanted_before_may_come_back():
     [
         ("", r"online\.users is not set"),
         ("  ", r"online\.users is not set"),
-        ("emojis", r"online\.users, character 1: 'emojis': no style.*Did you mean 'emoji'\?"),
+        ("emojii", r"online\.users, character 1: 'emojii': no style.*Did you mean 'emoji'\?"),
         ("poetics", r"character 1: 'poetics'.*Did you mean 'poetic'\?"),
         ("xyz", r"'xyz': no style and no persona\. Styles of the pocket world are capitals, "),
         ("emoji, -sentense", r"character 8: '-sentense': no style\. Did you mean 'sentence'\?"),
