@@ -36,6 +36,8 @@ PATHS = (
     "model.tokenizer",
     "data.path",
     "start_from",
+    "online.prompts",
+    "online.user_model",
 )  # shown by name, without their location
 ALWAYS = (
     *("objective.name", "teacher.name", "optim.name", "optim.lr", "optim.schedule"),
@@ -158,6 +160,10 @@ def _display_value(name: str, value: Any) -> Any:
     if name == "data.weigh":
         file, colon, function = value.rpartition(":")
         return Path(file).name + colon + function
+    if name in ("online.users", "online.schedule"):  # with files of personas
+        return re.sub(r"[^\s|;:,]*/", "", value)
+    if name == "online.user_model" and ":" in value:
+        return value.partition("@")[0]
     return _display_name(value) if name in PATHS and value else value
 
 

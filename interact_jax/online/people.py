@@ -51,7 +51,10 @@ def open_users(
     _check_settings(cfg, played, scripted)
     if scripted:
         _check_prompts(prompts, scripted[0])
-    model, limits = _open_player(cfg, mesh, policy) if played else (None, {})
+    model: ChatModel | None = None
+    limits: dict[str, Any] = {}
+    if played:
+        model, limits = _open_player(cfg, mesh, policy)
     users: dict[str, User] = {}
     for name, want in wants.items():
         if want.persona:

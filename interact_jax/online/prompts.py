@@ -11,8 +11,6 @@ at i needs nothing else.
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import functools
 import hashlib
 import json
@@ -25,21 +23,17 @@ import grain
 
 from interact_jax import places, progress
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.fitting import NO_SYSTEM
 from interact_jax.data.holdout import FEWEST, hash_of, opening_of
-from interact_jax.data.records import NOTHING_WRONG, Loss
 from interact_jax.data.thinking import PLAIN
 from interact_jax.generation.engine import seed_of
 from interact_jax.online.prompt_files import FORMATS, Asked, Report, read_prompt_files
+from interact_jax.online.prompt_fitting import AUTO, Fitter, Messages, turns_of
 from interact_jax.pocket import world
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 
-Messages = tuple[Message, ...]
-
 POCKET = "pocket"
 ORDERS = ("shuffled", "file")
-AUTO, NONE, EMPTY = "auto", "none", "empty"  # what online.system may say besides a text
 POCKET_HELD_OUT = 256  # held-out requests of the pocket world to measure by
 TRIED = 64  # requests of the pocket world whose length is looked at
 SETTINGS = {
@@ -150,7 +144,7 @@ class FilePrompts:
         asked, self.report = read_prompt_files(
             online.prompts, online.format, cfg.data.on_error, cfg.data.max_bytes
         )
-        fitter = _Fitter(cfg, chat, kind, self.report)
+        fitter = Fitter(cfg, chat, kind, self.report)
         fitting = [prompt for each in asked if (prompt := fitter.fit(each))]
         if not fitting:
             name = places.input_name(online.prompts)
@@ -158,10 +152,10 @@ class FilePrompts:
         self._share = cfg.evaluation.holdout
         self._prompts, held = split(fitting, self._share)
         self._held_out = [prompt.messages for prompt in held]
-        self._order = grain.MapDataset.range(len(self._prompts))
-        if online.order == "shuffled":
-            self._order = self._order.seed(cfg.seed).shuffle()
-        self._order = self._order.repeat()
+        order: Any = grain.MapDataset.range(len(self._prompts))
+        self._order = (
+            order.seed(cfg.seed).shuffle() if online.order == "shuffled" else order
+        ).repeat()
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -214,7 +208,7 @@ def split(prompts: Sequence[Asked], share: float) -> tuple[list[Asked], list[Ask
     """(to learn from, held out): nothing is held out where that would be fewer than FEWEST, or
     everything."""
     is_out = [
-        hash_of(opening_of(Conversation("", _without_system(prompt.messages)))) < share
+        hash_of(opening_of(Conversation("", turns_of(prompt.messages)))) < share
         for prompt in prompts
     ]
     if share * len(prompts) < FEWEST or all(is_out):
@@ -225,10 +219,6 @@ def split(prompts: Sequence[Asked], share: float) -> tuple[list[Asked], list[Ask
     return parts
 
 
-def _without_system(messages: Messages) -> Messages:
-    return messages[messages[0].role == "system" :]
-
-
 # ------------------------------------------------------------------------------ the pocket world
 
 
@@ -236,17 +226,22 @@ class PocketPrompts:
     """Requests of the pocket world, drawn one by one; those that it holds out are to measure by."""
 
     def __init__(self, cfg: Any, chat: ChatFormat, kind: str = PLAIN):
-        """Raises InputError where requests are longer than `online.max_prompt`."""
-        self.counts: collections.Counter[str] = collections.Counter()
-        self._seed = cfg.seed
-        self._fitter = _Fitter(cfg, chat, kind, Report())
-        self._system = self._fitter.system_of(Asked((), POCKET))
+        """Raises InputError where a request does not fit the settings: none is ever dropped."""
+        self.report, self._seed = Report(), cfg.seed
+        self._system = Fitter(cfg, chat, kind, self.report).system_of(Asked((), POCKET))
+        trial = Report()
+        fitter = Fitter(cfg, chat, kind, trial)
         for index in range(TRIED):
-            if (length := self._fitter.length(self[index])) > cfg.online.max_prompt:
+            if fitter.fit(Asked(turns_of(self[index]), f"request {index}")) is None:
+                (reason,) = trial.dropped
                 raise InputError(
-                    f"online.max_prompt={cfg.online.max_prompt}: requests of the pocket world have "
-                    f"more tokens, such as {length}. Set it higher."
+                    f"online.prompts=pocket: {reason}: {trial.examples[reason]}. All of its "
+                    "requests must be such that the model can be asked them."
                 )
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self.report.changed
 
     @functools.cached_property
     def held_out(self) -> Sequence[Messages]:
@@ -271,7 +266,8 @@ class PocketPrompts:
         return ()
 
     def lines(self) -> list[str]:
-        return ["prompts are requests of the pocket world, without an end"]
+        changes = [f"  all: {reason}" for reason in self.report.changed]
+        return ["prompts are requests of the pocket world, without an end", *changes]
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -281,71 +277,7 @@ class PocketPrompts:
         check_same(saved, self.fingerprint)
 
 
-# ---------------------------------------------------------------------------- fitting, comparing
-
-
-class _Fitter:
-    """Gives prompts their system message, and drops those that the model cannot be asked."""
-
-    def __init__(self, cfg: Any, chat: ChatFormat, kind: str, report: Report):
-        self.system, self.most = cfg.online.system, cfg.online.max_prompt
-        self.special, self.on_error = cfg.data.special_tokens, cfg.data.on_error
-        self.chat, self.kind, self.report = chat, kind, report
-
-    def fit(self, asked: Asked) -> Asked | None:
-        """The prompt as it is asked; None, counted, where it is dropped. Raises InputError."""
-        turns = _without_system(asked.messages)
-        messages = (*self.system_of(asked), *turns)
-        if self.special != "keep" and (loss := self._special_token(asked.where, messages)):
-            return self._drop(loss)
-        try:
-            length = self.length(messages)
-        except InputError as error:
-            return self._drop(Loss("refused by the chat template", asked.where, str(error)))
-        if length > self.most:
-            detail = f"{length:,} tokens, online.max_prompt={self.most:,}"
-            return self._drop(Loss("prompt too long", asked.where, detail, NOTHING_WRONG))
-        return dataclasses.replace(asked, messages=messages)
-
-    def length(self, messages: Messages) -> int:
-        """Tokens of the prompt, that of the reply's beginning included."""
-        return len(self.chat.prompt(messages, kind=self.kind))
-
-    def system_of(self, asked: Asked) -> Messages:
-        """The system message of a prompt, if it has one."""
-        own = asked.messages[:1] if asked.messages and asked.messages[0].role == "system" else ()
-        texts = {AUTO: own[0].content if own else asked.system, NONE: None, EMPTY: ""}
-        text = texts.get(self.system, self.system)
-        if own and text is None:
-            self.report.change("system message left out, as online.system says", asked.where)
-        elif own and text != own[0].content:
-            self.report.change("system message replaced by online.system", asked.where)
-        if text is None:
-            return ()
-        if not self.chat.abilities.system:
-            if not text:
-                self.report.change("empty system message left out: see the template", asked.where)
-                return ()
-            self.report.change(NO_SYSTEM, asked.where)
-        return (Message("system", text),)
-
-    def _special_token(self, where: str, messages: Messages) -> Loss | None:
-        """What `data.special_tokens` says about a prompt that holds one."""
-        for message in messages:
-            if token := self.chat.special_token_in(message.content):
-                detail = f"the tokenizer reads {token!r} in it as one (data.special_tokens)"
-                loss = Loss("special token in the text", where, detail, NOTHING_WRONG)
-                if self.special == "stop":
-                    raise InputError(
-                        f"{loss}. Mend it, or set data.special_tokens=drop to drop such prompts."
-                    )
-                return loss
-        return None
-
-    def _drop(self, loss: Loss) -> None:
-        if loss.remedy and self.on_error == "stop":
-            raise InputError(f"{loss}. {loss.remedy}.")
-        self.report.drop(loss)
+# ------------------------------------------------------------------------------------- comparing
 
 
 def _digest(prompts: Iterable[Messages]) -> str:

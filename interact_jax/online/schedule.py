@@ -151,7 +151,8 @@ def _parse_user(setting: str, text: str, at: int) -> Want:
             setting, at, text, "expected a user: styles such as emoji,-sentence, or a persona"
         )
     items = [(at + start, piece) for start, piece in _pieces(text, ",")]
-    if len(items) == 1 and ITEM.fullmatch(text.strip())["style"] not in world.STYLES:
+    match = ITEM.fullmatch(text.strip())
+    if len(items) == 1 and not (match and match["style"] in world.STYLES):
         return _find_persona(setting, text, at)
     return _parse_preference(setting, items)
 
