@@ -172,7 +172,7 @@ def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_pat
     launch_train.main(train_arguments(tmp_path / "run", settings))
     pairs[1]["rejected"] = "who"
     write_lines(tmp_path / "pairs.jsonl", pairs)
-    with pytest.raises(InputError, match="had other replies in the same 2 conversations"):
+    with pytest.raises(InputError, match=r"had other .* in the same 2 conversations"):
         begin(tmp_path / "run", {**settings, "steps": 6})
     monkeypatch.setattr(known, "check_resumed", lambda *_: None)
     with pytest.raises(InputError, match=r"initial\.npz: cannot be read \(it is of other replies"):

@@ -15,7 +15,7 @@ from interact_jax.schema import InputError
 from tests.models.test_sight import line
 from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
 
-LONGEST = 192  # tokens of a sequence: padded to it, all share one compiled program
+LONGEST = 512  # tokens of a sequence: padded to it, all share one compiled program
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def small(tmp_path_factory):
     return {
         "model.path": directory / "model",
         "data.path": write_lines(directory / "talks.jsonl", records()),
-        "data.max_length": 512,
+        "data.max_length": LONGEST,
         **FLOAT32,
         **ONE_ROW_SHARD,
         "batch.interactions": 0,
