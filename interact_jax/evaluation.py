@@ -14,7 +14,9 @@ from typing import Any
 
 from interact_jax import best, guard, places, progress, sharding
 from interact_jax.data.chat import ChatFormat
-from interact_jax.generation import Sampler, SamplingParams, requests_for
+from interact_jax.generation import SamplingParams, requests_for
+from interact_jax.generation.chat_model import text_of
+from interact_jax.generation.local import make_sampler
 from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
 from interact_jax.pocket import measure as pocket_measure
@@ -28,29 +30,35 @@ OTHER_DATA = (
     "the held-out data differs from what was measured before training (other data, or other "
     "settings of evaluation): before and after cannot be compared"
 )
+ROWS = 256  # replies at a time
 Measure = Callable[[Decoder, Any, ChatFormat, int, int], dict[str, float]]
 
 
 def measure_pocket(
-    decoder: Decoder, params: Any, chat: ChatFormat, replies: int, seed: int
+    decoder: Decoder,
+    params: Any,
+    chat: ChatFormat,
+    replies: int,
+    seed: int,
+    preference: world.Styles = pocket_measure.LOGGED_PREFERENCE,
 ) -> dict[str, float]:
     """Shares over `replies` sampled answers (temperature 1) to held-out requests of the pocket
-    world: wanted styles of the shipped logs' users, correct answers, readable replies."""
+    world: wanted styles of the `preference`, by default that of the shipped logs' users; replies
+    that have all of them, correct answers, readable replies. The answers depend on the seed, and
+    not on the preference.
+
+    Raises InputError, before anything is sampled, for a preference that `world` does not know.
+    """
+    preference = world.check_preference(preference)
     requests = world.held_out_requests(replies, seed)
     prompts = [chat.prompt([Message("user", request.text)]) for request in requests]
-    sampler = Sampler(
-        decoder,
-        [chat.eos_id],
-        rows=256,
-        vocab_limit=len(chat.tokenizer),
-        mesh=sharding.mesh_of(params),
-    )
+    sampler = make_sampler(decoder, chat, [chat.eos_id], sharding.mesh_of(params), rows=ROWS)
     sampler.load(params)
     completions = sampler.sample(
         requests_for(prompts, SamplingParams(pocket_measure.MAX_NEW_TOKENS), seed)
     )
-    texts = [chat.decode([i for i in c.ids if i != chat.eos_id]) for c in completions]
-    shares = pocket_measure.measure(texts, requests, pocket_measure.LOGGED_PREFERENCE)
+    texts = [text_of(completion, chat) for completion in completions]
+    shares = pocket_measure.measure(texts, requests, preference)
     return {name: share for name, share in shares.items() if name != "replies"}
 
 

@@ -1,27 +1,48 @@
-"""The sampler of an opened model: one home for how it is made."""
+"""The sampler of a model of this process: one home for how it is made."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from jax.sharding import Mesh
+
+from interact_jax.data.chat import ChatFormat
 from interact_jax.generation.sampler import Sampler
+from interact_jax.models.decoder import Decoder
 from interact_jax.opening import OpenedModel
 
 ROWS = 64  # sequences at a time
 
 
-def sampler_of(model: OpenedModel, *, rows: int = ROWS, whole_vocabulary: bool = False) -> Sampler:
-    """A sampler of the model on its mesh, without parameters yet.
+def make_sampler(
+    decoder: Decoder,
+    chat: ChatFormat,
+    eos_ids: Sequence[int],
+    mesh: Mesh | None,
+    *,
+    rows: int = ROWS,
+    whole_vocabulary: bool = False,
+) -> Sampler:
+    """A sampler without parameters yet, which draws only ids that the tokenizer has.
 
-    `whole_vocabulary` also draws ids that the tokenizer does not have, as other libraries do.
+    `whole_vocabulary` also draws the others, as other libraries do.
     """
     return Sampler(
-        model.decoder,
-        model.eos_ids,
+        decoder,
+        eos_ids,
         rows=rows,
-        vocab_limit=None if whole_vocabulary else len(model.chat.tokenizer),
-        mesh=model.mesh,
-        decode=model.chat.decode,
+        vocab_limit=None if whole_vocabulary else len(chat.tokenizer),
+        mesh=mesh,
+        decode=chat.decode,
+    )
+
+
+def sampler_of(model: OpenedModel, *, rows: int = ROWS, whole_vocabulary: bool = False) -> Sampler:
+    """The sampler of an opened model on its mesh; see `make_sampler`."""
+    chat, eos_ids = model.chat, model.eos_ids
+    return make_sampler(
+        model.decoder, chat, eos_ids, model.mesh, rows=rows, whole_vocabulary=whole_vocabulary
     )
 
 
