@@ -131,5 +131,5 @@ def test_a_judge_is_remote_by_its_form():
     assert is_remote("openai:a:b") and is_remote("anthropic:x@http://h")
     assert not any(map(is_remote, ("openai", "model", "mine:x", "")))
     check_url("http://127.0.0.1:8000/v1")
-    with pytest.raises(InputError, match="127.0.0.1: an address with a name"):
+    with pytest.raises(InputError, match=r"127\.0\.0\.1: an address with a name"):
         check_url("http://me@127.0.0.1")
