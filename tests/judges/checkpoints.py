@@ -13,7 +13,6 @@ import optax
 from interact_jax import checkpoint, run_state, sharding
 from interact_jax.opening import OpenedModel, open_model
 
-
 LEARNED = 16  # interactions of a step
 
 

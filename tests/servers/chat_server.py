@@ -1,7 +1,7 @@
 """A chat endpoint that speaks OpenAI's and Anthropic's protocols and repeats what it is told.
 
-Asked which of two answers is better, it names the longer one. It checks what the services check: the
-key, the fields they require, and that no field is unknown.
+Asked which of two answers is better, it names the longer one. It checks what the services check:
+the key, the fields they require, and that no field is unknown.
 """
 
 from __future__ import annotations
