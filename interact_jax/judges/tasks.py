@@ -40,26 +40,24 @@ def measure_sides(
 ) -> list[dict[str, Any]]:
     """A line per side: its name, its place on a curve, and the measures by task. What is in the
     store is not measured again."""
-    lines = []
-    for side in sides:
-        keys = {name: digest([side.digest, name, replies, seed]) for name in names}
-        missing = [name for name, key in keys.items() if store.get(key) is None]
-        params = side.load() if missing else None
-        for name in missing:
-            with progress.of(f"{side.name}: {name}"), sharding.on(side.model.mesh):
-                model = side.model
-                values = EVALUATIONS[name](model.decoder, params, model.chat, replies, seed)
-            store.add(keys[name], {"task": name, "values": values})
-        found = {name: dict(_values(store, key)) for name, key in keys.items()}
-        lines.append({"name": side.name, **side.place, "tasks": found})
-    return lines
+    return [
+        {"name": side.name, **side.place, "tasks": _measure(side, names, replies, seed, store)}
+        for side in sides
+    ]
 
 
-def _values(store: Store, key: str) -> dict[str, float]:
-    line = store.get(key)
-    assert line is not None
-    values: dict[str, float] = line["values"]
-    return values
+def _measure(
+    side: ModelSide, names: Sequence[str], replies: int, seed: int, store: Store
+) -> dict[str, dict[str, float]]:
+    keys = {name: digest([side.digest, name, replies, seed]) for name in names}
+    missing = [name for name, key in keys.items() if store.get(key) is None]
+    params, model = side.load() if missing else None, side.model
+    for name in missing:
+        with progress.of(f"{side.name}: {name}"), sharding.on(model.mesh):
+            values = EVALUATIONS[name](model.decoder, params, model.chat, replies, seed)
+        store.add(keys[name], {"task": name, "values": values})
+    lines = {name: store.get(key) for name, key in keys.items()}
+    return {name: line["values"] for name, line in lines.items() if line is not None}
 
 
 def table(lines: Sequence[dict[str, Any]]) -> list[str]:

@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).parent / "personas" / "styles.toml"
 LONGEST_TEXT = 8_000  # characters: all of it is in every prompt
 LARGEST_FILE = 4 << 20  # bytes
 NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
-WORD = re.compile(r"[\w./~-]*[\w-]|\S*\.toml(:\S*)?", re.ASCII)
+WORD = re.compile(r"[\w./~-]*[\w-]|.*\.toml(:\S*)?", re.ASCII)
 """What can only be meant as a name: one word, without a full stop."""
 EXPECTED = 'expected a table per persona, such as [grumpy] with text = "This user ..." below it'
 

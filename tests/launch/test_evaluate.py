@@ -215,7 +215,7 @@ def test_tasks_measure_every_checkpoint_once(run, tmp_path, capsys, monkeypatch)
 
     def norm(decoder, params, chat, replies, seed):
         asked.append(seed)
-        return {"final": float(abs(params["final_norm"]["scale_D"]).sum()), "replies": replies}
+        return {"final": float(abs(params["final_norm_D"]).sum()), "replies": replies}
 
     monkeypatch.setitem(evaluation.EVALUATIONS, "norm", norm)
     given = ["--run", str(run), "--tasks", "norm", "--seed", "7", "--limit", "5"]

@@ -85,7 +85,9 @@ def test_the_wheel_will_hold_the_file():
 
 
 def test_what_a_reader_wants_is_a_name_a_text_or_that_of_a_file(tmp_path):
-    file = own(tmp_path, '[calm]\ntext = "Be calm."\n[loud]\ntext = "LOUD"\n')
+    folder = tmp_path / "my own"
+    folder.mkdir()
+    file = own(folder, '[calm]\ntext = "Be calm."\n[loud]\ntext = "LOUD"\n')
     note = tmp_path / "note"
     note.write_text(" Short,\nplease.\n")
     assert read_persona(" poetic ") == find_persona("poetic")
