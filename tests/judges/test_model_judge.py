@@ -145,7 +145,7 @@ class Prompts:
 
 def test_a_model_that_would_reason_is_kept_from_it(tmp_path):
     """A judge has a few tokens for its letter; this template opens a block of reasoning."""
-    tiny(tmp_path, "opens")
+    tiny(tmp_path, "opens", max_position_embeddings=1024)
     side = open_weights(str(tmp_path), "float32")
     engine = Prompts(side.model.chat.eos_id)
     (verdict,) = local_judge(side, engine).compare([Comparison(PROMPT, "one", "two")])
