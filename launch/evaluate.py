@@ -151,12 +151,13 @@ def main(argv: list[str] | None = None) -> None:
     sampling.check()
     check_flags(args)
     places.check_directory(f"--out {args.out}", args.out)
-    if args.json:
-        cli.check_output(args.json, *args.replies, *filter(None, [args.prompts]), option="--json")
     cli.log_to_stderr(logging.INFO)
     memory.keep_freed()
     cli.keep_compiled()
     with lock.hold(Path(args.out)):
+        if args.json:  # it may be in --out, which is there now
+            read = (*args.replies, args.baseline, args.prompts or "")
+            cli.check_output(args.json, *read, option="--json")
         if args.tasks:
             measure(args)
         else:

@@ -219,12 +219,12 @@ def test_tasks_measure_every_checkpoint_once(run, tmp_path, capsys, monkeypatch)
 
     monkeypatch.setitem(evaluation.EVALUATIONS, "norm", norm)
     given = ["--run", str(run), "--tasks", "norm", "--seed", "7", "--limit", "5"]
-    given += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "copy.json")]
+    given += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "out/copy.json")]
     for _ in range(2):
         assert outcome(evaluate.main, given, capsys)[0] == 0
     assert asked == [7] * 3
     found = json.loads((tmp_path / "out/tasks.json").read_text())
-    assert found == json.loads((tmp_path / "copy.json").read_text())
+    assert found == json.loads((tmp_path / "out/copy.json").read_text())
     assert found["settings"] == {"replies": 5, "seed": 7, "dtype": "float32"}
     assert [line["name"] for line in found["models"]] == ["step 2", "step 10", "step 30"]
     assert [line["interactions"] for line in found["models"]] == [32, 160, 480]
@@ -330,6 +330,10 @@ def test_bad_input_is_refused_before_the_work(run, tmp_path, capsys, monkeypatch
             f"{prompts}:2: {replies} has 0 replies",
         ),
         ([*base, "--baseline", str(nothing), "--model", "pocket"], f"{nothing}:1: no reply"),
+        (
+            [*base, "--baseline", str(replies), "--model", "pocket", "--json", str(replies)],
+            f"--json {replies}: is the file that is read",
+        ),
         (
             [*people_base, "--baseline", "pocket", "--model", "pocket", "--prompts", str(long)],
             f"{long}:2: the prompt is",
