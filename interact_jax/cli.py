@@ -64,8 +64,8 @@ class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFo
     """The description unchanged, and the default of every argument that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        unset = action.default is None or action.default is False or action.default == ""
-        return action.help if unset else super()._get_help_string(action)
+        empty = action.default is None or action.default is False or action.default in ("", [])
+        return action.help if empty else super()._get_help_string(action)
 
 
 def settings_parser(description: str | None) -> argparse.ArgumentParser:

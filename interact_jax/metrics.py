@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,17 @@ def _is_loggable(value: Any) -> bool:
 def read_log(file: Path) -> list[dict[str, Any]]:
     """The lines of a log that a Journal has opened, so that all of them can be read."""
     return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
+
+
+def interactions_until(file: Path, steps: Sequence[int]) -> list[int | None]:
+    """How many interactions a run had learned from at each of these steps, by its log; None for all
+    where the log does not have every step up to there, or cannot be read."""
+    try:
+        lines = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1] if line]
+        counts = {line["step"]: line["interactions"] for line in lines}
+        return [sum(counts[step] for step in range(1, last + 1)) for last in steps]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [None] * len(steps)
 
 
 SUMMARY_TEXTS = {

@@ -7,20 +7,27 @@ import argparse
 from interact_jax import cli
 from interact_jax.generation.engine import SamplingParams
 
+SEEDED = "of sampling at other temperatures"
 
-def add_flags(parser: argparse.ArgumentParser, *, temperature: float, new_tokens: int) -> None:
-    """Add the flags of `engine.SamplingParams`, and --seed."""
+
+def add_flags(
+    parser: argparse.ArgumentParser, *, temperature: float, new_tokens: int, seeded: str = SEEDED
+) -> None:
+    """Add the flags of `engine.SamplingParams`, and --seed; `seeded` says what that is of."""
     add = parser.add_argument
     add(
         "--max-new-tokens",
         type=int,
         default=new_tokens,
         metavar="N",
-        help=f"tokens of a reply, at most (default {new_tokens})",
+        help="tokens of a reply, at most (default %(default)s)",
     )
-    likeliest = "0 takes the likeliest token"
-    default = f"default {temperature:g}"
-    add("--temperature", type=float, default=temperature, help=f"{likeliest} ({default})")
+    add(
+        "--temperature",
+        type=float,
+        default=temperature,
+        help="0 takes the likeliest token (default %(default)g)",
+    )
     add("--top-k", type=int, default=0, metavar="K", help="draw from the K likeliest tokens only")
     add(
         "--top-p",
@@ -47,7 +54,7 @@ def add_flags(parser: argparse.ArgumentParser, *, temperature: float, new_tokens
         "--seed",
         type=cli.setting_type("seed"),
         default=0,
-        help="of sampling at other temperatures (default 0)",
+        help=f"{seeded} (default %(default)s)",
     )
 
 

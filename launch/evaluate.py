@@ -4,12 +4,18 @@
         --judge pocket --persona "sentence, polite, emoji, no question" --out evaluation
     python launch/evaluate.py --model mine-hf --baseline Qwen/Qwen3-4B --prompts prompts.jsonl \\
         --judge-model Qwen/Qwen3-8B --persona "No emojis, please." --oracle --out evaluation
+    python launch/evaluate.py --model mine-hf --baseline Qwen/Qwen3-4B --prompts prompts.jsonl \\
+        --judge openai:gpt-4.1-mini --persona concise_casual_expert --out evaluation
     python launch/evaluate.py --replies mine.jsonl --baseline theirs.jsonl --judge people \\
         --out evaluation
+    python launch/evaluate.py --model pocket --tasks pocket --out tasks --json measures.json
 
 The judge sees every pair in both orders; votes that differ are a tie. OUT/results.json has the
 figures, OUT/judgements.jsonl every pair with its votes, OUT/replies/ the replies, OUT/index.html
 the curve. Started again with the same --out, it makes no reply and no verdict twice.
+
+With --tasks, models and checkpoints are measured by themselves instead, as a run measures its own
+before and after training; OUT/tasks.json has the figures.
 
 People judge on OUT/pairs.html, in any browser; their saved files are read by the same command with
 --judgements FILE ... added.
@@ -23,25 +29,26 @@ if __name__ == "__main__":  # before the slow imports
     startup.begin()
 
 import argparse
-import json
+import dataclasses
+import itertools
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import cli, lock, memory, places, progress, report
+from interact_jax import cli, evaluation, lock, memory, places, progress
 from interact_jax.data.chat import check_date
 from interact_jax.data.rendering import DATE
-from interact_jax.generation import Prompt, count_repairs, read_prompts
-from interact_jax.generation.engine import SamplingParams
-from interact_jax.judges import model_judge, people, pocket_judge, statistics
+from interact_jax.generation import Prompt, read_prompts
+from interact_jax.judges import model_judge, output, people, pocket_judge, statistics, tasks
 from interact_jax.judges import replies as replying
-from interact_jax.judges.contest import Answered, Contest, answer, pair_up, results
+from interact_jax.judges.contest import Contest, answer, pair_up, results
 from interact_jax.judges.judge import Judge
 from interact_jax.judges.local import local_judge
+from interact_jax.judges.notes import notes_on_replies, notes_on_verdicts
 from interact_jax.judges.pairwise import VERDICT_FIELDS, Judgement, Pair, judge_pairs
-from interact_jax.judges.replies import Replies, Sampling, lines_of
+from interact_jax.judges.remote import is_remote, remote_judge
+from interact_jax.judges.replies import Replies, Sampling
 from interact_jax.judges.sides import (
     FileSide,
     ModelSide,
@@ -55,15 +62,18 @@ from interact_jax.judges.store import Store
 from interact_jax.opening import DTYPES
 from interact_jax.pocket import world
 from interact_jax.printable import count
+from interact_jax.sampling_flags import add_flags, params_of
 from interact_jax.schema import InputError, Message
+from interact_jax.users.persona import Persona, read_persona
 
 log = logging.getLogger("interact_jax.launch.evaluate")
 
 POCKET = "pocket"
 POCKET_PROMPTS = 256  # held-out requests that --prompts pocket stands for, without --limit
-PAIRS_SHOWN = 50  # on the page
 MODEL, PEOPLE = "model", "people"
 SETTINGS = replying.SETTINGS | model_judge.SETTINGS | statistics.SETTINGS | people.SETTINGS
+SEEDED = "of sampling, of the bootstrap and of the pages' order"
+OF_TASKS = ("model", "run", "steps", "tasks", "limit", "seed", "out", "json", "dtype", "date")
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in SETTINGS}
 
 
@@ -82,41 +92,62 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="also the baseline with the persona in its system prompt",
     )
-    add("--baseline", required=True, metavar="NAME", help="a model, or a file of replies")
+    add("--baseline", default="", metavar="NAME", help="a model, or a file of replies")
+    add(
+        "--tasks",
+        **names | {"metavar": "TASK"},
+        help=f"measure instead of comparing: {', '.join(evaluation.EVALUATIONS)} (styles that the "
+        "shipped logs' users want, right and readable answers, sampled as a run does it)",
+    )
     add(
         "--prompts",
         metavar="FILE",
         help="as launch/generate.py reads them, or pocket; by default those of the baseline's file",
     )
     add(
-        "--limit", type=cli.at_least(0), default=0, metavar="N", help="the first N prompts; 0 = all"
+        "--limit",
+        type=cli.at_least(0),
+        default=0,
+        metavar="N",
+        help=f"the first N prompts; 0 = all. With --tasks replies; 0 = {tasks.REPLIES:,}, a run's",
     )
-    add("--judge", default=MODEL, choices=[MODEL, POCKET, PEOPLE], help="who compares")
+    add(
+        "--judge",
+        default=MODEL,
+        metavar="WHO",
+        help=f"who compares: {MODEL}, {POCKET}, {PEOPLE}, or a model behind an endpoint, as "
+        "openai:MODEL, openai:MODEL@URL or anthropic:MODEL",
+    )
     add("--judge-model", default="", metavar="NAME", help="the judge, with --judge model")
     add(
         "--persona",
         default="",
-        metavar="TEXT",
-        help="what the reader wants, or @FILE; empty = which reply is better in general. For the "
-        f"pocket judge styles: {pocket_judge.EXAMPLE!r}",
+        metavar="WHAT",
+        help="what the reader wants: a text, @FILE, a persona by name (docs/users.md) or "
+        "FILE.toml:NAME; empty = which reply is better in general. For the pocket judge styles: "
+        f"{pocket_judge.EXAMPLE!r}",
     )
     add("--judgements", nargs="+", default=[], metavar="FILE", help="what people saved, to be read")
     add("--out", required=True, metavar="DIR", help="directory to write, and to resume from")
+    add("--json", default="", metavar="FILE", help="the results once more, as this file")
     add("--dtype", default="float32", choices=DTYPES, help="type of the computation")
     add("--date", default=DATE, metavar="DAY", help="for chat templates that show it: YYYY-MM-DD")
+    add_flags(parser, temperature=0.0, new_tokens=256, seeded=SEEDED)
     cli.add_settings(parser, FLAGS, table=SETTINGS)
     cli.name_flags({"model.path": "--model", "model.dtype": "--dtype", "data.date": "--date"})
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.tasks:
+        alien = [name for name in vars(args) if name not in OF_TASKS]
+        if unused := [name for name in alien if getattr(args, name) != parser.get_default(name)]:
+            flag = f"--{unused[0].replace('_', '-')}"
+            raise InputError(f"--tasks measures models by themselves: leave {flag} out.")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     check_date(args.date, "--date")
-    sampling = Sampling(
-        SamplingParams(max_new_tokens=args.max_new_tokens, temperature=args.temperature),
-        args.samples,
-        args.seed,
-    )
+    sampling = Sampling(params_of(args), args.samples, args.seed)
     sampling.check()
     check_flags(args)
     places.check_directory(f"--out {args.out}", args.out)
@@ -124,14 +155,34 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.keep_compiled()
     with lock.hold(Path(args.out)):
-        evaluate(args, sampling)
+        if args.json:  # it may be in --out, which is there now
+            read = (*args.replies, args.baseline, args.prompts or "")
+            cli.check_output(args.json, *read, option="--json")
+        if args.tasks:
+            measure(args)
+        else:
+            evaluate(args, sampling)
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raise InputError for flags that do not go together."""
+    if args.tasks:
+        tasks.check_names(args.tasks)
+        return
+    if not args.baseline:
+        raise InputError(
+            "--baseline: which? Give what to compare with, or --tasks to measure models by "
+            "themselves."
+        )
+    if args.judge not in (MODEL, POCKET, PEOPLE) and not is_remote(args.judge):
+        raise InputError(
+            f"--judge {args.judge}: expected {MODEL}, {POCKET}, {PEOPLE}, openai:MODEL, "
+            "openai:MODEL@URL or anthropic:MODEL."
+        )
     if args.judge == MODEL and not args.judge_model:
         raise InputError(
-            "--judge model: which? Name it with --judge-model, or take --judge people or pocket."
+            "--judge model: which? Name it with --judge-model, or take --judge openai:MODEL, "
+            "anthropic:MODEL, people or pocket."
         )
     if args.judge_model and args.judge != MODEL:
         raise InputError(
@@ -142,71 +193,81 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.oracle and not args.persona:
         raise InputError("--oracle: told what? Give the --persona that it is to know.")
     if args.judge == POCKET:
-        pocket_judge.parse_preference(read_persona(args.persona))
+        pocket_judge.parse_preference(open_persona(args).text)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """--tasks."""
+    sides = open_models(args)
+    if not sides or len({side.name for side in sides}) < len(sides):
+        raise InputError("--tasks: of which models? Name each once, by --model or --run.")
+    replies, out = args.limit or tasks.REPLIES, Path(args.out)
+    with Store.open(out / "cache/tasks.jsonl", *tasks.FIELDS) as store:
+        lines = tasks.measure_sides(sides, args.tasks, replies, args.seed, store)
+    settings = {"replies": replies, "seed": args.seed, "dtype": args.dtype}
+    found = {"tasks": args.tasks, "settings": settings, "models": lines}
+    output.write_json(found, out / "tasks.json", args.json)
+    cli.show(*tasks.table(lines), f"results: {out / 'tasks.json'}")
 
 
 def evaluate(args: argparse.Namespace, sampling: Sampling) -> None:
     out = Path(args.out)
-    persona = read_persona(args.persona)
-    contest = open_contest(args, persona)
+    persona = open_persona(args)
     with (
         Store.open(out / "cache/replies.jsonl", *replying.FIELDS) as made,
         Store.open(out / "cache/verdicts.jsonl", *VERDICT_FIELDS) as verdicts,
     ):
         replies = Replies(made, sampling, args.rows)
-        judge = open_judge(args, persona, replies)
+        judge = open_judge(args, persona.text, replies)  # first: its key may be missing
+        contest = open_contest(args, persona.text)
         if judge is not None:
             judge.check({prompt.source: prompt.messages for prompt in contest.prompts})
         contest.check(replies)
         answered = answer(contest, replies)
-        write_replies(out / "replies", contest, answered)
+        output.write_replies(out / "replies", contest.prompts, answered)
         pairs = pair_up(contest, answered)
         if judge is None:
-            judged, names, notes = ask_people(args, persona, pairs)
+            judged, names, notes = ask_people(args, persona.text, pairs)
         else:
-            judged, names, notes = ask(judge, pairs, verdicts), judge.name, []
+            judged, names = ask(judge, pairs, verdicts), judge.name
+            notes = list(notes_on_verdicts(judged))
     if judged is None:
         cli.show(*notes)
         return
     found = {
         "judge": names,
-        "persona": persona,
-        "settings": settings_of(args, judge),
-        "notes": [*notes_on(contest, replies, answered), *notes],
+        "persona": persona.text,
+        "persona_name": persona.name,
+        "settings": settings_of(args, sampling, judge),
+        "notes": [*notes_on_replies(contest, replies, answered), *notes],
         **results(contest, answered, judged, judge, args.bootstrap, args.seed),
     }
-    write(out, found, judged)
+    cli.show(*output.write(out, found, judged, args.json))
 
 
 # --------------------------------------------------------------------------------- what is compared
 
 
-def read_persona(given: str) -> str:
-    """The text, or that of the file behind "@"."""
-    if not given.startswith("@"):
-        return given.strip()
-    try:
-        text = Path(given[1:]).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--persona {given}: cannot be read ({error}).") from None
-    if not text:
-        raise InputError(f"--persona {given}: an empty file; expected what the reader wants.")
-    return text
+def open_persona(args: argparse.Namespace) -> Persona:
+    """What the reader wants; the pocket judge's styles are no names of personas."""
+    given = args.persona.strip()
+    if args.judge == POCKET and not given.startswith("@"):
+        return Persona("", given)
+    return read_persona(given)
+
+
+def open_models(args: argparse.Namespace) -> list[ModelSide]:
+    """Those of --model, and the checkpoints of --run."""
+    options = {"dtype": args.dtype, "date": args.date}
+    several = len(args.run) > 1
+    runs = (open_run(run, args.steps, several=several, **options) for run in args.run)
+    models = [open_weights(path, **options) for path in args.model]
+    return [*models, *itertools.chain.from_iterable(runs)]
 
 
 def open_contest(args: argparse.Namespace, persona: str) -> Contest:
-    options = {"dtype": args.dtype, "date": args.date}
-    baseline = open_side(args.baseline, **options)
-    several = len(args.run) > 1
-    candidates: list[ModelSide | FileSide] = [
-        *(open_weights(path, **options) for path in args.model),
-        *(
-            side
-            for run in args.run
-            for side in open_run(run, args.steps, several=several, **options)
-        ),
-        *(open_file(path) for path in args.replies),
-    ]
+    baseline = open_side(args.baseline, args.dtype, args.date)
+    candidates: list[ModelSide | FileSide] = [*open_models(args), *map(open_file, args.replies)]
     if args.oracle:
         if not isinstance(baseline, ModelSide):
             raise InputError(
@@ -240,6 +301,8 @@ def open_prompts(args: argparse.Namespace, baseline: ModelSide | FileSide) -> li
 
 def open_judge(args: argparse.Namespace, persona: str, replies: Replies) -> Judge | None:
     """None for people, who are no part of the program."""
+    if is_remote(args.judge):
+        return remote_judge(args.judge, persona, args.judge_tokens)
     if args.judge == PEOPLE:
         return None
     if args.judge == POCKET:
@@ -286,59 +349,16 @@ def ask_people(
 # ------------------------------------------------------------------------------------------ results
 
 
-def settings_of(args: argparse.Namespace, judge: Judge | None) -> dict[str, Any]:
+def settings_of(
+    args: argparse.Namespace, sampling: Sampling, judge: Judge | None
+) -> dict[str, Any]:
     """What the results depend on, beyond the names in them."""
     named = {name: getattr(args, name) for name in SETTINGS if name != "rows"}
+    named |= dataclasses.asdict(sampling.params) | {"seed": args.seed}
+    named["stop"] = list(sampling.params.stop)
     own = dict(judge.settings) if judge is not None else {}
     prompts = args.prompts if args.prompts is not None else args.baseline
     return {"prompts": prompts, "limit": args.limit, **named, "dtype": args.dtype, "judge": own}
-
-
-def notes_on(contest: Contest, replies: Replies, answered: Answered) -> list[str]:
-    """What is unusual about prompts and replies."""
-    mended = count_repairs(list(contest.prompts))
-    notes = [f"{count(number, 'prompt')} {what}" for what, number in mended.items()]
-    for name, number in replies.unused.items():
-        notes.append(f"{name}: {count(number, 'reply', 'replies')} to none of the prompts")
-    for name, some in answered.items():
-        flat = [reply for each in some for reply in each]
-        for what, number in {
-            "cut at --max-new-tokens": sum(reply.finished is False for reply in flat),
-            "empty": sum(not reply.text.strip() for reply in flat),
-        }.items():
-            if number:
-                notes.append(f"{name}: {count(number, 'reply', 'replies')} {what}")
-    return notes
-
-
-def write_replies(folder: Path, contest: Contest, answered: Answered) -> None:
-    """A file per side, as launch/generate.py writes them."""
-    folder.mkdir(exist_ok=True)
-    taken: set[str] = set()
-    for name, replies in answered.items():
-        stem = re.sub(r"[^\w.-]+", "_", name).strip("._") or "side"
-        stem, number = stem[-80:], 2
-        while stem in taken:
-            stem, number = f"{stem}-{number}", number + 1
-        taken.add(stem)
-        cli.write_lines(folder / f"{stem}.jsonl", lines_of(contest.prompts, replies))
-
-
-def write(out: Path, found: dict[str, Any], judged: Mapping[str, Sequence[Judgement]]) -> None:
-    """results.json, judgements.jsonl and the page; the table in the terminal."""
-    baseline = found["baseline"]["name"]
-    lines = [each.line(name, baseline) for name, some in judged.items() for each in some]
-    cli.write_lines(out / "judgements.jsonl", lines)
-    text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)
-    places.write(out / "results.json", text + "\n")
-    shown = lines[:: max(1, -(-len(lines) // PAIRS_SHOWN))]
-    page = report.write_evaluation_page(out, found, shown, len(lines))
-    cli.show(
-        f"judge {found['judge']}, against {baseline}, {count(found['prompts'], 'prompt')}",
-        *report.win_rate_lines(found["candidates"]),
-        *found["notes"],
-        f"report: {page}",
-    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from interact_jax import metrics
-from interact_jax.metrics import Journal, read_log, summary_lines
+from interact_jax.metrics import Journal, interactions_until, read_log, summary_lines
 from interact_jax.schema import RunStopped
 from tests.runs import read_lines
 
@@ -173,3 +173,16 @@ def test_a_log_that_is_taken_away_stops_the_run(tmp_path):
         (tmp_path / "metrics.jsonl").rename(tmp_path / "else")
         journal.add(2, shown, BATCH)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_interactions_up_to_a_step_are_known_where_the_log_has_every_step(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert interactions_until(file, [1, 2]) == [None, None]
+    go_on(tmp_path, 0, 3)
+    assert interactions_until(file, [0, 2, 3]) == [0, 4, 6]
+    assert interactions_until(file, [2, 4]) == [None, None]
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"step": 4, "inter')  # a run that was killed, or is at work
+    assert interactions_until(file, [3]) == [6]
+    file.write_bytes(whole[20:])
+    assert interactions_until(file, [3]) == [None]

@@ -74,6 +74,7 @@ class ChatEndpoint(abc.ABC):
         if given:
             check_url(given)
         self.name = self.model = model
+        self.url = given  # "" is the service's own
         self.concurrency, self.patience, self.extra = concurrency, patience, dict(extra or {})
         self.counts: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()

@@ -85,12 +85,19 @@ def _read(content: bytes, place: str) -> dict[str, Any]:
 
 
 def check_url(url: str) -> None:
-    """Raise InputError for anything but `http://HOST[:PORT][/PATH]` or `https://...`"""
+    """Raise InputError for anything but `http://HOST[:PORT][/PATH]` or `https://...`
+
+    That includes one with a name or password in it: addresses stand in results."""
     try:
         parts = urllib.parse.urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number
         fits = False
+    if fits and parts.username is not None:
+        raise InputError(
+            f"{parts.hostname}: an address with a name or password in it; expected one without, "
+            "and the key in the environment."
+        )
     if not fits or not url.isascii() or any(c.isspace() for c in url):
         raise InputError(f"{url!r}: expected the address of a server: http://127.0.0.1:8000")
 

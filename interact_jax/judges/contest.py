@@ -91,7 +91,7 @@ def results(
         "baseline": about(contest.baseline, answered[BASELINE]),
         "candidates": [
             about(side, answered[side.name])
-            | {"run": side.run, "step": side.step, "oracle": side.oracle}
+            | side.place
             | figures(judged.get(side.name, ()), draws, seed)
             for side in contest.candidates
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+from interact_jax.data.thinking import CLOSED
 from interact_jax.generation.chat_model import Answer, LocalChatModel
 from interact_jax.generation.engine import Engine, SamplingParams
 from interact_jax.judges.model_judge import SETTINGS, ModelJudge, break_special_tokens
@@ -31,7 +32,9 @@ class LoadedAtUse:
     def _model(self) -> LocalChatModel:
         self._engine.load(self._side.load(), self._engine.version + 1)
         model = self._side.model
-        return LocalChatModel(self.name, self._engine, model.chat, model.config.max_positions)
+        # Closed: a model that reasons would spend the few tokens of its answer on that.
+        context = model.config.max_positions
+        return LocalChatModel(self.name, self._engine, model.chat, context, kind=CLOSED)
 
 
 def local_judge(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.thinking import parts_of
 from interact_jax.generation.chat_model import ChatModel
 from interact_jax.generation.engine import SamplingParams
 from interact_jax.judges.judge import (
@@ -83,7 +84,9 @@ class ModelJudge:
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Verdict]:
         dialogues = [self.dialogue(comparison) for comparison in comparisons]
-        answers = self._model.answer(dialogues, self._params)
+        # One seed for all: servers draw even at temperature 0, and a verdict is kept without its
+        # place among those that were asked for.
+        answers = self._model.answer(dialogues, self._params, [0] * len(dialogues))
         return [
             Verdict(FAILED, answer.text, answer.error)
             if answer.error
@@ -116,8 +119,12 @@ class ModelJudge:
 
 
 def parse_answer(text: str) -> str:
-    """FIRST, SECOND or NEITHER for an answer that is A, B or C alone; UNPARSABLE for any other."""
-    match = VERDICT.fullmatch(text)
+    """FIRST, SECOND or NEITHER for an answer that is A, B or C alone; UNPARSABLE for any other.
+
+    Reasoning before it is left out; where that was cut off, there is no answer.
+    """
+    parts = parts_of(text)
+    match = VERDICT.fullmatch(text if parts is None else parts.answer)
     return LETTERS[match[1]] if match else UNPARSABLE
 
 

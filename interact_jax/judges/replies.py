@@ -27,7 +27,7 @@ from interact_jax.judges.store import Store, digest
 from interact_jax.opening import OpenedModel
 from interact_jax.printable import count
 from interact_jax.schema import InputError
-from interact_jax.settings import MOST_SEED, Setting
+from interact_jax.settings import Setting
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +35,15 @@ FIELDS = ("completion", "tokens", "finished")  # of a line of the store
 OTHERS = ("completion_ids", "logps", "sampling_logps")
 """Fields of another reply, where the prompts are a file of replies."""
 SETTINGS = {
-    "max_new_tokens": Setting(256, "tokens of a reply, at most", least=1),
-    "temperature": Setting(0.0, "0 takes the likeliest token, 1 samples from the model", least=0.0),
     "samples": Setting(1, "replies to each prompt; more than one needs a temperature", least=1),
-    "seed": Setting(
-        0, "of sampling, of the bootstrap and of the pages' order", least=0, most=MOST_SEED
-    ),
     "rows": Setting(64, "prompts that are answered at a time, at most", least=1),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """A reply's text; its tokens with EOS, and whether it ended by itself, where that is known."""
+    """A reply's text; its tokens with EOS, and whether it ended before its limit (by EOS or a stop
+    text), where that is known."""
 
     text: str
     tokens: int | None = None
@@ -165,7 +161,7 @@ class Replies:
             line = {
                 "completion": text_of(completion, side.model.chat, requests[place].params.stop),
                 "tokens": len(completion.ids),
-                "finished": completion.finished,
+                "finished": completion.finished or completion.stopped,
             }
             self._store.add(keys[place], line)
 

@@ -10,13 +10,14 @@ Nothing is loaded here: a side knows where its weights are, and their digest.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from interact_jax import checkpoint, digests, sharding
+from interact_jax import checkpoint, digests, metrics, sharding
 from interact_jax.data.ending import END
 from interact_jax.data.rendering import DATE
 from interact_jax.generation.prompts import Prompt, encode_prompt, fit_prompt, read_prompts
@@ -27,18 +28,28 @@ from interact_jax.places import input_name
 from interact_jax.printable import count
 from interact_jax.schema import InputError, Message
 
+log = logging.getLogger(__name__)
+
 MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
 ALL, LAST = "all", "last"
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """Who replies. `name` is for people and in results; a checkpoint is the `step` of a `run`."""
+    """Who replies. `name` is for people and in results; a checkpoint is the `step` of a `run`, at
+    which it had learned from so many `interactions` (None: its log does not say)."""
 
     name: str
     run: str = ""
     step: int | None = None
+    interactions: int | None = None
     oracle: bool = False
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it stands on a curve, as JSON."""
+        names = ("run", "step", "interactions", "oracle")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,16 +169,28 @@ def open_run(
     own = digest_of_model(files)
     prefix = f"{path} " if several else ""
 
-    def side(step: int) -> ModelSide:
+    learned = metrics.interactions_until(run / "metrics.jsonl", chosen)
+    if None in learned:
+        log.warning("%s: metrics.jsonl does not have all steps: the curve is over steps", path)
+
+    def side(step: int, interactions: int | None) -> ModelSide:
         place = run / "checkpoints" / str(step)
 
         def load() -> Any:
             return checkpoint.restore_params(str(place), model.abstract())
 
         known = digest([own, digest_of_checkpoint(place), dtype])
-        return ModelSide(f"{prefix}step {step}", path, step, model=model, load=load, digest=known)
+        return ModelSide(
+            f"{prefix}step {step}",
+            path,
+            step,
+            interactions,
+            model=model,
+            load=load,
+            digest=known,
+        )
 
-    return [side(step) for step in chosen]
+    return [side(step, count) for step, count in zip(chosen, learned, strict=True)]
 
 
 def choose_steps(path: str, steps: str, found: Sequence[int]) -> list[int]:
@@ -192,7 +215,13 @@ def choose_steps(path: str, steps: str, found: Sequence[int]) -> list[int]:
 def with_oracle(side: ModelSide, persona: str) -> ModelSide:
     """The model that is told in its system message what it should have learned."""
     return dataclasses.replace(
-        side, name=f"{side.name}, told", oracle=True, system=persona, run="", step=None
+        side,
+        name=f"{side.name}, told",
+        oracle=True,
+        system=persona,
+        run="",
+        step=None,
+        interactions=None,
     )
 
 

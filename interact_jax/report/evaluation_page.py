@@ -30,6 +30,7 @@ MEANINGS = (
     "not be read; failed: it gave none."
 )
 LONGEST = 26  # characters of a name beside the picture
+LEARNED = {"interactions": "interactions learned from", "step": "step"}
 LABELS = ("won – tied – lost", "unparsable", "failed")
 Result = Mapping[str, Any]
 
@@ -59,18 +60,30 @@ def write_evaluation_page(
 
 def _overview(results: Result) -> Iterator[tuple[str, str]]:
     yield "judge", html.message(results["judge"])
-    yield "persona", html.message(results["persona"]) or "none: which reply is better in general"
+    name = f"{results['persona_name']}: " if results["persona_name"] else ""
+    persona = html.message(name + results["persona"])
+    yield "persona", persona or "none: which reply is better in general"
     yield "baseline", html.message(results["baseline"]["name"])
     source = html.escape_text(results["settings"]["prompts"])
     yield "prompts", f"{results['prompts']:,} from {source}"
     sampling = results["settings"]
-    samples, temperature = sampling["samples"], sampling["temperature"]
-    drawn = f"{samples} of each prompt at temperature {temperature:g}" if temperature else "greedy"
-    yield "replies", f"{drawn}, at most {sampling['max_new_tokens']:,} tokens"
+    yield "replies", f"{_drawn(sampling)}, at most {sampling['max_new_tokens']:,} tokens"
     if any(each["oracle"] for each in results["candidates"]):
         yield "told", "the baseline with the persona in its system prompt, as a mark to aim for"
     for note in results["notes"]:
         yield "note", html.escape_text(note)
+
+
+def _drawn(sampling: Result) -> str:
+    """How replies were sampled, with what is not as usual."""
+    usual = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "stop": []}
+    limits = [
+        f", {name.replace('_', '-')} {html.escape_text(str(sampling[name]))}"
+        for name, value in usual.items()
+        if sampling[name] != value
+    ]
+    drawn = f"{sampling['samples']} of each prompt at temperature {sampling['temperature']:g}"
+    return (drawn if sampling["temperature"] else "greedy") + "".join(limits)
 
 
 # -------------------------------------------------------------------------------------- picture
@@ -93,8 +106,9 @@ def _picture(folder: Path, candidates: Sequence[Result]) -> Iterator[str]:
 
 @with_style
 def win_rates(candidates: Sequence[Result]) -> Figure:
-    """Curves over the steps of each run, other candidates as levels; without a run, one bar of
-    uncertainty each. Every candidate has a `win_rate`."""
+    """Curves over the interactions that each run had learned from (over steps, where one does not
+    say), other candidates as levels; without a run, one bar of uncertainty each. Every candidate
+    has a `win_rate`."""
     runs = [each for each in candidates if each["step"] is not None]
     if not runs:
         return _side_by_side(candidates)
@@ -102,9 +116,10 @@ def win_rates(candidates: Sequence[Result]) -> Figure:
     axes = figure.subplots()
     _baseline(axes.axhline)
     names = list(dict.fromkeys(each["run"] for each in runs))
+    unit = "step" if any(each["interactions"] is None for each in runs) else "interactions"
     for number, name in enumerate(names):
         points = sorted((x for x in runs if x["run"] == name), key=lambda x: x["step"])
-        _curve(axes, points, name, CURVES[number % len(CURVES)])
+        _curve(axes, points, unit, name, CURVES[number % len(CURVES)])
     for number, level in enumerate(each for each in candidates if each["step"] is None):
         colour = CURVES[(len(names) + number) % len(CURVES)]
         rate = level["win_rate"]
@@ -112,21 +127,21 @@ def win_rates(candidates: Sequence[Result]) -> Figure:
         axes.axhspan(100 * rate["low"], 100 * rate["high"], color=colour, alpha=0.15, linewidth=0)
         axes.plot([], [], color=colour, linestyle="--", label=level["name"])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="step", ylabel="%", ylim=(0, 100), title="Win rate")
+    axes.set(xlabel=LEARNED[unit], ylabel="%", ylim=(0, 100), title="Win rate")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def _curve(axes: Axes, points: Sequence[Result], name: str, colour: str) -> None:
-    steps = [point["step"] for point in points]
+def _curve(axes: Axes, points: Sequence[Result], unit: str, name: str, colour: str) -> None:
+    at = [point[unit] for point in points]
     value, low, high = (
         [100 * point["win_rate"][key] for point in points] for key in ("value", "low", "high")
     )
-    axes.plot(steps, value, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
+    axes.plot(at, value, color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
     if len(points) > 1:
-        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
     else:
-        axes.vlines(steps, low, high, color=colour, linewidth=1.4)
+        axes.vlines(at, low, high, color=colour, linewidth=1.4)
 
 
 def _side_by_side(candidates: Sequence[Result]) -> Figure:
@@ -157,9 +172,16 @@ def _baseline(draw: Any) -> None:
 
 
 def _figures(candidates: Sequence[Result]) -> str:
+    learned = any(each["interactions"] is not None for each in candidates)
+
+    def seen(each: Result) -> list[str]:
+        number = each["interactions"]
+        return ["–" if number is None else f"{number:,}"] if learned else []
+
     rows = (
         (
             html.escape_text(each["name"]),
+            *seen(each),
             *(with_interval(each[name]) for name in ("win_rate", "win_rate_decided")),
             *(percent(each[name]) for name in ("coverage", "first_chosen", "agreement")),
             f"{each['wins']:,} – {each['ties']:,} – {each['losses']:,}",
@@ -167,7 +189,8 @@ def _figures(candidates: Sequence[Result]) -> str:
         )
         for each in candidates
     )
-    return html.table(rows, ("", *SHARES.values(), *LABELS), "numbers")
+    head = ("", *(["interactions"] if learned else []), *SHARES.values(), *LABELS)
+    return html.table(rows, head, "numbers")
 
 
 def percent(share: Mapping[str, float] | None) -> str:

@@ -78,32 +78,39 @@ def before_after_lines(
 
 
 LEGEND = "decided: won or lost; first: votes for the reply shown first; void: no verdict"
-NAME = 24  # columns for a candidate's name, so that the table fits into 80
+NAME, SEEN = 24, 9  # columns for a candidate's name, and for interactions: the table fits into 80
 
 
 def win_rate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line per candidate of an evaluation: win rate in percent with ties as half, its standard
-    error and 95 % interval, the share of pairs that were decided, how often the first position was
-    chosen, and the pairs without a verdict; last what these words mean."""
-    head = ("", "win rate, %", "95% interval", "decided", "first", "void")
-    rows = [_win_rate_row(each) for each in candidates]
+    """A line per candidate of an evaluation: the interactions that a checkpoint had learned from,
+    win rate in percent with ties as half, its standard error and 95 % interval, the share of pairs
+    that were decided, how often the first position was chosen, and the pairs without a verdict;
+    last what these words mean."""
+    learned = any(each["interactions"] is not None for each in candidates)
+    width = NAME - SEEN + 2 if learned else NAME
+    head = ("", "learned", "win rate, %", "95% interval", "decided", "first", "void")
+    rows = [_win_rate_row(each, width) for each in candidates]
     lines = [
-        f"{name:{NAME}}  {rate:12}  {interval:>12}  {decided:>7}  {first:>6}  {void:>4}"
-        for name, rate, interval, decided, first, void in (head, *rows)
+        f"{name:{width}}"
+        + (f"  {seen:>{SEEN}}" if learned else "")
+        + f"  {rate:12}  {interval:>12}  {decided:>7}  {first:>6}  {void:>4}"
+        for name, seen, rate, interval, decided, first, void in (head, *rows)
     ]
     return [*lines, LEGEND]
 
 
-def _win_rate_row(each: Mapping[str, Any]) -> tuple[str, ...]:
+def _win_rate_row(each: Mapping[str, Any], width: int) -> tuple[str, ...]:
     name = printable(each["name"]).replace("\n", " ")
-    name = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    name = name if len(name) <= width else f"…{name[1 - width :]}"
+    seen = "" if each["interactions"] is None else f"{each['interactions']:,}"
     rate, first = each["win_rate"], each["first_chosen"]
     void = str(each["unparsable"] + each["failed"])
     if rate is None:
-        return (name, "  no verdict", "", "", "", void)
+        return (name, seen, "  no verdict", "", "", "", void)
     error = "" if rate["error"] is None else f" ± {100 * rate['error']:.1f}"
     return (
         name,
+        seen,
         f"{100 * rate['value']:5.1f}{error}",
         f"{100 * rate['low']:.1f}–{100 * rate['high']:.1f}",
         f"{each['coverage']['value']:.1%}",

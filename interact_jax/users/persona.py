@@ -3,6 +3,7 @@
     load_personas()["concise_casual_beginner"].text
     find_persona("poetic")                   one of those that come with the package
     find_persona("mine.toml:grumpy")         one of your own file; its only one by "mine.toml"
+    read_persona("No emojis, please.")       any of these, a text, or that of "@FILE"
 
 A file is TOML with a table per persona: `[grumpy]` and below it `text = "This user ..."`.
 """
@@ -23,12 +24,15 @@ SHIPPED = Path(__file__).parent / "personas" / "styles.toml"
 LONGEST_TEXT = 8_000  # characters: all of it is in every prompt
 LARGEST_FILE = 4 << 20  # bytes
 NAME = re.compile(r"\w[\w.-]{0,79}", re.ASCII)
+WORD = re.compile(r"[\w./~-]*[\w-]|.*\.toml(:\S*)?", re.ASCII)
+"""What can only be meant as a name: one word, without a full stop."""
 EXPECTED = 'expected a table per persona, such as [grumpy] with text = "This user ..." below it'
 
 
 @dataclasses.dataclass(frozen=True)
 class Persona:
-    """`text` says, in the third person, what a user wants of replies."""
+    """`text` says, in the third person, what a user wants of replies. One that was given as a text
+    has no name, and says it as it likes."""
 
     name: str
     text: str
@@ -91,3 +95,31 @@ def find_persona(spec: str) -> Persona:
         f"persona {spec!r}: no such one{where}.{hint} There are {', '.join(personas)}; a file of "
         "your own is given as FILE.toml:NAME."
     )
+
+
+def read_persona(given: str) -> Persona:
+    """The persona that is meant by a name (one word, or FILE.toml:NAME), the text of a file (@FILE)
+    or the text itself. Raises InputError for a name that does not exist, and a file without text.
+    """
+    given = given.strip()
+    if given.startswith("@"):
+        return Persona("", _read_text(given[1:]))
+    if not WORD.fullmatch(given):
+        return Persona("", given)
+    try:
+        return find_persona(given)
+    except InputError as error:
+        raise InputError(f"{error} What a reader wants, in words, has more than one.") from None
+
+
+def _read_text(path: str) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"@{path}: cannot be read ({error}).") from None
+    if not 0 < len(text) <= LONGEST_TEXT:
+        raise InputError(
+            f"@{path}: {len(text):,} characters; expected what the reader wants, in at most "
+            f"{LONGEST_TEXT:,}."
+        )
+    return text

@@ -13,6 +13,8 @@ import optax
 from interact_jax import checkpoint, run_state, sharding
 from interact_jax.opening import OpenedModel, open_model
 
+LEARNED = 16  # interactions of a step
+
 
 def make_run(folder: Path, path: str, scales: dict[int, float]) -> OpenedModel:
     """Checkpoints by step of the model at `path`, whose last norm is scaled: 1 leaves it as it is,
@@ -33,4 +35,6 @@ def make_run(folder: Path, path: str, scales: dict[int, float]) -> OpenedModel:
         state = run_state.new_state(scaled, optax.sgd(0.1), {})
         checkpoints.save(step, state.replace(step=jnp.int32(step)), {"position": {}})
     checkpoints.close()
+    lines = [{"step": step, "interactions": LEARNED} for step in range(1, max(scales) + 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return model

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from interact_jax.generation.chat_model import Answer
 from interact_jax.judges.judge import FIRST, NEITHER, SECOND, Verdict
 from interact_jax.judges.pairwise import Pair
 from interact_jax.schema import Message
+from tests.servers.chat_server import letter_of
 
 
 class ProgramJudge:
@@ -43,13 +42,7 @@ class Reader:
 
     def answer(self, dialogues, params, seeds=None):
         self.dialogues += dialogues
-        return [Answer(self.says(self._letter(dialogue[-1].content))) for dialogue in dialogues]
-
-    def _letter(self, text):
-        a, b = (
-            len(re.search(f"=== answer {x} ===\n(.*?)\n=== end", text, re.DOTALL)[1]) for x in "AB"
-        )
-        return "C" if a == b else "A" if a > b else "B"
+        return [Answer(self.says(letter_of(dialogue[-1].content))) for dialogue in dialogues]
 
 
 def pair(candidate, baseline, prompt="Hi", sample=0, index=0):

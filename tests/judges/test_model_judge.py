@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interact_jax.generation import Sampler
-from interact_jax.generation.engine import Request, SamplingParams
+from interact_jax.generation.engine import Completion, Request, SamplingParams
 from interact_jax.judges.judge import FAILED, FIRST, NEITHER, SECOND, UNPARSABLE, Comparison
 from interact_jax.judges.local import local_judge
 from interact_jax.judges.model_judge import ModelJudge, break_special_tokens, parse_answer
@@ -40,6 +40,24 @@ PROMPT = (Message("user", "Say {a} or =="),)
         ("Both", UNPARSABLE),
         ("Because", UNPARSABLE),
         ("A\n\nB", UNPARSABLE),
+        ("b", UNPARSABLE),
+        ("(A)", FIRST),
+        ("**B**", SECOND),
+        ("(A) or (B)", UNPARSABLE),
+        ("A/B", UNPARSABLE),
+        ("not A", UNPARSABLE),
+        ("Neither", UNPARSABLE),
+        ("Keine", UNPARSABLE),
+        ("\u0410", UNPARSABLE),  # Cyrillic
+        ("\uff21", UNPARSABLE),  # full width
+        ("答案:A", UNPARSABLE),
+        ("  \n", UNPARSABLE),
+        ("<think>\nA is short, but B ...\n</think>\n\nB", SECOND),
+        ("<think>\n\n</think>\n\nA", FIRST),
+        ("A wins.\n</think>\n\nB", SECOND),  # the prompt had opened the block
+        ("<think>\nA", UNPARSABLE),  # cut off: no answer yet
+        ("<think>\nA\n</think>\n\nA or B", UNPARSABLE),
+        ("<think>\nA\n</think>", UNPARSABLE),
     ],
 )
 def test_an_answer_is_one_letter_and_nothing_else(text, choice):
@@ -72,6 +90,15 @@ def test_a_model_with_a_bias_is_symmetric_over_both_orders(tmp_path):
     assert found["first_chosen"]["value"] > 0.5 == fair["first_chosen"]["value"]
 
 
+@pytest.mark.parametrize("letter", ["A", "B"])
+def test_a_model_that_always_says_the_same_letter_decides_nothing(letter, tmp_path):
+    pairs = [pair("x" * (n % 4), "y", prompt=f"p{n}") for n in range(8)]
+    with Store.open(tmp_path / "s", *VERDICT_FIELDS) as store:
+        found = figures(judge_pairs(ModelJudge(Reader(lambda _: letter)), pairs, store), draws=100)
+    assert (found["wins"], found["losses"], found["ties"]) == (0, 0, 8)
+    assert found["first_chosen"]["value"] == (letter == "A")
+
+
 def test_the_persona_is_what_it_judges_by_and_a_verdict_depends_on_it():
     reader = Reader()
     talk = (Message("system", "Be {kind}."), *PROMPT)
@@ -98,6 +125,33 @@ def engine(side):
     model = side.model
     vocabulary = len(model.chat.tokenizer)
     return Sampler(model.decoder, model.eos_ids, rows=4, vocab_limit=vocabulary)
+
+
+class Prompts:
+    """An engine that keeps what it is asked, and ends every reply at once."""
+
+    name, version = "prompts", 0
+
+    def __init__(self, eos):
+        self.eos, self.asked = eos, []
+
+    def load(self, params, version):
+        self.version = version
+
+    def sample(self, requests, done=None):
+        self.asked += requests
+        return [Completion([self.eos], [0.0], finished=True) for _ in requests]
+
+
+def test_a_model_that_would_reason_is_kept_from_it(tmp_path):
+    """A judge has a few tokens for its letter; this template opens a block of reasoning."""
+    tiny(tmp_path, "opens", max_position_embeddings=1024)
+    side = open_weights(str(tmp_path), "float32")
+    engine = Prompts(side.model.chat.eos_id)
+    (verdict,) = local_judge(side, engine).compare([Comparison(PROMPT, "one", "two")])
+    (request,) = engine.asked
+    assert side.model.chat.decode(request.ids).rstrip().endswith("</think>")
+    assert verdict.choice == UNPARSABLE and engine.version == 1
 
 
 def test_a_local_model_that_babbles_is_counted_as_unparsable(side, engine, tmp_path):

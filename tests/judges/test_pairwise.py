@@ -147,6 +147,34 @@ def test_figures_of_nothing_are_none():
             assert found[name] is None
 
 
+def test_figures_of_ties_alone():
+    """Nothing was decided: the win rate is that of ties, and what is over decided pairs is None."""
+    judged = [judgement(NEITHER, NEITHER, prompt=f"p{n}") for n in range(3)]
+    found = figures(judged, draws=100)
+    assert (found["wins"], found["losses"], found["ties"]) == (0, 0, 3)
+    assert found["win_rate"] == {"value": 0.5, "error": 0, "low": 0.5, "high": 0.5}
+    assert found["win_rate_decided"] is None and found["first_chosen"] is None
+    assert found["coverage"]["value"] == 0 and found["agreement"]["value"] == 1
+
+
+def test_intervals_of_few_judgements():
+    """One says nothing of its error; of two that disagree everything is possible; one decided pair
+    among ties has no error of its own."""
+    won, lost = judgement(FIRST, SECOND, prompt="a"), judgement(SECOND, FIRST, prompt="b")
+    tied = judgement(FIRST, FIRST, prompt="c")
+    assert figures([won], draws=100)["win_rate"] == {
+        "value": 1,
+        "error": None,
+        "low": 1,
+        "high": 1,
+    }
+    both = figures([won, lost], draws=400)["win_rate"]
+    assert (both["value"], both["low"], both["high"]) == (0.5, 0, 1)
+    assert both["error"] == pytest.approx(0.5)
+    decided = figures([won, tied], draws=400)["win_rate_decided"]
+    assert (decided["value"], decided["error"], decided["low"], decided["high"]) == (1, None, 1, 1)
+
+
 def test_what_was_answered_is_not_asked_again_and_what_failed_is(tmp_path):
     pairs = [pair("long", "s", prompt="p"), pair("equal", "equal", prompt="p")]
     answers = itertools.cycle([FAILED, UNPARSABLE, FIRST])

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from interact_jax import lock
+from interact_jax import evaluation, lock
 from interact_jax.generation import Prompt, Sampler
 from interact_jax.generation.engine import SamplingParams
 from interact_jax.judges import people
@@ -18,7 +18,7 @@ from interact_jax.opening import OpenedModel
 from interact_jax.report import win_rate_lines
 from interact_jax.schema import Message
 from launch import evaluate
-from tests.judges.checkpoints import make_run
+from tests.judges.checkpoints import LEARNED, make_run
 from tests.pages import Page
 from tests.runs import outcome, read_lines, tiny, write_lines
 
@@ -63,6 +63,8 @@ def test_a_run_is_a_curve_with_the_oracle_above_it(evaluated):
     names = [each["name"] for each in found["candidates"]]
     assert names == ["step 2", "step 10", "step 30", "pocket, told"]
     assert [each["step"] for each in found["candidates"]] == [2, 10, 30, None]
+    learned = [each["interactions"] for each in found["candidates"]]
+    assert learned == [2 * LEARNED, 10 * LEARNED, 30 * LEARNED, None]
     assert [each["oracle"] for each in found["candidates"]] == [False, False, False, True]
     same, _, flat, told = found["candidates"]
     assert told["win_rate"]["value"] > 0.8 > same["win_rate"]["value"] > 0.2
@@ -86,6 +88,8 @@ def test_the_page_shows_the_curve_the_figures_and_the_pairs(evaluated):
     assert "Evaluation by pocket, against pocket" in page.outside
     (picture,) = page.all("svg")
     assert re.search(r"step 2 \d+\.\d%; step 10 .*pocket, told \d+\.\d%", picture["aria-label"])
+    assert "interactions learned from" in page.source  # the axis
+    assert f"step 30{30 * LEARNED}" in page.outside.replace("\n", "")  # the table
     assert len(page.classed("pair")) == 32 and "All 32 pairs are shown." in page.outside
     assert "a mark to aim for" in page.outside
     assert (evaluated / "win_rate.png").read_bytes().startswith(b"\x89PNG")
@@ -177,9 +181,71 @@ def test_a_random_judge_is_asked_and_what_it_babbles_is_counted(tmp_path, capsys
     assert (each["pairs"], each["unparsable"], each["ties"]) == (2, 2, 0)
     assert each["win_rate"] is None
     assert found["judge"] == str(tmp_path / "judge")
-    assert found["notes"] == [f"{ours}: 1 reply to none of the prompts"]
+    unread, votes = found["notes"]
+    assert unread == f"{ours}: 1 reply to none of the prompts"
+    assert votes.startswith("judge: 4 of 4 votes unparsable, such as ")
     (line, *_) = read_lines(tmp_path / "out/judgements.jsonl")
     assert line["votes"][0]["choice"] == "unparsable" and line["votes"][0]["answer"]
+
+
+def test_how_replies_are_drawn_is_given_by_flags(evaluated, tmp_path):
+    """Of one likeliest token there is no choice: as greedy, up to the stop text."""
+
+    def replies(*given):
+        out = tmp_path / str(len(given))
+        given = ["--model", "pocket", "--baseline", "pocket", *POCKET, *given]
+        evaluate.main([*given, "--out", str(out)])
+        return read_lines(out / "replies/pocket.jsonl"), results_of(out)
+
+    greedy, _ = replies()
+    stop = greedy[0]["completion"][1:3]
+    drawn, found = replies("--temperature", "1", "--top-k", "1", f"--stop={stop}")
+    assert len(stop) == 2 and [line["completion"] for line in drawn] == [
+        line["completion"].partition(stop)[0] for line in greedy
+    ]
+    assert drawn[0]["finished"]  # a stop text is an end, and no limit
+    settings = found["settings"]
+    assert (settings["temperature"], settings["top_k"], settings["stop"]) == (1, 1, [stop])
+    assert "temperature 1, top-k 1, stop" in Page(tmp_path / "5/index.html").outside
+
+
+def test_tasks_measure_every_checkpoint_once(run, tmp_path, capsys, monkeypatch):
+    """With a measure that can be recomputed: of parameters, replies and seed."""
+    asked = []
+
+    def norm(decoder, params, chat, replies, seed):
+        asked.append(seed)
+        return {"final": float(abs(params["final_norm_D"]).sum()), "replies": replies}
+
+    monkeypatch.setitem(evaluation.EVALUATIONS, "norm", norm)
+    given = ["--run", str(run), "--tasks", "norm", "--seed", "7", "--limit", "5"]
+    given += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "out/copy.json")]
+    for _ in range(2):
+        assert outcome(evaluate.main, given, capsys)[0] == 0
+    assert asked == [7] * 3
+    found = json.loads((tmp_path / "out/tasks.json").read_text())
+    assert found == json.loads((tmp_path / "out/copy.json").read_text())
+    assert found["settings"] == {"replies": 5, "seed": 7, "dtype": "float32"}
+    assert [line["name"] for line in found["models"]] == ["step 2", "step 10", "step 30"]
+    assert [line["interactions"] for line in found["models"]] == [32, 160, 480]
+    values = [line["tasks"]["norm"] for line in found["models"]]
+    assert [value["replies"] for value in values] == [5, 5, 5]
+    assert [v["final"] / values[0]["final"] for v in values] == pytest.approx(
+        [1, 0.6, 0.02], rel=1e-4
+    )
+
+
+def test_tasks_that_do_not_exist_are_refused(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    for given, said in (
+        (["--model", "pocket", "--tasks", "mmlu"], "--tasks mmlu: expected pocket"),
+        (["--model", "pocket", "--tasks", "pocket", "pocket"], "name each once"),
+        (["--tasks", "pocket"], "--tasks: of which models?"),
+        (["--model", "pocket"], "--baseline: which?"),
+        (["--model", "pocket", "--tasks", "pocket", "--temperature", "1"], "leave --temperature"),
+    ):
+        status, message = outcome(evaluate.main, [*given, *out], capsys)
+        assert status == 2 and said in message, message
 
 
 def test_people_judge_on_a_page_and_are_read_back(evaluated, tmp_path, capsys):
@@ -220,6 +286,9 @@ def test_people_judge_on_a_page_and_are_read_back(evaluated, tmp_path, capsys):
         (["--judge", "pocket", "--persona", "polit"], "--persona 'polit'"),
         (["--judge", "pocket", "--persona", "@gone.txt"], "@gone.txt: cannot be read"),
         (["--judge", "pocket"], "--prompts: which?"),
+        (["--judge", "pocket", "--stop", ""], "an empty text would end every reply"),
+        (["--judge", "people", "--persona", "poetc"], "Did you mean 'poetic'"),
+        (["--tasks", "pocket"], "--tasks measures models by themselves: leave --baseline out."),
         (["--judge", "pocket", "--prompts", "pocket"], "no candidate: name each once"),
         (["--judge", "pocket", "--bootstrap", "1"], "at least 100"),
         (
@@ -261,6 +330,10 @@ def test_bad_input_is_refused_before_the_work(run, tmp_path, capsys, monkeypatch
             f"{prompts}:2: {replies} has 0 replies",
         ),
         ([*base, "--baseline", str(nothing), "--model", "pocket"], f"{nothing}:1: no reply"),
+        (
+            [*base, "--baseline", str(replies), "--model", "pocket", "--json", str(replies)],
+            f"--json {replies}: is the file that is read",
+        ),
         (
             [*people_base, "--baseline", "pocket", "--model", "pocket", "--prompts", str(long)],
             f"{long}:2: the prompt is",
@@ -333,6 +406,7 @@ def test_samples_draw_independently_and_stay_when_prompts_come(tmp_path):
 def test_the_table_fits_into_80_columns():
     share = {"value": 1.0, "error": 0.0123, "low": 0.99, "high": 1.0}
     each = dict.fromkeys(("win_rate", "coverage", "first_chosen"), share)
+    each |= {"interactions": None}
     each |= {"name": "a/very/long/path/of/a/model step 1000", "unparsable": 9999, "failed": 0}
     nothing = {**each, "win_rate": None, "name": "b"}
     single = {**each, "win_rate": {**share, "error": None}, "first_chosen": None, "name": "c"}
@@ -340,4 +414,8 @@ def test_the_table_fits_into_80_columns():
     assert max(map(len, [*lines, legend])) < 80 and len({len(line) for line in lines}) == 1
     assert all(f"{word}: " in legend and word in lines[0] for word in ("decided", "first", "void"))
     assert lines[1].startswith("…") and "step 1000  100.0 ± 1.2" in lines[1]
+    run = {**each, "interactions": 1_234_567, "name": "a/very/long/run step 1000"}
+    curve = win_rate_lines([run, nothing])
+    assert max(map(len, curve)) < 80 and len({len(line) for line in curve}) == 1
+    assert "step 1000  1,234,567  100.0 ± 1.2" in curve[1] and "learned" in curve[0]
     assert "no verdict" in lines[2] and lines[3].split()[1] == "100.0"

@@ -1,5 +1,7 @@
 """Measuring sampled replies against a preference."""
 
+import json
+
 import jax
 import pytest
 
@@ -7,6 +9,7 @@ from interact_jax import evaluation, sharding
 from interact_jax.opening import open_model
 from interact_jax.pocket import measure
 from interact_jax.schema import InputError
+from launch import evaluate
 
 REPLIES = 24
 OPPOSITE = {style: not on for style, on in measure.LOGGED_PREFERENCE.items()}
@@ -19,11 +22,20 @@ def pocket():
     return model.decoder, model.load(), model.chat
 
 
-def test_the_same_replies_are_measured_against_any_preference(pocket):
-    logged, opposite = (
-        evaluation.measure_pocket(*pocket, REPLIES, 3, **given)
-        for given in ({}, {"preference": OPPOSITE})
-    )
+@pytest.fixture(scope="module")
+def logged(pocket):
+    return evaluation.measure_pocket(*pocket, REPLIES, 3)
+
+
+def test_the_task_of_evaluate_is_the_same_measure(logged, tmp_path):
+    given = ["--model", "pocket", "--tasks", "pocket", "--limit", str(REPLIES), "--seed", "3"]
+    evaluate.main([*given, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "copy.json")])
+    (line,) = json.loads((tmp_path / "copy.json").read_text())["models"]
+    assert line["name"] == "pocket" and line["tasks"] == {"pocket": logged}
+
+
+def test_the_same_replies_are_measured_against_any_preference(pocket, logged):
+    opposite = evaluation.measure_pocket(*pocket, REPLIES, 3, OPPOSITE)
     assert set(logged) == {"wanted_styles", "all_wanted", "correct", "readable"}
     assert {k: logged[k] for k in ("correct", "readable")} == {
         k: opposite[k] for k in ("correct", "readable")

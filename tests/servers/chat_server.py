@@ -1,10 +1,12 @@
 """A chat endpoint that speaks OpenAI's and Anthropic's protocols and repeats what it is told.
 
-It checks what the services check: the key, the fields they require, and that no field is unknown.
+Asked which of two answers is better, it names the longer one. It checks what the services check:
+the key, the fields they require, and that no field is unknown.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.servers import serving
@@ -42,7 +44,20 @@ class Parrot(Service):
 
 def _said(body: dict[str, Any]) -> tuple[str, int]:
     texts = [message["content"] for message in body["messages"]]
-    return f"You said: {texts[-1]}", sum(len(text.split()) for text in texts)
+    said = letter_of(texts[-1]) or f"You said: {texts[-1]}"
+    return said, sum(len(text.split()) for text in texts)
+
+
+def letter_of(text: str) -> str:
+    """A or B, the longer of the two answers in a judge's prompt; C if they are as long as each
+    other; "" where there are none."""
+    answers = [
+        re.search(f"=== answer {name} ===\n(.*?)\n=== end", text, re.DOTALL) for name in "AB"
+    ]
+    if not all(answers):
+        return ""
+    a, b = (len(answer[1]) for answer in answers if answer)
+    return "C" if a == b else "A" if a > b else "B"
 
 
 def _openai(body: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 import pytest
 
 from interact_jax.schema import InputError
-from interact_jax.users.persona import SHIPPED, Persona, find_persona, load_personas
+from interact_jax.users.persona import SHIPPED, Persona, find_persona, load_personas, read_persona
 
 
 def own(tmp_path, text):
@@ -82,3 +82,30 @@ def test_the_wheel_will_hold_the_file():
     assert SHIPPED.parent.name == "personas"
     text = (SHIPPED.parents[3] / "setup.py").read_text()
     assert '"interact_jax.users": ["personas/*.toml"]' in text
+
+
+def test_what_a_reader_wants_is_a_name_a_text_or_that_of_a_file(tmp_path):
+    folder = tmp_path / "my own"
+    folder.mkdir()
+    file = own(folder, '[calm]\ntext = "Be calm."\n[loud]\ntext = "LOUD"\n')
+    note = tmp_path / "note"
+    note.write_text(" Short,\nplease.\n")
+    assert read_persona(" poetic ") == find_persona("poetic")
+    assert read_persona(f"{file}:loud") == Persona("loud", "LOUD")
+    assert read_persona(f"@{note}") == Persona("", "Short,\nplease.")
+    for text in ("", "Short.", "No emojis", "Kürzer!", "poetic please", "简短"):
+        assert read_persona(text) == Persona("", text)
+
+
+def test_a_word_that_is_no_persona_is_not_taken_for_a_text(tmp_path):
+    empty = tmp_path / "empty"
+    empty.write_text("\n")
+    for given, said in (
+        ("concise_casual_exprt", "Did you mean 'concise_casual_expert'"),
+        ("polite", "in words, has more than one"),
+        (f"{tmp_path}/gone.toml:x", "cannot be read"),
+        (f"@{tmp_path}/gone", "cannot be read"),
+        (f"@{empty}", "0 characters; expected what the reader wants"),
+    ):
+        with pytest.raises(InputError, match=said):
+            read_persona(given)
