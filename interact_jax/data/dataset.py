@@ -126,6 +126,25 @@ def load_dataset(
             settings.repair,
             settings.max_bytes,
         )
+    dataset = grow(conversations, report, chat, settings, sharing, workers, recipe)
+    if not dataset.trees:
+        raise InputError(
+            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
+        )
+    return dataset
+
+
+def grow(
+    conversations: Sequence[Conversation],
+    report: ReadReport,
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    sharing: str,
+    workers: int = 0,
+    recipe: str = "hindsight",
+) -> Dataset:
+    """Encode what `recipe` takes from conversations that were read, and grow their trees: none
+    where nothing of them can be used."""
     dataset = Dataset([], [], [], collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))
     results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
@@ -135,10 +154,6 @@ def load_dataset(
             dataset.conversations.append(conversation)
             dataset.trees.append(tokenised.trees)
             dataset.interactions.append(tokenised.units)
-    if not dataset.trees:
-        raise InputError(
-            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
-        )
     return dataset
 
 
