@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     cli.log_to_stderr(logging.INFO)
     logging.getLogger("interact_jax.memory").setLevel(logging.WARNING)
+    if sys.stdin is None:
+        raise InputError("standard input is closed: nobody can say anything.")
     params = params_of(args)
     cfg = settings_of(args, overrides)
     chat_log = ChatLog(args.log) if args.log else None
@@ -71,15 +73,13 @@ def main(argv: list[str] | None = None) -> None:
     session = Session(learner, params, args.seed, args.system, chat_log)
     terminal = Terminal(session, Screen(sys.stdout, sys.stderr), prompt=at_terminal())
     terminal.screen.remark(introduction(args, session))
-    if sys.stdin is None:
-        raise InputError("standard input is closed: nobody can say anything.")
     terminal.run(sys.stdin.buffer)
 
 
 def settings_of(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
     """The settings of the steps. Raises InputError for those with which a chat cannot learn."""
     if any(override.partition("=")[0] == MODEL for override in overrides):
-        raise InputError(f"{MODEL}: the model of a chat is given with --model. Leave it out.")
+        raise InputError("the model of a chat is given with --model. Leave the setting out.")
     cfg = config.load(args.config, [*overrides, f"{MODEL}={args.model}"])
     if changed := check_settings(cfg):
         log.info("as a chat learns: %s", ", ".join(changed))

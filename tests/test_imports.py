@@ -78,6 +78,7 @@ LAYERS = (
         "leaderboards",
         "harness",
     },
+    {"chatting"},
 )
 APART = {
     ("models", "data"),

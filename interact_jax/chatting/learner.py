@@ -174,7 +174,8 @@ class Learner:
         """(loss before the step, whether the step was skipped as not finite)."""
         assert self._state is not None
         differentiate, add, update = self._programs
-        models, sums = self._state.all_params(), None
+        models = self._state.all_params()
+        sums: Any = None
         for micro in batch.micro:
             more = differentiate(models, sharding.place_rows(micro, self.model.mesh))
             sums = more if sums is None else add(sums, more)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from interact_jax.chatting.learner import Learner, Lesson
+from interact_jax.chatting.learner import NOTHING_YET, Learner, Lesson
 from interact_jax.chatting.stream import TextStream
 from interact_jax.chatting.transcript import ChatLog, Transcript
 from interact_jax.chatting.window import prompt_kind, window_of
@@ -22,7 +22,7 @@ from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.engine import Completion, Request, SamplingParams, seed_of
 from interact_jax.generation.local import sampler_of
 from interact_jax.models import hf
-from interact_jax.schema import InputError, Interaction, Message
+from interact_jax.schema import Conversation, InputError, Interaction, Message
 from interact_jax.signal import Scored
 
 NOTHING_SAID = "there is no exchange yet."
@@ -60,12 +60,12 @@ class Session:
         self._sampler.load(learner.params)
         self._asked = 0  # for replies, by which their random numbers differ
         self._left_out = 0  # messages of the conversation that are not sent
-        self._unsaved = False
+        self._saved = 0  # steps that the saved model has
 
     @property
     def unsaved(self) -> int:
-        """How many of the steps that were learned would be lost."""
-        return self.learner.steps if self._unsaved else 0
+        """How many of the steps that were learned no saved model has."""
+        return self.learner.steps - self._saved
 
     # ----------------------------------------------------------------------------------- talking
 
@@ -180,13 +180,12 @@ class Session:
 
         Raises InputError where there is nothing to learn from.
         """
-        conversation = self.transcript.read(repair=self.learner.cfg.data.repair)
+        conversation = self._conversation()
         self._sampler.unload()  # the step needs the memory
         try:
             lesson = self.learner.learn(conversation, steps, stopped)
         finally:
             self._sampler.load(self.learner.params)
-        self._unsaved = True
         return lesson
 
     def undo(self) -> bool:
@@ -194,7 +193,7 @@ class Session:
         self._sampler.unload()
         undone = self.learner.undo()
         self._sampler.load(self.learner.params)
-        self._unsaved |= undone
+        self._saved = min(self._saved, self.learner.steps)
         return undone
 
     def signal(self) -> tuple[Scored, Interaction]:
@@ -202,12 +201,17 @@ class Session:
 
         Raises InputError where there is none, or it cannot be shown to the model.
         """
-        conversation = self.transcript.read(repair=self.learner.cfg.data.repair)
+        conversation = self._conversation()
         interactions = {interaction.id: interaction for interaction in conversation.interactions()}
         last = [index for _, index in conversation.replies()][-1:]
         owned = dataclasses.replace(conversation, owned=frozenset(last))
         scored = self.learner.score(owned)[-1]
         return scored, interactions[scored.id]
+
+    def _conversation(self) -> Conversation:
+        if not self.transcript.exchanges:
+            raise InputError(NOTHING_YET)
+        return self.transcript.read(repair=self.learner.cfg.data.repair)
 
     def save(self, directory: str) -> Path:
         """Export the model of now as a Hugging Face directory. Raises InputError for a place where
@@ -215,7 +219,7 @@ class Session:
         out = Path(directory).expanduser()
         hf.check_place(out, (self.model.files, self.model.tokenizer_files))
         self.model.export(self.learner.params, out, self.learner.cfg.export.dtype)
-        self._unsaved = False
+        self._saved = self.learner.steps
         return out
 
     def count_parameters(self) -> int:

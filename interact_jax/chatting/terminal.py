@@ -85,9 +85,11 @@ class Terminal:
             self.screen.remark("that was not UTF-8; type it again")
         except InputError as error:
             self.screen.remark(str(error))
+        except BrokenPipeError:
+            raise
         except OSError as error:
             self.screen.remark(
-                f"{error.filename or 'output'}: {error.strerror}. The chat goes on; its log is "
+                f"{error.filename or 'output'}: {error.strerror}. The chat goes on; a log is "
                 "written again after the next reply."
             )
         return True

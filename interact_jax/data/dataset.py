@@ -192,5 +192,5 @@ def _with_progress(
         total=len(conversations),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or len(conversations) < 2,
     )
