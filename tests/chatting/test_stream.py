@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 
@@ -87,7 +88,7 @@ def test_lines_break_between_words_however_the_text_is_cut(width):
     assert all(cell_len(line) < width for line in lines)
     assert written == written.replace("\x1b[0D", "") and written.count(ERASE) < len(lines)
     assert "".join(lines).replace(" ", "") == re.sub(r"[ \n\t]", "", TEXT)
-    for line, following in zip(lines, lines[1:], strict=False):
+    for line, following in itertools.pairwise(lines):
         for word in ("So", "fine.", "this."):
             if cell_len(word) < width:
                 assert not any(

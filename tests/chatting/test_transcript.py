@@ -40,7 +40,7 @@ def test_a_reply_without_text_is_read_as_a_run_reads_it():
     transcript = Transcript().with_exchange(*exchange(0, " "))
     messages = transcript.read(Message("user", "And now?")).messages
     assert [m.content for m in messages] == ["How 0?\n\nAnd now?"]
-    with pytest.raises(InputError, match="this conversation.*empty"):
+    with pytest.raises(InputError, match=r"this conversation.*empty"):
         transcript.read(Message("user", "And now?"), repair="stop")
 
 
@@ -85,7 +85,7 @@ def test_a_file_of_something_else_is_not_touched(content, said, tmp_path):
 def test_only_a_file_can_be_written_anew(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in ("-", "/dev/stdout", tmp_path / "pipe", tmp_path / "chat.jsonl.gz", os.devnull):
-        with pytest.raises(InputError, match="--log .*takes an uncompressed file"):
+        with pytest.raises(InputError, match=r"--log .*takes an uncompressed file"):
             ChatLog(path)
     with pytest.raises(InputError, match="there is no directory"):
         ChatLog(tmp_path / "absent" / "chat.jsonl")

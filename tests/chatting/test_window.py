@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from interact_jax.chatting.window import prompt_kind, window_of
@@ -47,7 +49,7 @@ def test_then_the_oldest_turns_are_left_out_until_half_of_the_context_is_free(ch
             one_more = [*system, *messages[window.left_out - 2 :]]
             assert len(chat.prompt(one_more)) > context // 2
         left_out = window.left_out
-    assert moved[0] == 6 and all(b - a > 1 for a, b in zip(moved, moved[1:], strict=False))
+    assert moved[0] == 6 and all(b - a > 1 for a, b in itertools.pairwise(moved))
 
 
 def test_a_message_that_leaves_no_room_is_refused(chat):
@@ -80,5 +82,5 @@ def test_reasoning_that_the_template_has_no_room_for_is_refused(tmp_path):
     closed = "{% if add_generation_prompt %}<think>\n\n</think>\n\n{% endif %}"
     template.write_text(template.read_text() + closed)
     chat = ChatFormat.load(tmp_path, thinking="keep")
-    with pytest.raises(InputError, match="data.thinking=keep: the chat template leaves no room"):
+    with pytest.raises(InputError, match=r"data\.thinking=keep: the chat template leaves no room"):
         prompt_kind(chat)
