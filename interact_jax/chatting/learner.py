@@ -140,7 +140,8 @@ class Learner:
         with sharding.on(self.model.mesh):
             source = self._source(dataset)
             forgotten = self._keep()
-            losses, skipped = [], 0
+            losses: list[float] = []
+            skipped = 0
             try:
                 while len(losses) < steps and not (losses and stopped()):
                     loss, bad = self._step(source.next())

@@ -126,12 +126,12 @@ def person(model, tmp_path):
 def test_a_person_at_a_terminal(person, tmp_path):
     """Ctrl-C ends the reply, which is kept as far as it came; at the prompt it says how to leave;
     what was learned is not lost without a word."""
-    person.waits_for("/help lists the")
+    person.waits_for("/help")
     person.waits_for(PROMPT)
     for n, message in enumerate(("Hi", "Shorter, please."), start=1):
         person.types(f"{message}\n")
         person.waits_for(f"{message}\r\n")
-        person.waits_for_some(4)  # of a reply that streams
+        person.waits_for_some(40)  # of a reply that streams, and what readline says before it
         person.types("\x03")
         person.waits_for(PROMPT)
         reply = read_lines(tmp_path / "chat.jsonl")[0]["messages"][-1]
