@@ -96,7 +96,8 @@ def test_a_reply_is_kept_as_it_was_drawn_and_as_training_sees_it(session, log):
     for scored, (_, reply) in zip(session.learner.score(conversation), exchanges, strict=False):
         assert tuple(scored.y) == reply.token_ids
         np.testing.assert_allclose(scored.logp_student, reply.logps, atol=1e-4)
-        np.testing.assert_allclose(reply.sampling_logps, reply.logps, atol=1e-5)
+        # Drawn from the ids that the tokenizer has, fewer than the model's.
+        assert (np.array(reply.sampling_logps) > np.array(reply.logps) - 1e-5).all()
 
 
 def test_a_reply_is_shown_while_it_is_drawn_and_may_be_stopped(session, log):
