@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -68,9 +69,14 @@ class Person:
     def __init__(self, arguments, **more):
         self._own, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+
+        def begin():
+            os.login_tty(theirs)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where tests run in background
+
         self.process = subprocess.Popen(
             arguments,
-            preexec_fn=lambda: os.login_tty(theirs),
+            preexec_fn=begin,
             env=environment(TERM="xterm-256color", **more),
         )
         os.close(theirs)
