@@ -68,8 +68,8 @@ class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFo
         return action.help if empty else super()._get_help_string(action)
 
 
-def settings_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser that knows --config and lists all settings in its help."""
+def settings_parser(description: str | None, default: str = "") -> argparse.ArgumentParser:
+    """A parser that knows --config (required without a `default`) and lists all settings."""
     name_flags({})
     parser = argparse.ArgumentParser(
         description=description,
@@ -77,8 +77,13 @@ def settings_parser(description: str | None) -> argparse.ArgumentParser:
         epilog="settings, with their defaults:\n" + config.describe(),
         allow_abbrev=False,
     )
+    said = f" (default {default})" if default else ""
     parser.add_argument(
-        "--config", required=True, metavar="FILE.py", help="settings of the run; or a recipe's name"
+        "--config",
+        required=not default,
+        default=default,
+        metavar="FILE.py",
+        help=f"settings of the run; or a recipe's name{said}",
     )
     return parser
 

@@ -12,7 +12,7 @@ import pytest
 
 from interact_jax import config
 from interact_jax.data.conversations import read_conversations
-from launch import answer, bench, evaluate, export, generate, grade, plan, score, train
+from launch import answer, bench, chat, evaluate, export, generate, grade, plan, score, train
 from tests.runs import ROOT
 
 DOCS = ROOT / "docs"
@@ -20,6 +20,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PROGRAMS = {
     "answer": answer,
     "bench": bench,
+    "chat": chat,
     "evaluate": evaluate,
     "export": export,
     "generate": generate,
@@ -88,7 +89,7 @@ def commands(text):
 def test_commands_are_accepted(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for name, given in commands(page.read_text()):
-        if name in ("train", "plan"):
+        if name in ("train", "plan", "chat"):
             args, overrides = PROGRAMS[name].parse(given)
             config.load(args.config, overrides)
         else:

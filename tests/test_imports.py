@@ -77,6 +77,7 @@ LAYERS = (
         "leaderboards",
         "harness",
     },
+    {"chatting"},
 )
 APART = {
     ("models", "data"),

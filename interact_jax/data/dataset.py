@@ -135,6 +135,25 @@ def load_dataset(
             settings.max_bytes,
             settings.copies,
         )
+    dataset = grow(conversations, report, chat, settings, sharing, workers, recipe)
+    if not dataset.trees:
+        raise InputError(
+            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
+        )
+    return dataset
+
+
+def grow(
+    conversations: Sequence[Conversation],
+    report: ReadReport,
+    chat: ChatFormat,
+    settings: EncodeSettings,
+    sharing: str,
+    workers: int = 0,
+    recipe: str = "hindsight",
+) -> Dataset:
+    """Encode what `recipe` takes from conversations that were read, and grow their trees: none
+    where nothing of them can be used."""
     dataset = Dataset([], [], [], collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))
     results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
@@ -144,10 +163,6 @@ def load_dataset(
             dataset.conversations.append(conversation)
             dataset.trees.append(tokenised.trees)
             dataset.interactions.append(tokenised.units)
-    if not dataset.trees:
-        raise InputError(
-            f"{input_name(path)}: no interaction is left to work on.\n" + "\n".join(dataset.lines())
-        )
     return dataset
 
 
@@ -186,5 +201,5 @@ def _with_progress(
         total=len(conversations),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or len(conversations) < 2,
     )

@@ -49,7 +49,8 @@ STEPS_BETWEEN_LOOKS = 8  # where somebody reads along: stop texts, a reply shown
 FILLED = 64  # pages filled in one call, at most
 LEAST_TABLE = 4  # pages of the smallest table
 SHARE = 0.5  # of the device's room that keys and values may take
-Look = Callable[[int, list[int]], None]
+Look = Callable[[int, list[int]], object]
+"""(place, ids so far) of a reply that grows; it ends there where this returns something true."""
 
 
 class Sampler:
@@ -127,14 +128,16 @@ class Sampler:
         done: Done | None = None,
         *,
         look: Look | None = None,
+        look_every: int = STEPS_BETWEEN_LOOKS,
         progress: bool = False,
     ) -> list[Completion]:
         """A completion of every request, in order.
 
         A completion has at most its `max_new_tokens`, fewer where the prompt leaves less room in
         the model's context. `done` is called with the place and completion of each request as it
-        ends, `look` with the place and ids so far of each that is being sampled, every few tokens.
-        `progress` shows a bar on stderr.
+        ends, `look` with the place and ids so far of each that is being sampled, every `look_every`
+        tokens; it may end a reply, which then is as if cut at its limit. `progress` shows a bar on
+        stderr.
 
         Raises InputError for requests that `check` refuses, for one that the room for keys and
         values cannot hold; NotFinite for a model whose outputs are not finite.
@@ -144,6 +147,7 @@ class Sampler:
         if not requests:
             return []
         completions: dict[int, Completion] = {}
+        every = None if look is None else look_every
         waiting = collections.deque(zip(range(len(requests)), requests, limits, strict=True))
         running: list[list[SampledSequence]] = [[] for _ in range(self.shards)]
         needs = [
@@ -157,15 +161,15 @@ class Sampler:
                 while waiting or any(running):
                     self._fill_pages(self._admit(waiting, running), table)
                     assert any(running), "the pool holds any one of the requests"
-                    for sequence in self._draw(running, table, bool(waiting), look is not None):
+                    ended = self._draw(running, table, bool(waiting), every)
+                    if look is not None:
+                        ended += self._ended_by(look, running)
+                    for sequence in ended:
                         completion = self._complete(sequence)
                         completions[sequence.index] = completion
                         if done is not None:
                             done(sequence.index, completion)
                         advance(1)
-                    if look is not None:
-                        for sequence in (s for shard in running for s in shard):
-                            look(sequence.index, sequence.ids)
         except BaseException:
             self._drop_pool()  # leases are lost, and perhaps the donated pool
             raise
@@ -291,17 +295,20 @@ class Sampler:
         running: list[list[SampledSequence]],
         table: int,
         others_wait: bool,
-        read_along: bool,
+        every: int | None,
     ) -> list[SampledSequence]:
-        """Draw some tokens for all running sequences; those that ended leave their pages."""
+        """Draw some tokens for all running sequences, `every` where somebody reads along; those
+        that ended leave their pages."""
         sequences = [sequence for of_shard in running for sequence in of_shard]
-        looked_at = read_along or any(s.request.params.stop for s in sequences)
+        if every is None:
+            has_stop = any(sequence.request.params.stop for sequence in sequences)
+            every = STEPS_BETWEEN_LOOKS if has_stop else STEPS
         rows = rows_to_draw(running, self.rows, table)
         drawn, self._pool = self._continue(
             self._params,
             self._pool,
             self._place(rows),
-            np.int32(STEPS_BETWEEN_LOOKS if looked_at else STEPS),
+            np.int32(min(every, STEPS)),
             np.bool_(others_wait),
         )
         drawn = jax.device_get(drawn)
@@ -311,10 +318,20 @@ class Sampler:
             for row, sequence in enumerate(list(of_shard), start=shard * size):
                 sequence.take(drawn, row, self.decode)
                 if sequence.ended:
-                    of_shard.remove(sequence)
-                    self._pages[shard].release(sequence.lease, sequence.fed)
+                    self._release(sequence, running)
                     ended.append(sequence)
         return ended
+
+    def _ended_by(self, look: Look, running: list[list[SampledSequence]]) -> list[SampledSequence]:
+        """Show all running sequences; those that `look` ends leave their pages."""
+        ended = [s for of_shard in running for s in of_shard if look(s.index, s.ids)]
+        for sequence in ended:
+            self._release(sequence, running)
+        return ended
+
+    def _release(self, sequence: SampledSequence, running: list[list[SampledSequence]]) -> None:
+        running[sequence.shard].remove(sequence)
+        self._pages[sequence.shard].release(sequence.lease, sequence.fed)
 
     def _complete(self, sequence: SampledSequence) -> Completion:
         if not np.isfinite(sequence.logps).all():

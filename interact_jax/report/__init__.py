@@ -10,4 +10,10 @@ from interact_jax.report.evaluation_page import write_evaluation_page
 from interact_jax.report.replies_page import Row, write_replies_page
 from interact_jax.report.run_page import write_run_report
 from interact_jax.report.signal_page import write_signal_report
-from interact_jax.report.terminal import before_after_lines, token_table, win_rate_lines
+from interact_jax.report.terminal import (
+    before_after_lines,
+    signal_table,
+    signal_text,
+    token_table,
+    win_rate_lines,
+)

@@ -26,15 +26,32 @@ def visible(piece: str) -> str:
 
 def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> Group:
     """The reply coloured by its signal, a row per token, and the follow-up (a rich renderable)."""
-    pieces = chat.pieces(scored.y.tolist())
+    title = f"reply, by signal{_reasoning(scored)}"
+    return Group(
+        _panel(f"{scored.id}: {interaction.x[-1].role}", interaction.x[-1].content),
+        Panel(signal_text(scored, chat), title=title, title_align="left"),
+        _panel("follow-up", interaction.o.content),
+        signal_table(scored, chat),
+    )
+
+
+def signal_text(scored: Scored, chat: ChatFormat) -> Text:
+    """The reply, each token coloured by its signal."""
     reply = Text()
+    for piece, signal in zip(chat.pieces(scored.y.tolist()), scored.signal, strict=True):
+        reply.append(printable(piece) or "∅", style=_style(signal))
+    return reply
+
+
+def signal_table(scored: Scored, chat: ChatFormat) -> Table:
+    """A row per token of the reply."""
+    pieces = chat.pieces(scored.y.tolist())
     table = Table("t", "token", "student", "teacher", "signal", box=None, pad_edge=False)
     for column in (0, 2, 3, 4):
         table.columns[column].justify = "right"
     rows = zip(pieces, scored.logp_student, scored.logp_teacher, scored.signal, strict=True)
     for t, (piece, student, teacher, signal) in enumerate(rows):
-        style = f"white on {on_black(float(signal))}"
-        reply.append(printable(piece) or "∅", style=style)
+        style = _style(signal)
         table.add_row(
             str(t),
             Text(visible(piece), style=style),
@@ -42,12 +59,11 @@ def token_table(scored: Scored, interaction: Interaction, chat: ChatFormat) -> G
             f"{teacher:.3f}",
             Text(f"{signal:+.3f}", style=style),
         )
-    return Group(
-        _panel(f"{scored.id}: {interaction.x[-1].role}", interaction.x[-1].content),
-        Panel(reply, title=f"reply, by signal{_reasoning(scored)}", title_align="left"),
-        _panel("follow-up", interaction.o.content),
-        table,
-    )
+    return table
+
+
+def _style(signal: float) -> str:
+    return f"white on {on_black(float(signal))}"
 
 
 def _reasoning(scored: Scored) -> str:

@@ -367,6 +367,26 @@ def test_replies_are_shown_as_they_grow(sampler):
         assert all(ids == completion.ids[: len(ids)] for ids in seen[place])
 
 
+def test_who_reads_along_may_see_every_token_and_end_a_reply(sampler):
+    """The others go on, and the ended one is what it would have been up to there."""
+    prompts, seen = some_prompts([5, 12]), []
+    seed, whole = sample_to_the_limit(sampler, prompts, max_new_tokens=30)
+
+    def look(place, ids):
+        if place == 0:
+            seen.append(len(ids))
+        return place == 0 and len(ids) == 5
+
+    requests = requests_for(prompts, SamplingParams(30), seed)
+    ended, other = sampler.sample(requests, look=look, look_every=1)
+    assert seen == [1, 2, 3, 4, 5]
+    assert ended.ids == whole[0].ids[:5] and other.ids == whole[1].ids
+    assert not ended.finished and not ended.stopped
+    for logps, expected in ((ended.logps, whole[0].logps), (ended.sampling_logps, whole[0].logps)):
+        np.testing.assert_allclose(logps, expected[:5], atol=1e-4)
+    assert [c.ids for c in sampler.sample(requests)] == [c.ids for c in whole]  # from its pages
+
+
 def test_rows_are_shared_out_over_a_mesh(decoder, params, sampler):
     prompts = some_prompts([5, 40, 3, 1, 90, 40])
     alone = sample(sampler, prompts, 6, max_new_tokens=8)
