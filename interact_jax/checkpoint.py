@@ -68,6 +68,14 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return max(_complete_steps(self._folder), default=None)
 
+    def kept(self) -> dict[str, Any]:
+        """What the newest readable checkpoint keeps beside the state, which takes no time to read:
+        `restore` may find it damaged, and go on from another. Empty where there is none."""
+        for step in sorted(_complete_steps(self._folder), reverse=True):
+            with contextlib.suppress(Damaged):
+                return saved.read_kept(self._folder / str(step))
+        return {}
+
     @progress.of("reading the checkpoint")
     def restore(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """The newest intact checkpoint: the state, laid out by the shardings of `abstract_state`,

@@ -61,7 +61,11 @@ BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryE
 
 
 class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The description unchanged, and the default of every argument."""
+    """The description unchanged, and the default of every argument that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        unset = action.default is None or action.default is False or action.default == ""
+        return action.help if unset else super()._get_help_string(action)
 
 
 def settings_parser(description: str | None) -> argparse.ArgumentParser:

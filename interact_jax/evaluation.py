@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from interact_jax import best, guard, places, progress, sharding
 from interact_jax.config import data_of, flatten
 from interact_jax.data.chat import ChatFormat
-from interact_jax.generation import SamplingParams, requests_for
+from interact_jax.generation import NotFinite, SamplingParams, requests_for
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import make_sampler
 from interact_jax.json_files import read_json
@@ -89,23 +90,31 @@ def preferences_now(run: Any) -> list[world.Styles]:
 
 def measure_replies(run: Any) -> dict[str, float]:
     """The shares of sampled replies that are as wanted, the mean over what the users want; empty
-    where that cannot be checked."""
+    where that cannot be checked.
+
+    Raises NotFinite where no reply can be sampled from the model before training."""
     measure, model, cfg = measure_for(run.config), run.model, run.config
     preferences = preferences_now(run) if measure is not None else []
     if measure is None or not preferences:
         return {}
-    with sharding.on(model.mesh):
-        shares = [
-            measure(
-                model.decoder,
-                run.state.params,
-                model.chat,
-                cfg.evaluation.replies,
-                cfg.seed,
-                preference,
-            )
-            for preference in preferences
-        ]
+    try:
+        with sharding.on(model.mesh):
+            shares = [
+                measure(
+                    model.decoder,
+                    run.state.params,
+                    model.chat,
+                    cfg.evaluation.replies,
+                    cfg.seed,
+                    preference,
+                )
+                for preference in preferences
+            ]
+    except NotFinite as error:
+        if int(run.state.step) == 0:
+            raise
+        log.warning("replies cannot be checked any more: %s", error)
+        return {}
     return {name: sum(each[name] for each in shares) / len(shares) for name in shares[0]}
 
 
@@ -132,10 +141,16 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
 @progress.of("measuring the model")
 def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     """Measure a `train.Run` in its current state and write the result to `file`; None where nothing
-    is to be measured."""
+    is to be measured. Measures that are not finite are left out, with a warning.
+
+    Raises NotFinite where no reply can be sampled from the model before training."""
     values = measure_replies(run) | measure_held_out(run)
     if not values:
         return None
+    odd = [name for name, value in values.items() if not math.isfinite(value)]
+    if odd:
+        log.warning("%s: without %s, not finite", file.name, ", ".join(odd))
+    values = {name: value for name, value in values.items() if name not in odd}
     file.parent.mkdir(parents=True, exist_ok=True)
     places.write(file, json.dumps(values, indent=2) + "\n")
     return values
@@ -144,7 +159,7 @@ def measure_run(run: Any, file: Path) -> dict[str, float] | None:
 @progress.of("measuring on held-out conversations")
 def measure_held_out(run: Any) -> dict[str, float]:
     """Measure the current model on held-out conversations; the sampled replies are kept with the
-    run. Measured at most once per step, on the same data."""
+    run. Measured at most once per step, on the same data. Measures that are not finite are NaN."""
     if run.held_out is None:
         return {}
     step = int(run.state.step)
@@ -153,10 +168,13 @@ def measure_held_out(run: Any) -> dict[str, float]:
     if {name: last.get(name) for name in of} != of:
         begin = None if step else run.workdir
         values, replies = run.held_out.measure(run.state.params, begin)
-        run.kept["held_out"] = of | {"values": values, "replies": replies}
-    values = run.kept["held_out"]["values"]
-    assert isinstance(values, dict)
-    return values
+        odd = [name for name, value in values.items() if not math.isfinite(value)]
+        if odd:
+            log.warning("step %d: not finite: %s", step, ", ".join(odd))
+        strict = {name: None if name in odd else value for name, value in values.items()}
+        run.kept["held_out"] = of | {"values": strict, "replies": replies}
+    kept = run.kept["held_out"]["values"]
+    return {name: math.nan if value is None else value for name, value in kept.items()}
 
 
 def measure_step(run: Any, step: int, due: bool) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """What a run learns from, opened in two parts: before the weights are loaded, and after.
 
-    feed = LogFeed(cfg, model, method)     what can be refused is refused here
-    feed.packing, feed.trees               compile for these
-    source = feed.open(params, saved)      the batches, from where the run was
+feed = LogFeed(cfg, model, method)     what can be refused is refused here
+feed.packing, feed.trees               compile for these
+source = feed.open(params, saved)      the batches, from where the run was
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method
+from interact_jax.online.feed import RolloutFeed, is_online
 from interact_jax.opening import OpenedModel
 
 log = logging.getLogger(__name__)
@@ -31,10 +32,14 @@ class Feed(Protocol):
     """`trees` are those of a step, and `packing` their rows; `held_out` is what the run does not
     learn from, to measure by; `dataset` the logs, if there are any."""
 
-    packing: Packing
-    trees: Sequence[Tree]
-    held_out: HeldOut | None
-    dataset: Dataset | None
+    @property
+    def packing(self) -> Packing: ...
+    @property
+    def trees(self) -> Sequence[Tree]: ...
+    @property
+    def held_out(self) -> HeldOut | None: ...
+    @property
+    def dataset(self) -> Dataset | None: ...
 
     def open(self, params: Any, saved: Mapping[str, Any]) -> BatchSource:
         """The batches of a run with these parameters; `saved` is what its checkpoint kept, empty
@@ -42,13 +47,29 @@ class Feed(Protocol):
         ...
 
 
+def open_feed(
+    cfg: Any, model: OpenedModel, method: Method, workdir: Path, kept: Mapping[str, Any]
+) -> Feed:
+    """What the settings say: logs, or conversations that are yet to be had. `kept` is what the
+    newest checkpoint of a run keeps beside its state, empty for a new run.
+
+    Raises InputError for data that cannot be read, or are not those that the run began with.
+    """
+    kind = RolloutFeed if is_online(cfg) else LogFeed
+    return kind(cfg, model, method, workdir, kept)
+
+
 class LogFeed:
     """Conversations of files."""
 
-    dataset: Dataset | None
-
-    def __init__(self, cfg: Any, model: OpenedModel, method: Method, workdir: Path):
-        """Raises InputError for data that cannot be read."""
+    def __init__(
+        self,
+        cfg: Any,
+        model: OpenedModel,
+        method: Method,
+        workdir: Path,
+        kept: Mapping[str, Any],
+    ):
         log.info("reading %s", cfg.data.path)
         dataset = load_dataset(
             cfg.data.path,
@@ -63,6 +84,8 @@ class LogFeed:
             log.info("%s", line)
         dataset, held_out = holdout.split(dataset, cfg.evaluation.holdout)
         log.info("%s", holdout.describe(held_out, dataset, cfg.evaluation.holdout))
+        if kept:
+            known.check_resumed(dataset, method.known, kept)
         self.held_out = HeldOut.of(held_out, model, cfg)
         self.draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
         height = cfg.batch.rows * sharding.row_shards(model.mesh)
@@ -76,12 +99,12 @@ class LogFeed:
         )
         log.info("%s", self.packing)
         self.trees = dataset.trees_of(self.draws.step(0))
-        self.dataset = self._dataset = dataset
+        self.dataset = dataset
         self._cfg, self._model, self._method, self._workdir = cfg, model, method, workdir
 
     def open(self, params: Any, saved: Mapping[str, Any]) -> LogBatches:
-        dataset = known.complete(
-            self._dataset,
+        self.dataset = known.complete(
+            self.dataset,
             self._method.known,
             self._model,
             params,
@@ -89,8 +112,7 @@ class LogFeed:
             self._workdir,
             resumed=bool(saved),
         )
-        self.dataset = dataset
-        source = LogBatches(dataset, self.draws, self.packing, Limits.of(self._cfg))
+        source = LogBatches(self.dataset, self.draws, self.packing, Limits.of(self._cfg))
         if saved:
             source.seek(saved["position"])
         return source

@@ -8,6 +8,7 @@ Measured on held-out prompts (`held_out`), relative to the same model before tra
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 from interact_jax.settings import Setting
@@ -41,6 +42,7 @@ SIGNS = (
     Sign("held_out_entropy", lambda before, now: now > 2 * before + 0.5, "replies are noise"),
     Sign("held_out_distance", lambda before, now: now > 1.0, "it is far from the initial model"),
 )
+NOT_FINITE = "its log-probabilities are not finite"
 ADVICE = (
     "Go back to an earlier checkpoint, and try a smaller optim.lr, fewer steps, "
     "teacher.name=trust_region, or objective.kl_initial."
@@ -48,11 +50,14 @@ ADVICE = (
 
 
 def signs(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, str]:
-    """The signs that are seen, each with a version that includes its figures."""
-    return {
+    """The signs that are seen, each with a version that includes its figures. A measure that is
+    now NaN or infinite is one, whatever it was before."""
+    odd = [name for name, value in now.items() if not math.isfinite(value)]
+    not_finite = {NOT_FINITE: f"{NOT_FINITE} ({', '.join(odd)})"} if odd else {}
+    measured = before.keys() & now.keys() - set(odd)
+    return not_finite | {
         sign.words: f"{sign.words} ({sign.measure} {before[sign.measure]:.3g} -> "
         f"{now[sign.measure]:.3g})"
         for sign in SIGNS
-        if sign.measure in before.keys() & now.keys()
-        and sign.is_seen(before[sign.measure], now[sign.measure])
+        if sign.measure in measured and sign.is_seen(before[sign.measure], now[sign.measure])
     }

@@ -21,6 +21,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,10 +36,17 @@ from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.holdout import hash_of
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, hindsight, pairs, revised_replies
 from interact_jax.data.tree import GROW, Tree
-from interact_jax.generation import Completion, Sampler, SamplingParams, requests_for
+from interact_jax.generation import (
+    Completion,
+    NotFinite,
+    Sampler,
+    SamplingParams,
+    requests_for,
+)
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import sampler_of
 from interact_jax.opening import OpenedModel
+from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 from interact_jax.signal import logps_of
@@ -80,6 +88,8 @@ NAMES = (
     "held_out_distance",
 )
 """What may be measured; `report.measures` says what each means, and its unit."""
+SAMPLED = ("held_out_entropy", "held_out_length", "held_out_finished", "held_out_readable")
+"""Of these, what needs sampled replies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +149,20 @@ class HeldOut:
             list(_prompts(chosen, model, cfg.evaluation.prompts)),
         )
 
+    def describe(self) -> str:
+        """In words, on how much is measured: few replies move a share by many points each."""
+        replies = [reply for tree in self.trees for reply in tree.replies]
+        sides = collections.defaultdict[str, set[int]](set)
+        for reply in replies:
+            sides[reply.target.unit].add(reply.target.side)
+        interactions = sum(HINDSIGHT in reply.places for reply in replies)
+        pairs = sum(both == {PREFERRED, REJECTED} for both in sides.values())
+        return (
+            f"held out: measured on {count(interactions, 'interaction')}, "
+            f"{count(pairs, 'pair')} of a better and a worse reply, "
+            f"and replies to {count(len(self.prompts), 'prompt')}"
+        )
+
     @functools.cached_property
     def digest(self) -> str:
         """A digest of everything that is measured."""
@@ -153,11 +177,19 @@ class HeldOut:
 
     def measure(self, params: Any, begin: Path | None = None) -> tuple[dict[str, float], list[str]]:
         """The available measures of these parameters, by name; the sampled replies. Those of the
-        initial model are saved in the run's directory, `begin`."""
+        initial model are saved in the run's directory, `begin`.
+
+        Where training has made the model's logits infinite or NaN, there are no replies, and
+        measures are NaN. Raises NotFinite where the initial model's are."""
         measures = self._measure_logs(params)
         if not self.prompts:
             return measures, []
-        completions = self._sample(params)
+        try:
+            completions = self._sample(params)
+        except NotFinite:
+            if begin is not None:
+                raise
+            return measures | dict.fromkeys(SAMPLED, math.nan), []
         texts = [self.text(completion) for completion in completions]
         logps = np.concatenate([completion.logps for completion in completions])
         measures |= {
@@ -325,15 +357,15 @@ def _prompts(
     conversations: Sequence[Conversation], model: OpenedModel, most: int
 ) -> Iterator[Prompt]:
     """At most one per conversation, so that they differ; each leaves room for a reply."""
-    count = 0
+    taken = 0
     for conversation in conversations:
-        if count >= most:
+        if taken >= most:
             return
         for name, x, y, o in sorted(_asked(conversation), key=lambda asked: hash_of(asked[0])):
             ids = _ids(x, y, conversation, model)
             if ids is not None:
                 yield Prompt(name, tuple(x), o, ids)
-                count += 1
+                taken += 1
                 break
 
 

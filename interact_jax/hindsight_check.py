@@ -30,6 +30,7 @@ from interact_jax.data.examples import PREFERRED, REJECTED, Draft
 from interact_jax.data.recipes import HINDSIGHT, PLAIN, Recipe, revised_replies
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.models.decoder import Decoder
+from interact_jax.printable import count
 from interact_jax.schema import Conversation, Interaction, Message
 from interact_jax.settings import Setting
 from interact_jax.signal import logps_of
@@ -80,8 +81,8 @@ class HindsightCheck:
             return ["hindsight: there are no replies after a follow-up to check with"]
         return [
             f"hindsight: {verdict}",
-            f"  ({self.pairs} revised replies: the follow-up favours them over the first reply by "
-            f"{self.relevant:+.2f}",
+            f"  ({count(self.pairs, 'revised reply', 'revised replies')}: the follow-up favours "
+            f"{'it' if self.pairs == 1 else 'them'} over the first reply by {self.relevant:+.2f}",
             f"  nats, one of another conversation by {self.shuffled:+.2f}; their own by more in "
             f"{self.helped:.0%},",
             f"  where chance is 50 % +- {self.error:.0%})",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from interact_jax import digests, files
 from interact_jax.data.dataset import Dataset
-from interact_jax.data.fingerprint import fingerprint, legacy_digests
+from interact_jax.data.fingerprint import DIFFERENCES, fingerprint, legacy_digests
+from interact_jax.data.pipeline import check_position
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.opening import OpenedModel
@@ -71,6 +72,14 @@ def complete(
         initial = [by_view[PLAIN] for by_view in logps]
         _write(file, initial, digest)
     return _add_initial(dataset, initial)
+
+
+def check_resumed(dataset: Dataset, names: Collection[str], kept: Mapping[str, Any]) -> None:
+    """Raise InputError where a run was begun with other data than `dataset`, which is not completed
+    yet: `kept` is what its checkpoint has beside the state."""
+    if "position" in kept:
+        parts = [part for part in DIFFERENCES if part != "weights" or INITIAL not in names]
+        check_position(dataset, kept["position"], parts)
 
 
 def _check_sampler(dataset: Dataset) -> None:

@@ -20,6 +20,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
@@ -35,6 +36,7 @@ PIECE = 1 << 20  # bytes copied at a time
 TOKEN = 8  # random bytes in the name of a temporary file
 # Errors of file systems that do not support it.
 NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 # ----------------------------------------------------------------------------------- reading
@@ -142,6 +144,7 @@ def check_output(given: str, out: str | Path, read: Iterable[str | Path] = ()) -
         raise InputError(f"{given}: no permission to write into {target.parent}.")
     if mode is not None and any(os.path.exists(x) and os.path.samefile(out, x) for x in read):
         raise InputError(f"{given}: is the file that is read; name another.")
+    _check_can_make(given, target.parent)
 
 
 def check_directory(given: str, out: str | Path) -> None:
@@ -155,6 +158,23 @@ def check_directory(given: str, out: str | Path) -> None:
         place = place.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise InputError(f"{given}: no permission to write into {place}.")
+    _check_can_make(given, place, os.path.relpath(os.path.realpath(out), place))
+
+
+def _check_can_make(given: str, place: Path, name: str = ".") -> None:
+    """Check that something called `name` can be made in a directory, by making it, in a directory
+    of its own that is removed again: /proc, for one, lets root write and makes nothing."""
+    trial = place / f".{secrets.token_hex(TOKEN)}.trial"
+    try:
+        os.makedirs(trial / name)
+    except OSError as error:
+        if error.errno in FULL:  # what is wrong is not the name
+            raise
+        raise InputError(
+            f"{given}: nothing can be made in {place} ({error.strerror}). Give another path."
+        ) from None
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def _mode(given: str, out: str | Path) -> int | None:

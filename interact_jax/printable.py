@@ -20,6 +20,23 @@ def count(number: int, thing: str, things: str = "") -> str:
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
+SINGULARS = {
+    "contexts": "context",
+    "conversations": "conversation",
+    "interactions": "interaction",
+    "replies": "reply",
+    "windows": "window",
+}
+
+
+def count_reason(number: int, reason: str) -> str:
+    """ "1 reply cut: ...", "2 replies cut: ..." of the reason "replies cut: ..."; reasons that
+    begin with another word stay as they are."""
+    first, space, rest = reason.partition(" ")
+    word = SINGULARS.get(first, first) if number == 1 else first
+    return f"{number:,} {word}{space}{rest}"
+
+
 def printable(text: str) -> str:
     """`text` without anything that a terminal would interpret."""
     return text if text.isprintable() else "".join(map(_escape, text))

@@ -49,16 +49,21 @@ def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     model or version.
     """
     sealed = check(place)
-    data = _read_data(place)
-    version = _version(data)
+    version = _version(_read_data(place))
     _check_version(place, version, moving)
     _check_shapes(place, moving.params, "policy", sealed)
     wanted = moving if version > 1 else _Version1.of(moving)
     with _translate_errors(place, sealed), ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore((place / "state").resolve(), wanted)
-    if version == 1:
-        return restored.to_current(moving), {"position": data}
-    return restored, {name: value for name, value in data.items() if name != "version"}
+    return restored.to_current(moving) if version == 1 else restored, read_kept(place)
+
+
+def read_kept(place: Path) -> dict[str, Any]:
+    """What was kept with a state, alone and without comparing digests. Raises Damaged."""
+    data = _read_data(place)
+    if _version(data) == 1:
+        return {"position": data}
+    return {name: value for name, value in data.items() if name != "version"}
 
 
 def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> Any:

@@ -41,16 +41,16 @@ from interact_jax import (
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.pipeline import BatchSource, StepBatch
 from interact_jax.ends import Deferred
-from interact_jax.feeds import Feed, LogFeed
+from interact_jax.feeds import open_feed
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counts_in
-from interact_jax.online.feed import RolloutFeed, is_online
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
+from interact_jax.printable import count
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
 from interact_jax.schema import Batch, InputError, RunStopped, Sum
 from interact_jax.teachers import POLICY, Rule
@@ -108,8 +108,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if mesh.shape["sequence"] > 1:
         log.warning("mesh.sequence: nothing is sharded over it yet; its devices compute the same")
 
-    opened_by = RolloutFeed if is_online(cfg) else LogFeed
-    feed: Feed = opened_by(cfg, model, method, workdir)
+    kept = checkpoints.kept() if resumed else {}
+    feed = open_feed(cfg, model, method, workdir, kept)
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
@@ -369,11 +369,11 @@ def finish(run: Run) -> list[str]:
     lines of the run's summary."""
     numbers, bad = totals(run), int(run.state.counters.bad_steps)
     lines = [
-        f"{int(run.state.step):,} steps, {numbers['interactions']:,} interactions, "
-        f"{numbers['reply_tokens']:,} counted reply tokens"
+        f"{count(int(run.state.step), 'step')}, {count(numbers['interactions'], 'interaction')}, "
+        f"{count(numbers['reply_tokens'], 'counted reply token')}"
     ]
     if bad:
-        lines.append(f"{bad:,} steps skipped: loss or gradient not finite")
+        lines.append(f"{count(bad, 'step')} skipped: loss or gradient not finite")
     run.checkpoints.close()
     run.state, best_lines = best.restore(run.state, run.kept, run.config, run.workdir)
     files = run.workdir / "model"  # the run's own, since the original may be gone by now

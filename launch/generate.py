@@ -43,6 +43,7 @@ from interact_jax.generation import (
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import sampler_of
 from interact_jax.opening import open_model
+from interact_jax.printable import count
 from interact_jax.sampling_flags import add_flags, params_of
 from interact_jax.schema import InputError
 
@@ -173,9 +174,9 @@ def summary(
         ),
     }
     counts |= count_repairs(prompts)
-    remarks = "".join(f", {count:,} {what}" for what, count in counts.items() if count)
+    remarks = "".join(f", {times:,} {what}" for what, times in counts.items() if times)
     return (
-        f"{len(prompts):,} prompts answered with {tokens:,} tokens in {seconds:.1f} s"
+        f"{count(len(prompts), 'prompt')} answered with {count(tokens, 'token')} in {seconds:.1f} s"
         f" ({tokens / seconds:,.0f} tokens/s){remarks}: {out}"
     )
 

@@ -132,8 +132,8 @@ def grade_alpaca_eval(args: argparse.Namespace) -> dict[str, Any]:
 def alpaca_lines(figures: Mapping[str, Any]) -> list[str]:
     """The figures of a model for people."""
     lines = [
-        f"{figures['model']} against {figures['baseline']}, {figures['judged']:,} judgements, "
-        f"{figures['mean_length']:,.0f} characters",
+        f"{figures['model']} against {figures['baseline']}, "
+        f"{count(int(figures['judged']), 'judgement')}, {figures['mean_length']:,.0f} characters",
         f"  win rate                    {figures['win_rate']:6.2f} % "
         f"(standard error {figures['standard_error']:.2f})",
         f"  length-controlled win rate  {figures['length_controlled_win_rate']:6.2f} % "
@@ -141,7 +141,7 @@ def alpaca_lines(figures: Mapping[str, Any]) -> list[str]:
         f"{figures['length_controlled_design']}",
     ]
     if figures["not_judged"]:
-        lines.append(f"  {figures['not_judged']:,} annotations without a preference")
+        lines.append(f"  {count(int(figures['not_judged']), 'annotation')} without a preference")
     change = figures["length_controlled_win_rate"] - figures["win_rate"]
     if abs(change) > win_rates.EXTREME:
         lines.append(f"  length control changes the win rate by {change:+.1f}: look at the outputs")
@@ -173,7 +173,7 @@ def grade_ifeval(args: argparse.Namespace) -> dict[str, Any]:
         ),
     )
     if figures["empty_replies"]:
-        cli.show(f"  {figures['empty_replies']:,} replies are empty")
+        cli.show(f"  empty replies: {figures['empty_replies']:,}")
     return figures
 
 

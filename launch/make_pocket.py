@@ -26,6 +26,7 @@ from pathlib import Path
 from interact_jax import cli, places
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
+from interact_jax.printable import count
 from pocket_model import gates, training
 
 
@@ -88,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     make = STAGES[settings.pop("stage")]
     if make in (gate, converse):
         cli.check_output(args.out)
+    else:
+        places.check_directory(f"--out {args.out}", args.out)
     with cli.reserve_stdout(args.out):
         make(**settings)
 
@@ -114,8 +117,9 @@ def converse(
     user = world.User(world.check_preference(preference))
     conversations = logs.converse(Speaker.load(model), user, interactions, seed)
     logs.write_logs(conversations, out)
-    count = sum(len(list(c.interactions())) for c in conversations)
-    print(f"{len(conversations):,} conversations, {count:,} interactions: {out}")
+    interactions = sum(len(list(c.interactions())) for c in conversations)
+    said = f"{count(len(conversations), 'conversation')}, {count(interactions, 'interaction')}"
+    print(f"{said}: {out}")
 
 
 STAGES: dict[str, Callable[..., None]] = {

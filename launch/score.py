@@ -28,7 +28,7 @@ from interact_jax.data.records import find_files
 from interact_jax.data.tree import picture
 from interact_jax.hindsight_check import check_hindsight
 from interact_jax.opening import DTYPES, open_model
-from interact_jax.printable import printable
+from interact_jax.printable import count, printable
 from interact_jax.signal import Scored, interactions_by_id, score_trees
 
 MAX_LENGTH = 4096  # tokens of a conversation, limited by the model's positions
@@ -40,6 +40,7 @@ SETTINGS = {
     "data.format": "--format",
     "data.on_error": "--on-error",
     "data.repair": "--repair",
+    "data.copies": "--copies",
     "data.max_bytes": "--max-bytes",
     "data.special_tokens": "--special-tokens",
     "data.thinking": "--thinking",
@@ -136,6 +137,7 @@ def score(args: argparse.Namespace) -> None:
         special_tokens=args.special_tokens,
         on_error=args.on_error,
         repair=args.repair,
+        copies=args.copies,
         max_bytes=args.max_bytes,
     )
     dataset = load_dataset(args.data, args.format, chat, settings, args.sharing)
@@ -167,7 +169,7 @@ def score(args: argparse.Namespace) -> None:
         )
         cli.show(*check.lines())
     show(args, scored, dataset, chat)
-    cli.show(*dataset.lines(), f"{len(scored):,} interactions scored: {args.out}")
+    cli.show(*dataset.lines(), f"{count(len(scored), 'interaction')} scored: {args.out}")
 
 
 def line_of(scored: Scored) -> dict[str, Any]:

@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
         summary += summary_lines(run.workdir / "metrics.jsonl")
+        if run.held_out is not None:
+            summary.append(run.held_out.describe())
         show_replies(run, folder)
         page = report.write_run_report(
             folder,

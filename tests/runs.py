@@ -16,6 +16,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from interact_jax import cli
+from interact_jax.data.pipeline import LogBatches
+from launch import train as launch_train
 from tests.tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,6 +161,25 @@ def train_and_kill(arguments: Sequence[str], step: int) -> None:
     command = [sys.executable, "-c", KILLED, str(step), *arguments]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+class Ended(Exception):
+    """A run that a test ends."""
+
+
+def train_and_end(arguments: Sequence[str], step: int) -> None:
+    """Run launch/train.py in this process, ended by an error when it asks for the batch of `step`:
+    on disk that is as if it had been killed there, once its checkpoints are written."""
+    original = LogBatches.next
+
+    def next_batch(self: LogBatches, state: Any = None) -> Any:
+        if int(state.step) + 1 == step:
+            raise Ended
+        return original(self, state)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Ended):
+        patch.setattr(LogBatches, "next", next_batch)
+        launch_train.main(list(arguments))
 
 
 def outcome(

@@ -4,6 +4,7 @@ import argparse
 import gzip
 import io
 import logging
+import re
 import sys
 
 import pytest
@@ -33,6 +34,14 @@ def test_nor_do_logs_and_complaints_about_arguments(capsys):
     assert capsys.readouterr().err == f"name: {SHOWN}\n"
     status, said = outcome(plan.main, ["--config=x.py", "--topology=v5e:2x2", CONTROLS], capsys)
     assert status == 2 and SHOWN in said
+
+
+def test_help_tells_defaults_where_there_are_some(capsys):
+    with pytest.raises(SystemExit):
+        score.main(["--help"])
+    said = capsys.readouterr().out
+    assert "(default: float32)" in said and "(default: 0)" in said
+    assert not re.search(r"\(default:\s+(None|False|)\)", said)
 
 
 def test_a_name_that_is_no_text_can_be_printed(monkeypatch):

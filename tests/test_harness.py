@@ -18,13 +18,14 @@ from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, processors
 
 from interact_jax import cli, places, pocket
+from interact_jax.generation.engine import Completion
 from interact_jax.harness import InteractLM, sampling_params
 from interact_jax.opening import open_model
 from interact_jax.pocket import world
 from interact_jax.schema import InputError
 from launch import harness
 from tests.network import no_network  # noqa: F401
-from tests.tiny import BOS, tiny_model, tiny_tokenizer
+from tests.tiny import BOS, EOS, tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -180,6 +181,13 @@ def test_greedy_texts_are_those_of_hugging_face(ours, theirs, caplog):
         assert mine == expected
         assert (until in mine[0]) == (not stop)
     assert "1 of 3 contexts cut on the left" in caplog.text
+
+
+def test_special_tokens_have_no_text(ours, theirs):
+    head = ours.tok_encode("<|head|>", add_special_tokens=False)
+    ids = [*ours.tok_encode("Thank", False), *head, *ours.tok_encode(" you", False), EOS]
+    text = ours._text(Completion(ids, [0.0] * len(ids), True), {"until": "<|head|>"})
+    assert text == theirs.tok_decode(ids) == "Thank you"
 
 
 def test_chat_templates_are_rendered_as_by_transformers(ours, theirs):

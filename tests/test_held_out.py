@@ -14,6 +14,7 @@ from interact_jax.opening import open_model
 from interact_jax.schema import Conversation, Message, Preference, RunStopped
 from interact_jax.signal import score_trees
 from launch import train as launch_train
+from tests.pages import Page
 from tests.runs import (
     MEASURED,
     ROOT,
@@ -77,6 +78,20 @@ def test_measures_stand_in_the_log_and_in_the_summary(ended):
     assert summary["before"]["held_out_distance"] == pytest.approx(0, abs=1e-6)
     assert found[5]["held_out_distance"] > 0
     assert 0 < found[5]["held_out_length"] <= 12
+
+
+def test_the_summary_says_on_how_much_was_measured(ended, settings):
+    """Of the two talks, the first has two interactions and a revised reply, the second one."""
+    held = [line for line in read_lines(settings["data.path"]) if is_held(json.dumps(line))]
+    long = sum(len(line["messages"]) == 5 for line in held)
+    expected = (
+        f"held out: measured on {len(held) + long} interactions, {long} pairs of a better and a "
+        "worse reply, and replies to 5 prompts"
+    )
+    assert 0 < long < len(held)
+    assert expected in json.loads((ended / "finished.json").read_text())["lines"]
+    page = Page(ended / "report/index.html").outside
+    assert expected in page and "What you want: mean |signal| falls" in page
 
 
 def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
@@ -245,6 +260,39 @@ def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_p
     assert len(read_lines(tmp_path / "run/metrics.jsonl")) == 4
 
 
+def strict(file):
+    """The lines of a JSON file that has no NaN and no infinity, or of several joined by lines."""
+
+    def refuse(name):
+        raise AssertionError(f"{file}: {name}")
+
+    whole = file.read_text()
+    texts = whole.splitlines() if file.suffix == ".jsonl" else [whole]
+    return [json.loads(text, parse_constant=refuse) for text in texts]
+
+
+def test_logits_that_are_not_finite_are_for_the_guard_and_in_no_file(settings, tmp_path, capsys):
+    """A step that makes the weights overflow: stopped with a checkpoint, which goes on when asked
+    to, to the end; and what cannot be measured is left out, and named."""
+    workdir, given = tmp_path / "run", {**settings, "steps": 2, "evaluation.every": 1}
+    given |= {"optim.name": "sgd", "optim.lr": 1e20, "optim.clip_norm": "inf"}
+    given |= {"optim.weight_decay": 0, "optim.warmup_fraction": 0}
+    with pytest.raises(RunStopped, match=r"step 1: .*not finite .*held_out_entropy.* is saved"):
+        launch_train.main(train_arguments(workdir, {**given, "evaluation.guard": "stop"}))
+    assert (workdir / "checkpoints/1").is_dir()
+    launch_train.main(train_arguments(workdir, {**given, "evaluation.guard": "none"}))
+    said = capsys.readouterr().err
+    assert "step 2: not finite: held_out_signal" in said
+    assert "after.json: without held_out_signal" in said
+    (summary,) = strict(workdir / "summary.json")
+    assert set(summary["before"]) == set(held_out.NAMES)
+    assert not summary["after"].keys() & set(held_out.SAMPLED)
+    assert strict(workdir / "report/after.json") == [summary["after"]]
+    lines = strict(workdir / "metrics.jsonl")
+    assert [line["held_out_entropy"] for line in lines] == [None, None]
+    assert "NaN" not in (workdir / "checkpoints/2/data/metadata").read_text()
+
+
 def test_what_can_be_read():
     assert held_out.is_readable("Paris.", [5, 6])
     assert not held_out.is_readable("  \n", [5])
@@ -285,7 +333,14 @@ def test_each_sign_is_told_with_its_figures(measure, value):
 
 
 def test_what_was_not_measured_is_no_sign():
-    assert not guard.signs({}, SOUND) and not guard.signs(SOUND, {"held_out_signal": math.nan})
+    assert not guard.signs({}, SOUND) and not guard.signs(SOUND, {"held_out_signal": 0.1})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_a_sign_whatever_it_was(value):
+    for before in (SOUND, {}):
+        (said,) = guard.signs(before, {**SOUND, "held_out_entropy": value}).values()
+        assert said == "its log-probabilities are not finite (held_out_entropy)"
 
 
 def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp_path):

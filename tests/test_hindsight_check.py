@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 
 import pytest
 
@@ -13,7 +14,7 @@ from interact_jax.hindsight_check import FEWEST, HindsightCheck, check_hindsight
 from interact_jax.opening import open_model
 from interact_jax.pocket import LOGS
 from launch import train as launch_train
-from tests.runs import outcome, train_arguments
+from tests.runs import ONE_ROW_SHARD, outcome, train_arguments
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +75,16 @@ def test_logs_without_a_revised_reply_tell_nothing(pocket):
     assert (found.pairs, found.usable) == (0, None) and len(found.lines()) == 1
 
 
+def test_one_pair_is_told_of_in_the_singular():
+    _, line, *_ = HindsightCheck(1, 0.5, 0.1, 1.0, 0.5).lines()
+    assert line.startswith("  (1 revised reply: the follow-up favours it over")
+
+
 def test_a_run_says_whether_its_model_uses_hindsight(tmp_path, capsys):
+    lines = gzip.decompress(LOGS.read_bytes()).splitlines(keepends=True)
+    (tmp_path / "logs.jsonl").write_bytes(b"".join(lines[:400]))
     settings = {"steps": 1, "epochs": 0, "report.interactions": 0, "evaluation.name": "none"}
-    settings |= {"check_hindsight": 24}
-    status, said = outcome(launch_train.main, train_arguments(tmp_path, settings), capsys)
+    settings |= {"check_hindsight": 24, "data.path": tmp_path / "logs.jsonl"}
+    settings |= {"batch.interactions": 8, "batch.row_tokens": 128, **ONE_ROW_SHARD}
+    status, said = outcome(launch_train.main, train_arguments(tmp_path / "run", settings), capsys)
     assert status == 0 and "24 revised replies" in said and "the model uses hindsight" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 
@@ -11,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from interact_jax import config, train
+from interact_jax import config, known, train
 from interact_jax.schema import InputError
 from launch import export as launch_export
 from launch import train as launch_train
@@ -23,6 +24,7 @@ from tests.runs import (
     records,
     tensors,
     tiny,
+    train_and_end,
     train_and_kill,
     train_arguments,
     write_lines,
@@ -59,6 +61,12 @@ WAYS = {
 }
 
 
+MESHED = [
+    pytest.param(way, marks=() if way in ("ema", "dpo") else pytest.mark.slow) for way in WAYS
+]
+"""On a second mesh all is compiled again: the quick ones have a model that moves, and none."""
+
+
 def begin(workdir, settings) -> train.Run:
     cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides(settings))
     return train.start(cfg, workdir)
@@ -76,14 +84,27 @@ def check_same(found, expected, **tolerance):
         check(found[name], value, err_msg=name, **tolerance)
 
 
+@pytest.fixture(scope="module")
+def whole_of(small, tmp_path_factory):
+    """A function from a way to (settings, workdir) of an uninterrupted run, made once."""
+
+    @functools.cache
+    def make(way):
+        settings, workdir = {**small, **WAYS[way]}, tmp_path_factory.mktemp("whole")
+        launch_train.main(train_arguments(workdir, settings))
+        return settings, workdir
+
+    return make
+
+
 @pytest.fixture(scope="module", params=WAYS)
-def runs(request, small, tmp_path_factory):
-    """(settings, workdir of an uninterrupted run, of one that was killed when it asked for the
-    batch of step 4, its last checkpoint being of step 2)."""
-    settings = {**small, **WAYS[request.param]}
-    whole, killed = (tmp_path_factory.mktemp(name) for name in ("whole", "killed"))
-    launch_train.main(train_arguments(whole, settings))
-    train_and_kill(train_arguments(killed, settings), step=4)
+def runs(request, whole_of, tmp_path_factory):
+    """(settings, workdir of an uninterrupted run, of one that ended when it asked for the batch of
+    step 4, its last checkpoint being of step 2). One of them is killed, in a process of its own."""
+    settings, whole = whole_of(request.param)
+    end = train_and_kill if request.param == "trust_region" else train_and_end
+    killed = tmp_path_factory.mktemp("killed")
+    end(train_arguments(killed, settings), step=4)
     return settings, whole, killed
 
 
@@ -100,6 +121,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path):
         run.checkpoints.close()
 
 
+@pytest.mark.parametrize("runs", MESHED, indirect=True)
 def test_a_run_goes_on_on_another_mesh(runs, tmp_path):
     settings, whole, killed = runs
     workdir = shutil.copytree(killed, tmp_path / "run")
@@ -128,20 +150,21 @@ def test_models_that_never_move_are_kept_once(small, tmp_path):
         begin(tmp_path, {**small, **WAYS["trust_region"]})
 
 
-def test_the_average_can_be_exported(small, tmp_path):
-    launch_train.main(train_arguments(tmp_path / "run", {**small, **WAYS["ema"]}))
-    arguments = ["--checkpoint", str(tmp_path / "run"), "--dtype", "float32", "--out"]
+def test_the_average_can_be_exported(whole_of, tmp_path):
+    _, workdir = whole_of("ema")
+    arguments = ["--checkpoint", str(workdir), "--dtype", "float32", "--out"]
     launch_export.main([*arguments, str(tmp_path / "policy")])
     launch_export.main([*arguments, str(tmp_path / "teacher"), "--weights", "teacher"])
     policy, teacher = (tensors(tmp_path / name) for name in ("policy", "teacher"))
-    check_same(policy, tensors(tmp_path / "run/export"))
+    check_same(policy, tensors(workdir / "export"))
     assert all((policy[name] != teacher[name]).any() for name in policy)
     with pytest.raises(InputError, match=r"no model 'critic'. Available: policy, teacher"):
         launch_export.main([*arguments, str(tmp_path / "no"), "--weights", "critic"])
 
 
-def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_path):
-    """A rejected reply stands on a branch: the trunks are those of before."""
+def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_path, monkeypatch):
+    """A rejected reply stands on a branch: the trunks are those of before. Refused by the data, and
+    by what was computed of them."""
     settings = {**small, **WAYS["dpo"]}
     x = [{"role": "user", "content": "Say y"}]
     pairs = [{"prompt": x, "chosen": "y, because you asked", "rejected": r} for r in ("no", "why")]
@@ -149,6 +172,9 @@ def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_pat
     launch_train.main(train_arguments(tmp_path / "run", settings))
     pairs[1]["rejected"] = "who"
     write_lines(tmp_path / "pairs.jsonl", pairs)
+    with pytest.raises(InputError, match="had other replies in the same 2 conversations"):
+        begin(tmp_path / "run", {**settings, "steps": 6})
+    monkeypatch.setattr(known, "check_resumed", lambda *_: None)
     with pytest.raises(InputError, match=r"initial\.npz: cannot be read \(it is of other replies"):
         begin(tmp_path / "run", {**settings, "steps": 6})
 
@@ -166,10 +192,10 @@ def test_other_weights_are_other_data(small, tmp_path):
 def test_a_run_begun_before_there_were_limits_goes_on_without(small, old, tmp_path):
     workdir = shutil.copytree(old, tmp_path / "run")
     saved = workdir / "config.json"
-    known = json.loads(saved.read_text())
+    settings = json.loads(saved.read_text())
     for name in ("limits.user", "limits.conversation"):
-        del known[name]
-    saved.write_text(json.dumps(known))
+        del settings[name]
+    saved.write_text(json.dumps(settings))
     message = r"limits\.conversation: 'inf' then, 8\.0 now.*To go on.*--config\.limits\.user=inf"
     with pytest.raises(InputError, match=message):
         begin(workdir, small)
@@ -182,12 +208,12 @@ def test_a_run_begun_before_there_were_limits_goes_on_without(small, old, tmp_pa
         begin(workdir, small)
 
 
-def test_a_run_that_lost_what_its_initial_model_said_is_refused(small, tmp_path):
-    settings = {**small, **WAYS["dpo"]}
-    launch_train.main(train_arguments(tmp_path, settings))
-    (tmp_path / "known/initial.npz").write_bytes(b"no")
+def test_a_run_that_lost_what_its_initial_model_said_is_refused(whole_of, tmp_path):
+    settings, whole = whole_of("dpo")
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    (workdir / "known/initial.npz").write_bytes(b"no")
     with pytest.raises(InputError, match=r"known is damaged: initial\.npz is not"):
-        begin(tmp_path, {**settings, "steps": 6})
+        begin(workdir, {**settings, "steps": 6})
 
 
 @flax.struct.dataclass

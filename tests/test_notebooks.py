@@ -88,7 +88,8 @@ def test_notebooks_are_shipped_without_results(file):
 
 
 def test_the_quickstart(execute, tmp_path):
-    short = ["steps=12", "epochs=0", "evaluation.replies=64"]  # enough to go through every cell
+    # Enough to go through every cell.
+    short = ["steps=3", "epochs=0", "evaluation.replies=16", "evaluation.prompts=8"]
     notebook = execute("quickstart", WORKDIR=str(tmp_path / "run"), CHANGES=short)
     assert "tokens in place of" in printed(notebook)
     assert "model.safetensors" in printed(notebook)

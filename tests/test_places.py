@@ -18,7 +18,7 @@ from interact_jax.data import weighing
 from interact_jax.data.records import Loss, find_files, read_records
 from interact_jax.models import hf
 from interact_jax.schema import InputError
-from launch import plan
+from launch import answer, bench, evaluate, generate, make_pocket, plan, score
 from launch import train as launch_train
 from tests.runs import ROOT, outcome
 
@@ -278,6 +278,40 @@ def test_a_directory_to_write_to_is_one_or_can_be_made(tmp_path):
     }.items():
         with pytest.raises(InputError, match=expected):
             places.check_directory("--report", tmp_path / wrong)
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y", "fine/" + "x" * 300])
+def test_where_nothing_can_be_made_is_refused(place, tmp_path, monkeypatch):
+    """Though root has the permission, and the name in itself is possible."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"nothing can be made in .*Give another path"):
+        places.check_directory("--report", place)
+    with pytest.raises(InputError, match="nothing can be made in /proc"):
+        places.check_output("--out", "/proc/x")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "program, arguments",
+    {
+        answer: "--model pocket --benchmark ifeval --questions {file} --out /proc/x",
+        bench: "--json /proc/x",
+        evaluate: "--model pocket --baseline {file} --judge people --out /proc/x",
+        generate: "--model pocket --prompts {file} --out /proc/x",
+        make_pocket: "train --out /proc/x",
+        plan: "--config quickstart --json /proc/x",
+        score: "--model pocket --data pocket --out {file}.out --report /proc/x",
+        launch_train: "--config quickstart --workdir /proc/x",
+    }.items(),
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_every_program_refuses_such_a_place_at_once(program, arguments, tmp_path, capsys):
+    file = tmp_path / "given.jsonl"
+    file.write_text('{"prompt": "Hi"}\n')
+    given = arguments.format(file=file).split()
+    status, said = outcome(program.main, given, capsys)
+    assert status == 2 and "/proc/x: nothing can be made in /proc" in said
+    assert "Traceback" not in said
 
 
 # ----------------------------------------------------------------------------------- standard input

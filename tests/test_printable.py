@@ -14,12 +14,21 @@ from rich.console import Console
 
 from interact_jax import cli, report
 from interact_jax.data.chat import ChatFormat
-from interact_jax.printable import printable
+from interact_jax.printable import count, count_reason, printable
 from interact_jax.schema import InputError, Interaction, Message
 from interact_jax.signal import Scored
 from launch import score
 from tests.logs import chat, write
 from tests.runs import tiny
+
+
+def test_one_is_singular():
+    assert count(1, "reply", "replies") == "1 reply" and count(0, "file") == "0 files"
+    assert count_reason(1, "replies cut: too long") == "1 reply cut: too long"
+    assert count_reason(2_000, "replies cut: too long") == "2,000 replies cut: too long"
+    assert count_reason(1, "field 'x' not used") == "1 field 'x' not used"
+    assert count_reason(1, "conversations") == "1 conversation"
+
 
 EVIL = "a\x1b[31mred\x1b[0m\x07\0\r\x9b2J\u202eback\u200d"
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
 from interact_jax import config, train
 from interact_jax.metrics import summary_lines
+from interact_jax.models.decoder import head_DxV
 from interact_jax.schema import InputError
+from tests.models.test_sight import line
 from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
+
+LONGEST = 192  # tokens of a sequence: padded to it, all share one compiled program
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +61,23 @@ def half(small, whole, tmp_path_factory):
 
 def mean_signals(run):
     """The mean |signal| of every interaction, each scored by the plain decoder, alone."""
-    model, found = run.model, {}
+    found, logps_of = {}, jax.jit(functools.partial(plain_logps, run.model.decoder))
     for trees in run.dataset.trees:
         for (example,) in (unit for tree in trees for unit in tree.units()):
             logps = []
             for context in example.contexts.values():
                 ids = np.concatenate([context, example.target.y])
-                logits = logits_of(model, run.state.params, ids)[len(context) - 1 : -1]
-                logp = jax.nn.log_softmax(logits)
-                logps.append(logp[np.arange(len(example.target.y)), example.target.y])
+                logp = logps_of(run.state.params, line(np.pad(ids, (0, LONGEST - len(ids)))))
+                at = np.arange(len(context), len(ids))
+                logps.append(np.asarray(logp)[at - 1, ids[at]])
             found[example.target.id] = float(np.abs(logps[1] - logps[0]).mean())
     return found
 
 
-def logits_of(model, params, ids):
-    from interact_jax.models.decoder import head_DxV
-    from tests.models.test_sight import line
-
-    padded = [*ids, *[0] * (192 - len(ids))]
-    hidden, _ = model.decoder.apply({"params": params}, line(padded))
-    return np.asarray(hidden[0, : len(ids)] @ head_DxV(params))
+def plain_logps(decoder, params, stream):
+    """[T, V] after every token of one sequence."""
+    hidden, _ = decoder.apply({"params": params}, stream)
+    return jax.nn.log_softmax(hidden[0] @ head_DxV(params))
 
 
 def test_metrics_and_counts_are_those_of_the_whole_step(whole, half):

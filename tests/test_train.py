@@ -403,6 +403,12 @@ def test_other_settings_are_another_run(small, stopped, change, message, tmp_pat
     assert said.count("\n") == 1
 
 
+def states(folder):
+    """Size and time of every file below it."""
+    stats = {file: file.stat() for file in folder.rglob("*") if file.is_file()}
+    return {file: (stat.st_size, stat.st_mtime_ns) for file, stat in stats.items()}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -411,13 +417,17 @@ def test_other_settings_are_another_run(small, stopped, change, message, tmp_pat
     ],
     ids=["fewer", "another-order"],
 )
-def test_other_data_is_another_run(small, stopped, change, message, tmp_path, capsys):
+def test_other_data_is_another_run(small, stopped, change, message, tmp_path, monkeypatch, capsys):
+    """Refused before anything is compiled, and without a change to any file."""
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
+    before = states(workdir)
+    monkeypatch.setattr(train, "jit_gradients", None)  # called before the first compilation
     other = write_lines(tmp_path / "other.jsonl", change(records()))
     arguments = train_arguments(workdir, {**small, **RUN, "data.path": other})
     status, said = outcome(launch_train.main, arguments, capsys)
     assert status == 2
     assert message in said
+    assert states(workdir) == before
 
 
 @pytest.mark.parametrize("how", ["resume", "start_from"])

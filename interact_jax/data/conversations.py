@@ -16,6 +16,7 @@ import difflib
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from interact_jax.data.copies import COPIES, digest_of
 from interact_jax.data.dialogues import Outcome
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.mending import LEFT_OUT, REPAIR
@@ -43,8 +44,8 @@ FIELDS_SHOWN = 12  # unused fields in a summary
 
 @dataclasses.dataclass
 class ReadReport:
-    """How much was read; what was lost, and why; what was mended; which fields were not used, and
-    which `data.weigh` alone can use (`meta`).
+    """How much was read; what was lost, and why; what was mended; which conversations occur again
+    (`copies`); which fields were not used, and which `data.weigh` alone can use (`meta`).
 
     `lost` counts by reason: lines ("broken JSON"), messages ("unknown role"), conversations ("no
     follow-up"). `examples` has the first case of each reason, with file and line. `interactions`
@@ -57,6 +58,7 @@ class ReadReport:
     interactions: int = 0
     lost: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     mended: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    copies: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     meta: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -74,7 +76,8 @@ class ReadReport:
             f"{count(self.interactions, 'interaction')}"
         ]
         shown = self.unused.most_common(FIELDS_SHOWN)
-        for reason, times in [*self.lost.most_common(), *self.mended.most_common(), *shown]:
+        losses = [*self.lost.most_common(), *self.mended.most_common(), *self.copies.most_common()]
+        for reason, times in [*losses, *shown]:
             lines.append(f"  {times:,} x {reason}, such as {self.examples[reason]}")
         if len(self.unused) > FIELDS_SHOWN:
             lines.append(f"  and {len(self.unused) - FIELDS_SHOWN:,} more fields not used")
@@ -99,6 +102,7 @@ def read_conversations(
     expected: str = INTERACTION,
     repair: str = "join",
     max_bytes: int = MOST_BYTES,
+    copies: str = "keep",
 ) -> tuple[list[Conversation], ReadReport]:
     """Read every conversation with something to learn from: at least one interaction.
 
@@ -109,7 +113,8 @@ def read_conversations(
     `on_error="stop"`, the first thing that cannot be read raises InputError with file, line and
     remedy; with "skip", it and what contains it are left out and counted. Input that can be read
     but is not clean is mended as `repair` says (`mending.REPAIR`) and counted. A conversation
-    without a follow-up and a deleted message are not errors: they are counted either way. At most
+    without a follow-up and a deleted message are not errors: they are counted either way. So are
+    conversations that occur again, which are read again or left out, as `copies` says. At most
     `max_bytes` of a file are read, after unpacking.
 
     Ids are unique over all files: a number is appended to an id that is taken. Raises InputError,
@@ -119,8 +124,9 @@ def read_conversations(
     _check_choice("data.format", format, FORMATS)
     _check_choice("data.on_error", on_error, ON_ERROR)
     _check_choice("data.repair", repair, REPAIR)
+    _check_choice("data.copies", copies, COPIES)
     report = ReadReport()
-    collector = _Collector(report, count_units, expected, on_error, repair)
+    collector = _Collector(report, count_units, expected, on_error, repair, copies)
     for file, stem in find_files(path).items():
         report.files += 1
         records = _count_records(read_records(file, stem, max_bytes), report)
@@ -150,9 +156,11 @@ class _Collector:
     expected: str
     on_error: str
     repair: str
+    copies: str
     conversations: list[Conversation] = dataclasses.field(default_factory=list)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)  # where each id was read
     times: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    firsts: dict[bytes, str] = dataclasses.field(default_factory=dict)  # where each was read first
     last_loss: str = ""  # where something was lost last
 
     def take(self, item: Outcome) -> None:
@@ -172,25 +180,47 @@ class _Collector:
         self.report.note(self.report.lost, loss)
 
     def _keep(self, conversation: Conversation) -> None:
-        if (first := self.sources.get(conversation.id)) is not None:
-            detail = f"conversation {conversation.id!r} is also at {first}"
-            if self.repair == "stop":
-                self._lose(Loss("duplicate id", conversation.source, detail, MEND_LINE))
-                return
-            drop = self.repair == "drop"
-            reason = f"{LEFT_OUT if drop else ''}duplicate id"
-            self.take(Note(reason, conversation.source, detail))
-            if drop:
-                return
+        units, duplicate = self.count_units(conversation), conversation.id in self.sources
+        if duplicate and self.repair != "join":
+            self._refuse_id(conversation)
+            return
+        if units and self._is_copy(conversation) and self.copies == "drop":
+            return
+        if duplicate:
+            self.take(Note("duplicate id", conversation.source, self._other(conversation)))
             conversation = dataclasses.replace(conversation, id=self._free_id(conversation.id))
         self.sources[conversation.id] = conversation.source
-        if units := self.count_units(conversation):
+        if units:
             self.conversations.append(conversation)
             self.report.meta.update(conversation.meta.keys())
             self.report.interactions += units
         elif conversation.source != self.last_loss or conversation.owned is not None:
             # Otherwise the reason has been reported already; but paths of a tree have one place.
             self._lose(_unused_loss(conversation, self.count_units, self.expected))
+
+    def _refuse_id(self, conversation: Conversation) -> None:
+        detail = self._other(conversation)
+        if self.repair == "stop":
+            self._lose(Loss("duplicate id", conversation.source, detail, MEND_LINE))
+        else:
+            self.take(Note(f"{LEFT_OUT}duplicate id", conversation.source, detail))
+
+    def _other(self, conversation: Conversation) -> str:
+        """In words, where its id has been read before."""
+        return f"conversation {conversation.id!r} is also at {self.sources[conversation.id]}"
+
+    def _is_copy(self, conversation: Conversation) -> bool:
+        """Whether it has been read before; counted if so."""
+        source, digest = conversation.source, digest_of(conversation)
+        if (first := self.firsts.get(digest)) is None:
+            self.firsts[digest] = source
+            return False
+        detail = f"conversation {conversation.id!r} has the messages of that at {first}"
+        if self.copies == "keep":
+            detail += "; data.copies=drop reads it once"
+        reason = f"{LEFT_OUT if self.copies == 'drop' else ''}copy of an earlier conversation"
+        self.report.note(self.report.copies, Note(reason, source, detail))
+        return True
 
     def _free_id(self, taken: str) -> str:
         """An unused id: `taken` with the first free number after it."""

@@ -13,6 +13,7 @@ from rich.progress import track
 from interact_jax import progress
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
+from interact_jax.data.copies import COPIES
 from interact_jax.data.encode import Counts, EncodeSettings
 from interact_jax.data.fitting import count_learned, fit, is_plain
 from interact_jax.data.formats import FORMATS
@@ -23,7 +24,7 @@ from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
 from interact_jax.data.tree import Tree
 from interact_jax.places import input_name
-from interact_jax.printable import count
+from interact_jax.printable import count, count_reason
 from interact_jax.schema import Conversation, InputError
 from interact_jax.settings import Setting
 
@@ -47,6 +48,13 @@ SETTINGS = {
         " row, empty replies, whatever the chat template refuses), drop leaves out the "
         "interactions concerned, stop treats it as an error; all repairs are counted",
         REPAIR,
+    ),
+    "data.copies": Setting(
+        "keep",
+        "conversations with the same messages as an earlier one: keep = learn from each, as often "
+        "as it occurs; drop = learn from the first alone; counted either way",
+        COPIES,
+        before="keep",
     ),
     "data.max_bytes": Setting(
         MOST_BYTES,
@@ -95,7 +103,7 @@ class Dataset:
         ]
         for reason, times in sorted(self.counts.items()):
             example = f", such as {self.examples[reason]}" if reason in self.examples else ""
-            lines.append(f"  {times:,} {reason}{example}")
+            lines.append(f"  {count_reason(times, reason)}{example}")
         return lines
 
 
@@ -125,6 +133,7 @@ def load_dataset(
             expected,
             settings.repair,
             settings.max_bytes,
+            settings.copies,
         )
     dataset = Dataset([], [], [], collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))

@@ -45,6 +45,7 @@ class EncodeSettings:
     special_tokens: str = "drop"
     on_error: str = "stop"
     repair: str = "join"
+    copies: str = "keep"
     max_bytes: int = MOST_BYTES  # of a file that are read, unpacked
     weigh: str = ""
     ignore_first: int = 0  # tokens of y that the objective does not count
@@ -211,7 +212,7 @@ def _hopping_windows(
             windows.append(window)
             start, window = hop, []
         if start > len(system):
-            counts["interactions that see only part of their history: windows hopped"] += 1
+            counts["interactions with only part of their history: windows hopped"] += 1
         window.append([_cut(e, settings, counts) for e in unit])
     return [*windows, window]
 

@@ -47,10 +47,12 @@ def digest_trees(trees: Sequence[Tree], more: Sequence[Any] = ()) -> str:
     return _digest([*map(_places, trees), *map(_identity, replies), *more], arrays)
 
 
-def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """The first difference, to be formatted with the number of conversations; None if there is
-    none."""
-    return next((text for part, text in DIFFERENCES.items() if then[part] != now[part]), None)
+def difference(
+    then: Mapping[str, str], now: Mapping[str, str], parts: Iterable[str] = DIFFERENCES
+) -> str | None:
+    """The first difference in these parts, to be formatted with the number of conversations; None
+    if there is none."""
+    return next((DIFFERENCES[part] for part in parts if then[part] != now[part]), None)
 
 
 def _places(tree: Tree) -> Any:

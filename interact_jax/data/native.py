@@ -1,7 +1,7 @@
 """Conversations in the native format as this package writes them: read back exactly, never mended.
 
-    line = json.dumps(to_record(conversation))
-    conversation = from_record(json.loads(line), "conversations.jsonl:3")
+line = json.dumps(to_record(conversation))
+conversation = from_record(json.loads(line), "conversations.jsonl:3")
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def _message(value: Mapping[str, Any]) -> Message:
     if "token_ids" not in value:
         return message
     ids = tuple(int(i) for i in value["token_ids"])
-    logps = {name: tuple(map(float, value[name])) for name in SAMPLED[1:] if name in value}
-    if any(len(numbers) != len(ids) for numbers in logps.values()):
+    logps, sampling_logps = (
+        tuple(map(float, value[name])) if name in value else None for name in SAMPLED[1:]
+    )
+    if any(len(given) != len(ids) for given in (logps, sampling_logps) if given is not None):
         raise ValueError("as many log-probabilities as token_ids were expected")
-    return dataclasses.replace(message, token_ids=ids, **logps)
+    return dataclasses.replace(message, token_ids=ids, logps=logps, sampling_logps=sampling_logps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -13,11 +13,12 @@ import numpy as np
 
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
-from interact_jax.data.fingerprint import difference, fingerprint, legacy_digests
+from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint, legacy_digests
 from interact_jax.data.limits import Limits, Member
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
+from interact_jax.printable import count, count_reason
 from interact_jax.schema import Batch, InputError
 from interact_jax.settings import Setting
 
@@ -142,6 +143,35 @@ class BatchSource(Protocol):
         """What was read and what was lost, for people."""
 
 
+def check_position(
+    dataset: Dataset, position: Mapping[str, Any], parts: Collection[str] = tuple(DIFFERENCES)
+) -> None:
+    """Raise InputError where a position of `LogBatches` is one in other data, as far as these parts
+    of the fingerprint show."""
+    if change := _data_change(dataset, position, parts):
+        raise InputError(
+            f"the run to be resumed had {change}: its position in the data means nothing. Set "
+            "data.path to the data of that run, or use another --workdir (with "
+            "--config.start_from to continue from the parameters)."
+        )
+
+
+def _data_change(
+    dataset: Dataset, position: Mapping[str, Any], parts: Collection[str]
+) -> str | None:
+    """In words, how the data of a position differ from these; None where they do not."""
+    then, now = position["conversations"], len(dataset.trees)
+    if then != now:
+        return f"{count(then, 'conversation')}, now there {'is' if now == 1 else 'are'} {now:,}"
+    if "data" in position:
+        change = difference(position["data"], fingerprint(dataset), parts)
+        return change and change.format(now)
+    known = legacy_digests(dataset).items()  # earlier versions stored these, or fewer
+    if all(position.get(name, number) == number for name, number in known):
+        return None
+    return f"other conversations, replies or weights, or the same {now:,} in another order"
+
+
 class _Steps:
     """The steps from a position on, as grain reads them: by number, without an end."""
 
@@ -194,8 +224,8 @@ class LogBatches:
     def summary(self) -> list[str]:
         """What was lost or mended on the way from the files to here."""
         read = self.dataset.read
-        lost = dict(sorted((read.lost + read.mended + read.unused + self.dataset.counts).items()))
-        return [f"{count:,} {reason}" for reason, count in lost.items()]
+        lost = read.lost + read.mended + read.copies + read.unused + self.dataset.counts
+        return [count_reason(times, reason) for reason, times in sorted(lost.items())]
 
     def next(self, state: Any = None) -> StepBatch:
         """The next batch. Logs do not depend on the state.
@@ -215,26 +245,8 @@ class LogBatches:
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to a position that `position()` returned; InputError if that was in other data."""
-        if change := self._data_change(position):
-            raise InputError(
-                f"the run to be resumed had {change}: its position in the data means nothing. Set "
-                "data.path to the data of that run, or use another --workdir (with "
-                "--config.start_from to continue from the parameters)."
-            )
+        check_position(self.dataset, position)
         self._go_to(position["drawn"])
-
-    def _data_change(self, position: dict[str, Any]) -> str | None:
-        """In words, how the data of a position differ from these; None where they do not."""
-        then, now = position["conversations"], len(self.dataset.trees)
-        if then != now:
-            return f"{then:,} conversations, now there are {now:,}"
-        if "data" in position:
-            change = difference(position["data"], self._fingerprint)
-            return change and change.format(now)
-        known = legacy_digests(self.dataset).items()  # earlier versions stored these, or fewer
-        if all(position.get(name, number) == number for name, number in known):
-            return None
-        return f"other conversations, replies or weights, or the same {now:,} in another order"
 
     def _go_to(self, drawn: int) -> None:
         self.drawn = drawn

@@ -68,6 +68,10 @@ class Request:
     seed: int = 0
 
 
+class NotFinite(InputError):
+    """The log-probabilities of a model are not finite: nothing can be sampled from it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Completion:
     """The sampled reply to one prompt: `ids`, with the EOS that ended it, if one did (`finished`).

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
+import os
 import reprlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from interact_jax.data.fitting import NO_TOOLS, Counts, fit, is_plain
 from interact_jax.data.messages import Fault, keys_of, require_object
 from interact_jax.data.records import Loss, Record, read_records
 from interact_jax.data.thinking import PLAIN
-from interact_jax.places import input_name
+from interact_jax.places import STANDARD, input_name
 from interact_jax.schema import Conversation, InputError, Message
 
 EXPECTED = (
@@ -43,6 +46,13 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     line, for anything that is not a prompt.
     """
     name = input_name(path)
+    if name and str(path) != STANDARD and not os.path.exists(path):
+        asked = shlex.quote(json.dumps({"prompt": name}, ensure_ascii=False))
+        raise InputError(
+            f"{name}: no such file. Prompts are read from a file, or from - (standard input): "
+            f"{EXPECTED} on every line. If this is what to ask: printf '%s\\n' {asked} | interact "
+            "generate --prompts - ..."
+        )
     prompts = []
     for item in read_records(str(path), name):
         if isinstance(item, Loss):

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from interact_jax import memory, sharding
-from interact_jax.generation.engine import Completion, Done, Request, limit_of
+from interact_jax.generation.engine import Completion, Done, NotFinite, Request, limit_of
 from interact_jax.generation.pages import Pages
 from interact_jax.generation.sequences import (
     Part,
@@ -137,7 +137,7 @@ class Sampler:
         `progress` shows a bar on stderr.
 
         Raises InputError for requests that `check` refuses, for one that the room for keys and
-        values cannot hold, and for a model whose outputs are not finite.
+        values cannot hold; NotFinite for a model whose outputs are not finite.
         """
         assert self._params is not None, "load parameters first"
         limits = self.check(requests)
@@ -318,7 +318,7 @@ class Sampler:
 
     def _complete(self, sequence: SampledSequence) -> Completion:
         if not np.isfinite(sequence.logps).all():
-            raise InputError(
+            raise NotFinite(
                 f"prompt {sequence.index}: the model's log-probabilities are not finite. Its "
                 f"weights are damaged, or overflow in {jnp.dtype(self.decoder.dtype).name}: try "
                 "float32."

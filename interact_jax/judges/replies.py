@@ -25,6 +25,7 @@ from interact_jax.generation.sampler import Sampler
 from interact_jax.judges.sides import FileSide, ModelSide, identity
 from interact_jax.judges.store import Store, digest
 from interact_jax.opening import OpenedModel
+from interact_jax.printable import count
 from interact_jax.schema import InputError
 from interact_jax.settings import MOST_SEED, Setting
 
@@ -168,7 +169,7 @@ class Replies:
             }
             self._store.add(keys[place], line)
 
-        with progress.of(f"{side.name}: sampling {len(requests)} replies"):
+        with progress.of(f"{side.name}: sampling {count(len(requests), 'reply', 'replies')}"):
             engine.sample(requests, keep)
 
     def _read(self, key: str) -> Reply:

@@ -24,6 +24,7 @@ from interact_jax.json_files import read_json
 from interact_jax.judges.store import digest
 from interact_jax.opening import OpenedModel, open_model
 from interact_jax.places import input_name
+from interact_jax.printable import count
 from interact_jax.schema import InputError, Message
 
 MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".tiktoken", ".txt")
@@ -81,9 +82,9 @@ class FileSide(Side):
             waiting = replies.get(identity(prompt), [])
             if len(waiting) < samples:
                 raise InputError(
-                    f"{prompt.source}: {self.source} has {len(waiting)} replies to this prompt "
-                    f"that are not yet used; expected {samples}. Make it with launch/generate.py "
-                    "from the same prompts."
+                    f"{prompt.source}: {self.source} has "
+                    f"{count(len(waiting), 'unused reply', 'unused replies')} to this prompt; "
+                    f"expected {samples}. Make it with launch/generate.py from the same prompts."
                 )
             found.append([waiting.pop(0) for _ in range(samples)])
             unused -= samples

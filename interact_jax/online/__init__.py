@@ -1,1 +1,1 @@
-"""Learning online: sample replies, let users react, learn from what they say."""
+"""Online runs: where prompts come from, who reacts to replies, and what they want."""

@@ -1,6 +1,6 @@
 """The engine of an online run, by its settings: the mesh's own sampler, or a server.
 
-    engine = open_engine(cfg, model, workdir)
+engine = open_engine(cfg, model, workdir)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an online run learns from: prompts, an engine, users; or the record of another online run.
 
-    feed = RolloutFeed(cfg, model, method, workdir)
-    source = feed.open(params, saved)
+feed = RolloutFeed(cfg, model, method, workdir)
+source = feed.open(params, saved)
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from interact_jax import sharding
 from interact_jax.data.dataset import Dataset
@@ -28,7 +26,7 @@ from interact_jax.online.people import open_users
 from interact_jax.online.prompts import PromptSource, open_prompts
 from interact_jax.online.record import Record
 from interact_jax.online.rollout import Player, prompt_kind
-from interact_jax.online.rollouts import Rollouts, Stage
+from interact_jax.online.rollouts import Rollouts, Stage, check_position
 from interact_jax.online.schedule import describe, parse_schedule
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import Conversation, InputError, Message
@@ -57,9 +55,16 @@ class RolloutFeed:
 
     dataset: Dataset | None = None
 
-    def __init__(self, cfg: Any, model: OpenedModel, method: Method, workdir: Path):
+    def __init__(
+        self,
+        cfg: Any,
+        model: OpenedModel,
+        method: Method,
+        workdir: Path,
+        kept: Mapping[str, Any],
+    ):
         """Raises InputError for settings that do not go together, prompts that cannot be read, and
-        a record that is damaged."""
+        a record that is damaged or of another run."""
         _check(cfg, method)
         self._cfg, self._model, self._workdir = cfg, model, workdir
         room = min(cfg.data.max_length, model.config.max_positions)
@@ -86,6 +91,8 @@ class RolloutFeed:
             users = open_users(cfg, schedule, prompts, mesh=model.mesh, policy=policy)
             self._stage = Stage(engine, player, prompts, users, schedule)
             self.held_out = _held_out(prompts, model, cfg, kind)
+        if kept:
+            check_position(kept["position"], self._record, self._stage)
         self.trees = self._typical_step()
         self.packing = self._planner.plan(self.trees)
         log.info("%s", self.packing)
@@ -173,9 +180,7 @@ def _check(cfg: Any, method: Method) -> None:
         )
 
 
-def _held_out(
-    prompts: PromptSource, model: OpenedModel, cfg: Any, kind: str
-) -> HeldOut | None:
+def _held_out(prompts: PromptSource, model: OpenedModel, cfg: Any, kind: str) -> HeldOut | None:
     """What is measured: replies to prompts that are never learned from."""
     chosen = list(prompts.held_out)[: cfg.evaluation.prompts]
     if not chosen:
@@ -184,7 +189,8 @@ def _held_out(
         Prompt(f"h{n}", messages, "", model.chat.prompt(messages, kind=kind))
         for n, messages in enumerate(chosen)
     ]
-    settings, new_tokens = EncodeSettings.of(cfg), min(
-        cfg.evaluation.new_tokens, cfg.online.new_tokens
+    settings, new_tokens = (
+        EncodeSettings.of(cfg),
+        min(cfg.evaluation.new_tokens, cfg.online.new_tokens),
     )
     return HeldOut(model, settings, cfg.sharing, cfg.seed, new_tokens, [], asked)

@@ -1,4 +1,4 @@
-"""The users of an online run, opened: scripted ones of the pocket world, personas that a model plays.
+"""The users of an online run, opened: scripted ones, and personas that a model plays.
 
     schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
     users = open_users(cfg, schedule, prompts, mesh=mesh)        by name, of all phases
@@ -77,9 +77,8 @@ def _check_settings(cfg: Any, played: list[str], scripted: list[str]) -> None:
         )
     if given and not played:
         raise InputError(
-            f"online.user_model={given}: there is nobody to play, for {scripted[0]} is a preference "
-            "of the pocket world, whose users need no model. Leave it out, or name a persona in "
-            "online.users."
+            f"online.user_model={given}: there is nobody to play, for {scripted[0]} is a user of "
+            "the pocket world, who needs no model. Leave it out, or name a persona in online.users."
         )
     for name in ("unrelated", "leaves"):
         if played and cfg.online[name]:

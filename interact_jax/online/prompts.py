@@ -126,8 +126,8 @@ def open_prompts(cfg: Any, chat: ChatFormat, *, kind: str = PLAIN) -> PromptSour
         )
     if path == places.STANDARD:
         raise InputError(
-            "online.prompts=-: a run that is resumed reads its prompts again, and standard input is "
-            "over by then. Write them to a file and give that."
+            "online.prompts=-: a run that is resumed reads its prompts again, and standard input "
+            "is over by then. Write them to a file and give that."
         )
     if path == POCKET:
         return PocketPrompts(cfg, chat, kind)

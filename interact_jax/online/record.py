@@ -154,7 +154,9 @@ def _step_line(text: bytes, number: int) -> dict[str, Any] | None:
         line = json.loads(text)
         kinds = {"end": int, "drawn": int, "digest": str, "versions": list, "kinds": list}
         good = all(isinstance(line[name], kind) for name, kind in kinds.items())
-        return line if good and line["step"] == number and isinstance(line["counts"], dict) else None
+        return (
+            line if good and line["step"] == number and isinstance(line["counts"], dict) else None
+        )
     except (ValueError, KeyError, TypeError):
         return None
 

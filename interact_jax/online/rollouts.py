@@ -30,9 +30,9 @@ from interact_jax.generation.sampler import Sampler
 from interact_jax.online import packing as shapes
 from interact_jax.online.lessons import Lessons
 from interact_jax.online.packing import Planner
+from interact_jax.online.prompts import PromptSource
 from interact_jax.online.record import Record, Step
 from interact_jax.online.rollout import Opening, Played, Player
-from interact_jax.online.prompts import PromptSource
 from interact_jax.online.schedule import Schedule, preference_at
 from interact_jax.schema import InputError, RunStopped
 from interact_jax.settings import Setting
@@ -54,6 +54,7 @@ SETTINGS = {
         most=1,
     ),
 }
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -128,14 +129,8 @@ class Rollouts:
     def seek(self, position: Mapping[str, Any]) -> None:
         """Go to a position that `position()` returned. Raises InputError where it was in a run
         with other prompts, or the record ends before it."""
-        if self.stage is not None:
-            self.stage.prompts.check_same(position.get("prompts"))
+        check_position(position, self.record, self.stage)
         fields = {field.name: position[field.name] for field in dataclasses.fields(Progress)}
-        if len(self.record) < position["step"]:
-            raise InputError(
-                f"the run was at step {position['step']}, and its record has {len(self.record)} "
-                "steps. Put back conversations.jsonl and rollouts.jsonl as the run wrote them."
-            )
         self.progress = Progress(**fields | {"counts": collections.Counter(fields["counts"])})
         self.packing = self.planner.restore(position["packing"])
 
@@ -205,9 +200,9 @@ class Rollouts:
             if not self._missing(learned, True):
                 return Step(number, played, drawn, stage.player.counts - counts)
         raise RunStopped(
-            f"step {number}: of {len(played):,} conversations, only {learned:,} interactions can be "
-            f"learned from ({_text(stage.player.counts)}). Look at what the users do; a checkpoint "
-            "of the steps before is where the same command goes on."
+            f"step {number}: {len(played):,} conversations gave {learned:,} interactions to learn "
+            f"from ({_text(stage.player.counts)}). Look at what the users do; the same command "
+            "goes on from the newest checkpoint."
         )
 
     def _missing(self, learned: int, begun: bool) -> int:
@@ -276,6 +271,20 @@ class Rollouts:
             progress.interactions + batch.interactions,
             progress.reply_tokens + tokens,
             counts,
+        )
+
+
+def check_position(position: Mapping[str, Any], record: Record, stage: Stage | None) -> None:
+    """Raise InputError where a run was at this position with other prompts, or where its record
+    ends before it."""
+    if "step" not in position:
+        raise InputError("the run to be resumed learned from logs. Use another --workdir.")
+    if stage is not None:
+        stage.prompts.check_same(position.get("prompts"))
+    if len(record) < position["step"]:
+        raise InputError(
+            f"the run was at step {position['step']}, and its record has {len(record)} steps. Put "
+            "back conversations.jsonl and rollouts.jsonl as the run wrote them."
         )
 
 

@@ -211,6 +211,6 @@ def _check_names(phases: Sequence[Phase]) -> None:
         for want in phase.users:
             if known.setdefault(want.name, want) != want:
                 raise InputError(
-                    f"online.users, online.schedule: there are two personas {want.name}, from files "
-                    "of one name, and records could not tell them apart. Rename one."
+                    f"online.users, online.schedule: there are two personas {want.name}, from "
+                    "files of one name, and records could not tell them apart. Rename one."
                 )

@@ -128,6 +128,17 @@ def _settings(settings: Mapping[str, Any]) -> str:
 # -------------------------------------------------------------------------------------- results
 
 
+HELD_OUT = (
+    "Held out: on conversations that the run did not learn from. A reply y that the user "
+    "complained about is compared with the revised reply after the complaint, or a rejected reply "
+    "with the preferred one. What you want: mean |signal| falls and the mean signal goes towards "
+    "0, since the follow-up changes less; the revised reply gains on y; entropy and the shares of "
+    "sampled replies that end and are readable stay about as they were; the distance from before "
+    "is well below 1. A share of few replies moves by many points with each: the summary says how "
+    "many there are."
+)
+
+
 def _before_and_after(
     folder: Path, before: Mapping[str, float] | None, after: Mapping[str, float] | None
 ) -> Iterator[str]:
@@ -161,6 +172,8 @@ def _before_and_after(
         html.save_picture(folder, "before_after", figure)
         yield html.inline_figure(figure, f"Bars: {'; '.join(descriptions)}.")
     yield "</div>"
+    if any(name.startswith("held_out_") for name in after):
+        yield f'<p class="note">{html.escape_text(HELD_OUT)}</p>'
 
 
 def _training(

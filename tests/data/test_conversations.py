@@ -6,6 +6,7 @@ import random
 import pytest
 
 from interact_jax.data.conversations import ReadReport, read_conversations
+from interact_jax.data.recipes import RECIPES
 from interact_jax.schema import InputError
 from tests.logs import chat, good, native, write
 
@@ -116,6 +117,39 @@ def test_ids_that_collide(tmp_path):
     with pytest.raises(InputError) as caught:
         read_conversations(str(tmp_path), repair="stop")
     assert str(caught.value).startswith(f"{second}:1: duplicate id") and first in str(caught.value)
+
+
+def test_copies_are_counted_and_learned_again_only_where_asked(tmp_path):
+    """The same messages, whatever id and user; not the same up to one message."""
+    record, other = chat("a", "Hi", "y", "o"), chat("b", "Hi", "y", "p")
+    del record["id"]
+    lines = [record, other, {**record, "user": "u"}, {**record, "id": "x"}]
+    path = write(tmp_path, "a.jsonl", lines)
+    kept, report = read_conversations(path)
+    assert len(kept) == 4 and report.interactions == 4
+    assert report.copies == {"copy of an earlier conversation": 2} and not report.mended
+    said = f"  2 x copy of an earlier conversation, such as {path}:3: conversation 'a.3' has the"
+    assert any(line.startswith(f"{said} messages of that at {path}:1") for line in report.lines())
+    kept, report = read_conversations(path, copies="drop")
+    assert [c.source for c in kept] == [f"{path}:1", f"{path}:2"]
+    assert report.copies == {"left out: copy of an earlier conversation": 2}
+    with pytest.raises(InputError, match=r"data.copies is 'once', expected one of keep, drop"):
+        read_conversations(path, copies="once")
+
+
+def test_pairs_make_conversations_differ(tmp_path):
+    """Several judgements on the replies to one prompt are no copies."""
+    lines = [
+        {
+            "prompt": [{"role": "user", "content": "Hi"}],
+            "chosen": [{"role": "assistant", "content": "a"}],
+            "rejected": [{"role": "assistant", "content": text}],
+        }
+        for text in ("b", "c", "b")
+    ]
+    path = write(tmp_path, "a.jsonl", lines)
+    kept, report = read_conversations(path, count_units=RECIPES["pairs"].count_units)
+    assert len(kept) == 3 and report.copies.total() == 1
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])

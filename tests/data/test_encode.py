@@ -13,7 +13,7 @@ from interact_jax.schema import Conversation, InputError, Message
 from tests.tiny import tiny_tokenizer
 
 DROPPED = "interactions dropped: longer than data.max_length by themselves"
-HISTORY_CUT = "interactions that see only part of their history: windows hopped"
+HISTORY_CUT = "interactions with only part of their history: windows hopped"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 
 import pytest
 
@@ -90,6 +91,32 @@ def test_where_users_are_on_both_sides_it_is_said():
     assert f"{len(held)} of 2,000" in said and "too few users" in said
     rest, held = holdout.split(of_users(500), 0.1)
     assert "users" not in holdout.describe(held, rest, 0.1)
+
+
+def test_copies_with_other_users_are_on_the_side_of_the_first():
+    """And all else is where it is without them."""
+    first = of_users(500).conversations
+    copies = [dataclasses.replace(c, id=f"{c.id}'", user=f"v{n}") for n, c in enumerate(first[:99])]
+    rest, held = holdout.split(dataset([*first, *copies]), 0.1)
+    _, alone = holdout.split(dataset(first), 0.1)
+    names = {c.id for c in held}
+    assert [c.id for c in held if not c.id.endswith("'")] == [c.id for c in alone]
+    assert 0 < sum(c.id in names for c in copies) < 99
+    assert all((c.id in names) == (c.id.rstrip("'") in names) for c in copies)
+    moved = sum((holdout.hash_of(f"user {c.user}") < 0.1) != (c.id in names) for c in copies)
+    assert rest.counts == {holdout.MOVED: moved} and moved > 1
+    said = holdout.describe(held, rest, 0.1)
+    assert f"; {moved} {holdout.MOVED}" in said and "too few users" not in said
+
+
+def test_the_split_of_data_without_copies_is_that_of_earlier_versions():
+    """Whose runs can be resumed."""
+    digest = hashlib.sha256()
+    for data in (dataset(MANY), of_users(500), of_users(3)):
+        rest, held = holdout.split(data, 0.1)
+        assert held and not rest.counts
+        digest.update(" ".join(c.id for c in held).encode())
+    assert digest.hexdigest()[:16] == "b645938e8bef8820"
 
 
 def test_something_is_always_left_to_learn_from():

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from interact_jax.printable import count
 from tests.faults import runs
 from tests.faults.runs import METHODS, different, ending, settings_of
 from tests.runs import ROOT, train_arguments
@@ -174,7 +175,8 @@ def main(argv: list[str] | None = None) -> int:
             if args.show or came.kind != "same" or taken(came) == "traceback":
                 print(f"{number}: {came.kind}, {taken(came)}: {case}\n{came.said}", flush=True)
     counts = ", ".join(f"{found[kind]} {kind}" for kind in ("other", "refused", "same"))
-    print(f"{args.count} kills: {counts} ({', '.join(f'{n} {way}' for way, n in ways.items())})")
+    by_way = ", ".join(f"{n} {way}" for way, n in ways.items())
+    print(f"{count(args.count, 'kill')}: {counts} ({by_way})")
     return 1 if found["other"] or found["refused"] else 0
 
 

@@ -209,6 +209,17 @@ def test_what_is_wrong_with_standard_input_has_its_line(model, tmp_path, standar
     assert "standard input:2: wrong type: prompt[0]: 'content' is 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["It's a prompt", "word " * 100, "none.jsonl"])
+def test_a_text_in_place_of_a_file_is_told_how_it_is_handed_in(text, tmp_path, capsys):
+    """Also one that is too long for the name of a file; the command gives the prompt as it is."""
+    assert run("--model", "pocket", "--prompts", text, "--out", str(tmp_path / "out")) == 2
+    said = capsys.readouterr().err
+    assert "no such file. Prompts are read from a file" in said
+    command = said.split("If this is what to ask: ")[1].split(" | interact generate --prompts -")[0]
+    line = subprocess.run(["sh", "-c", command], capture_output=True, check=True).stdout
+    assert json.loads(line) == {"prompt": text}
+
+
 def test_damaged_gzip_exits_2(model, prompts, tmp_path, capsys):
     packed = bytearray(gzip.compress(prompts.read_bytes()))
     packed[20:40] = bytes(20)

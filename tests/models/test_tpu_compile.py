@@ -3,6 +3,7 @@
 It is loaded in a process of its own, since it brings signal handlers and a log of its own.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 COMPILE = """
+import json
 import sys
 
 import jax
@@ -22,44 +24,39 @@ from interact_jax import sharding
 from interact_jax.models.attention import attend
 from interact_jax.models.attention.sight import Span
 
-topology, *cases = sys.argv[1:]
-devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-devices = np.array(devices).reshape(2, 1, 2, 1)
-mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
-
-
 def both(q, k, v, sight, dout):
     out, transpose = jax.vjp(lambda q, k, v: attend(q, k, v, sight, "pallas"), q, k, v)
     return out, transpose(dout)
 
 
-for case in cases:
-    dtype, *sizes = case.split(",")
-    K, H, G, L, S = map(int, sizes)
-
+def compile_case(mesh, dtype, K, H, G, L, S):
     def array(*shape, dtype=dtype, heads="tensor"):
         spec = PartitionSpec(sharding.ROWS, None, *([heads] if len(shape) > 1 else []))
         return jax.ShapeDtypeStruct((2, *shape), dtype, sharding=NamedSharding(mesh, spec))
 
     q, k, run = array(L, H, K), array(S, G, K), array(L, dtype="int32")
     with sharding.on(mesh):
-        compiled = jax.jit(both).lower(q, k, k, (Span(run, run, run),) * 2, q).compile()
-    text = compiled.as_text()
-    kernels = [name for name in ("forward", "dq", "dkv") if f"{name}_kernel" in text]
-    print(case, *kernels, text.count('custom_call_target="tpu_custom_call"'), flush=True)
+        return jax.jit(both).lower(q, k, k, (Span(run, run, run),) * 2, q).compile()
+
+
+for topology, cases in json.loads(sys.argv[1]).items():
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    devices = np.array(devices).reshape(2, 1, 2, 1)
+    mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
+    for dtype, *sizes in cases:
+        text = compile_case(mesh, dtype, *sizes).as_text()
+        kernels = [name for name in ("forward", "dq", "dkv") if f"{name}_kernel" in text]
+        calls = text.count('custom_call_target="tpu_custom_call"')
+        print(topology, dtype, *sizes, *kernels, calls, flush=True)
 """
+CASES = {  # dtype, K, H, G, L, S of the whole array; two tensor devices
+    "v5e:2x2": [("bfloat16", 128, 32, 8, 4096, 5120), ("bfloat16", 64, 14, 2, 4096, 5120)],
+    "v5p:2x2x1": [("bfloat16", 256, 16, 4, 700, 1000), ("float32", 64, 32, 8, 4096, 5120)],
+    "v6e:2x2": [("bfloat16", 128, 64, 8, 4096, 5120), ("float32", 128, 32, 8, 4096, 5120)],
+}
 
 
-@pytest.mark.parametrize(
-    "topology, cases",
-    [
-        # dtype, K, H, G, L, S of the whole array; two tensor devices
-        ("v5e:2x2", ["bfloat16,128,32,8,4096,5120", "bfloat16,64,14,2,4096,5120"]),
-        ("v5p:2x2x1", ["bfloat16,256,16,4,700,1000", "float32,64,32,8,4096,5120"]),
-        ("v6e:2x2", ["bfloat16,128,64,8,4096,5120", "float32,128,32,8,4096,5120"]),
-    ],
-)
-def test_kernels_compile_for_a_tpu(topology, cases, tmp_path):
+def test_kernels_compile_for_tpus(tmp_path):
     pytest.importorskip("libtpu")
     environment = {
         **os.environ,
@@ -68,12 +65,16 @@ def test_kernels_compile_for_a_tpu(topology, cases, tmp_path):
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # another test may compile at the same time
     }
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE, topology, *cases],
+        [sys.executable, "-c", COMPILE, json.dumps(CASES)],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines == [[case, "forward", "dq", "dkv", "3"] for case in cases]
+    expected = [
+        " ".join(map(str, (topology, *case, "forward dq dkv 3")))
+        for topology, cases in CASES.items()
+        for case in cases
+    ]
+    assert done.stdout.splitlines() == expected

@@ -1,0 +1,326 @@
+"""Online runs: what is learned is what was said, and a run ends the same whatever happens to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from interact_jax import sharding, train
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
+from interact_jax.known import SAMPLER
+from interact_jax.online.record import Record
+from interact_jax.schema import InputError, RunStopped
+from interact_jax.scoring import FORWARD, look
+from interact_jax.signal import logps_of
+from interact_jax.users import ScriptedUser, Talk
+from tests.online.runs import SMALL, settings, started, trained
+from tests.runs import ROOT, overrides, read_lines
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run of four steps of four interactions, with two turns a conversation."""
+    return trained(tmp_path_factory.mktemp("ended"), {"online.turns": 2})
+
+
+def parameters(run):
+    return jax.tree.map(np.asarray, run.state.params)
+
+
+def assert_same_bits(run, other):
+    same = jax.tree.map(np.array_equal, parameters(run), parameters(other))
+    assert all(jax.tree.leaves(same))
+
+
+def assert_other_bits(run, other):
+    same = jax.tree.map(np.array_equal, parameters(run), parameters(other))
+    assert not all(jax.tree.leaves(same))
+
+
+def without_times(run):
+    lines = read_lines(run.workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+# ------------------------------------------------------------------------------- what is learned
+
+
+def test_every_step_is_on_disk_as_conversations(ended):
+    steps = read_lines(ended.workdir / "rollouts.jsonl")
+    talks = read_lines(ended.workdir / "conversations.jsonl")
+    assert [line["step"] for line in steps] == [1, 2, 3, 4]
+    assert [talk["step"] for talk in talks] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [talk["version"] for talk in talks] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {talk["user"] for talk in talks} == {"-sentence,emoji", "polite"}
+    assert len({talk["id"] for talk in talks}) == len(talks)
+    for talk in talks:
+        roles = [message["role"] for message in talk["messages"]]
+        assert roles == ["user", "assistant", "user", "assistant", "user"]
+        for reply in talk["messages"][1::2]:
+            lengths = {len(reply[name]) for name in ("token_ids", "logps", "sampling_logps")}
+            assert len(lengths) == 1 and lengths.pop() > 0
+    assert without_times(ended)[-1]["interactions"] == 4
+    assert train.totals(ended)["interactions"] == 16
+
+
+def test_the_follow_up_of_a_turn_is_the_users_reaction_to_that_turn(ended):
+    cfg, chat = ended.config, ended.model.chat
+    record = Record(ended.workdir, writable=False)
+    for played in record.step(2).played:
+        talk = played.conversation
+        wanted = {"emoji": True, "sentence": False} if "emoji" in talk.user else {"polite": True}
+        user = ScriptedUser(talk.user, wanted, cfg.seed)
+        (tree,) = ended.source.lessons(talk).trees
+        assert len(tree.replies) == 2
+        for turn, reply in enumerate(tree.replies):
+            seen = talk.messages[: 2 * turn + 2]
+            (reaction,) = user.react([Talk(talk.id, seen, talk.user, turn == 1)])
+            assert reaction.text == talk.messages[2 * turn + 2].content
+            x, y = seen[:-1], seen[-1].token_ids
+            assert list(tree.path(reply, PLAIN)) == [*chat.prompt(x), *y[:-1]]
+            hindsight = chat.prompt(x, reaction.text)
+            assert list(tree.path(reply, HINDSIGHT)) == [*hindsight, *y[:-1]]
+            assert tuple(reply.target.y) == y
+            assert reply.target.known[SAMPLER] == pytest.approx(seen[-1].logps)
+
+
+def test_ids_are_learned_as_sampled_even_where_their_text_has_others(tmp_path):
+    """At a high temperature, most replies are not what the tokenizer would make of their text."""
+    run = started(tmp_path, {"online.temperature": 20.0, "online.users": "emoji"})
+    batch = run.source.next(run.state)
+    talks = [p.conversation for p in Record(tmp_path, writable=False).step(1).played]
+    sampled = {f"{talk.id}_1": talk.messages[1].token_ids for talk in talks}
+    replies = [reply for tree in batch.trees for reply in tree.replies]
+    assert replies and all(tuple(r.target.y) == sampled[r.target.id] for r in replies)
+    chat = run.model.chat
+    assert any(
+        chat.encode(talk.messages[1].content) != list(sampled[f"{talk.id}_1"][:-1])
+        for talk in talks
+    )
+    logps = logps_of(run.model.decoder, run.state.params, batch.trees, run.model.mesh, (PLAIN,))
+    for reply, seen in zip(replies, logps, strict=True):
+        np.testing.assert_allclose(seen[PLAIN], reply.target.known[SAMPLER], atol=1e-4)
+
+
+@pytest.mark.parametrize("old, exactly", [("trainer", True), ("sampler", False)])
+def test_on_policy_the_ratio_is_one(old, exactly, tmp_path):
+    more = {"objective.name": "sdpo", "objective.ratio": old, "objective.old_every": 1}
+    run = started(tmp_path, {**more, "steps": 2})
+    for _ in range(2):
+        sums, batch = train.compute_sums(run, run.source.next(run.state))
+        for micro in batch.micro:
+            student, before = ratio_parts(run, micro, old)
+            counts = np.asarray(micro.replies.weight_BxR) > 0
+            if exactly:
+                np.testing.assert_array_equal(student[counts], before[counts])
+            else:
+                np.testing.assert_allclose(student[counts], before[counts], atol=1e-4)
+        run.state, _ = run.update(run.state, sums)
+    run.checkpoints.close()
+
+
+def ratio_parts(run, micro, old):
+    """Log-probabilities [B, R] of the student, and those that the ratio is taken against."""
+    with sharding.on(run.model.mesh):
+        placed = sharding.place_rows(micro, run.model.mesh)
+        seen = look(
+            FORWARD["tree"],
+            run.model.decoder,
+            run.state.all_params(),
+            placed,
+            run.method.sources,
+        )
+        quantities = run.method.quantities(seen, placed.replies)
+    before = quantities["logp_old"] if old == "trainer" else micro.replies.known[SAMPLER]
+    return np.asarray(quantities["logp_student"]), np.asarray(before)
+
+
+# --------------------------------------------------------------------- whatever happens to a run
+
+
+def test_a_run_is_the_same_every_time_and_follows_its_seed(ended, tmp_path):
+    same = trained(tmp_path / "same", {"online.turns": 2})
+    assert_same_bits(same, ended)
+    assert without_times(same) == without_times(ended)
+    other = trained(tmp_path / "other", {"online.turns": 2, "seed": 1})
+    assert_other_bits(other, ended)
+
+
+def test_the_replay_of_a_record_gives_the_same_parameters(ended, tmp_path):
+    more = {"online.replay": ended.workdir, "online.prompts": "", "online.turns": 2}
+    replayed = trained(tmp_path, more)
+    assert_same_bits(replayed, ended)
+    assert not (tmp_path / "conversations.jsonl").exists()
+
+
+def test_the_conversations_are_data_for_any_run(ended, tmp_path):
+    more = {"data.path": ended.workdir / "conversations.jsonl", "online.prompts": ""}
+    run = started(tmp_path, {**more, "online.users": "", "objective.name": "sdpo"})
+    assert sum(run.dataset.interactions) == 16
+    assert not run.dataset.read.lost and not run.dataset.read.mended
+    trees = run.dataset.trees_of(range(len(run.dataset.trees)))
+    learned = {r.target.id: tuple(r.target.y) for tree in trees for r in tree.replies}
+    for talk in read_lines(ended.workdir / "conversations.jsonl"):
+        for index in (1, 3):
+            ids = tuple(talk["messages"][index]["token_ids"])
+            assert learned[f"{talk['id']}_{index}"] == ids
+
+
+KILLED = """
+import os, signal, sys
+from interact_jax.online import rollouts
+from launch import train
+
+at, step = sys.argv[1], int(sys.argv[2])
+
+def die(self, *given):
+    number = given[0].number if at == "record" else self.progress.step + 1
+    if number == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(self, *given)
+
+place, name = {
+    "record": (rollouts.Record, "append"),
+    "next": (rollouts.Rollouts, "next"),
+    "learned": (rollouts.Rollouts, "_pack"),
+}[at]
+original = getattr(place, name)
+setattr(place, name, die)
+train.main(sys.argv[3:])
+"""
+
+
+def killed(at, step, workdir, more):
+    """Kill a run before it records a step, before it asks for it, or once it is recorded."""
+    config = str(ROOT / "configs/online_pocket.py")
+    arguments = ["--config", config, "--workdir", str(workdir), *overrides({**SMALL, **more})]
+    command = [sys.executable, "-c", KILLED, at, str(step), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_that_is_killed_ends_as_one_that_was_not(staleness, tmp_path):
+    more = {"online.staleness": staleness, "checkpoint.every": 2, "steps": 6}
+    whole = trained(tmp_path / "whole", more)
+    workdir = tmp_path / "killed"
+    killed("record", 2, workdir, more)
+    killed("learned", 4, workdir, more)
+    before = read_lines(workdir / "conversations.jsonl")
+    again = trained(workdir, more)
+    assert_same_bits(again, whole)
+    assert without_times(again) == without_times(whole)
+    for name in ("conversations.jsonl", "rollouts.jsonl"):
+        assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert read_lines(workdir / "conversations.jsonl")[: len(before)] == before
+
+
+def test_recorded_steps_are_not_played_again(tmp_path, monkeypatch):
+    """A user who has answered is not asked twice, even if the step was never learned from."""
+    more = {"checkpoint.every": 2, "steps": 4}
+    killed("learned", 4, tmp_path, more)  # the checkpoint is of step 2, or none
+    asked = []
+    react = ScriptedUser.react
+    monkeypatch.setattr(
+        ScriptedUser, "react", lambda self, talks: asked.extend(talks) or react(self, talks)
+    )
+    trained(tmp_path, more)
+    assert asked == []
+
+
+def test_stale_batches_are_those_of_the_weights_before(tmp_path):
+    run = trained(tmp_path, {"online.staleness": 1})
+    lines = read_lines(tmp_path / "rollouts.jsonl")
+    assert [set(line["versions"]) for line in lines] == [{0}, {0}, {1}, {2}]
+    assert [line["staleness"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 1, 1]
+    assert int(run.state.step) == 4
+
+
+def test_the_users_want_what_the_schedule_says(tmp_path):
+    more = {"online.users": "emoji", "online.schedule": "8: polite; 12: -emoji"}
+    trained(tmp_path, more)
+    talks = read_lines(tmp_path / "conversations.jsonl")
+    names = [{t["user"] for t in talks if t["step"] == step} for step in (1, 2, 3, 4)]
+    assert names == [{"emoji"}, {"emoji"}, {"polite"}, {"-emoji"}]
+
+
+# ------------------------------------------------------------------------------ users that go away
+
+
+def test_conversations_are_begun_until_there_are_enough_interactions(tmp_path):
+    run = trained(tmp_path, {"online.leaves": 0.5, "steps": 3})
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert all(line["interactions"] >= 4 for line in lines)
+    talks = read_lines(tmp_path / "conversations.jsonl")
+    left = [talk for talk in talks if talk["messages"][-1]["role"] == "assistant"]
+    assert left and len(talks) - len(left) == sum(line["interactions"] for line in lines)
+    assert f"{len(left):,} conversations that the user left" in run.source.summary()
+    shares = [line["follow_ups"] for line in lines]
+    assert 0 < min(shares) < 1
+
+
+def test_where_everybody_leaves_the_run_stops(tmp_path):
+    run = started(tmp_path, {"online.leaves": 1.0})
+    with pytest.raises(
+        RunStopped, match=r"step 1: 40 conversations gave 0 interactions .*the user left"
+    ):
+        train.loop(run)
+    run.checkpoints.close()
+
+
+# ------------------------------------------------------------------------------- refused, in words
+
+REFUSED = {
+    "nothing to learn from": ({"online.prompts": ""}, "data.path is not set"),
+    "two things": ({"data.path": "pocket"}, "data.path=pocket and online.prompts=pocket"),
+    "no users": ({"online.users": ""}, "online.users is not set"),
+    "an objective without follow-ups": ({"objective.name": "sft"}, "learns from replies"),
+    "skipping": ({"skip.signal": 0.1}, "does not skip"),
+    "no such engine": ({"online.engine": "vllm"}, "expected mesh, or vllm@http"),
+    "no room": ({"data.max_length": 20}, "leaves room"),
+    "no such record": ({"online.prompts": "", "online.replay": "/tmp"}, "no recorded steps"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_played_is_refused_before_the_weights_are_read(case, tmp_path, monkeypatch):
+    more, says = REFUSED[case]
+    monkeypatch.setattr("interact_jax.opening.OpenedModel.load", None)
+    with pytest.raises(InputError, match=says):
+        started(tmp_path, more)
+
+
+def test_a_resumed_run_keeps_to_its_prompts_and_record(tmp_path):
+    more = {"checkpoint.every": 1, "steps": 2}
+    trained(tmp_path, more)
+    record = tmp_path / "rollouts.jsonl"
+    whole = record.read_bytes()
+    record.write_bytes(b"".join(whole.splitlines(keepends=True)[:1]))
+    with pytest.raises(InputError, match="at step 2, and its record has 1 steps"):
+        started(tmp_path, {**more, "steps": 3})
+    record.write_bytes(whole)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Capital of France?"}) + "\n")
+    with pytest.raises(InputError, match="requests of the pocket world, now there are 1 prompts"):
+        started(tmp_path, {**more, "steps": 3, "online.prompts": prompts})
+    assert int(started(tmp_path, {**more, "steps": 3}).state.step) == 2
+
+
+def test_settings_of_a_replay_are_checked(ended):
+    with pytest.raises(InputError, match="4 recorded steps there, of which steps=5"):
+        started(
+            ended.workdir.parent / "more",
+            {"online.prompts": "", "online.replay": ended.workdir, "steps": 5},
+        )
+
+
+def test_the_config_is_that_of_an_online_run():
+    assert settings().online.prompts == "pocket"
