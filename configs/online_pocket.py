@@ -1,6 +1,14 @@
 """The pocket model learns online what a user wants, from what the user says. A minute on a CPU.
 
-python launch/train.py --config configs/online_pocket.py --workdir runs/online
+    python launch/train.py --config configs/online_pocket.py --workdir runs/online
+
+Another user, who changes their mind after 128 interactions:
+
+    python launch/train.py --config configs/online_pocket.py --workdir runs/flip --config.steps=64 \\
+        --config.online.users=capitals,-polite --config.online.schedule='128: -capitals,polite'
+
+The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that
+stays near the initial model. docs/claims.md compares it with the paper's (configs/online_paper.py).
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +25,11 @@ def get_config() -> ConfigDict:
     c.online.new_tokens = 32
     c.data.max_length = 512
     c.hindsight = "online"
-    c.objective.name = "sdpo"
+    c.objective.name = "reverse_kl"
     c.objective.ignore_first = 0
+    c.teacher.name = "trust_region"  # self is cheaper, and collapses where runs are long
 
-    c.optim.lr = 1.3e-4
+    c.optim.lr = 5e-4
     c.optim.schedule = "constant"
     c.optim.warmup_fraction = 0.0
     c.optim.clip_norm = 1.0

@@ -19,6 +19,65 @@ def test_recipes_build_and_show_their_command(file):
     assert f"--config configs/{file.name}" in file.read_text()
 
 
+PAPER_ONLINE = {  # what both online runs of the paper have (arXiv 2603.12273, its code)
+    "hindsight": "online",
+    "objective.name": "sdpo",
+    "objective.centred": True,
+    "objective.ratio": "trainer",
+    "objective.old_every": 1,  # of the policy that sampled
+    "objective.ratio_clip": 0.2,
+    "objective.ignore_first": 0,
+    "objective.kl_initial": 0.0,
+    "teacher.name": "self",
+    "optim.name": "adamw",
+    "optim.lr": 5e-6,
+    "optim.schedule": "constant",
+    "optim.warmup_fraction": 0.0,
+    "optim.clip_norm": 1.0,
+    "online.temperature": 1.0,
+    "online.top_k": 0,
+    "online.top_p": 1.0,
+    "online.max_prompt": 512,
+    "online.new_tokens": 2048,
+    "online.turns": 1,
+    "online.staleness": 0,
+    "limits.user": math.inf,
+    "limits.conversation": math.inf,
+}
+
+
+@pytest.mark.parametrize(
+    "name, own",
+    [
+        (
+            "online_paper",
+            {
+                "model.path": "Qwen/Qwen3-4B",
+                "online.format": "tldr",
+                "online.system": "auto",
+                "online.users": "concise_casual_beginner",
+                "batch.interactions": 16,
+            },
+        ),
+        (
+            "online_helpsteer2",
+            {
+                "model.path": "Qwen/Qwen3-8B",
+                "online.format": "helpsteer2",
+                "online.system": "",
+                "online.users": "no_emojis",
+                "batch.interactions": 32,
+            },
+        ),
+    ],
+)
+def test_the_papers_online_runs(name, own):
+    found = config.flatten(config.load(name))
+    wanted = PAPER_ONLINE | own
+    assert {key: found[key] for key in wanted} == wanted
+    assert found["data.max_length"] >= 512 + 2048 + 128  # a prompt, its reply, a follow-up
+
+
 def load(*overrides):
     return config.load(str(CONFIGS[0]), [f"--config.{o}" for o in overrides])
 

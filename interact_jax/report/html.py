@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from interact_jax import places
 from interact_jax.printable import printable
-from interact_jax.report.style import LIGHT_VARIABLES, STYLE
+from interact_jax.report.style import LIGHT_VARIABLES, PICTURE_STYLE, STYLE
 
 RUN, SIGNAL, REPLIES = "index.html", "signal.html", "replies.html"
 NAMES = {
@@ -132,6 +132,23 @@ def save_picture(folder: Path, name: str, figure: Figure) -> None:
 
 def inline_figure(figure: Figure, says: str, caption: str = "") -> str:
     """A figure within the page, in the page's colours; `says` is its text alternative."""
+    figcaption = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f"<figure>{_svg(figure, says)}{figcaption}</figure>"
+
+
+def standalone_figure(figure: Figure, says: str) -> str:
+    """A figure as an SVG file of its own, in the colours of whichever scheme it is looked at in;
+    its background is its own too, since a page may be in the other one."""
+    return _svg(figure, says).replace(
+        ">", f' xmlns="http://www.w3.org/2000/svg" {LINKS}><style>{PICTURE_STYLE}</style>', 1
+    )
+
+
+LINKS = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
+
+
+def _svg(figure: Figure, says: str) -> str:
+    """The element, without a style: its colours are variables."""
     buffer = io.StringIO()
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
@@ -152,8 +169,4 @@ def inline_figure(figure: Figure, says: str, caption: str = "") -> str:
         lambda c: f"var(--{LIGHT_VARIABLES[c[0]]})" if c[0] in LIGHT_VARIABLES else c[0],
         inside,
     )
-    figcaption = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return (
-        f'<figure><svg role="img" aria-label="{escape_attribute(says)}" {box[0]}>{inside.strip()}'
-        f"{figcaption}</figure>"
-    )
+    return f'<svg role="img" aria-label="{escape_attribute(says)}" {box[0]}>{inside.strip()}'

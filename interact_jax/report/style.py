@@ -52,9 +52,17 @@ def _declare(colours: Mapping[str, str], theme: Theme) -> str:
     return ";".join(f"--{name}:{value}" for name, value in _variables(colours, theme).items())
 
 
-STYLE = f"""
+COLOUR_SCHEMES = f"""
 :root {{ color-scheme: light dark; {_declare(LIGHT_COLOURS, LIGHT)} }}
 @media screen and (prefers-color-scheme: dark) {{ :root {{ {_declare(DARK_COLOURS, DARK)} }} }}
+"""
+PICTURE_STYLE = f"""{COLOUR_SCHEMES}
+svg {{ background: var(--page) }}
+text {{ font-family: system-ui, sans-serif !important }}
+"""
+"""Of a picture that is a file of its own."""
+
+STYLE = f"""{COLOUR_SCHEMES}
 {"".join(f".{css_name(s)}{{background:var(--{css_name(s)})}}" for s in STEPS)}
 * {{ box-sizing: border-box }}
 body {{ font: 1rem/1.5 system-ui, sans-serif; margin: 0; color: var(--ink);

@@ -49,3 +49,9 @@ def test_a_stop_text_ends_a_completion_at_the_token_that_completes_it(model, eng
     assert cut.logps == pytest.approx(whole.logps[:2], abs=1e-5)
     (other,) = engine.sample([request(model, question, stop=("zz",))])
     assert other.ids == whole.ids and other.finished
+
+
+def test_samplers_of_one_model_share_their_programs(model, engine):
+    """Every measurement of a run makes a sampler of its own."""
+    again = open_engine(open_model("pocket", attention="xla"), model.load(), rows=2)
+    assert again._fill is engine._fill and again._continue is engine._continue
