@@ -91,12 +91,13 @@ def check_url(url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = parts.hostname if fits and parts.username is not None else ""
     except ValueError:  # a port that is no number
-        fits = False
-    if fits and parts.username is not None:
+        fits, host = False, ""
+    if host:
         raise InputError(
-            f"{parts.hostname}: an address with a name or password in it; expected one without, "
-            "and the key in the environment."
+            f"{host}: an address with a name or password in it; expected one without, and the key "
+            "in the environment."
         )
     if not fits or not url.isascii() or any(c.isspace() for c in url):
         raise InputError(f"{url!r}: expected the address of a server: http://127.0.0.1:8000")

@@ -34,8 +34,9 @@ def write_replies(folder: Path, prompts: Sequence[Prompt], answered: Answered) -
 def write_json(found: Mapping[str, Any], *files: str | Path) -> None:
     """The results, into every file whose name is not empty."""
     text = json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    for file in filter(None, files):
-        places.write(file, text)
+    for file in files:
+        if file:
+            places.write(file, text)
 
 
 def write(
