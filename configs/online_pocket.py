@@ -4,8 +4,9 @@
 
 Another user, who changes their mind after 128 interactions:
 
-    python launch/train.py --config configs/online_pocket.py --workdir runs/flip --config.steps=64 \\
-        --config.online.users=capitals,-polite --config.online.schedule='128: -capitals,polite'
+    python launch/train.py --config configs/online_pocket.py --workdir runs/flip \\
+        --config.steps=64 --config.online.users=capitals,-polite \\
+        --config.online.schedule='128: -capitals,polite'
 
 The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that
 stays near the initial model. docs/claims.md compares it with the paper's (configs/online_paper.py).
