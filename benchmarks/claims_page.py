@@ -255,11 +255,15 @@ def write(records: Sequence[Record], left: int, docs: Path) -> Path:
     return docs / "claims.md"
 
 
+def _always(want: str) -> Callable[[Record], str]:
+    return lambda record: want
+
+
 def tables_of(kind: str, records: Sequence[Record]) -> list[str]:
     """The tables of a section."""
     if kind in ("sequence", "growing"):
         wants = records[0]["wants"]
-        tables = [table_over_time(records, lambda _, w=want: w) for want in wants]
+        tables = [table_over_time(records, _always(want)) for want in wants]
     else:
         tables = [table_over_time(records, lambda record: str(record["wants"][-1]))]
     if kind in ("personalise", "flip"):
