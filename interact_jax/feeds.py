@@ -24,6 +24,7 @@ from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method
 from interact_jax.online.feed import RolloutFeed, is_online
 from interact_jax.opening import OpenedModel
+from interact_jax.schema import InputError
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,11 @@ class LogFeed:
         dataset, held_out = holdout.split(dataset, cfg.evaluation.holdout)
         log.info("%s", holdout.describe(held_out, dataset, cfg.evaluation.holdout))
         if kept:
+            if "step" in kept["position"]:
+                raise InputError(
+                    "the run to be resumed learned online. Set online.prompts as it was, or use "
+                    "another --workdir (with --config.start_from to continue from the parameters)."
+                )
             known.check_resumed(dataset, method.known, kept)
         self.held_out = HeldOut.of(held_out, model, cfg)
         self.draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)

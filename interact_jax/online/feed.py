@@ -23,7 +23,7 @@ from interact_jax.online.engines import open_engine, params_of
 from interact_jax.online.lessons import RECIPE, Lessons
 from interact_jax.online.packing import Planner
 from interact_jax.online.people import open_users
-from interact_jax.online.prompts import PromptSource, open_prompts
+from interact_jax.online.prompts import POCKET, PromptSource, open_prompts
 from interact_jax.online.record import Record
 from interact_jax.online.rollout import Player, prompt_kind
 from interact_jax.online.rollouts import Rollouts, Stage, check_position
@@ -164,6 +164,10 @@ def _check(cfg: Any, method: Method) -> None:
             f"objective.name={cfg.objective.name!r} learns from {method.recipe}: an online run "
             "learns from replies and the follow-ups to them. Take sdpo, or another objective with "
             "a teacher."
+        )
+    if cfg.epochs and cfg.online.prompts == POCKET:
+        raise InputError(
+            f"epochs={cfg.epochs}: requests of the pocket world have no end. Set steps instead."
         )
     if cfg.skip.signal:
         raise InputError(

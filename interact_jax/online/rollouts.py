@@ -278,7 +278,10 @@ def check_position(position: Mapping[str, Any], record: Record, stage: Stage | N
     """Raise InputError where a run was at this position with other prompts, or where its record
     ends before it."""
     if "step" not in position:
-        raise InputError("the run to be resumed learned from logs. Use another --workdir.")
+        raise InputError(
+            "the run to be resumed learned from logs. Set data.path as it was, or use another "
+            "--workdir (with --config.start_from to continue from the parameters)."
+        )
     if stage is not None:
         stage.prompts.check_same(position.get("prompts"))
     if len(record) < position["step"]:

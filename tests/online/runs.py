@@ -28,20 +28,20 @@ SMALL = {
 }
 
 
-def settings(more: Mapping[str, Any] | None = None) -> Any:
+def settings(more: Mapping[str, Any] | None = None, small: Mapping[str, Any] = SMALL) -> Any:
     """The config of a small online run."""
-    given = overrides({**SMALL, **(more or {})})
+    given = overrides({**small, **(more or {})})
     return config.load(str(ROOT / "configs/online_pocket.py"), given)
 
 
-def started(workdir: Path, more: Mapping[str, Any] | None = None) -> train.Run:
+def started(workdir: Path, more: Mapping[str, Any] | None = None, **small: Any) -> train.Run:
     """A run that has not made a step, or goes on from its checkpoint."""
-    return train.start(settings(more), workdir)
+    return train.start(settings(more, **small), workdir)
 
 
-def trained(workdir: Path, more: Mapping[str, Any] | None = None) -> train.Run:
+def trained(workdir: Path, more: Mapping[str, Any] | None = None, **small: Any) -> train.Run:
     """The same, after all of its steps."""
-    run = started(workdir, more)
+    run = started(workdir, more, **small)
     train.loop(run)
     run.checkpoints.close()
     return run

@@ -195,10 +195,10 @@ train.main(sys.argv[3:])
 """
 
 
-def killed(at, step, workdir, more):
+def killed(at, step, workdir, more, small=SMALL):
     """Kill a run before it records a step, before it asks for it, or once it is recorded."""
     config = str(ROOT / "configs/online_pocket.py")
-    arguments = ["--config", config, "--workdir", str(workdir), *overrides({**SMALL, **more})]
+    arguments = ["--config", config, "--workdir", str(workdir), *overrides({**small, **more})]
     command = [sys.executable, "-c", KILLED, at, str(step), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
@@ -221,6 +221,28 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(staleness, tmp_path):
     for name in ("conversations.jsonl", "rollouts.jsonl"):
         assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert read_lines(workdir / "conversations.jsonl")[: len(before)] == before
+
+
+@pytest.mark.slow
+def test_500_interactions_killed_twice(tmp_path):
+    """As it is shipped, with users who change their minds."""
+    more = {
+        **{name: "" for name in ("loggers", "compile_cache")},
+        "steps": 63,  # of 8 interactions
+        "online.schedule": "248: -emoji,sentence",
+        "evaluation.every": 0,
+        "evaluation.name": "none",
+        "report.interactions": 0,
+    }
+    whole = trained(tmp_path / "whole", more, small={})
+    workdir = tmp_path / "killed"
+    killed("record", 23, workdir, more, small={})
+    killed("learned", 47, workdir, more, small={})
+    again = trained(workdir, more, small={})
+    assert train.totals(again)["interactions"] >= 500
+    assert_same_bits(again, whole)
+    for name in ("conversations.jsonl", "rollouts.jsonl"):
+        assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_recorded_steps_are_not_played_again(tmp_path, monkeypatch):
@@ -283,6 +305,7 @@ REFUSED = {
     "two things": ({"data.path": "pocket"}, "data.path=pocket and online.prompts=pocket"),
     "no users": ({"online.users": ""}, "online.users is not set"),
     "an objective without follow-ups": ({"objective.name": "sft"}, "learns from replies"),
+    "no end": ({"steps": 0, "epochs": 1.0}, "have no end. Set steps"),
     "skipping": ({"skip.signal": 0.1}, "does not skip"),
     "no such engine": ({"online.engine": "vllm"}, "expected mesh, or vllm@http"),
     "no room": ({"data.max_length": 20}, "leaves room"),
@@ -312,6 +335,9 @@ def test_a_resumed_run_keeps_to_its_prompts_and_record(tmp_path):
     with pytest.raises(InputError, match="requests of the pocket world, now there are"):
         started(tmp_path, {**more, "steps": 3, "online.prompts": prompts})
     assert int(started(tmp_path, {**more, "steps": 3}).state.step) == 2
+    logs = {"online.prompts": "", "data.path": tmp_path / "conversations.jsonl"}
+    with pytest.raises(InputError, match="learned online"):
+        started(tmp_path, {**more, "steps": 3, **logs})
 
 
 def test_settings_of_a_replay_are_checked(ended):
