@@ -20,7 +20,7 @@ def test_recipes_build_and_show_their_command(file):
 
 
 def load(*overrides):
-    return config.load(str(CONFIGS[0]), [f"--config.{o}" for o in overrides])
+    return config.load("dpo", [f"--config.{o}" for o in overrides])
 
 
 def test_overrides_take_the_type_of_the_default():
