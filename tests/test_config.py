@@ -79,7 +79,7 @@ def test_the_papers_online_runs(name, own):
 
 
 def load(*overrides):
-    return config.load(str(CONFIGS[0]), [f"--config.{o}" for o in overrides])
+    return config.load("dpo", [f"--config.{o}" for o in overrides])
 
 
 def test_overrides_take_the_type_of_the_default():

@@ -12,7 +12,7 @@ MARK = "/"
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """`argument` as it is shown, "" where there is none; in brackets if it may be left out."""
+    """`argument` as it is shown, "" where there is none; in brackets where it may be left out."""
 
     argument: str
     meaning: str

@@ -1,17 +1,17 @@
 """Ctrl-C in a dialogue: it ends what is being done, and not the program.
 
 with interrupts.handling() as ctrl_c:
-    with ctrl_c.working() as asked:
-        while not asked(): ...           Ctrl-C here makes asked() true, a second one ends the
-                                         process, as it does elsewhere
-    input()                              Ctrl-C here raises KeyboardInterrupt
+    with ctrl_c.reading():
+        line = input()                   Ctrl-C here raises KeyboardInterrupt
+    while not ctrl_c.asked():            Ctrl-C here makes this true; a second one ends the
+        ...                              process, as it does elsewhere
 """
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from interact_jax import ends
@@ -21,20 +21,25 @@ class Interrupts:
     """What Ctrl-C does at the moment."""
 
     def __init__(self) -> None:
-        self._working = self._asked = False
+        self._reading = self._asked = False
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[Callable[[], bool]]:
-        """Within this block Ctrl-C is a request to stop."""
-        self._working, self._asked = True, False
+    def reading(self) -> Iterator[None]:
+        """Within this block Ctrl-C raises KeyboardInterrupt; earlier ones are forgotten."""
+        self._asked, self._reading = False, True
         try:
-            yield lambda: self._asked
+            yield
         finally:
-            self._working = False
+            self._reading = False
+
+    def asked(self) -> bool:
+        """Whether Ctrl-C was pressed since something was read."""
+        return self._asked
 
     def handle(self, number: int, _: Any) -> None:
         """The handler of SIGINT."""
-        if not self._working:
+        if self._reading:
+            self._reading = False
             raise KeyboardInterrupt
         if self._asked:
             ends.leave(number)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import BinaryIO
 
 from rich.text import Text
@@ -45,7 +45,7 @@ class Terminal:
     def __init__(self, session: Session, screen: Screen, *, prompt: bool):
         """`prompt`: a person types, at a terminal."""
         self.session, self.screen, self._prompts = session, screen, prompt
-        self._interrupts = Interrupts()
+        self._interrupts = Interrupts()  # of a script: Ctrl-C ends the program
         self._warned = False  # that what was learned is not saved
 
     def run(self, lines: BinaryIO) -> None:
@@ -98,7 +98,8 @@ class Terminal:
         """A line of the person's; None at the end."""
         bold, plain = (HIDDEN.format(x) if self.screen.coloured else "" for x in (BOLD, PLAIN))
         try:
-            return input(f"{bold}> {plain}")
+            with self._interrupts.reading():
+                return input(f"{bold}> {plain}")
         except EOFError:
             print(flush=True)
             return None
@@ -135,18 +136,10 @@ class Terminal:
     # ---------------------------------------------------------------------------------- commands
 
     def _reply(self, get: Callable[..., Reply], *arguments: str) -> None:
-        with self._working() as asked, self.screen.reply() as show:
-            reply = get(*arguments, show=show, stopped=asked)
+        with self.screen.reply() as show:
+            reply = get(*arguments, show=show, stopped=self._interrupts.asked)
         for note in reply.notes:
             self.screen.remark(f"({note})")
-
-    @contextlib.contextmanager
-    def _working(self) -> Iterator[Callable[[], bool]]:
-        if self._prompts:
-            with self._interrupts.working() as asked:
-                yield asked
-        else:  # Ctrl-C ends the program, as always
-            yield lambda: False
 
     def _retry(self, _: str) -> None:
         self._reply(self.session.retry)
@@ -174,8 +167,7 @@ class Terminal:
 
     def _learn(self, argument: str) -> None:
         steps = number_of_steps(argument)
-        with self._working() as asked:
-            lesson = self.session.learn(steps, asked)
+        lesson = self.session.learn(steps, self._interrupts.asked)
         self.screen.say(lesson_line(lesson))
         if len(lesson.losses) < steps:
             self.screen.remark(f"stopped after {count(len(lesson.losses), 'step')} of {steps:,}")

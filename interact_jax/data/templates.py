@@ -132,6 +132,7 @@ class _Process:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            process_group=0,  # a terminal's Ctrl-C is for this program, which may go on
         )
         weakref.finalize(self, self._running.kill)
         return self._answer(self._template)

@@ -130,8 +130,8 @@ def person(model, tmp_path):
 
 
 def test_a_person_at_a_terminal(person, tmp_path):
-    """Ctrl-C ends the reply, which is kept as far as it came; at the prompt it says how to leave;
-    what was learned is not lost without a word."""
+    """Ctrl-C ends the reply, which is kept as far as it came, and nothing else: the next message is
+    answered. At the prompt it says how to leave; what was learned is not lost without a word."""
     person.waits_for("/help")
     person.waits_for(PROMPT)
     for n, message in enumerate(("Hi", "Shorter, please."), start=1):
