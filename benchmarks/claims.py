@@ -60,7 +60,7 @@ RECOMMENDED, PAPER = "recommended", "paper"
 SEEDS = (0, 1, 2)  # of prompts, users, sampling, and held-out requests
 PHASE = 250  # interactions, after which users change their minds
 EVERY = 50  # interactions between measurements
-PAPER_RATE = 1.3e-4  # the paper's 5e-6 is for 4 billion parameters, these are a million
+PAPER_RATE = 2.6e-4  # the paper's 5e-6 is for 4 billion parameters, these are a million
 PAPER_SETTINGS = re.compile(r"objective\.|teacher\.|hindsight$|optim\.(?!lr$)|limits\.")
 SHOWN = 6  # replies of every case that are kept
 QUICK = {"replies": 32, "phase": 20, "every": 10}
@@ -308,7 +308,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--page", action="store_true", help="write the page of what is done, and exit")
     add("--docs", type=Path, default=ROOT / "docs", metavar="DIR", help="where the page goes")
     add("--minutes", type=float, default=math.inf, help="start no case that would take longer")
-    add("--replies", type=int, default=1024, help="replies in a measurement")
+    add("--replies", type=int, default=512, help="replies in a measurement")
     return parser.parse_args(argv)
 
 

@@ -2,11 +2,16 @@
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/online
 
-Another user, who changes their mind after 128 interactions:
+Another user, who changes their mind after 250 interactions:
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/flip \\
+<<<<<<< HEAD
         --config.steps=64 --config.online.users=capitals,-polite \\
         --config.online.schedule='128: -capitals,polite'
+=======
+        --config.steps=100 --config.online.users=capitals,-polite \\
+        --config.online.schedule='250: -capitals,polite'
+>>>>>>> claims13
 
 The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that
 stays near the initial model. docs/claims.md compares it with the paper's (configs/online_paper.py).
@@ -29,20 +34,21 @@ def get_config() -> ConfigDict:
     c.objective.name = "reverse_kl"
     c.objective.ignore_first = 0
     c.teacher.name = "trust_region"  # self is cheaper, and collapses where runs are long
+    c.teacher.mix = 0.2  # more holds the model back once its users are nearly content
 
     c.optim.lr = 5e-4
     c.optim.schedule = "constant"
     c.optim.warmup_fraction = 0.0
     c.optim.clip_norm = 1.0
-    c.batch.interactions = 8
+    c.batch.interactions = 5
     c.batch.row_tokens = 256
     c.batch.rows = 2
     c.remat = "none"
-    c.steps = 32
+    c.steps = 50  # 250 interactions
     c.epochs = 0.0
 
     c.checkpoint.every = 10
     c.export.dtype = "float32"
-    c.evaluation.every = 8
+    c.evaluation.every = 10
     c.evaluation.replies = 256
     return c
