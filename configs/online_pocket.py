@@ -5,13 +5,8 @@
 Another user, who changes their mind after 250 interactions:
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/flip \\
-<<<<<<< HEAD
-        --config.steps=64 --config.online.users=capitals,-polite \\
-        --config.online.schedule='128: -capitals,polite'
-=======
         --config.steps=100 --config.online.users=capitals,-polite \\
         --config.online.schedule='250: -capitals,polite'
->>>>>>> claims13
 
 The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that
 stays near the initial model. docs/claims.md compares it with the paper's (configs/online_paper.py).
