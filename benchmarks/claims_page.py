@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from compare_objectives import has_collapsed, markdown
+from benchmarks.compare_objectives import has_collapsed, markdown
 from interact_jax import places
 from interact_jax.report.html import standalone_figure
 from interact_jax.report.plots import PANEL, with_style

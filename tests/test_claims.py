@@ -5,8 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-import claims
-import claims_page
+from benchmarks import claims, claims_page
 from interact_jax import config
 from interact_jax.online.schedule import parse_schedule, preference_at
 from tests.runs import outcome, read_lines
