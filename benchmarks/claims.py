@@ -26,14 +26,17 @@ import json
 import logging
 import math
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import claims_page
-from compare_objectives import read_results
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # programs find one another there
+
+from benchmarks import claims_page
+from benchmarks.compare_objectives import read_results
 from interact_jax import cli, config, memory, places, pocket, train
 from interact_jax.judges.judge import FIRST, SECOND, Comparison
 from interact_jax.judges.pocket_judge import PocketJudge

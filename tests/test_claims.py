@@ -5,8 +5,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-import claims
-import claims_page
+from benchmarks import claims, claims_page
 from interact_jax import config
 from interact_jax.online.schedule import parse_schedule, preference_at
 from tests.runs import outcome, read_lines
@@ -112,7 +111,7 @@ def test_the_page_reports_failures(tmp_path):
     row = next(line for line in page.splitlines() if line.startswith("| one preference"))
     assert "40.0 → 89.0 % (least 88.0); correct +0.0 points (worst +0.0); 0 of 2 collapsed" in row
     assert "correct -1.0 points (worst -1.0); 1 of 1 collapsed" in row  # in the middle
-    assert "| recommended | emoji | 40.0 ± 0.0 | 89.0 ± 1.0 | 97.0 → 97.0 | 0.0 | 0 of 2 |" in page
+    assert "| recommended | emoji | 40.0 ± 0.0 | 89.0 ± 1.0 | 97.0 → 97.0 | +0.0 | 0 of 2 |" in page
     assert "40.0 → 90.0; 97.0 → 96.0 (collapsed)" in page
     assert "| `Capital of Peru?` | `Lima.` | ` ` |" in page  # a reply without text has its place
 
