@@ -110,7 +110,7 @@ def test_a_length_on_the_command_line_wins_over_that_of_the_file(given, steps, e
         (["optim.learning_rate=1"], r"optim\.learning_rate: .* Did you mean optim\.lr\?"),
         (["learning_rate=1"], r"Did you mean optim\.lr\?"),
         (["max_steps=1"], r"Did you mean steps\?"),
-        (["model.rows=1"], r"Did you mean batch\.rows\?"),
+        (["model.rows=1"], r"Did you mean batch\.rows or online\.rows\?"),
         (["batch.rows=two"], r"batch\.rows=two: expected an int"),
         (["batch.rows"], r"expected --config\.batch\.rows=VALUE"),
         (["steps=3", "epochs=1"], "steps=3 and epochs=1.*exactly one"),

@@ -25,7 +25,7 @@ SETTINGS = {
     "online.engine": Setting(
         MESH,
         "what samples the replies: the mesh itself, or a server that takes this run's weights: "
-        "vllm@http://HOST:PORT, sglang@http://HOST:PORT",
+        "vllm@URL or sglang@URL",
         free=True,
     ),
     "online.served_model": Setting(

@@ -288,7 +288,7 @@ def test_workdir_that_is_a_file(small, tmp_path, capsys):
 def test_what_could_not_be_written_at_the_end_is_refused_at_the_start(
     small, name, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.delattr("interact_jax.train.load_dataset")
+    monkeypatch.delattr("interact_jax.feeds.load_dataset")
     place = tmp_path / "run" / name
     place.parent.mkdir(exist_ok=True)
     expected = "a file; expected a directory"

@@ -213,7 +213,7 @@ def test_tasks_measure_every_checkpoint_once(run, tmp_path, capsys, monkeypatch)
     """With a measure that can be recomputed: of parameters, replies and seed."""
     asked = []
 
-    def norm(decoder, params, chat, replies, seed):
+    def norm(decoder, params, chat, replies, seed, preference):
         asked.append(seed)
         return {"final": float(abs(params["final_norm_D"]).sum()), "replies": replies}
 
@@ -327,7 +327,7 @@ def test_bad_input_is_refused_before_the_work(run, tmp_path, capsys, monkeypatch
                 "--prompts",
                 str(prompts),
             ],
-            f"{prompts}:2: {replies} has 0 replies",
+            f"{prompts}:2: {replies} has 0 unused replies",
         ),
         ([*base, "--baseline", str(nothing), "--model", "pocket"], f"{nothing}:1: no reply"),
         (
@@ -415,7 +415,7 @@ def test_the_table_fits_into_80_columns():
     assert all(f"{word}: " in legend and word in lines[0] for word in ("decided", "first", "void"))
     assert lines[1].startswith("…") and "step 1000  100.0 ± 1.2" in lines[1]
     run = {**each, "interactions": 1_234_567, "name": "a/very/long/run step 1000"}
-    curve = win_rate_lines([run, nothing])
+    *curve, _ = win_rate_lines([run, nothing])
     assert max(map(len, curve)) < 80 and len({len(line) for line in curve}) == 1
     assert "step 1000  1,234,567  100.0 ± 1.2" in curve[1] and "learned" in curve[0]
     assert "no verdict" in lines[2] and lines[3].split()[1] == "100.0"
