@@ -127,17 +127,18 @@ def groups_of(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     return groups
 
 
-def table_over_time(records: Sequence[Record], preference_of: Callable[[Record], str]) -> str:
-    """A row for each mode and preference: mean and spread over seeds at every mark."""
+def table_over_time(records: Sequence[Record], preference: str = "") -> str:
+    """A row for each mode and users: mean and spread over seeds at every mark, by the preference;
+    by default that of the last users."""
     rows = []
     marks = [f"{mark['interactions']}" for mark in records[0]["marks"]]
     for (mode, _), group in groups_of(records).items():
-        preference = preference_of(group[0])
-        curves = [curve(record, preference) for record in group]
+        want = preference or group[0]["wants"][-1]
+        curves = [curve(record, want) for record in group]
         cells = [
             f"{mean:.1f} ± {(most - least) / 2:.1f}" for _, mean, least, most in mean_curve(curves)
         ]
-        rows.append([MODES[mode], preference, *cells, *cells_of_answers(group)])
+        rows.append([MODES[mode], want, *cells, *cells_of_answers(group)])
     return markdown(["mode", "wanted", *marks, *ANSWERS], rows)
 
 
@@ -266,9 +267,13 @@ def tables_of(kind: str, records: Sequence[Record]) -> list[str]:
     """The tables of a section."""
     if kind in ("sequence", "growing"):
         wants = records[0]["wants"]
+<<<<<<< HEAD
         tables = [table_over_time(records, _always(want)) for want in wants]
+=======
+        tables = [table_over_time(records, want) for want in wants]
+>>>>>>> claims13
     else:
-        tables = [table_over_time(records, lambda record: str(record["wants"][-1]))]
+        tables = [table_over_time(records)]
     if kind in ("personalise", "flip"):
         tables.append(table_of_wins(records))
     return [*tables, SEEDS_CAPTION, table_of_seeds(records)]

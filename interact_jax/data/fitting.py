@@ -85,7 +85,7 @@ def count_learned(conversation: Conversation, counts: Counts) -> None:
     counts."""
     for _, index in conversation.replies():
         for name in conversation.messages[index].fields.keys() - {KEY}:
-            counts[f"replies learned without their {name}: only their text is"] += 1
+            counts[f"replies learned as text alone, without {name}"] += 1
 
 
 def remove_messages(conversation: Conversation, removed: Collection[int]) -> Conversation:

@@ -161,7 +161,7 @@ def test_calls_beside_words(tmp_path, chat, name):
     counts = {reason: count for reason, count in dataset.counts.items() if "not shown" in reason}
     expected = {"reasoning_content": 1} | ({} if TAKES[name][3] else {"tool_calls": 1})
     assert counts == {f"{k} not shown by the chat template": n for k, n in expected.items()}
-    assert dataset.counts["replies learned without their tool_calls: only their text is"] == 1
+    assert dataset.counts["replies learned as text alone, without tool_calls"] == 1
 
 
 def test_special_tokens_in_a_call_are_those_of_a_message(tmp_path, plain):

@@ -56,7 +56,7 @@ ROWS = {  # (file, template) -> ids of the interactions, what is counted, a text
         {
             "tool_calls not shown by the chat template": 1,
             "tools not shown by the chat template": 1,
-            "reply learned without its tool_calls: only its text is": 1,
+            "reply learned as text alone, without tool_calls": 1,
             UNSUPPORTED: 1,
         },
         "",
