@@ -259,19 +259,11 @@ def write(records: Sequence[Record], left: int, docs: Path) -> Path:
     return docs / "claims.md"
 
 
-def _always(want: str) -> Callable[[Record], str]:
-    return lambda record: want
-
-
 def tables_of(kind: str, records: Sequence[Record]) -> list[str]:
     """The tables of a section."""
     if kind in ("sequence", "growing"):
         wants = records[0]["wants"]
-<<<<<<< HEAD
-        tables = [table_over_time(records, _always(want)) for want in wants]
-=======
         tables = [table_over_time(records, want) for want in wants]
->>>>>>> claims13
     else:
         tables = [table_over_time(records)]
     if kind in ("personalise", "flip"):
