@@ -12,6 +12,7 @@ from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.fitting import NO_GREETING, NO_SYSTEM, NO_TOOLS
 from interact_jax.data.templates import ChatTemplate
 from interact_jax.data.thinking import KEPT, UNSUPPORTED
+from interact_jax.printable import count_reason
 from tests.data.test_fitting import TEMPLATES, prompts
 from tests.tiny import REASONS, tiny_tokenizer
 
@@ -56,7 +57,7 @@ ROWS = {  # (file, template) -> ids of the interactions, what is counted, a text
         {
             "tool_calls not shown by the chat template": 1,
             "tools not shown by the chat template": 1,
-            "reply learned as text alone, without tool_calls": 1,
+            "replies learned as text alone, without tool_calls": 1,
             UNSUPPORTED: 1,
         },
         "",
@@ -90,7 +91,11 @@ def test_each_has_its_right_outcome(row, shared, chats):
     assert any(shown in text for text in texts.values())
     summary = "\n".join(dataset.lines())
     for reason, times in counted.items():
-        assert f"  {times} {reason}, such as " in summary.replace(" x ", " ")
+        said = summary.replace(" x ", " ")
+        assert any(
+            f"  {text}, such as " in said
+            for text in (f"{times} {reason}", count_reason(times, reason))
+        )
     if not counted and name != "tools":
         assert len(summary.splitlines()) == 2, "nothing else happened"
     assert not any("</think>" in text.rpartition("<assistant>")[2] for text in texts.values())
