@@ -197,7 +197,8 @@ model: 5e-6 is for four billion parameters, these are a million. What was tried 
 [log.md](log.md#learning-online)."""
 
 SHORTFALL = """**What falls short.** In the recommended mode flips end at 80 and 87 %, and
-take 3 and 7 points of correct answers along. Of three preferences in sequence the first two end below
+take 3 and 7 points of correct answers along. Of three preferences in sequence the first two end
+below
 80 % where nobody mentions them any more: `trust_region` mixes the initial model into the teacher,
 so wherever follow-ups say nothing the policy goes back to the habits of that model. The same pull
 is what keeps unrelated follow-ups harmless and runs from collapsing. Users who want capitals cost
