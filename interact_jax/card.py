@@ -52,7 +52,7 @@ def write(workdir: Path, out: Path | str, step: int, weights: str = "policy") ->
     place = Path(out) / NAME
     try:
         if os.path.lexists(place) and not _is_ours(place):
-            log.info("%s: not written by this package, left as it is", place)
+            log.warning("%s: not written by this package, left as it is", place)
             return
         places.write(place, text(workdir, step, weights))
     except Exception as error:  # the run's files may be damaged; the model is still exported

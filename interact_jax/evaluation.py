@@ -77,24 +77,30 @@ def measure_for(config: Any) -> Measure | None:
     return EVALUATIONS.get(data_of(flatten(config)) if name == "auto" else name)
 
 
-def preferences_now(run: Any) -> list[world.Styles]:
+def interactions_at_end(run: Any) -> int:
+    """How many interactions an online run will have learned from before its last step."""
+    batch, turns = run.config.batch, run.config.online.turns
+    return (run.total_steps - 1) * (batch.interactions or batch.conversations * turns)
+
+
+def preferences_at(run: Any, interactions: int) -> list[world.Styles]:
     """What the users want of replies in the pocket world: those of the shipped logs or, in an
-    online run, those that it has now, by its schedule."""
+    online run, those that it has after so many interactions, by its schedule."""
     cfg = run.config
     if not cfg.online.users:
         return [pocket_measure.LOGGED_PREFERENCE]
     schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
-    phase = preference_at(schedule, run.source.totals()["interactions"])
+    phase = preference_at(schedule, interactions)
     return [dict(want.preference) for want in phase.users if want.preference]
 
 
-def measure_replies(run: Any) -> dict[str, float]:
-    """The shares of sampled replies that are as wanted, the mean over what the users want; empty
-    where that cannot be checked.
+def measure_replies(run: Any, interactions: int) -> dict[str, float]:
+    """The shares of sampled replies that are as the users want them after so many interactions, the
+    mean over the users; empty where that cannot be checked.
 
     Raises NotFinite where no reply can be sampled from the model before training."""
     measure, model, cfg = measure_for(run.config), run.model, run.config
-    preferences = preferences_now(run) if measure is not None else []
+    preferences = preferences_at(run, interactions) if measure is not None else []
     if measure is None or not preferences:
         return {}
     try:
@@ -144,7 +150,8 @@ def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     is to be measured. Measures that are not finite are left out, with a warning.
 
     Raises NotFinite where no reply can be sampled from the model before training."""
-    values = measure_replies(run) | measure_held_out(run)
+    # Before and after by the same users, those at the end.
+    values = measure_replies(run, interactions_at_end(run)) | measure_held_out(run)
     if not values:
         return None
     odd = [name for name, value in values.items() if not math.isfinite(value)]
@@ -187,7 +194,8 @@ def measure_step(run: Any, step: int, due: bool) -> dict[str, float]:
     every = run.config.evaluation.every
     now: dict[str, float] = {}
     if due or (every and step % every == 0):
-        now = (measure_replies(run) if online else {}) | measure_held_out(run)
+        done = run.source.totals()["interactions"]
+        now = (measure_replies(run, done) if online else {}) | measure_held_out(run)
     return (first if step == 1 else {}) | now
 
 

@@ -23,6 +23,7 @@ from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method
 from interact_jax.online.feed import RolloutFeed, is_online
+from interact_jax.online.record import Record
 from interact_jax.opening import OpenedModel
 from interact_jax.schema import InputError
 
@@ -58,6 +59,12 @@ def open_feed(
     """
     kind = RolloutFeed if is_online(cfg) else LogFeed
     return kind(cfg, model, method, workdir, kept)
+
+
+def has_record(cfg: Any, workdir: Path) -> bool:
+    """Whether an online run has left steps in `workdir` that it will learn from again, even where
+    there is no checkpoint yet."""
+    return bool(cfg.online.prompts) and len(Record(workdir)) > 0
 
 
 class LogFeed:

@@ -41,7 +41,7 @@ from interact_jax import (
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.pipeline import BatchSource, StepBatch
 from interact_jax.ends import Deferred
-from interact_jax.feeds import open_feed
+from interact_jax.feeds import has_record, open_feed
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
@@ -100,7 +100,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
     checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint, method.fixed)
     resumed = checkpoints.latest() is not None
-    if resumed:
+    if resumed or has_record(cfg, workdir):
         config.check_resume(cfg, workdir / "config.json")
 
     model = open_for(cfg, mesh, workdir if resumed else None)

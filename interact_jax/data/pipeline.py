@@ -202,7 +202,7 @@ class LogBatches:
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self._fingerprint = fingerprint(dataset)
         indices = range(len(dataset.trees))
-        self._weights = [_total_weight(trees) for trees in dataset.trees]  # of each conversation
+        self._weights = [weight_of(trees) for trees in dataset.trees]  # of each conversation
         self._log_factors = limits.log_factors(self._members(indices)) if limits else {}
         self._go_to(0)
 
@@ -279,7 +279,7 @@ class LogBatches:
         return [(conversation.id, conversation.user, weight) for conversation, weight in pairs]
 
 
-def _total_weight(trees: Sequence[Tree]) -> float:
+def weight_of(trees: Sequence[Tree]) -> float:
     """The weight of all units of a conversation."""
     targets = (reply.target for tree in trees for reply in tree.replies)
     return sum({target.unit: target.weight for target in targets}.values())

@@ -116,6 +116,10 @@ class Sampler:
         self._params = None
         self._drop_pool()
 
+    def forget(self) -> None:
+        """Let go of the memory for keys and values, and of all that was computed."""
+        self._drop_pool()
+
     def _drop_pool(self) -> None:
         self._pool = None
         self._pages = [Pages(0) for _ in range(self.shards)]

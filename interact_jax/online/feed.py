@@ -17,7 +17,10 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.tree import Tree
 from interact_jax.generation.chat_model import LocalChatModel
+from interact_jax.generation.engine import Engine, SamplingParams
+from interact_jax.generation.server_engine import RAW, ServerEngine
 from interact_jax.held_out import HeldOut, Prompt
+from interact_jax.known import SAMPLER
 from interact_jax.methods import Method
 from interact_jax.online.engines import open_engine, params_of
 from interact_jax.online.lessons import RECIPE, Lessons
@@ -83,6 +86,7 @@ class RolloutFeed:
                 log.info("%s", line)
             engine = open_engine(cfg, model, workdir)
             params, turns = params_of(cfg.online), cfg.online.turns
+            _check_logprobs(engine, params, method)
             player = Player(engine, model.chat, params, turns, room, cfg.seed)
             policy = LocalChatModel("policy", engine, model.chat, room, kind)
             schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
@@ -94,7 +98,13 @@ class RolloutFeed:
         if kept:
             check_position(kept["position"], self._record, self._stage)
         self.trees = self._typical_step()
-        self.packing = self._planner.plan(self.trees)
+        beginning = self._record.beginning
+        if beginning is not None and self._stage is not None:
+            self._stage.prompts.check_same(beginning.prompts)
+        if beginning is not None:
+            self.packing = self._planner.restore(beginning.shapes)
+        else:
+            self.packing = self._planner.plan(self.trees)
         log.info("%s", self.packing)
 
     def open(self, params: Any, saved: Mapping[str, Any]) -> Rollouts:
@@ -169,6 +179,16 @@ def _check(cfg: Any, method: Method) -> None:
         raise InputError(
             f"epochs={cfg.epochs}: requests of the pocket world have no end. Set steps instead."
         )
+    if cfg.data.thinking == "keep":
+        raise InputError(
+            "data.thinking=keep: online, replies are drawn without room for reasoning. Leave it at "
+            "auto."
+        )
+    if cfg.checkpoint.best != "none":
+        raise InputError(
+            f"checkpoint.best={cfg.checkpoint.best}: an online run has no such measure. Leave it "
+            "none."
+        )
     if cfg.skip.signal:
         raise InputError(
             f"skip.signal={cfg.skip.signal}: an online run does not skip interactions. Set it to 0."
@@ -181,6 +201,19 @@ def _check(cfg: Any, method: Method) -> None:
             f"online.replay={cfg.online.replay}: {recorded or 'no'} recorded steps there"
             + (f", of which steps={cfg.steps} are asked for" if recorded else "")
             + ". Expected the --workdir of an online run."
+        )
+
+
+def _check_logprobs(engine: Engine, params: SamplingParams, method: Method) -> None:
+    """Raise InputError where the objective needs log-probabilities that a server does not tell."""
+    reported = engine.logprobs if isinstance(engine, ServerEngine) else RAW
+    plain = (params.temperature, params.top_k, params.top_p, params.min_p) == (1, 0, 1, 0)
+    if SAMPLER in method.known and reported != RAW and not plain:
+        raise InputError(
+            "objective.ratio=sampler and objective.importance need the log-probabilities of the "
+            f"model itself, and {engine.name} reports {reported} ones. Sample at temperature 1 "
+            "without top_k, top_p and min_p, or start the server so that it reports raw ones, and "
+            "set online.logprobs=raw."
         )
 
 

@@ -30,8 +30,9 @@ WEIGHTLESS = "interactions left out: weight 0"
 
 @dataclasses.dataclass(frozen=True)
 class Lessons:
-    """How a conversation becomes trees: sequences have at most `room` tokens, `ignore_first` tokens
-    of each reply do not count, and `weigh` is the setting `data.weigh`."""
+    """How a conversation becomes trees: what was sampled is learned, and not the assistant's
+    messages of its prompt. Sequences have at most `room` tokens, `ignore_first` tokens of each
+    reply do not count, and `weigh` is the setting `data.weigh`."""
 
     chat: ChatFormat
     room: int
@@ -41,6 +42,8 @@ class Lessons:
 
     def __call__(self, conversation: Conversation) -> Tokenised:
         counts: Counts = collections.Counter()
+        sampled = [n for n, m in enumerate(conversation.messages) if m.token_ids is not None]
+        conversation = dataclasses.replace(conversation, owned=frozenset(sampled))
         recipe, units = RECIPES[RECIPE], list[Unit]()
         for draft in recipe.drafts(conversation):
             weight = weighing.weight_of(self.weigh, conversation, draft)

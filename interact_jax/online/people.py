@@ -11,6 +11,7 @@ only its counts have to be kept (`user.state()`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from interact_jax.data.thinking import CLOSED
 from interact_jax.endpoints.chat import PROVIDERS, open_chat
 from interact_jax.generation.chat_model import ChatModel, LocalChatModel
 from interact_jax.generation.local import open_engine
+from interact_jax.generation.sampler import Sampler
 from interact_jax.online.prompts import PromptSource
 from interact_jax.online.schedule import Schedule, wants_of
 from interact_jax.opening import open_model
@@ -122,3 +124,12 @@ def _open_player(
 
 def _limits(model: LocalChatModel) -> dict[str, Any]:
     return {} if model.context is None else token_limit(model.chat, model.context)
+
+
+def forget_pages(users: Mapping[str, User]) -> None:
+    """Have the samplers of this process that play users forget what they computed for earlier
+    prompts."""
+    for user in users.values():
+        model = user.model if isinstance(user, PlayedUser) else None
+        if isinstance(model, LocalChatModel) and isinstance(model.engine, Sampler):
+            model.engine.forget()

@@ -43,6 +43,14 @@ class Step:
     counts: Mapping[str, int]  # of what happened meanwhile
 
 
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What a run began with, as JSON: the fingerprint of its prompts, the shapes of its rows."""
+
+    prompts: Any
+    shapes: Any
+
+
 def record_files(folder: Path) -> tuple[Path, Path]:
     """Where the record of the run in `folder` is: the conversations, the steps."""
     return folder / CONVERSATIONS, folder / STEPS
@@ -95,8 +103,16 @@ class Record:
         ]
         return Step(number, played, line["drawn"], line["counts"])
 
-    def append(self, step: Step) -> None:
-        """Write the next step; when this returns, it is on disk. Raises OSError."""
+    @property
+    def beginning(self) -> Beginning | None:
+        """What the run began with; None if no step is recorded."""
+        if not self._lines:
+            return None
+        return Beginning(self._lines[0].get("prompts"), self._lines[0].get("shapes"))
+
+    def append(self, step: Step, beginning: Beginning) -> None:
+        """Write the next step, with the first one the `beginning`; when this returns, it is on
+        disk. Raises OSError."""
         assert step.number == len(self._lines) + 1, "steps are recorded in order"
         text = b"".join(_encode(step.number, played) for played in step.played)
         begin = self._lines[-1]["end"] if self._lines else 0
@@ -109,6 +125,8 @@ class Record:
             "kinds": [played.kinds for played in step.played],
             "counts": dict(step.counts),
         }
+        if not self._lines:
+            line |= {"prompts": beginning.prompts, "shapes": beginning.shapes}
         if not self._begun:
             self._begin()
         _append(self._conversations, text)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 
 from interact_jax.data.examples import Target
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import StepBatch, step_batch
+from interact_jax.data.pipeline import StepBatch, step_batch, weight_of
 from interact_jax.data.rows import Packing
 from interact_jax.data.tokenise import Tokenised
 from interact_jax.generation.engine import Engine
@@ -30,8 +30,9 @@ from interact_jax.generation.sampler import Sampler
 from interact_jax.online import packing as shapes
 from interact_jax.online.lessons import Lessons
 from interact_jax.online.packing import Planner
+from interact_jax.online.people import forget_pages
 from interact_jax.online.prompts import PromptSource
-from interact_jax.online.record import Record, Step
+from interact_jax.online.record import Beginning, Record, Step
 from interact_jax.online.rollout import Opening, Played, Player
 from interact_jax.online.schedule import Schedule, preference_at
 from interact_jax.schema import InputError, RunStopped
@@ -40,7 +41,7 @@ from interact_jax.users import User
 
 log = logging.getLogger(__name__)
 
-WAVES = 10  # of conversations, until a step has enough interactions
+FRUITLESS = 100  # conversations in a row without an interaction, after which a run stops
 SETTINGS = {
     "online.turns": Setting(
         1, "replies of a conversation; each with a follow-up is an interaction", least=1, most=1000
@@ -100,8 +101,10 @@ class Rollouts:
         self.batch, self.stage, self.turns, self.staleness = batch, stage, turns, staleness
         self.last, self.limits = last, limits or Limits()
         self.progress = Progress()
-        self._pool = ThreadPoolExecutor(1, "rollouts")
-        self._ahead: Future[Step] | None = None
+        self._beginning = Beginning(
+            stage.prompts.fingerprint if stage else None, shapes.save(packing)
+        )
+        self._ahead: _Ahead | None = None
 
     # ------------------------------------------------------------------------------ BatchSource
 
@@ -120,8 +123,12 @@ class Rollouts:
         return batch
 
     def position(self) -> dict[str, Any]:
-        """What a checkpoint stores; what is being played is waited for, and recorded."""
-        self._settle()
+        """What a checkpoint stores; what is being played is waited for, so that it is recorded: the
+        weights that draw it are gone once the run is resumed."""
+        try:
+            self._settle()
+        except (RunStopped, InputError, OSError) as error:  # the checkpoint is worth more
+            log.error("the next step was not played to its end: %s", error)
         progress = dataclasses.asdict(self.progress) | {"counts": dict(self.progress.counts)}
         prompts = self.stage.prompts.fingerprint if self.stage else None
         return progress | {"packing": shapes.save(self.packing), "prompts": prompts}
@@ -155,21 +162,29 @@ class Rollouts:
         return self.record.step(self.progress.step + 1)
 
     def _settle(self) -> None:
-        """Wait for what is being played ahead, and record it."""
+        """Wait for what is being played ahead."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
-            self.record.append(ahead.result())
+            ahead.wait()
 
     def _play_now(self, state: Any) -> Step:
         if self.stage is None:
             raise IndexError(f"all {len(self.record):,} steps of the record are replayed")
-        version = int(state.step)
-        self.stage.engine.load(state.params, version)
-        step = self._play(self.stage)
-        if isinstance(self.stage.engine, Sampler) and not self.staleness:
+        self._load(self.stage, state.params, int(state.step))
+        self._play(self.stage)
+        if isinstance(self.stage.engine, Sampler):
             self.stage.engine.unload()  # the step needs the memory, and takes the parameters over
-        self.record.append(step)
+        step = self._recorded()
+        assert step is not None
         return step
+
+    def _load(self, stage: Stage, params: Any, version: int) -> None:
+        """Give the engine its weights. Pages of keys and values are forgotten, also those of users'
+        models, so that what is computed anew does not depend on what came before a resume."""
+        if isinstance(stage.engine, Sampler):
+            stage.engine.unload()
+        forget_pages(stage.users)
+        stage.engine.load(params, version)
 
     def _play_ahead(self, stage: Stage, state: Any) -> None:
         """Begin to play the next step, by the weights that were there before this one."""
@@ -177,35 +192,39 @@ class Rollouts:
             return
         params = state.params
         if isinstance(stage.engine, Sampler):
+            stage.engine.unload()  # of the copy before
             params = jax.tree.map(lambda x: x.copy(), params)  # the step takes the others over
-        stage.engine.load(params, int(state.step))
-        self._ahead = self._pool.submit(self._play, stage)
+        self._load(stage, params, int(state.step))
+        self._ahead = _Ahead(lambda: self._play(stage))
 
-    def _play(self, stage: Stage) -> Step:
-        """Play conversations until there are enough interactions for a step."""
+    def _play(self, stage: Stage) -> None:
+        """Play conversations until there are enough interactions for a step, and record it."""
         before = self.progress
         number, drawn = before.step + 1, before.drawn
         phase = preference_at(stage.schedule, before.interactions)
-        played, learned = list[Played](), 0
+        played, learned, fruitless = list[Played](), 0, 0
         counts = collections.Counter(stage.player.counts)
-        for _ in range(WAVES):
+        while fruitless < FRUITLESS:
             openings = [
                 Opening(stage.prompts.id(i), stage.prompts[i], phase.user_of(i).name)
-                for i in range(drawn, drawn + self._missing(learned, bool(played)))
+                for i in range(drawn, drawn + self._missing(learned))
             ]
             drawn += len(openings)
             wave = stage.player.play(openings, stage.users)
             played += wave
-            learned += sum(self.lessons(p.conversation).units for p in wave)
-            if not self._missing(learned, True):
-                return Step(number, played, drawn, stage.player.counts - counts)
+            units = sum(self.lessons(p.conversation).units for p in wave)
+            learned, fruitless = learned + units, 0 if units else fruitless + len(wave)
+            if not self._missing(learned):
+                step = Step(number, played, drawn, stage.player.counts - counts)
+                self.record.append(step, self._beginning)
+                return
         raise RunStopped(
             f"step {number}: {len(played):,} conversations gave {learned:,} interactions to learn "
             f"from ({_text(stage.player.counts)}). Look at what the users do; the same command "
             "goes on from the newest checkpoint."
         )
 
-    def _missing(self, learned: int, begun: bool) -> int:
+    def _missing(self, learned: int) -> int:
         """How many conversations a step still needs."""
         if self.batch.conversations:
             return 0 if learned else self.batch.conversations
@@ -218,7 +237,7 @@ class Rollouts:
         units = sum(lesson.units for lesson in lessons)
         self.packing = self.planner.plan(trees, self.packing)
         members = [
-            (played.conversation.id, played.conversation.user, float(lesson.units))
+            (played.conversation.id, played.conversation.user, weight_of(lesson.trees))
             for played, lesson in zip(step.played, lessons, strict=True)
             if lesson.units
         ]
@@ -228,7 +247,11 @@ class Rollouts:
             return factors.get(target.conversation, 1.0)
 
         batch = step_batch(self.packing, trees, units, factor)
-        return dataclasses.replace(batch, metrics=self._metrics(step))
+        metrics = self._metrics(step)
+        if any(value < 1 for value in factors.values()):
+            kept = sum(weight * factors[name] for name, _, weight in members)
+            metrics["limited"] = 1 - kept / sum(weight for *_, weight in members)
+        return dataclasses.replace(batch, metrics=metrics)
 
     def _metrics(self, step: Step) -> dict[str, float]:
         """What there is to see of a step's replies, for the log."""
@@ -242,7 +265,7 @@ class Rollouts:
         texts = sum(len(p.conversation.messages) - _opening(p) for p in step.played)
         logps = [logp for message in replies for logp in message.logps or ()]
         lengths = [len(message.token_ids or ()) for message in replies]
-        versions = [played.version for played in step.played]
+        versions = [played.version for played in step.played if played.kinds]
         shown = {
             "conversations": float(len(step.played)),
             "sampled_length": float(np.mean(lengths)),
@@ -272,6 +295,28 @@ class Rollouts:
             progress.reply_tokens + tokens,
             counts,
         )
+
+
+class _Ahead(threading.Thread):
+    """Plays in the background. A daemon: a program that ends does not wait for it."""
+
+    def __init__(self, play: Callable[[], None]):
+        super().__init__(name="rollouts", daemon=True)
+        self._play = play
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._play()
+        except BaseException as error:  # for whoever waits
+            self._error = error
+
+    def wait(self) -> None:
+        """Until it is done. Raises what it raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
 
 
 def check_position(position: Mapping[str, Any], record: Record, stage: Stage | None) -> None:

@@ -66,6 +66,8 @@ def work_of(cfg: ConfigDict) -> Work:
     """The model and, if it exists and is small, the data of a config; else synthetic dialogues."""
     directory = hf.resolve(cfg.model.path, weights=False)
     _, model = hf.load_config(directory, weights=cfg.model.init == "pretrained")
+    if not cfg.data.path:  # an online run
+        return synthetic_work(cfg, model, cfg.model.path)
     check_name(f"data.path={cfg.data.path}", cfg.data.path)
     file = Path(cfg.data.path)
     small = file.is_file() and file.stat().st_size <= SMALL_DATA

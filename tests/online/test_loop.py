@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from interact_jax import sharding, train
+from interact_jax import evaluation, sharding, train
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.known import SAMPLER
 from interact_jax.online.record import Record
@@ -18,6 +18,7 @@ from interact_jax.schema import InputError, RunStopped
 from interact_jax.scoring import FORWARD, look
 from interact_jax.signal import logps_of
 from interact_jax.users import ScriptedUser, Talk
+from launch import train as launch_train
 from tests.online.runs import SMALL, settings, started, trained
 from tests.runs import ROOT, overrides, read_lines
 
@@ -292,7 +293,7 @@ def test_conversations_are_begun_until_there_are_enough_interactions(tmp_path):
 def test_where_everybody_leaves_the_run_stops(tmp_path):
     run = started(tmp_path, {"online.leaves": 1.0})
     with pytest.raises(
-        RunStopped, match=r"step 1: 40 conversations gave 0 interactions .*the user left"
+        RunStopped, match=r"step 1: 100 conversations gave 0 interactions .*the user left"
     ):
         train.loop(run)
     run.checkpoints.close()
@@ -338,6 +339,63 @@ def test_a_resumed_run_keeps_to_its_prompts_and_record(tmp_path):
     logs = {"online.prompts": "", "data.path": tmp_path / "conversations.jsonl"}
     with pytest.raises(InputError, match="learned online"):
         started(tmp_path, {**more, "steps": 3, **logs})
+
+
+@pytest.mark.parametrize(
+    "other, says",
+    [({"online.users": "polite"}, "other settings"), ({"seed": 1}, "other settings")],
+)
+def test_steps_of_another_run_are_not_learned_from(other, says, tmp_path):
+    """Even where it was killed before its first checkpoint."""
+    run = started(tmp_path)
+    run.source.next(run.state)
+    with pytest.raises(InputError, match=says):
+        started(tmp_path, other)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "Capital of France?"}) + "\n")
+    with pytest.raises(InputError, match="had requests"):
+        started(tmp_path, {"online.prompts": prompts})
+    batch = started(tmp_path).source.next(run.state)
+    assert batch.interactions == 4
+
+
+def test_prompts_of_several_turns_are_history_and_not_learned(tmp_path):
+    prompts, workdir = tmp_path / "prompts.jsonl", tmp_path / "run"
+    texts = ["Capital of France?", "Paris.", "Capital of Italy?"]
+    messages = [
+        {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)
+    ]
+    prompts.write_text(json.dumps({"messages": messages}) + "\n")
+    run = trained(workdir, {"online.prompts": prompts, "steps": 1, "online.turns": 2})
+    assert train.totals(run)["interactions"] == 4
+    talks = read_lines(workdir / "conversations.jsonl")
+    ids = {
+        r.target.id
+        for talk in Record(workdir).step(1).played
+        for tree in run.source.lessons(talk.conversation).trees
+        for r in tree.replies
+    }
+    assert ids == {f"{talk['id']}_{index}" for talk in talks for index in (3, 5)}
+
+
+def test_a_replay_as_a_program(ended, tmp_path, capsys):
+    more = {"online.replay": ended.workdir, "online.prompts": "", "online.turns": 2}
+    given = ["--config", str(ROOT / "configs/online_pocket.py"), "--workdir", str(tmp_path / "run")]
+    for _ in range(2):  # the second time it has ended
+        launch_train.main([*given, "--quiet", *overrides({**SMALL, **more})])
+    said = capsys.readouterr().out
+    assert "16 interactions" in said and "This run had already ended" in said
+
+
+def test_before_and_after_are_measured_by_the_users_of_the_end(tmp_path):
+    more = {"online.users": "emoji", "online.schedule": "8: -emoji", "evaluation.name": "auto"}
+    run = started(tmp_path, {**more, "evaluation.replies": 16})
+    assert evaluation.preferences_at(run, 0) == [{"emoji": True}]
+    at_end = evaluation.preferences_at(run, evaluation.interactions_at_end(run))
+    assert at_end == [{"emoji": False}]
+    before = evaluation.measure_run(run, tmp_path / "before.json")
+    wanted = evaluation.measure_replies(run, 0)["wanted_styles"]
+    assert before["wanted_styles"] == pytest.approx(1 - wanted, abs=0.1)
 
 
 def test_settings_of_a_replay_are_checked(ended):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from interact_jax.data.native import from_record, to_record
-from interact_jax.online.record import Record, Step
+from interact_jax.online.record import Beginning, Record, Step
 from interact_jax.online.rollout import Played
 from interact_jax.schema import Conversation, InputError, Message
 
@@ -16,6 +16,9 @@ REPLY = Message(
     logps=(-0.1, -2.7182817459106445, -1e-30),
     sampling_logps=(-0.1, -2.5, 0.0),
 )
+
+
+BEGINNING = Beginning({"prompts": "pocket"}, {"full": [1, 2, 3, 4, 5]})
 
 
 def talk(name, reply=REPLY):
@@ -33,7 +36,7 @@ def folder(tmp_path):
     """A record of three steps."""
     record = Record(tmp_path)
     for number in (1, 2, 3):
-        record.append(step(number))
+        record.append(step(number), BEGINNING)
     return tmp_path
 
 
@@ -54,6 +57,7 @@ def test_what_is_written_is_read(folder):
     assert len(record) == 3
     assert [without_source(record.step(n)) for n in (3, 1, 2)] == [step(n) for n in (3, 1, 2)]
     assert record.step(4) is None
+    assert record.beginning == BEGINNING and Record(folder / "elsewhere").beginning is None
 
 
 def test_conversations_come_back_to_the_last_bit():
@@ -92,7 +96,7 @@ def test_a_step_that_was_being_written_is_written_again(lost, folder):
     record = Record(folder)
     assert len(record) == 2
     assert (folder / "conversations.jsonl").read_bytes() == whole, "nothing is changed by reading"
-    record.append(step(3))
+    record.append(step(3), BEGINNING)
     assert steps.read_bytes() == text
     assert (folder / "conversations.jsonl").read_bytes() == whole
 
@@ -102,7 +106,7 @@ def test_half_a_conversation_is_cut_off(folder):
     whole = place.read_bytes()
     place.write_bytes(whole + b'{"id": "p4')
     record = Record(folder)
-    record.append(step(4))
+    record.append(step(4), BEGINNING)
     assert place.read_bytes().startswith(whole + b'{"id": "p4_0"')
     assert [p.conversation.id for p in Record(folder).step(4).played][:1] == ["p4_0"]
 
