@@ -61,6 +61,7 @@ def test_what_is_too_large_to_run_is_compiled_only(tmp_path):
     assert tree["flops"] > 2 * tree["token_passes"] * layers
 
 
+@pytest.mark.slow
 def test_an_epoch_of_real_conversations(tmp_path, capsys):
     data = tmp_path / "talks.jsonl"
     data.write_text("".join(json.dumps(record) + "\n" for record in records()))

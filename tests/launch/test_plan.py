@@ -29,6 +29,7 @@ def arguments(directory, sizes, **settings):
     return [f"{name}={value}" for name, value in given.items()]
 
 
+@pytest.mark.slow  # tests/test_memory.py has the same for a run
 @compiles
 def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
     """1.5e9 parameters, whole on every chip of 16 GiB: state and gradients alone take 24 GB."""

@@ -102,6 +102,7 @@ def test_replies_alone_fork_where_they_begin(real):
 FEW = {"batch.interactions": 0, "batch.conversations": 5, "epochs": 0, "checkpoint.every": 2}
 
 
+@pytest.mark.slow  # tests/models/test_sight.py has the same for small trees
 @pytest.mark.parametrize("reply_tokens", ["in_place", "alone"])
 def test_tree_trains_as_two_forwards_do(real, reply_tokens, tmp_path):
     lines = {}
@@ -116,6 +117,7 @@ def test_tree_trains_as_two_forwards_do(real, reply_tokens, tmp_path):
             assert tree[name] == pytest.approx(none[name], rel=1e-5), name
 
 
+@pytest.mark.slow  # tests/test_train.py has the same for a small log
 def test_killed_and_resumed_equals_uninterrupted(real, tmp_path):
     settings = {**real, **FEW, "steps": 4, "optim.lr": 0.01}
     train.main(train_arguments(tmp_path / "whole", settings))

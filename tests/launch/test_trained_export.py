@@ -36,8 +36,20 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "mistral"])
+@pytest.mark.parametrize(
+    "family, tied",
+    [
+        pytest.param(family, tied, id=f"{family}-{'tied' if tied else 'untied'}", marks=marks)
+        for family, tied, marks in (
+            ("qwen3", False, ()),
+            ("qwen2", True, ()),
+            ("llama", False, ()),
+            ("mistral", True, ()),
+            *((name, True, pytest.mark.slow) for name in ("qwen3", "llama")),
+            *((name, False, pytest.mark.slow) for name in ("qwen2", "mistral")),
+        )
+    ],
+)
 def test_pytorch_computes_the_same_with_the_trained_model(family, tied, tmp_path, monkeypatch):
     source = tmp_path / "model"
     tiny(source, "llama" if family == "llama" else "chatml", family, tied=tied)
