@@ -157,10 +157,12 @@ class HeldOut:
             sides[reply.target.unit].add(reply.target.side)
         interactions = sum(HINDSIGHT in reply.places for reply in replies)
         pairs = sum(both == {PREFERRED, REJECTED} for both in sides.values())
+        prompts = f"replies to {count(len(self.prompts), 'prompt')}"
+        if not self.trees:  # an online run: there are no logs
+            return f"held out: measured on {prompts}"
         return (
             f"held out: measured on {count(interactions, 'interaction')}, "
-            f"{count(pairs, 'pair')} of a better and a worse reply, "
-            f"and replies to {count(len(self.prompts), 'prompt')}"
+            f"{count(pairs, 'pair')} of a better and a worse reply, and {prompts}"
         )
 
     @functools.cached_property
