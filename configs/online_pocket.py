@@ -1,4 +1,4 @@
-"""The pocket model learns online what a user wants, from what the user says. Half a minute on a CPU.
+"""The pocket model learns online what a user wants, from what the user says; half a minute on CPUs.
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/online
 
