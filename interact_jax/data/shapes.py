@@ -237,7 +237,9 @@ def share_out(
         row_N = spread(sizes_Nx5, capacity_Bx5)
         if row_N is not None:
             rows = _rows(trees, row_N, len(capacity_Bx5))
-            return [(shape, rows[m * height : (m + 1) * height]) for m, shape in enumerate(choice)]
+            parts = [rows[m * height : (m + 1) * height] for m in range(len(choice))]
+            # Few trees may all be in the first rows; a micro-batch without any has no views.
+            return [(shape, part) for shape, part in zip(choice, parts, strict=True) if any(part)]
         failed, tried = price, tried + 1
         if tried == ATTEMPTS:
             break

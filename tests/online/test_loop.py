@@ -229,7 +229,8 @@ def test_500_interactions_killed_twice(tmp_path):
     """As it is shipped, with users who change their minds."""
     more = {
         **{name: "" for name in ("loggers", "compile_cache")},
-        "steps": 63,  # of 8 interactions
+        "batch.interactions": 8,
+        "steps": 63,
         "online.schedule": "248: -emoji,sentence",
         "evaluation.every": 0,
         "evaluation.name": "none",

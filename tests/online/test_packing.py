@@ -55,3 +55,14 @@ def test_what_does_not_fit_makes_room():
 def test_a_packing_comes_back_from_json():
     packing = PLANNER.plan(trees(8, 12), PLANNER.plan(trees(2, 90)))
     assert PLANNER.restore(save(packing)) == packing
+
+
+def test_no_micro_batch_is_empty():
+    """Fewer trees than a micro-batch has rows, and small shapes that are cheaper in pairs."""
+    planner = Planner(row_tokens=256, height=16, ignore_first=0)
+    packing = planner.plan(trees(1, 4, prompt=8), planner.plan(trees(3, 200)))
+    for count in range(1, 9):
+        for reply in (4, 30, 60, 90):
+            batches = list(packing.batches(trees(count, reply, seed=count)))
+            assert all(placed for _, placed in batches)
+            assert sum(len(placed) for _, placed in batches) == count
