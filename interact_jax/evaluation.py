@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from interact_jax.generation.local import make_sampler
 from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
 from interact_jax.online.feed import is_online
-from interact_jax.online.schedule import parse_schedule, preference_at
+from interact_jax.online.schedule import parse_schedule, phase_at
 from interact_jax.pocket import measure as pocket_measure
 from interact_jax.pocket import world
 from interact_jax.schema import Message
@@ -35,7 +35,8 @@ OTHER_DATA = (
     "settings of evaluation): before and after cannot be compared"
 )
 ROWS = 256  # replies at a time
-Measure = Callable[[Decoder, Any, ChatFormat, int, int, world.Styles], dict[str, float]]
+Measure = Callable[[Decoder, Any, ChatFormat, int, int, Sequence[world.Styles]], dict[str, float]]
+LOGGED = (pocket_measure.LOGGED_PREFERENCE,)
 
 
 def measure_pocket(
@@ -44,16 +45,16 @@ def measure_pocket(
     chat: ChatFormat,
     replies: int,
     seed: int,
-    preference: world.Styles = pocket_measure.LOGGED_PREFERENCE,
+    preferences: Sequence[world.Styles] = LOGGED,
 ) -> dict[str, float]:
     """Shares over `replies` sampled answers (temperature 1) to held-out requests of the pocket
-    world: wanted styles of the `preference`, by default that of the shipped logs' users; replies
-    that have all of them, correct answers, readable replies. The answers depend on the seed, and
-    not on the preference.
+    world: wanted styles, replies that have all of them, correct answers, readable replies; the mean
+    over the `preferences`, by default that of the shipped logs' users. The answers depend on the
+    seed, and not on the preferences.
 
     Raises InputError, before anything is sampled, for a preference that `world` does not know.
     """
-    preference = world.check_preference(preference)
+    preferences = [world.check_preference(preference) for preference in preferences]
     requests = world.held_out_requests(replies, seed)
     prompts = [chat.prompt([Message("user", request.text)]) for request in requests]
     sampler = make_sampler(decoder, chat, [chat.eos_id], sharding.mesh_of(params), rows=ROWS)
@@ -62,8 +63,12 @@ def measure_pocket(
         requests_for(prompts, SamplingParams(pocket_measure.MAX_NEW_TOKENS), seed)
     )
     texts = [text_of(completion, chat) for completion in completions]
-    shares = pocket_measure.measure(texts, requests, preference)
-    return {name: share for name, share in shares.items() if name != "replies"}
+    shares = [pocket_measure.measure(texts, requests, wanted) for wanted in preferences]
+    return {
+        name: sum(each[name] for each in shares) / len(shares)
+        for name in shares[0]
+        if name != "replies"
+    }
 
 
 EVALUATIONS: dict[str, Measure] = {"pocket": measure_pocket}
@@ -88,40 +93,37 @@ def preferences_at(run: Any, interactions: int) -> list[world.Styles]:
     online run, those that it has after so many interactions, by its schedule."""
     cfg = run.config
     if not cfg.online.users:
-        return [pocket_measure.LOGGED_PREFERENCE]
+        return list(LOGGED)
     schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
-    phase = preference_at(schedule, interactions)
+    phase = phase_at(schedule, interactions)
     return [dict(want.preference) for want in phase.users if want.preference]
 
 
 def measure_replies(run: Any, interactions: int) -> dict[str, float]:
     """The shares of sampled replies that are as the users want them after so many interactions, the
-    mean over the users; empty where that cannot be checked.
+    mean over the users; empty where that cannot be checked. Measured at most once per step.
 
     Raises NotFinite where no reply can be sampled from the model before training."""
     measure, model, cfg = measure_for(run.config), run.model, run.config
     preferences = preferences_at(run, interactions) if measure is not None else []
     if measure is None or not preferences:
         return {}
-    try:
-        with sharding.on(model.mesh):
-            shares = [
-                measure(
-                    model.decoder,
-                    run.state.params,
-                    model.chat,
-                    cfg.evaluation.replies,
-                    cfg.seed,
-                    preference,
+    step, replies = int(run.state.step), cfg.evaluation.replies
+    of = {"step": step, "replies": replies, "wanted": preferences}
+    last = run.kept.get("checked", {})
+    if {name: last.get(name) for name in of} != of:
+        try:
+            with sharding.on(model.mesh):
+                values = measure(
+                    model.decoder, run.state.params, model.chat, replies, cfg.seed, preferences
                 )
-                for preference in preferences
-            ]
-    except NotFinite as error:
-        if int(run.state.step) == 0:
-            raise
-        log.warning("replies cannot be checked any more: %s", error)
-        return {}
-    return {name: sum(each[name] for each in shares) / len(shares) for name in shares[0]}
+        except NotFinite as error:
+            if step == 0:
+                raise
+            log.warning("replies cannot be checked any more: %s", error)
+            return {}
+        run.kept["checked"] = of | {"values": values}
+    return dict(run.kept["checked"]["values"])
 
 
 def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:

@@ -1,8 +1,8 @@
 """What a run learns from, opened in two parts: before the weights are loaded, and after.
 
-feed = LogFeed(cfg, model, method)     what can be refused is refused here
-feed.packing, feed.trees               compile for these
-source = feed.open(params, saved)      the batches, from where the run was
+feed = open_feed(cfg, model, method, workdir, kept)   what can be refused is refused here
+feed.packing, feed.trees                              programs are compiled for these
+source = feed.open(params, saved)                     the batches, from where the run was
 """
 
 from __future__ import annotations

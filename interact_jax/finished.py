@@ -61,7 +61,7 @@ def _conditions(cfg: Any, workdir: Path) -> dict[str, Any]:
 
 def _data_files(cfg: Any, workdir: Path) -> list[Path | str]:
     if is_online(cfg):
-        return [*record_files(Path(cfg.online.replay or workdir))]
+        return list(record_files(Path(cfg.online.replay or workdir)))
     return [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
 
 

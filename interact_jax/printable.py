@@ -23,7 +23,9 @@ def count(number: int, thing: str, things: str = "") -> str:
 SINGULARS = {
     "contexts": "context",
     "conversations": "conversation",
+    "follow-ups": "follow-up",
     "interactions": "interaction",
+    "reactions": "reaction",
     "replies": "reply",
     "windows": "window",
 }

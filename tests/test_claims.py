@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import claims, claims_page
 from interact_jax import config
-from interact_jax.online.schedule import parse_schedule, preference_at
+from interact_jax.online.schedule import parse_schedule, phase_at
 from tests.runs import outcome, read_lines
 
 TWO = ["--quick", "--only", "(flip|unrelated)/emoji,-sentence,polite/recommended/0"]
@@ -63,7 +63,7 @@ def test_cases_ask_for_what_their_names_say():
     chosen = {case.kind: case for case in claims.cases() if case.seed == 0}
     flip = claims.settings(chosen["flip"])
     schedule = parse_schedule(flip.online.users, flip.online.schedule)
-    before, after = (preference_at(schedule, count).user_of(0) for count in (249, 250))
+    before, after = (phase_at(schedule, count).user_of(0) for count in (249, 250))
     assert dict(after.preference) == {style: not on for style, on in before.preference}
     growing = claims.settings(chosen["growing"])
     *_, last = parse_schedule(growing.online.users, growing.online.schedule)

@@ -30,6 +30,7 @@ from interact_jax.data.pipeline import Draws, LogBatches, StepBatch, packing_for
 from interact_jax.methods import method_of
 from interact_jax.opening import OpenedModel
 from interact_jax.optim import learning_rate, make_optimiser
+from interact_jax.printable import count_reason
 from interact_jax.run_state import TrainState, abstract_state, new_state
 from interact_jax.schema import Conversation, InputError
 from interact_jax.signal import Scored, score_trees
@@ -288,4 +289,4 @@ class Learner:
 
 
 def _lost(dataset: Dataset) -> list[str]:
-    return [f"{count:,} {reason}" for reason, count in sorted(dataset.counts.items())]
+    return [count_reason(number, reason) for reason, number in sorted(dataset.counts.items())]

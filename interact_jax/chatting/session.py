@@ -17,8 +17,8 @@ import jax
 from interact_jax.chatting.learner import NOTHING_YET, Learner, Lesson
 from interact_jax.chatting.stream import TextStream
 from interact_jax.chatting.transcript import ChatLog, Transcript
-from interact_jax.chatting.window import prompt_kind, window_of
-from interact_jax.generation.chat_model import text_of
+from interact_jax.chatting.window import window_of
+from interact_jax.generation.chat_model import message_of, text_of
 from interact_jax.generation.engine import Completion, Request, SamplingParams, seed_of
 from interact_jax.generation.local import sampler_of
 from interact_jax.models import hf
@@ -54,7 +54,7 @@ class Session:
         """Raises InputError for settings that the model's chat template cannot follow."""
         self.learner, self.model, self.params = learner, learner.model, params
         self.transcript = Transcript(check_text(system))
-        self._kind = prompt_kind(self.model.chat)
+        self._kind = self.model.chat.prompt_kind
         self._seed, self._log = seed, log
         self._sampler = sampler_of(self.model, rows=1)
         self._sampler.load(learner.params)
@@ -111,15 +111,8 @@ class Session:
         notes: list[str] = []
         ids = self._prompt(before, user, notes)
         completion, was_stopped = self._sample(ids, show, stopped)
-        text = text_of(completion, self.model.chat, self.params.stop)
-        reply = Message(
-            "assistant",
-            text,
-            token_ids=tuple(completion.ids),
-            logps=tuple(completion.logps),
-            sampling_logps=tuple(completion.sampling_logps),
-        )
-        if not text.strip():
+        reply = message_of(completion, self.model.chat, self.params.stop)
+        if not reply.content.strip():
             notes.append("the model ended without saying anything")
         if not (completion.finished or completion.stopped or was_stopped):
             notes.append(f"cut after {len(completion.ids):,} tokens (--max-new-tokens, context)")

@@ -16,8 +16,8 @@ from typing import Any
 
 from interact_jax import places
 from interact_jax.data.formats import FORMATS
+from interact_jax.data.native import message_record
 from interact_jax.data.records import Loss, Record
-from interact_jax.data.turns import SAMPLED
 from interact_jax.schema import Conversation, InputError, Message
 
 HERE = "this conversation"  # its place in messages
@@ -48,7 +48,7 @@ class Transcript:
         system = [Message("system", self.system)] if self.system else []
         exchanged = [message for exchange in self.exchanges for message in exchange]
         messages = [*system, *exchanged, *more]
-        return {"id": self.id, "messages": [_as_json(message) for message in messages]}
+        return {"id": self.id, "messages": [message_record(message) for message in messages]}
 
     def read(self, *more: Message, repair: str = "join") -> Conversation:
         """The conversation as a reader of logs sees it: a reply without text is left out, and the
@@ -62,12 +62,6 @@ class Transcript:
                 found = outcome
         assert found is not None, "a record without losses is a conversation"
         return found
-
-
-def _as_json(message: Message) -> dict[str, Any]:
-    sampled = {name: getattr(message, name) for name in SAMPLED}
-    kept = {name: list(values) for name, values in sampled.items() if values is not None}
-    return {"role": message.role, "content": message.content, **kept}
 
 
 class ChatLog:

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.thinking import CLOSED, ON, PLAIN
 from interact_jax.schema import InputError, Message
 
 RESERVED = 4  # a reply has this part of the context, where it may be as long as that
@@ -60,19 +59,3 @@ def window_of(
             f"reply in the model's context of {context:,}. Shorten it."
         )
     return window
-
-
-def prompt_kind(chat: ChatFormat) -> str:
-    """How prompts treat reasoning, by data.thinking: with room for it (keep), closed (strip, off),
-    or as for replies without it (auto).
-
-    Raises InputError for keep where the chat template leaves no room.
-    """
-    if chat.thinking == "keep":
-        if not chat.reasoning_format.supported:
-            raise InputError(
-                "data.thinking=keep: the chat template leaves no room for reasoning. Take another "
-                "model, or leave the setting out."
-            )
-        return ON
-    return CLOSED if chat.thinking in ("strip", "off") else PLAIN

@@ -236,6 +236,22 @@ class ChatFormat:
         """Token ids of the prompt, with the generation prompt."""
         return self.encode(self.render(messages, hindsight, tools, kind))
 
+    @property
+    def prompt_kind(self) -> str:
+        """How prompts treat reasoning where replies are sampled, by data.thinking: with room for it
+        (keep), closed (strip, off), or as for replies without it (auto).
+
+        Raises InputError for keep where the chat template leaves no room.
+        """
+        if self.thinking == "keep":
+            if not self.reasoning_format.supported:
+                raise InputError(
+                    "data.thinking=keep: the chat template leaves no room for reasoning. Take "
+                    "another model, or leave the setting out."
+                )
+            return ON
+        return CLOSED if self.thinking in ("strip", "off") else PLAIN
+
     def learned_reply(self, y: Message, room: bool = True) -> LearnedReply:
         """How y is learned; `room` says whether its prompt leaves room for reasoning."""
         leaves_out = self.thinking in ("off", "strip")

@@ -83,6 +83,12 @@ class Limits:
         return {name: factors[name] * user_factors[user_of[name]] for name in weight}
 
 
+def removed_share(members: Sequence[Member], factors: Mapping[str, float]) -> float:
+    """The share of the members' weight that the factors take away."""
+    kept = sum(weight * factors[name] for name, _, weight in members)
+    return 1 - kept / sum(weight for *_, weight in members)
+
+
 def _shrink(weight: Mapping[str, float], limit: float) -> dict[str, float]:
     """The factors that bring the weights down to `limit`."""
     return {name: min(1.0, limit / w) if w > 0 else 1.0 for name, w in weight.items()}

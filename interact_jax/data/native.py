@@ -10,9 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from interact_jax.data.turns import SAMPLED
 from interact_jax.schema import ROLES, Conversation, InputError, Message
-
-SAMPLED = ("token_ids", "logps", "sampling_logps")
 
 
 def to_record(conversation: Conversation) -> dict[str, Any]:
@@ -20,10 +19,15 @@ def to_record(conversation: Conversation) -> dict[str, Any]:
     record: dict[str, Any] = {"id": conversation.id}
     if conversation.user:
         record["user"] = conversation.user
-    return record | dict(conversation.meta) | {"messages": [*map(_of, conversation.messages)]}
+    return (
+        record
+        | dict(conversation.meta)
+        | {"messages": [*map(message_record, conversation.messages)]}
+    )
 
 
-def _of(message: Message) -> dict[str, Any]:
+def message_record(message: Message) -> dict[str, Any]:
+    """The JSON object of a message, with what a sampler produced, if one did."""
     sampled = {name: getattr(message, name) for name in SAMPLED}
     known = {name: list(values) for name, values in sampled.items() if values is not None}
     return {"role": message.role, "content": message.content, **known}

@@ -14,7 +14,7 @@ import numpy as np
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint, legacy_digests
-from interact_jax.data.limits import Limits, Member
+from interact_jax.data.limits import Limits, Member, removed_share
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
@@ -144,11 +144,14 @@ class BatchSource(Protocol):
 
 
 def check_position(
-    dataset: Dataset, position: Mapping[str, Any], parts: Collection[str] = tuple(DIFFERENCES)
+    dataset: Dataset,
+    position: Mapping[str, Any],
+    parts: Collection[str] = tuple(DIFFERENCES),
+    prints: Mapping[str, str] | None = None,
 ) -> None:
     """Raise InputError where a position of `LogBatches` is one in other data, as far as these parts
-    of the fingerprint show."""
-    if change := _data_change(dataset, position, parts):
+    of the fingerprint show; `prints` is the dataset's, if it is known already."""
+    if change := _data_change(dataset, position, parts, prints):
         raise InputError(
             f"the run to be resumed had {change}: its position in the data means nothing. Set "
             "data.path to the data of that run, or use another --workdir (with "
@@ -157,14 +160,17 @@ def check_position(
 
 
 def _data_change(
-    dataset: Dataset, position: Mapping[str, Any], parts: Collection[str]
+    dataset: Dataset,
+    position: Mapping[str, Any],
+    parts: Collection[str],
+    prints: Mapping[str, str] | None,
 ) -> str | None:
     """In words, how the data of a position differ from these; None where they do not."""
     then, now = position["conversations"], len(dataset.trees)
     if then != now:
         return f"{count(then, 'conversation')}, now there {'is' if now == 1 else 'are'} {now:,}"
     if "data" in position:
-        change = difference(position["data"], fingerprint(dataset), parts)
+        change = difference(position["data"], prints or fingerprint(dataset), parts)
         return change and change.format(now)
     known = legacy_digests(dataset).items()  # earlier versions stored these, or fewer
     if all(position.get(name, number) == number for name, number in known):
@@ -213,10 +219,7 @@ class LogBatches:
     def totals(self) -> dict[str, int]:
         """How many interactions and counted reply tokens all batches up to here had."""
         ignored = self.packing.ignore_first
-        tokens = [
-            sum(max(0, len(reply.target.y) - ignored) for tree in trees for reply in tree.replies)
-            for trees in self.dataset.trees
-        ]
+        tokens = [counted_tokens(trees, ignored) for trees in self.dataset.trees]
         times = self.draws.times(self.drawn)
         values = {"interactions": self.dataset.interactions, "reply_tokens": tokens}
         return {name: int(times @ np.array(each, np.int64)) for name, each in values.items()}
@@ -245,7 +248,7 @@ class LogBatches:
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to a position that `position()` returned; InputError if that was in other data."""
-        check_position(self.dataset, position)
+        check_position(self.dataset, position, prints=self._fingerprint)
         self._go_to(position["drawn"])
 
     def _go_to(self, drawn: int) -> None:
@@ -269,14 +272,19 @@ class LogBatches:
         batch = step_batch(self.packing, trees, interactions, factor)
         if any(factor < 1 for factor in factors.values()):
             members = self._members(indices)
-            kept = sum(weight * factors[name] for name, _, weight in members)
-            limited = 1 - kept / sum(weight for *_, weight in members)
+            limited = removed_share(members, factors)
             batch = dataclasses.replace(batch, metrics={"limited": limited})
         return indices, batch
 
     def _members(self, indices: Iterable[int]) -> list[Member]:
         pairs = ((self.dataset.conversations[i], self._weights[i]) for i in indices)
         return [(conversation.id, conversation.user, weight) for conversation, weight in pairs]
+
+
+def counted_tokens(trees: Sequence[Tree], ignore_first: int) -> int:
+    """How many tokens of the replies count, where the first ones of each do not."""
+    lengths = (len(reply.target.y) for tree in trees for reply in tree.replies)
+    return sum(max(0, length - ignore_first) for length in lengths)
 
 
 def weight_of(trees: Sequence[Tree]) -> float:

@@ -83,6 +83,21 @@ class LocalChatModel:
         return Answer(text_of(completion, self.chat, params.stop), completion)
 
 
+def message_of(completion: Completion, chat: ChatFormat, stop: Sequence[str] = ()) -> Message:
+    """A completion as the assistant's message: its text, its ids as sampled, and those of its
+    log-probabilities that are known."""
+    logps, sampling_logps = (
+        tuple(numbers) or None for numbers in (completion.logps, completion.sampling_logps)
+    )
+    return Message(
+        "assistant",
+        text_of(completion, chat, stop),
+        token_ids=tuple(completion.ids),
+        logps=logps,
+        sampling_logps=sampling_logps,
+    )
+
+
 def text_of(completion: Completion, chat: ChatFormat, stop: Sequence[str] = ()) -> str:
     """The text of a completion without the EOS or the stop text that ended it."""
     text = chat.decode(completion.ids[:-1] if completion.finished else completion.ids)

@@ -85,21 +85,21 @@ def _request(prompt: Sequence[Message]) -> world.Request:
 
 
 def parse_preference(text: str) -> dict[str, bool]:
-    """Styles by name, with "no" before those that are not wanted: "polite, no emoji". Raises
+    """Styles by name, with "no" or "-" before those that are not wanted: "polite, no emoji". Raises
     InputError."""
     preference: dict[str, bool] = {}
     for part in filter(None, map(str.strip, text.split(","))):
-        unwanted, style = part.startswith("no "), part.removeprefix("no ").strip()
-        if style not in world.STYLES:
-            near = difflib.get_close_matches(style, world.STYLES, n=1)
+        if (read := world.read_style(part)) is None:
+            near = difflib.get_close_matches(part.removeprefix("no "), world.STYLES, n=1)
             suggestion = f" Did you mean {near[0]}?" if near else ""
             raise InputError(
                 f"--persona {part!r}: no style of the pocket world.{suggestion} Expected styles "
                 f"with commas between, such as {EXAMPLE!r}; there are {', '.join(world.STYLES)}."
             )
+        style, wanted = read
         if style in preference:
             raise InputError(f"--persona {text!r}: {style} is named twice.")
-        preference[style] = not unwanted
+        preference[style] = wanted
     return preference
 
 

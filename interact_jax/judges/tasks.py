@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from interact_jax import config, progress, sharding
-from interact_jax.evaluation import EVALUATIONS
+from interact_jax.evaluation import EVALUATIONS, LOGGED
 from interact_jax.judges.sides import ModelSide
 from interact_jax.judges.store import Store, digest
-from interact_jax.pocket.measure import LOGGED_PREFERENCE
 from interact_jax.report import measures
 from interact_jax.schema import InputError
 
@@ -55,9 +54,7 @@ def _measure(
     params, model = side.load() if missing else None, side.model
     for name in missing:
         with progress.of(f"{side.name}: {name}"), sharding.on(model.mesh):
-            values = EVALUATIONS[name](
-                model.decoder, params, model.chat, replies, seed, LOGGED_PREFERENCE
-            )
+            values = EVALUATIONS[name](model.decoder, params, model.chat, replies, seed, LOGGED)
         store.add(keys[name], {"task": name, "values": values})
     lines = {name: store.get(key) for name, key in keys.items()}
     return {name: line["values"] for name, line in lines.items() if line is not None}

@@ -1,6 +1,6 @@
 """What an online run learns from: prompts, an engine, users; or the record of another online run.
 
-feed = RolloutFeed(cfg, model, method, workdir)
+feed = RolloutFeed(cfg, model, method, workdir, kept)
 source = feed.open(params, saved)
 """
 
@@ -28,7 +28,7 @@ from interact_jax.online.packing import Planner
 from interact_jax.online.people import open_users
 from interact_jax.online.prompts import POCKET, PromptSource, open_prompts
 from interact_jax.online.record import Record
-from interact_jax.online.rollout import Player, prompt_kind
+from interact_jax.online.rollout import Player
 from interact_jax.online.rollouts import Rollouts, Stage, check_position
 from interact_jax.online.schedule import describe, parse_schedule
 from interact_jax.opening import OpenedModel
@@ -68,43 +68,41 @@ class RolloutFeed:
     ):
         """Raises InputError for settings that do not go together, prompts that cannot be read, and
         a record that is damaged or of another run."""
-        _check(cfg, method)
-        self._cfg, self._model, self._workdir = cfg, model, workdir
+        self._record = Record(Path(cfg.online.replay or workdir))
+        _check(cfg, method, len(self._record))
+        self._cfg, self._model = cfg, model
         room = min(cfg.data.max_length, model.config.max_positions)
-        kind = prompt_kind(model.chat)
         self._lessons = Lessons(
             model.chat, room, cfg.sharing, cfg.objective.ignore_first, cfg.data.weigh
         )
         height = cfg.batch.rows * sharding.row_shards(model.mesh)
         self._planner = Planner(cfg.batch.row_tokens, height, cfg.objective.ignore_first)
-        self._record = Record(Path(cfg.online.replay or workdir))
         self._stage: Stage | None = None
         self.held_out = None
         if not cfg.online.replay:
-            prompts = open_prompts(cfg, model.chat, kind=kind)
+            prompts = open_prompts(cfg, model.chat, kind=model.chat.prompt_kind)
             for line in prompts.lines():
                 log.info("%s", line)
             engine = open_engine(cfg, model, workdir)
             params, turns = params_of(cfg.online), cfg.online.turns
             _check_logprobs(engine, params, method)
             player = Player(engine, model.chat, params, turns, room, cfg.seed)
-            policy = LocalChatModel("policy", engine, model.chat, room, kind)
+            policy = LocalChatModel("policy", engine, model.chat, room, model.chat.prompt_kind)
             schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
             for line in describe(schedule):
                 log.info("%s", line)
             users = open_users(cfg, schedule, prompts, mesh=model.mesh, policy=policy)
-            self._stage = Stage(engine, player, prompts, users, schedule)
-            self.held_out = _held_out(prompts, model, cfg, kind)
+            self._stage = Stage(player, prompts, users, schedule)
+            self.held_out = _held_out(prompts, model, cfg)
         if kept:
             check_position(kept["position"], self._record, self._stage)
         self.trees = self._typical_step()
-        beginning = self._record.beginning
-        if beginning is not None and self._stage is not None:
-            self._stage.prompts.check_same(beginning.prompts)
-        if beginning is not None:
-            self.packing = self._planner.restore(beginning.shapes)
-        else:
+        if (beginning := self._record.beginning) is None:
             self.packing = self._planner.plan(self.trees)
+        else:
+            if self._stage is not None:
+                self._stage.prompts.check_same(beginning.prompts)
+            self.packing = self._planner.restore(beginning.shapes)
         log.info("%s", self.packing)
 
     def open(self, params: Any, saved: Mapping[str, Any]) -> Rollouts:
@@ -116,7 +114,6 @@ class RolloutFeed:
             self.packing,
             cfg.batch,
             self._stage,
-            turns=cfg.online.turns,
             staleness=cfg.online.staleness,
             last=self._last(),
             limits=Limits.of(cfg),
@@ -167,8 +164,9 @@ class RolloutFeed:
         return Conversation(name, (*messages, *turns))
 
 
-def _check(cfg: Any, method: Method) -> None:
-    """Raise InputError for settings with which nothing can be played."""
+def _check(cfg: Any, method: Method, recorded: int) -> None:
+    """Raise InputError for settings with which nothing can be played; the record has so many
+    steps."""
     if method.recipe != RECIPE:
         raise InputError(
             f"objective.name={cfg.objective.name!r} learns from {method.recipe}: an online run "
@@ -193,10 +191,7 @@ def _check(cfg: Any, method: Method) -> None:
         raise InputError(
             f"skip.signal={cfg.skip.signal}: an online run does not skip interactions. Set it to 0."
         )
-    if not cfg.online.replay:
-        return
-    recorded = len(Record(Path(cfg.online.replay)))
-    if not recorded or cfg.steps > recorded:
+    if cfg.online.replay and (not recorded or cfg.steps > recorded):
         raise InputError(
             f"online.replay={cfg.online.replay}: {recorded or 'no'} recorded steps there"
             + (f", of which steps={cfg.steps} are asked for" if recorded else "")
@@ -217,17 +212,14 @@ def _check_logprobs(engine: Engine, params: SamplingParams, method: Method) -> N
         )
 
 
-def _held_out(prompts: PromptSource, model: OpenedModel, cfg: Any, kind: str) -> HeldOut | None:
+def _held_out(prompts: PromptSource, model: OpenedModel, cfg: Any) -> HeldOut | None:
     """What is measured: replies to prompts that are never learned from."""
     chosen = list(prompts.held_out)[: cfg.evaluation.prompts]
     if not chosen:
         return None
     asked = [
-        Prompt(f"h{n}", messages, "", model.chat.prompt(messages, kind=kind))
+        Prompt(f"h{n}", messages, "", model.chat.prompt(messages, kind=model.chat.prompt_kind))
         for n, messages in enumerate(chosen)
     ]
-    settings, new_tokens = (
-        EncodeSettings.of(cfg),
-        min(cfg.evaluation.new_tokens, cfg.online.new_tokens),
-    )
-    return HeldOut(model, settings, cfg.sharing, cfg.seed, new_tokens, [], asked)
+    new_tokens = min(cfg.evaluation.new_tokens, cfg.online.new_tokens)
+    return HeldOut(model, EncodeSettings.of(cfg), cfg.sharing, cfg.seed, new_tokens, [], asked)

@@ -19,7 +19,6 @@ from interact_jax.data.recipes import RECIPES
 from interact_jax.data.tokenise import Tokenised
 from interact_jax.data.tree import GROW
 from interact_jax.known import SAMPLER
-from interact_jax.online.rollout import prompt_kind
 from interact_jax.schema import Conversation
 
 RECIPE = "hindsight"
@@ -56,7 +55,7 @@ class Lessons:
         return Tokenised(list(trees), len(units), counts)
 
     def _example(self, draft: Draft, conversation: Conversation) -> Example:
-        kind = prompt_kind(self.chat)
+        kind = self.chat.prompt_kind
         contexts = {
             view: as_ids(self.chat.prompt(draft.x, o, kind=kind)) for view, o in draft.views.items()
         }

@@ -2,11 +2,11 @@
 
     schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
     users = open_users(cfg, schedule, prompts, mesh=mesh)        by name, of all phases
-    want = preference_at(schedule, interactions).user_of(number)
+    want = phase_at(schedule, interactions).user_of(number)
     reactions = react(users, [Talk(id, messages, want.name), ...])
 
-What a user says depends on the run's seed, its name, the conversation's id and turn: over a restart
-only its counts have to be kept (`user.state()`).
+What a user says depends on the run's seed, its name, the conversation's id and turn: nothing of it
+has to be kept over a restart.
 """
 
 from __future__ import annotations

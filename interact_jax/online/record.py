@@ -5,7 +5,7 @@
 
 A step is in the record, or it is not: its line is written once its conversations are on disk. What
 a killed process left of a step is cut off. A resumed run learns from recorded steps as they are and
-plays only what comes after them, so that no user is asked twice.
+plays only what comes after them: nobody is asked twice about a step that was played to its end.
 """
 
 from __future__ import annotations

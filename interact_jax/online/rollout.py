@@ -14,8 +14,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.thinking import CLOSED, PLAIN
-from interact_jax.generation.chat_model import text_of
+from interact_jax.generation.chat_model import message_of
 from interact_jax.generation.engine import Completion, Engine, Request, SamplingParams, seed_of
 from interact_jax.schema import Conversation, Message
 from interact_jax.users import Reaction, Talk, User, react
@@ -81,12 +80,8 @@ class Player:
                 self._answer(talk, reaction)
         return [talk.played() for talk in talks]
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The ids that a reply to these messages is drawn after, and learned after."""
-        return self.chat.prompt(messages, kind=prompt_kind(self.chat))
-
     def _has_room(self, talk: _Talk) -> bool:
-        talk.ids = self.prompt(talk.messages)
+        talk.ids = self.chat.prompt(talk.messages, kind=self.chat.prompt_kind)
         talk.going = len(talk.ids) < self.room
         self.counts[NO_ROOM] += not talk.going
         return talk.going
@@ -97,18 +92,10 @@ class Player:
         return Request(talk.ids, params, seed_of(self.seed, talk.opening.id, turn))
 
     def _take(self, talk: _Talk, completion: Completion) -> None:
-        text = text_of(completion, self.chat, self.params.stop)
-        sampling = completion.sampling_logps
-        message = Message(
-            "assistant",
-            text,
-            token_ids=tuple(completion.ids),
-            logps=tuple(completion.logps) if completion.logps else None,
-            sampling_logps=tuple(sampling) if sampling else None,
-        )
+        message = message_of(completion, self.chat, self.params.stop)
         talk.messages.append(message)
         talk.versions.append(completion.version)
-        self.counts[EMPTY] += not text
+        self.counts[EMPTY] += not message.content
         self.counts[CUT] += not (completion.finished or completion.stopped)
 
     def _answer(self, talk: _Talk, reaction: Reaction) -> None:
@@ -135,8 +122,3 @@ class _Talk:
     def played(self) -> Played:
         conversation = Conversation(self.opening.id, tuple(self.messages), self.opening.user)
         return Played(conversation, tuple(self.kinds), min(self.versions, default=0))
-
-
-def prompt_kind(chat: ChatFormat) -> str:
-    """How prompts of rollouts treat reasoning: `data.thinking` off and strip leave no room."""
-    return CLOSED if chat.thinking in ("off", "strip") else PLAIN

@@ -4,8 +4,9 @@
     batch = rollouts.next(state)       sample, let users react, record, pack
 
 With `staleness` 1 the conversations of the next step are played while the device works on this one,
-by the weights of the step before; always exactly so, whatever takes how long. A step that is in the
-record is not played again: so a resumed run, and a replay of another run's record, learns the same.
+by the weights of the step before: all but a run's first, however long things take. A step that is
+in the record is not played again, so a resumed run, and a replay of another run's record, learns
+the same.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import jax
 import numpy as np
 
 from interact_jax.data.examples import Target
-from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import StepBatch, step_batch, weight_of
+from interact_jax.data.limits import Limits, removed_share
+from interact_jax.data.pipeline import StepBatch, counted_tokens, step_batch, weight_of
 from interact_jax.data.rows import Packing
 from interact_jax.data.tokenise import Tokenised
 from interact_jax.generation.engine import Engine
@@ -34,7 +35,8 @@ from interact_jax.online.people import forget_pages
 from interact_jax.online.prompts import PromptSource
 from interact_jax.online.record import Beginning, Record, Step
 from interact_jax.online.rollout import Opening, Played, Player
-from interact_jax.online.schedule import Schedule, preference_at
+from interact_jax.online.schedule import Schedule, phase_at
+from interact_jax.printable import count_reason
 from interact_jax.schema import InputError, RunStopped
 from interact_jax.settings import Setting
 from interact_jax.users import User
@@ -61,11 +63,27 @@ SETTINGS = {
 class Stage:
     """What conversations are played with."""
 
-    engine: Engine
     player: Player
     prompts: PromptSource
     users: Mapping[str, User]
     schedule: Schedule
+
+    @property
+    def engine(self) -> Engine:
+        return self.player.engine
+
+    def load(self, params: Any, version: int, copy: bool) -> None:
+        """Give the engine its weights: a copy of them, if the sampler of this process is to have
+        them while a step takes them over.
+
+        Pages of keys and values are forgotten, also those of users' models, so that what is
+        computed does not depend on what came before a resume.
+        """
+        if isinstance(self.engine, Sampler):
+            self.engine.unload()  # before a copy takes the memory
+            params = jax.tree.map(lambda x: x.copy(), params) if copy else params
+        forget_pages(self.users)
+        self.engine.load(params, version)
 
 
 @dataclasses.dataclass
@@ -92,13 +110,12 @@ class Rollouts:
         batch: Any,
         stage: Stage | None,
         *,
-        turns: int = 1,
         staleness: int = 0,
         last: int = 0,
         limits: Limits | None = None,
     ):
         self.record, self.lessons, self.planner, self.packing = record, lessons, planner, packing
-        self.batch, self.stage, self.turns, self.staleness = batch, stage, turns, staleness
+        self.batch, self.stage, self.staleness = batch, stage, staleness
         self.last, self.limits = last, limits or Limits()
         self.progress = Progress()
         self._beginning = Beginning(
@@ -153,7 +170,7 @@ class Rollouts:
     def summary(self) -> list[str]:
         """How many conversations there were, and what happened in them."""
         counts = sorted(self.progress.counts.items())
-        return [f"{count:,} {reason}" for reason, count in counts if count]
+        return [count_reason(number, reason) for reason, number in counts if number]
 
     # ---------------------------------------------------------------------------------- playing
 
@@ -170,7 +187,7 @@ class Rollouts:
     def _play_now(self, state: Any) -> Step:
         if self.stage is None:
             raise IndexError(f"all {len(self.record):,} steps of the record are replayed")
-        self._load(self.stage, state.params, int(state.step))
+        self.stage.load(state.params, int(state.step), copy=False)
         self._play(self.stage)
         if isinstance(self.stage.engine, Sampler):
             self.stage.engine.unload()  # the step needs the memory, and takes the parameters over
@@ -178,43 +195,31 @@ class Rollouts:
         assert step is not None
         return step
 
-    def _load(self, stage: Stage, params: Any, version: int) -> None:
-        """Give the engine its weights. Pages of keys and values are forgotten, also those of users'
-        models, so that what is computed anew does not depend on what came before a resume."""
-        if isinstance(stage.engine, Sampler):
-            stage.engine.unload()
-        forget_pages(stage.users)
-        stage.engine.load(params, version)
-
     def _play_ahead(self, stage: Stage, state: Any) -> None:
         """Begin to play the next step, by the weights that were there before this one."""
         if self.record.step(self.progress.step + 1) is not None:
             return
-        params = state.params
-        if isinstance(stage.engine, Sampler):
-            stage.engine.unload()  # of the copy before
-            params = jax.tree.map(lambda x: x.copy(), params)  # the step takes the others over
-        self._load(stage, params, int(state.step))
+        stage.load(state.params, int(state.step), copy=True)
         self._ahead = _Ahead(lambda: self._play(stage))
 
     def _play(self, stage: Stage) -> None:
         """Play conversations until there are enough interactions for a step, and record it."""
         before = self.progress
         number, drawn = before.step + 1, before.drawn
-        phase = preference_at(stage.schedule, before.interactions)
+        phase = phase_at(stage.schedule, before.interactions)
         played, learned, fruitless = list[Played](), 0, 0
         counts = collections.Counter(stage.player.counts)
         while fruitless < FRUITLESS:
             openings = [
                 Opening(stage.prompts.id(i), stage.prompts[i], phase.user_of(i).name)
-                for i in range(drawn, drawn + self._missing(learned))
+                for i in range(drawn, drawn + self._missing(learned, stage.player.turns))
             ]
             drawn += len(openings)
             wave = stage.player.play(openings, stage.users)
             played += wave
             units = sum(self.lessons(p.conversation).units for p in wave)
             learned, fruitless = learned + units, 0 if units else fruitless + len(wave)
-            if not self._missing(learned):
+            if not self._missing(learned, stage.player.turns):
                 step = Step(number, played, drawn, stage.player.counts - counts)
                 self.record.append(step, self._beginning)
                 return
@@ -224,11 +229,11 @@ class Rollouts:
             "goes on from the newest checkpoint."
         )
 
-    def _missing(self, learned: int) -> int:
+    def _missing(self, learned: int, turns: int) -> int:
         """How many conversations a step still needs."""
         if self.batch.conversations:
             return 0 if learned else self.batch.conversations
-        return -(-max(0, self.batch.interactions - learned) // self.turns)
+        return -(-max(0, self.batch.interactions - learned) // turns)
 
     # ---------------------------------------------------------------------------------- packing
 
@@ -249,8 +254,7 @@ class Rollouts:
         batch = step_batch(self.packing, trees, units, factor)
         metrics = self._metrics(step)
         if any(value < 1 for value in factors.values()):
-            kept = sum(weight * factors[name] for name, _, weight in members)
-            metrics["limited"] = 1 - kept / sum(weight for *_, weight in members)
+            metrics["limited"] = removed_share(members, factors)
         return dataclasses.replace(batch, metrics=metrics)
 
     def _metrics(self, step: Step) -> dict[str, float]:
@@ -282,12 +286,7 @@ class Rollouts:
             counts += lesson.counts
         kinds = (kind for played in step.played for kind in played.kinds)
         counts.update(f"reactions of the kind {kind}" for kind in kinds)
-        tokens = sum(
-            max(0, len(reply.target.y) - self.planner.ignore_first)
-            for lesson in lessons
-            for tree in lesson.trees
-            for reply in tree.replies
-        )
+        tokens = sum(counted_tokens(x.trees, self.planner.ignore_first) for x in lessons)
         self.progress = Progress(
             step.number,
             step.drawn,
@@ -343,4 +342,5 @@ def _opening(played: Played) -> int:
 
 
 def _text(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "-"
+    texts = (count_reason(number, reason) for reason, number in counts.items() if number)
+    return ", ".join(texts) or "-"

@@ -51,7 +51,6 @@ SETTINGS = {
     ),
 }
 EXAMPLE = "250: -emoji,sentence; 500: capitals"
-ITEM = re.compile(r"(?P<off>-\s*|no\s+)?(?P<style>\S+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +94,7 @@ def parse_schedule(users: str, schedule: str = "") -> Schedule:
     return tuple(phases)
 
 
-def preference_at(schedule: Schedule, interactions: int) -> Phase:
+def phase_at(schedule: Schedule, interactions: int) -> Phase:
     """The phase in which a run is that has learned from so many interactions."""
     return next(phase for phase in reversed(schedule) if phase.start <= interactions)
 
@@ -151,8 +150,7 @@ def _parse_user(setting: str, text: str, at: int) -> Want:
             setting, at, text, "expected a user: styles such as emoji,-sentence, or a persona"
         )
     items = [(at + start, piece) for start, piece in _pieces(text, ",")]
-    match = ITEM.fullmatch(text.strip())
-    if len(items) == 1 and not (match and match["style"] in world.STYLES):
+    if len(items) == 1 and world.read_style(text) is None:
         return _find_persona(setting, text, at)
     return _parse_preference(setting, items)
 
@@ -175,15 +173,14 @@ def _find_persona(setting: str, text: str, at: int) -> Want:
 def _parse_preference(setting: str, items: Sequence[tuple[int, str]]) -> Want:
     preference: dict[str, bool] = {}
     for at, text in items:
-        match = ITEM.fullmatch(text.strip())
-        if match is None or match["style"] not in world.STYLES:
-            style = match["style"] if match else text.strip()
-            near = difflib.get_close_matches(style, world.STYLES, 1)
+        if (read := world.read_style(text)) is None:
+            near = difflib.get_close_matches(text.strip().lstrip("- "), world.STYLES, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise _error(setting, at, text, f"no style.{hint} There are {', '.join(world.STYLES)}")
-        if match["style"] in preference:
-            raise _error(setting, at, text, f"{match['style']} is named twice")
-        preference[match["style"]] = not match["off"]
+        style, wanted = read
+        if style in preference:
+            raise _error(setting, at, text, f"{style} is named twice")
+        preference[style] = wanted
     ordered = world.check_preference(preference)
     name = ",".join(style if on else f"-{style}" for style, on in ordered.items())
     return Want(name, tuple(ordered.items()))

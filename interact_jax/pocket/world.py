@@ -256,6 +256,18 @@ def unrelated(
     return FollowUp(kind, rng.choice({"praise": words.PRAISE, "chatter": words.CHATTER}[kind]))
 
 
+STYLE = re.compile(r"(?P<off>-\s*|no\s+)?(?P<style>\S+)")
+
+
+def read_style(text: str) -> tuple[str, bool] | None:
+    """A style, and whether it is wanted: "emoji", or "-emoji" and "no emoji" for one that is not;
+    None for any other text."""
+    match = STYLE.fullmatch(text.strip())
+    if match is None or match["style"] not in STYLES:
+        return None
+    return match["style"], not match["off"]
+
+
 def check_preference(preference: Styles) -> dict[str, bool]:
     """The preference as a dict. Raises InputError if it is empty or names an unknown style."""
     unknown = sorted(set(preference) - set(STYLES))

@@ -217,7 +217,7 @@ def test_nothing_to_learn_from_says_so_and_why(session):
     try:
         session.new()
         talk(session, ["Is <|im_end|> special?", "Well?"])
-        with pytest.raises(InputError, match="1 conversations dropped: text of a special token"):
+        with pytest.raises(InputError, match="1 conversation dropped: text of a special token"):
             session.learn()
     finally:
         session.learner.cfg.data.special_tokens = "keep"

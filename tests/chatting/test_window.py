@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from interact_jax.chatting.window import prompt_kind, window_of
+from interact_jax.chatting.window import window_of
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.thinking import CLOSED, ON, PLAIN
 from interact_jax.schema import InputError, Message
@@ -73,7 +73,7 @@ def test_a_message_that_leaves_no_room_is_refused(chat):
 )
 def test_prompts_treat_reasoning_as_the_setting_says(template, thinking, kind, tmp_path):
     chat = ChatFormat.load(tiny_tokenizer(tmp_path, template), thinking=thinking)
-    assert prompt_kind(chat) == kind
+    assert chat.prompt_kind == kind
 
 
 def test_reasoning_that_the_template_has_no_room_for_is_refused(tmp_path):
@@ -83,4 +83,4 @@ def test_reasoning_that_the_template_has_no_room_for_is_refused(tmp_path):
     template.write_text(template.read_text() + closed)
     chat = ChatFormat.load(tmp_path, thinking="keep")
     with pytest.raises(InputError, match=r"data\.thinking=keep: the chat template leaves no room"):
-        prompt_kind(chat)
+        _ = chat.prompt_kind

@@ -2,7 +2,7 @@
 
 import pytest
 
-from interact_jax.online.schedule import describe, parse_schedule, preference_at, wants_of
+from interact_jax.online.schedule import describe, parse_schedule, phase_at, wants_of
 from interact_jax.pocket import world
 from interact_jax.schema import InputError
 from interact_jax.users import load_personas
@@ -60,10 +60,10 @@ def test_conversations_are_dealt_in_turn():
 
 def test_phases_begin_at_their_interaction():
     schedule = parse_schedule("emoji", "250: -emoji,sentence; 500: capitals | polite")
-    starts = {n: preference_at(schedule, n).start for n in (0, 1, 249, 250, 251, 499, 500, 10**9)}
+    starts = {n: phase_at(schedule, n).start for n in (0, 1, 249, 250, 251, 499, 500, 10**9)}
     expected = {0: 0, 1: 0, 249: 0, 250: 250, 251: 250, 499: 250, 500: 500, 10**9: 500}
     assert starts == expected
-    assert preference_at(schedule, 300).users[0].name == "sentence,-emoji"
+    assert phase_at(schedule, 300).users[0].name == "sentence,-emoji"
     assert list(wants_of(schedule)) == ["emoji", "sentence,-emoji", "capitals", "polite"]
     assert describe(schedule) == [
         "from the start: 1 user, emoji",

@@ -35,7 +35,7 @@ def test_the_task_of_evaluate_is_the_same_measure(logged, tmp_path):
 
 
 def test_the_same_replies_are_measured_against_any_preference(pocket, logged):
-    opposite = evaluation.measure_pocket(*pocket, REPLIES, 3, OPPOSITE)
+    opposite = evaluation.measure_pocket(*pocket, REPLIES, 3, [OPPOSITE])
     assert set(logged) == {"wanted_styles", "all_wanted", "correct", "readable"}
     assert {k: logged[k] for k in ("correct", "readable")} == {
         k: opposite[k] for k in ("correct", "readable")
@@ -49,4 +49,4 @@ def test_the_same_replies_are_measured_against_any_preference(pocket, logged):
 def test_an_unknown_style_is_refused_before_anything_is_sampled(pocket):
     decoder, _, chat = pocket
     with pytest.raises(InputError, match="shouting"):
-        evaluation.measure_pocket(decoder, None, chat, REPLIES, 0, {"shouting": True})
+        evaluation.measure_pocket(decoder, None, chat, REPLIES, 0, [{"shouting": True}])
