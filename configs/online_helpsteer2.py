@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     c.model.path = "Qwen/Qwen3-8B"
     c.online.prompts = "helpsteer2.jsonl"
     c.online.format = "helpsteer2"
-    c.online.system = ""  # an empty system message, as in the paper's runs
+    c.online.system = "empty"  # a system message without text, as in the paper's runs
     c.online.users = "no_emojis"
     c.online.user_model = "anthropic:claude-haiku-4-5"  # or a model of your own, as in model.path
     c.online.max_prompt = 512

@@ -64,7 +64,7 @@ PAPER_ONLINE = {  # what both online runs of the paper have (arXiv 2603.12273, i
             {
                 "model.path": "Qwen/Qwen3-8B",
                 "online.format": "helpsteer2",
-                "online.system": "",
+                "online.system": "empty",
                 "online.users": "no_emojis",
                 "batch.interactions": 32,
             },

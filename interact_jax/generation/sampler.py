@@ -114,13 +114,10 @@ class Sampler:
     def unload(self) -> None:
         """Let go of the parameters and of the memory for keys and values."""
         self._params = None
-        self._drop_pool()
+        self.forget()
 
     def forget(self) -> None:
         """Let go of the memory for keys and values, and of all that was computed."""
-        self._drop_pool()
-
-    def _drop_pool(self) -> None:
         self._pool = None
         self._pages = [Pages(0) for _ in range(self.shards)]
 
@@ -175,7 +172,7 @@ class Sampler:
                             done(sequence.index, completion)
                         advance(1)
         except BaseException:
-            self._drop_pool()  # leases are lost, and perhaps the donated pool
+            self.forget()  # leases are lost, and perhaps the donated pool
             raise
         return [completions[index] for index in range(len(requests))]
 
@@ -209,7 +206,7 @@ class Sampler:
         count = min(wanted, most)
         if self._pool is not None and self._pages[0].count >= count:
             return
-        self._drop_pool()  # before the larger one takes its memory
+        self.forget()  # before the larger one takes its memory
         make: Callable[[], Pool] = functools.partial(self._empty_pool, count * self.shards)
         if self.mesh is not None:
             spec = pool_spec(self.mesh, self.decoder.config.kv_heads)
