@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,12 +48,17 @@ def is_sealed(folder: Path) -> bool:
     return len(counts) == 1 and len(parts) == counts.pop()
 
 
-def check(folder: Path, remedy: str = "", needed: bool = True) -> bool:
+def check(
+    folder: Path,
+    remedy: str = "",
+    needed: bool = True,
+    unread: Callable[[str], bool] | None = None,
+) -> bool:
     """Whether there are digests, all of which match the files.
 
     Raises Damaged, which names the first file that does not match; `remedy` is for its message.
     Where the directory may also be read without digests, they are not `needed`: the message then
-    says how to do without damaged ones.
+    says how to do without damaged ones. Files whose names are `unread` are not compared.
     """
 
     def damaged(name: str, what: str) -> Damaged:
@@ -68,7 +73,7 @@ def check(folder: Path, remedy: str = "", needed: bool = True) -> bool:
         if lines is None:
             remedy = remedy if needed else f"{WITHOUT_DIGESTS.format(name)} {remedy}"
             raise damaged(name, "is not what was written")
-        expected |= lines
+        expected |= {n: d for n, d in lines.items() if unread is None or not unread(n)}
     missing = [name for name in expected if not (folder / name).is_file()]
     if missing:
         raise damaged(missing[0], "is missing")

@@ -4,10 +4,9 @@
 
 After each fault, the run either ends as the undisturbed one did, bit for bit, or is refused with a
 message, or its user was told what is not the same. --program export does so to a run that is
-exported; generate and plan to the model of an export, where damage may be plausible, as there are
-no digests: what comes of it then is other. A case depends on --seed and its number alone:
---from goes on where an earlier call ended, --count 1 shows one case again. Exit status 1 where a
-case was silent or not caught.
+exported; generate and plan to the model of an export. A case depends on --seed and its number
+alone: --from goes on where an earlier call ended, --count 1 shows one case again. Exit status 1
+where a case was silent or not caught.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from tests.runs import train_arguments
 
 RESUMED_AT, STEPS = 4, 6  # checkpoints 2 and 4 are there; the undisturbed run goes on to 6
 BAD = ("silent", "uncaught")
-KINDS = (*BAD, "other", "refused", "told", "fell back", "same")
+KINDS = (*BAD, "refused", "told", "fell back", "same")
 
 
 @dataclasses.dataclass
@@ -53,8 +52,7 @@ class Case:
 
 @dataclasses.dataclass
 class Outcome:
-    """`kind`: same, fell back, refused, told (of what is not the same), other (which nothing could
-    notice), silent, uncaught."""
+    """`kind`: same, fell back, refused, told (of what is not the same), silent, uncaught."""
 
     kind: str
     said: str
@@ -173,8 +171,6 @@ def outcome_of(program: Program, read: Path, out: Path, expected: Any) -> Outcom
         return _refused(status, said)
     if made == [expected]:
         return Outcome("same", said)
-    if not program.of_run:
-        return Outcome("other", said)
     return Outcome("told" if said else "silent", said)
 
 

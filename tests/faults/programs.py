@@ -15,9 +15,8 @@ from tests.runs import ROOT, read_lines, write_lines
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """`of_run` says whether it reads a run's directory, which has digests, or the model that a run
-    has exported, which has none. `make` calls it on a directory and gives what came of it, written
-    to another."""
+    """`of_run` says whether it reads a run's directory or the model that a run has exported.
+    `make` calls it on a directory and gives what came of it, written to another."""
 
     of_run: bool
     make: Callable[[Path, Path], Any]

@@ -10,11 +10,12 @@ def test_no_corruption_is_silent_or_an_internal_failure(tmp_path, capsys):
     said = capsys.readouterr().out
     assert status == 0, said
     assert "4 corruptions: 0 silent, 0 uncaught, " in said
-    exporting = ["--folder", str(tmp_path), "--seed", "3", "--count", "2", "--program", "export"]
-    status = corrupt.main(exporting)
-    said = capsys.readouterr().out
-    assert status == 0, said
-    assert "2 corruptions: 0 silent, 0 uncaught, 0 other, " in said
+    for program in ("export", "generate"):
+        given = ["--folder", str(tmp_path), "--seed", "3", "--count", "2", "--program", program]
+        status = corrupt.main(given)
+        said = capsys.readouterr().out
+        assert status == 0, said
+        assert "2 corruptions: 0 silent, 0 uncaught, " in said
 
 
 def test_a_run_that_was_ended_goes_on_to_the_same_end(tmp_path, capsys):

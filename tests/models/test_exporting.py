@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import places
+from interact_jax import digests, places
 from interact_jax.models import hf
 from interact_jax.schema import InputError
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -111,11 +112,14 @@ def crash_at(step, monkeypatch):
 
         return change
 
+    seal = digests.seal
+
     def begin(directory):
+        seal(directory)
         for module, name in ((os, "replace"), (os, "unlink"), (os, "rmdir"), (shutil, "rmtree")):
             monkeypatch.setattr(module, name, crashing(getattr(module, name)))
 
-    monkeypatch.setattr("interact_jax.models.hf.exporting.sync_tree", begin)
+    monkeypatch.setattr(digests, "seal", begin)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -158,6 +162,7 @@ def test_files_are_on_disk_before_they_take_the_place_of_others(model, tmp_path,
     def replace(source, target):
         replaced.append(str(source))
         assert str(source) in synced and (out / source).is_file()
+        synced.add(str(target))
         real_replace(source, target)
 
     monkeypatch.setattr(os, "fsync", sync)
@@ -186,6 +191,34 @@ def test_a_failure_leaves_the_last_export_whole(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"could not be written"):
         exported(model, tmp_path / "new", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("change", [{}, SMALL], ids=["one", "several"])
+def test_a_changed_file_of_an_export_is_named(model, change, tmp_path):
+    """Whatever it is, and whichever bit: the first of the weights, and one of the last number."""
+    exported(model, out := tmp_path / "out", **change)
+    (out / "README.md").write_text("a card may be edited")
+    assert hf.resolve(str(out)) == out
+    sealed = out / digests.NAME.format(0, 1)
+    names = set(contents(out)) - {"README.md", sealed.name}
+    assert len(names) > 4 and any(name.endswith(".safetensors") for name in names)
+    for name in sorted(names):
+        sound = bytearray((out / name).read_bytes())
+        for place in (0, -1):
+            damaged = sound.copy()
+            damaged[place] ^= 1
+            (out / name).write_bytes(damaged)
+            with pytest.raises(InputError, match=f"is damaged: {re.escape(name)} .* {sealed}"):
+                hf.resolve(str(out))
+            if "safetensors" in name:
+                hf.resolve(str(out), weights=False)
+            else:
+                with pytest.raises(InputError):
+                    hf.resolve(str(out), weights=False)
+        (out / name).write_bytes(sound)
+    (out / "config.json").write_text("{}")
+    sealed.unlink()  # as the message says
+    hf.resolve(str(out))
 
 
 def folder(out, name):

@@ -11,9 +11,10 @@ from typing import Any
 import huggingface_hub
 
 import interact_jax
+from interact_jax import digests, progress
 from interact_jax.json_files import read_json, short
 from interact_jax.models.families import DecoderConfig, read_config
-from interact_jax.models.hf.tensor_files import TensorFiles, list_names
+from interact_jax.models.hf.tensor_files import TensorFiles, is_of_weights, list_names
 from interact_jax.models.hf.tokenizer_files import TEMPLATE_DIRECTORIES
 from interact_jax.places import check_name
 from interact_jax.schema import InputError
@@ -29,8 +30,8 @@ def resolve(path: str, weights: bool = True) -> Path:
 
     `weights=False` downloads no weights, for a tokenizer or for random parameters.
 
-    Raises InputError if it is neither here nor available, with what was tried, and if one of its
-    files is a link to somewhere else.
+    Raises InputError if it is neither here nor available, with what was tried, if one of its files
+    is a link to somewhere else, and if one of an export's is not what was exported.
     """
     if path == "pocket":
         if not (POCKET / "config.json").is_file():
@@ -41,6 +42,7 @@ def resolve(path: str, weights: bool = True) -> Path:
     if local.is_dir():
         local = _export_of(local) if is_run(local) else local
         _check_links(local)
+        _check_digests(local, weights)
         return local
     if local.exists():
         raise InputError(f"{path}: a file; expected the directory of a Hugging Face model.")
@@ -109,6 +111,17 @@ def _check_links(directory: Path) -> None:
             )
         if is_special:
             raise InputError(f"{path}: neither a file nor a directory. Delete it.")
+
+
+@progress.of("checking the model's files")
+def _check_digests(directory: Path, weights: bool) -> None:
+    """Raise Damaged if a file of an export that has digests was changed; without `weights`, these
+    are not read."""
+    remedy = (
+        f"Export it again, or copy it again; if you changed the file yourself, delete "
+        f"{directory / digests.NAME.format(0, 1)}."
+    )
+    digests.check(directory, remedy, needed=False, unread=None if weights else is_of_weights)
 
 
 def _blobs_of(home: Path) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +15,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
-from interact_jax.files import sync_tree
+from interact_jax import digests
 from interact_jax.json_files import read_json
 from interact_jax.models.families import FAMILIES, DecoderConfig
 from interact_jax.models.hf.directories import id_list
 from interact_jax.models.hf.rules import RULES, letter_sizes, rules_of, tensors
 from interact_jax.models.hf.tensor_files import (
     INDEX,
-    SHARD,
     SINGLE,
+    is_of_weights,
     list_names,
     parse_size,
     write_tensors,
@@ -54,7 +53,7 @@ def export(
     eos_ids: Sequence[int],
     max_shard_size: str | int = "5GB",
 ) -> None:
-    """Write a Hugging Face directory that transformers 4.5x and 5 load.
+    """Write a Hugging Face directory that transformers 4.5x and 5 load, with digests of its files.
 
     raw_config: config.json of the source, from which ours is made; `dtype` is one of
     EXPORT_DTYPES; `eos_ids` end a reply, in addition to those of the source. An earlier export
@@ -78,7 +77,7 @@ def export(
             copy_tokenizer(tokenizer, partial)
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
         if first:
-            sync_tree(partial)
+            digests.seal(partial)
             complete = True
             _put_in_place(out, partial)
     except (OSError, SafetensorError) as error:
@@ -131,8 +130,12 @@ def _is_model_config(config: Path) -> bool:
 
 def _is_ours(name: str) -> bool:
     """Whether an export may have a file of this name."""
-    whole = name in (CONFIG, GENERATION_CONFIG, SINGLE, INDEX)
-    return whole or is_of_tokenizer(name) or re.fullmatch(SHARD, name) is not None
+    return (
+        name in (CONFIG, GENERATION_CONFIG)
+        or is_of_weights(name)
+        or is_of_tokenizer(name)
+        or digests.NAME_PATTERN.fullmatch(name) is not None
+    )
 
 
 def _put_in_place(out: Path, complete: Path) -> None:

@@ -24,6 +24,11 @@ SHARD = r"model-\d{5,}-of-\d{5,}\.safetensors"
 READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # types of stored weights -> bytes per number
 
 
+def is_of_weights(name: str) -> bool:
+    """Whether a file of a model directory holds weights, or says where they are."""
+    return name in (SINGLE, INDEX) or re.fullmatch(SHARD, name) is not None
+
+
 class TensorFiles:
     """The tensors of a model directory, by name; only headers are read until `read` is called.
 
