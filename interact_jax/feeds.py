@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 
 class Feed(Protocol):
     """`trees` are those of a step, and `packing` their rows; `held_out` is what the run does not
-    learn from, to measure by; `dataset` the logs, if there are any."""
+    learn from, to measure by; `dataset` the logs, if there are any; `copies` how many copies of the
+    policy's parameters it keeps while a step is computed."""
 
     @property
     def packing(self) -> Packing: ...
@@ -42,6 +43,8 @@ class Feed(Protocol):
     def held_out(self) -> HeldOut | None: ...
     @property
     def dataset(self) -> Dataset | None: ...
+    @property
+    def copies(self) -> int: ...
 
     def open(self, params: Any, saved: Mapping[str, Any]) -> BatchSource:
         """The batches of a run with these parameters; `saved` is what its checkpoint kept, empty
@@ -69,6 +72,8 @@ def has_record(cfg: Any, workdir: Path) -> bool:
 
 class LogFeed:
     """Conversations of files."""
+
+    copies = 0
 
     def __init__(
         self,

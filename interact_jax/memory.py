@@ -72,11 +72,13 @@ class Needs:
     sums: int  # of gradients
     step: int  # everything that is allocated while a step is computed
     copy: int  # of the changing models, as the checkpoint writer copies it
+    beside: int = 0  # of other things that exist all the time
 
     def at_most(self, overlapping: bool) -> int:
         """The peak of a run: with checkpoints that are written during the next steps, which by then
         work on a state of their own, or written before them."""
-        return self.step + 2 * self.copy if overlapping else max(self.step, self.state + self.copy)
+        own = self.step + 2 * self.copy if overlapping else max(self.step, self.state + self.copy)
+        return own + self.beside
 
 
 # ------------------------------------------------------------------------------------ memory needed
@@ -213,9 +215,11 @@ def check_run(
     trees: Sequence[Tree],
     mesh: jax.sharding.Mesh,
     fixed: Collection[str],
+    copies: int = 0,
 ) -> bool:
     """Whether checkpoints may overlap with the steps of a run, one of which works on `trees`; see
-    `needs`. Also configures the allocator.
+    `needs`. There are `copies` of the policy's parameters beside those that are trained. Also
+    configures the allocator.
 
     Raises DoesNotFit where the steps alone need more than is available.
     """
@@ -224,9 +228,10 @@ def check_run(
         needed = needs(
             differentiate, abstract, packing.largest(trees), mesh, several=several, fixed=fixed
         )
+    needed = dataclasses.replace(needed, beside=copies * device_bytes(abstract.params))
     overlapping = check(needed, room(mesh))
     check_host(needed, mesh)
-    choose_allocator(needed.step, mesh)
+    choose_allocator(needed.step + needed.beside, mesh)
     return overlapping
 
 
@@ -240,8 +245,10 @@ def check(needs: Needs, room: Room | None) -> bool:
         f"{format_bytes(needs.state)} state, {format_bytes(needs.sums)} gradients, "
         f"{format_bytes(needs.step - needs.state - needs.sums)} temporaries"
     )
+    if needs.beside:
+        parts += f", {format_bytes(needs.beside)} parameters to sample from"
     if room is None:
-        log.info("memory of a device: %s (%s)", format_bytes(needs.step), parts)
+        log.info("memory of a device: %s (%s)", format_bytes(needs.step + needs.beside), parts)
         return True
     overlapping = room.taken + needs.at_most(True) <= room.limit * (HALF if needs.copy else 1)
     needed = room.taken + needs.at_most(overlapping)

@@ -116,7 +116,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
         differentiate, add = jit_gradients(cfg, model.decoder, abstract)
         overlapping = memory.check_run(
-            differentiate, abstract, feed.packing, feed.trees, mesh, method.fixed
+            differentiate, abstract, feed.packing, feed.trees, mesh, method.fixed, feed.copies
         )
         state, saved = initial_state(cfg, model, optimiser, method, abstract, checkpoints)
         source = feed.open(state.params, saved)

@@ -7,17 +7,20 @@ source = feed.open(params, saved)
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import sharding
+from interact_jax import held_out, sharding
+from interact_jax.data import dataset, encode, holdout
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.tree import Tree
 from interact_jax.generation.chat_model import LocalChatModel
 from interact_jax.generation.engine import Engine, SamplingParams
+from interact_jax.generation.sampler import Sampler
 from interact_jax.generation.server_engine import RAW, ServerEngine
 from interact_jax.held_out import HeldOut, Prompt
 from interact_jax.known import SAMPLER
@@ -37,6 +40,10 @@ from interact_jax.settings import Setting
 
 log = logging.getLogger(__name__)
 
+LOGS_ONLY = (  # settings of how logs are read
+    *("data.format", "data.repair", "data.copies", "data.workers", "data.history"),
+    *("data.max_reply", "evaluation.holdout", "evaluation.interactions"),
+)
 FOLLOW_UP = 64  # tokens of the follow-ups that programs are first compiled for
 SETTINGS = {
     "online.replay": Setting(
@@ -70,6 +77,7 @@ class RolloutFeed:
         a record that is damaged or of another run."""
         self._record = Record(Path(cfg.online.replay or workdir))
         _check(cfg, method, len(self._record))
+        _warn_of_unread(cfg)
         self._cfg, self._model = cfg, model
         room = min(cfg.data.max_length, model.config.max_positions)
         self._lessons = Lessons(
@@ -96,6 +104,8 @@ class RolloutFeed:
             self.held_out = _held_out(prompts, model, cfg)
         if kept:
             check_position(kept["position"], self._record, self._stage)
+        samples_here = isinstance(self._stage.engine, Sampler) if self._stage else False
+        self.copies = int(samples_here and cfg.online.staleness > 0)
         self.trees = self._typical_step()
         if (beginning := self._record.beginning) is None:
             self.packing = self._planner.plan(self.trees)
@@ -197,6 +207,15 @@ def _check(cfg: Any, method: Method, recorded: int) -> None:
             + (f", of which steps={cfg.steps} are asked for" if recorded else "")
             + ". Expected the --workdir of an online run."
         )
+
+
+def _warn_of_unread(cfg: Any) -> None:
+    """Name the settings that were set and of which an online run makes nothing."""
+    settings = {**dataset.SETTINGS, **encode.SETTINGS, **holdout.SETTINGS, **held_out.SETTINGS}
+    values = {name: operator.attrgetter(name)(cfg) for name in LOGS_ONLY}
+    unread = [f"{n}={value}" for n, value in values.items() if value != settings[n].default]
+    if unread:
+        log.warning("settings of logs, which an online run does not read: %s", ", ".join(unread))
 
 
 def _check_logprobs(engine: Engine, params: SamplingParams, method: Method) -> None:

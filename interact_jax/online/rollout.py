@@ -24,6 +24,7 @@ SPECIAL = "conversations ended early: text of a special token in a message"
 NO_ROOM = "conversations ended early: no room for another reply"
 EMPTY = "replies without text, which are not learned"
 CUT = "replies cut at online.new_tokens"
+CUT_BY_ROOM = "replies cut at data.max_length or the model's context"
 ENDINGS = {LEFT: "conversations that the user left", FAILED: "follow-ups that failed"}
 
 
@@ -96,7 +97,9 @@ class Player:
         talk.messages.append(message)
         talk.versions.append(completion.version)
         self.counts[EMPTY] += not message.content
-        self.counts[CUT] += not (completion.finished or completion.stopped)
+        if not (completion.finished or completion.stopped):
+            had_room = len(completion.ids) >= self.params.max_new_tokens
+            self.counts[CUT if had_room else CUT_BY_ROOM] += 1
 
     def _answer(self, talk: _Talk, reaction: Reaction) -> None:
         talk.kinds.append(reaction.kind or reaction.outcome)

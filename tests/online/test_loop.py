@@ -14,7 +14,8 @@ from interact_jax import evaluation, sharding, train
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.known import SAMPLER
 from interact_jax.online.record import Record
-from interact_jax.schema import InputError, RunStopped
+from interact_jax.online.rollout import CUT, CUT_BY_ROOM
+from interact_jax.schema import InputError, Message, RunStopped
 from interact_jax.scoring import FORWARD, look
 from interact_jax.signal import logps_of
 from interact_jax.users import ScriptedUser, Talk
@@ -260,8 +261,10 @@ def test_recorded_steps_are_not_played_again(tmp_path, monkeypatch):
     assert asked == []
 
 
-def test_stale_batches_are_those_of_the_weights_before(tmp_path):
-    run = trained(tmp_path, {"online.staleness": 1})
+def test_stale_batches_are_those_of_the_weights_before(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        run = trained(tmp_path, {"online.staleness": 1})
+    assert " parameters to sample from" in caplog.text
     lines = read_lines(tmp_path / "rollouts.jsonl")
     assert [set(line["versions"]) for line in lines] == [{0}, {0}, {1}, {2}]
     assert [line["staleness"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 1, 1]
@@ -274,6 +277,21 @@ def test_the_users_want_what_the_schedule_says(tmp_path):
     talks = read_lines(tmp_path / "conversations.jsonl")
     names = [{t["user"] for t in talks if t["step"] == step} for step in (1, 2, 3, 4)]
     assert names == [{"emoji"}, {"emoji"}, {"polite"}, {"-emoji"}]
+
+
+def test_replies_that_are_cut_are_counted_by_what_cut_them(tmp_path):
+    """Prompts have about 20 tokens, so many replies have no room for the 30 they may have."""
+    more = {"online.new_tokens": 30, "data.max_length": 40, "online.temperature": 5.0, "steps": 1}
+    run = trained(tmp_path, more)
+    counts = run.source.progress.counts
+    replies = [talk["messages"][1] for talk in read_lines(tmp_path / "conversations.jsonl")]
+    assert 0 < counts[CUT_BY_ROOM] <= len(replies) and counts[CUT] == 0
+    assert counts[CUT_BY_ROOM] == sum(
+        len(run.model.chat.prompt([Message("user", talk["messages"][0]["content"])]))
+        + len(talk["messages"][1]["token_ids"])
+        == 40
+        for talk in read_lines(tmp_path / "conversations.jsonl")
+    )
 
 
 # ------------------------------------------------------------------------------ users that go away
@@ -397,6 +415,12 @@ def test_before_and_after_are_measured_by_the_users_of_the_end(tmp_path):
     before = evaluation.measure_run(run, tmp_path / "before.json")
     wanted = evaluation.measure_replies(run, 0)["wanted_styles"]
     assert before["wanted_styles"] == pytest.approx(1 - wanted, abs=0.1)
+
+
+def test_settings_that_an_online_run_does_not_read_are_named(tmp_path, caplog):
+    started(tmp_path, {"data.history": "reference", "data.repair": "drop"})
+    (line,) = [r.getMessage() for r in caplog.records if "does not read" in r.getMessage()]
+    assert line.endswith("an online run does not read: data.repair=drop, data.history=reference")
 
 
 def test_settings_of_a_replay_are_checked(ended):
