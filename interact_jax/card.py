@@ -21,7 +21,7 @@ import interact_jax
 from interact_jax import config, places
 from interact_jax.data.recipes import HINDSIGHT
 from interact_jax.json_files import read_json
-from interact_jax.metrics import read_log
+from interact_jax.metrics import interactions_until
 from interact_jax.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
@@ -130,10 +130,15 @@ def _display_name(path: str) -> str:
 
 
 def _interactions(metrics: Path, step: int) -> str:
-    if not metrics.is_file():
-        return "not known"
-    counts = (line["interactions"] for line in read_log(metrics) if line["step"] <= step)
-    return f"{sum(counts):,}"
+    (count,) = interactions_until(metrics, [step])
+    if count is None:
+        log.warning(
+            "%s cannot be read, or lacks a step up to %d, so the model card does not say how many "
+            "interactions the model has learned from",
+            metrics,
+            step,
+        )
+    return "not known" if count is None else f"{count:,}"
 
 
 def _measurements(summary: Path, step: int) -> list[tuple[str, str, str]]:

@@ -220,11 +220,23 @@ def interactions_until(file: Path, steps: Sequence[int]) -> list[int | None]:
     """How many interactions a run had learned from at each of these steps, by its log; None for all
     where the log does not have every step up to there, or cannot be read."""
     try:
-        lines = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1] if line]
-        counts = {line["step"]: line["interactions"] for line in lines}
+        counts = _interactions_by_step(file)
         return [sum(counts[step] for step in range(1, last + 1)) for last in steps]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [None] * len(steps)
+
+
+def last_step(file: Path) -> int:
+    """The last step that a log has; 0 where it has none, or cannot be read."""
+    try:
+        return max(_interactions_by_step(file), default=0)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+
+
+def _interactions_by_step(file: Path) -> dict[int, int]:
+    lines = [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1] if line]
+    return {line["step"]: line["interactions"] for line in lines}
 
 
 SUMMARY_TEXTS = {

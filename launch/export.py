@@ -18,7 +18,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from interact_jax import card, checkpoint, cli, config, hub
+from interact_jax import card, checkpoint, cli, config, hub, metrics
 from interact_jax.json_files import read_json
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
@@ -69,12 +69,25 @@ def main(argv: list[str] | None = None) -> None:
     end, dtype = saved_setting(run, "data.end"), args.dtype or saved_setting(run, "export.dtype")
     model = open_model(files, weights=False, attention="xla", end=end)
     place = str(run / "checkpoints" / str(step))
+    warn_of_later_steps(run, step, args.checkpoint)
     params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, dtype, args.max_shard_size)
     card.write(run, args.out, step, args.weights)
     cli.show(f"exported step {step} of {run} to {args.out}")
     if args.push_to_hub is not None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
+
+
+def warn_of_later_steps(run: Path, step: int, given: str) -> None:
+    """Say that the newest checkpoint of a run is not of the last step that its log has."""
+    last = metrics.last_step(run / "metrics.jsonl")
+    if last > step and Path(given).name != str(step):
+        log.warning(
+            "%s came to step %d by its log; its newest checkpoint is of step %d",
+            run,
+            last,
+            step,
+        )
 
 
 def saved_setting(run: Path, name: str) -> str:

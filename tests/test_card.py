@@ -144,7 +144,32 @@ def test_our_own_is_replaced(run):
     assert place.read_text() == before
 
 
-@pytest.mark.parametrize("file", ["config.json", "metrics.jsonl", "summary.json"])
+@pytest.mark.parametrize("change", ["deleted", "a line deleted", "damaged"])
+def test_a_run_without_its_log_has_a_card_without_interactions(change, run, tmp_path, capsys):
+    log = run / "metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    left = {"deleted": None, "a line deleted": lines[1:], "damaged": [b"\xff", *lines]}[change]
+    log.unlink() if left is None else log.write_bytes(b"".join(left))
+    export.main(["--checkpoint", str(run), "--out", str(tmp_path / "out")])
+    found = table((tmp_path / "out/README.md").read_text())
+    assert found["interactions learned from"] == ["not known"]
+    assert "lacks a step up to 2" in capsys.readouterr().err
+
+
+def test_an_export_of_a_run_whose_last_checkpoint_is_gone_says_so(run, tmp_path, capsys):
+    arguments = ["--checkpoint", str(run), "--out", str(tmp_path / "out")]
+    export.main(arguments)
+    assert "by its log" not in capsys.readouterr().err
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 3, "interactions": 4}\n')
+    export.main(arguments)
+    said = capsys.readouterr().err
+    assert "came to step 3 by its log; its newest checkpoint is of step 2" in said
+    export.main(["--checkpoint", str(run / "checkpoints/2"), *arguments[2:]])
+    assert "by its log" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["config.json", "summary.json"])
 def test_a_damaged_run_is_exported_without_a_card(file, run, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(card.log, "error", lambda text, *given: said.append(text % given))
