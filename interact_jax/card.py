@@ -59,6 +59,13 @@ def write(workdir: Path, out: Path | str, step: int, weights: str = "policy") ->
         log.error("%s: the model card was not written: %s", place, error)
 
 
+def update(workdir: Path, out: Path | str, step: int) -> None:
+    """Write the card once more, with what was measured since; one from elsewhere is left alone, as
+    `write` has said."""
+    if _is_ours(Path(out) / NAME):
+        write(workdir, out, step)
+
+
 def _is_ours(place: Path) -> bool:
     return place.is_file() and MARK in place.read_text(encoding="utf-8", errors="replace")
 

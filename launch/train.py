@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         write_summary(run, before, after)
         # Again, with the measures.
-        card.write(run.workdir, run.workdir / "export", int(run.state.step))
+        card.update(run.workdir, run.workdir / "export", int(run.state.step))
         lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
         finished.write(cfg, run.workdir, lines)
     cli.show(*lines)

@@ -16,12 +16,14 @@ import collections
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +111,38 @@ def make(folder: Path, method: str) -> tuple[Path, dict[str, Any]]:
     rest, whole = folder / f"{method}-rest", folder / f"{method}-whole"
     if not (whole / "summary.json").is_file():
         shutil.rmtree(rest, ignore_errors=True)
-        resume(rest, folder, method, RESUMED_AT)
-        shutil.rmtree(whole, ignore_errors=True)
-        shutil.copytree(rest, whole)
-        resume(whole, folder, method, STEPS)
+        with contextlib.redirect_stderr(io.StringIO()), warnings() as said:
+            resume(rest, folder, method, RESUMED_AT)
+            shutil.rmtree(whole, ignore_errors=True)
+            shutil.copytree(rest, whole)
+            resume(whole, folder, method, STEPS)
+        assert not said, "what is said without a fault tells of none"
     return rest, ending(whole)
 
 
 def resume(workdir: Path, folder: Path, method: str, steps: int) -> None:
     settings = {**settings_of(folder, method), "steps": steps}
     with contextlib.redirect_stdout(io.StringIO()):
-        launch_train.main([*train_arguments(workdir, settings), "--quiet"])
+        launch_train.main(train_arguments(workdir, settings))
+
+
+@contextlib.contextmanager
+def warnings() -> Iterator[list[str]]:
+    """What the package logs as a warning, or as worse, within this block."""
+    said: list[str] = []
+    make_record = logging.getLogRecordFactory()
+
+    def listen(*args: Any, **more: Any) -> logging.LogRecord:
+        record = make_record(*args, **more)
+        if record.levelno >= logging.WARNING and record.name.startswith("interact_jax"):
+            said.append(record.getMessage())
+        return record
+
+    logging.setLogRecordFactory(listen)
+    try:
+        yield said
+    finally:
+        logging.setLogRecordFactory(make_record)
 
 
 def damage(workdir: Path, rng: random.Random) -> tuple[str, str]:
@@ -183,20 +206,19 @@ def _made(program: str, read: Path, out: Path) -> Any:
 
 
 def _ended(main: Callable[[], None]) -> tuple[Any, str]:
-    """Exit status, and what was said on stderr that is not of progress."""
+    """Exit status, and what was said: all of stderr where it is not 0, else the warnings."""
     stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(stderr):
+        with contextlib.redirect_stderr(stderr), warnings() as said:
             cli.run(main)
     except SystemExit as ended:
         status = ended.code
-    lines = stderr.getvalue().splitlines()
-    return status, "\n".join(line for line in lines if not line.startswith("step "))
+    return status, stderr.getvalue() if status else "\n".join(said)
 
 
 def _refused(status: Any, said: str) -> Outcome:
-    clear = said and status in (1, 2) and "Traceback" not in said
-    return Outcome("refused" if clear else "uncaught", said)
+    clear = re.search("^(error|stopped): ", said, re.MULTILINE) and "Traceback" not in said
+    return Outcome("refused" if clear and status in (1, 2) else "uncaught", said)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
