@@ -1,7 +1,7 @@
-"""Baseline: direct preference optimisation of the revised reply over the one before it.
+r"""Baseline: direct preference optimisation of the revised reply over the one before it.
 
     python launch/train.py --config configs/dpo.py --workdir runs/dpo
-    python launch/train.py --config configs/dpo.py --workdir runs/dpo \\
+    python launch/train.py --config configs/dpo.py --workdir runs/dpo \
         --config.data.path=preferences.jsonl
 
 Preference files (TRL's formats, UltraFeedback, HH-RLHF) are detected; in logs, a reply that drew a

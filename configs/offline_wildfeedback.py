@@ -1,5 +1,6 @@
-"""The paper's offline run: Qwen3-4B on WildFeedback (arXiv 2603.12273, section 5 and its code).
+r"""The paper's offline run: Qwen3-4B on WildFeedback (arXiv 2603.12273, section 5 and its code).
 
+    pip install datasets
     python -c "import datasets; datasets.load_dataset('microsoft/WildFeedback', 'wildfeedback', \
 split='train').to_json('wildfeedback.jsonl')"
     python launch/train.py --config configs/offline_wildfeedback.py --workdir runs/wildfeedback

@@ -1,5 +1,6 @@
-"""The paper's second online run: Qwen3-8B on HelpSteer2, a user who wants no emojis.
+r"""The paper's second online run: Qwen3-8B on HelpSteer2, a user who wants no emojis.
 
+    pip install datasets 'interact_jax[endpoints]'
     python -c "import datasets; datasets.load_dataset('nvidia/HelpSteer2', split='train')\
 .to_json('helpsteer2.jsonl')"
     ANTHROPIC_API_KEY=... python launch/train.py --config configs/online_helpsteer2.py \

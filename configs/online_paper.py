@@ -1,5 +1,6 @@
-"""The paper's online run: Qwen3-4B on TL;DR, with one simulated user (arXiv 2603.12273, its code).
+r"""The paper's online run: Qwen3-4B on TL;DR, with one simulated user (arXiv 2603.12273, its code).
 
+    pip install 'datasets<4'  # from 4 on, datasets that come with a script are refused
     python -c "import datasets; datasets.load_dataset('openai/summarize_from_feedback', \
 'comparisons', split='train').to_json('tldr.jsonl')"
     python launch/train.py --config configs/online_paper.py --workdir runs/paper

@@ -1,11 +1,11 @@
-"""The pocket model learns online what a user wants, from what the user says; half a minute on CPUs.
+r"""The pocket model learns online what a user wants, by what the user says; half a minute on CPUs.
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/online
 
 Another user, who changes their mind after 250 interactions:
 
-    python launch/train.py --config configs/online_pocket.py --workdir runs/flip \\
-        --config.steps=100 --config.online.users=capitals,-polite \\
+    python launch/train.py --config configs/online_pocket.py --workdir runs/flip \
+        --config.steps=100 --config.online.users=capitals,-polite \
         --config.online.schedule='250: -capitals,polite'
 
 The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that

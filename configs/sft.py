@@ -1,7 +1,7 @@
-"""Baseline: supervised fine-tuning, on the logged replies or on the revised ones.
+r"""Baseline: supervised fine-tuning, on the logged replies or on the revised ones.
 
     python launch/train.py --config configs/sft.py --workdir runs/sft
-    python launch/train.py --config configs/sft.py --workdir runs/sft_revised \\
+    python launch/train.py --config configs/sft.py --workdir runs/sft_revised \
         --config.objective.name=sft_revised
 
 `sft_revised` learns the reply after the follow-up as the answer to the request before it.

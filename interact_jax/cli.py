@@ -35,6 +35,7 @@ from typing import Any, BinaryIO, NoReturn
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places, startup
+from interact_jax.help_text import Paragraphs
 from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
 from interact_jax.settings import Setting
@@ -60,20 +61,12 @@ NO_THREAD = "can't start new thread"  # how Python reports that the limit is rea
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
-class Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """The description unchanged, and the default of every argument that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        empty = action.default is None or action.default is False or action.default in ("", [])
-        return action.help if empty else super()._get_help_string(action)
-
-
 def settings_parser(description: str | None, default: str = "") -> argparse.ArgumentParser:
     """A parser that knows --config (required without a `default`) and lists all settings."""
     name_flags({})
     parser = argparse.ArgumentParser(
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Paragraphs,
         epilog="settings, with their defaults:\n" + config.describe(),
         allow_abbrev=False,
     )

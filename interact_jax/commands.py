@@ -57,8 +57,9 @@ def overview(programs: dict[str, str]) -> str:
             "commands:",
             *lines,
             "",
-            "`interact COMMAND --help` shows its arguments. Where it says python launch/train.py,",
-            "interact train is the same; recipes in configs/ are found by name: --config dpo.",
+            "`interact COMMAND --help` shows its arguments. Where it says python",
+            "launch/train.py, interact train is the same; recipes in configs/ are found by",
+            "name: --config dpo.",
         ]
     )
 

@@ -28,6 +28,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from interact_jax import progress
+
 log = logging.getLogger(__name__)
 COMPILERS = ("c++", "g++", "clang++")
 PREFERRED_OPTIONS = ("-O3", "-march=native")  # before the options in $CXX, which may change them
@@ -118,8 +120,12 @@ def _load_or_compile(library: Path, command: list[str]) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(library))
     except OSError:
-        log.info("compiling %s for this processor: %s", Path(command[-1]).name, library)
-    with tempfile.TemporaryDirectory(dir=library.parent) as directory:
+        source = Path(command[-1]).name
+        log.info("%s is compiled for this processor: %s", source, library)
+    with (
+        progress.of(f"compiling {source}"),
+        tempfile.TemporaryDirectory(dir=library.parent) as directory,
+    ):
         compiled = Path(directory) / library.name
         _run([*command, "-o", str(compiled)])
         with compiled.open("rb") as file:

@@ -31,6 +31,7 @@ from interact_jax.data.rendering import DATE
 from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.generation.chat_model import LocalChatModel
 from interact_jax.generation.local import ROWS, open_engine
+from interact_jax.help_text import Help
 from interact_jax.leaderboards.answering import (
     AnswerFile,
     Asking,
@@ -50,9 +51,7 @@ NAMED = 5  # questions that a message names
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=cli.Help, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     add("--benchmark", required=True, choices=list(BENCHMARKS), help="whose questions they are")
     add("--questions", required=True, metavar="FILE", help="the benchmark's file of questions")

@@ -38,6 +38,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pipeline import Draws, packing_for
+from interact_jax.help_text import Help
 from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.attention import BACKENDS, backend_for
@@ -60,9 +61,7 @@ WORK = (*COLUMNS[:2], *(name for name in COLUMNS if name not in TIMES))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=cli.Help, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     add("--model-shape", default="small", choices=list(SHAPES), help="sizes, random parameters")
     add("--model", default="", help="or the sizes of a Hugging Face directory, hub id, or pocket")

@@ -40,6 +40,7 @@ from interact_jax import cli, evaluation, lock, memory, places, progress
 from interact_jax.data.chat import check_date
 from interact_jax.data.rendering import DATE
 from interact_jax.generation import Prompt, read_prompts
+from interact_jax.help_text import Help
 from interact_jax.judges import model_judge, output, people, pocket_judge, statistics, tasks
 from interact_jax.judges import replies as replying
 from interact_jax.judges.contest import Contest, answer, pair_up, results
@@ -78,9 +79,7 @@ FLAGS = {name: f"--{name.replace('_', '-')}" for name in SETTINGS}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=cli.Help, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     names: Any = {"nargs": "+", "default": [], "metavar": "NAME"}
     add("--model", **names, help="candidates: Hugging Face directories, hub ids, or pocket")

@@ -42,6 +42,7 @@ from interact_jax.generation import (
 )
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.local import sampler_of
+from interact_jax.help_text import Paragraphs
 from interact_jax.opening import open_model
 from interact_jax.printable import count
 from interact_jax.sampling_flags import add_flags, params_of
@@ -58,7 +59,7 @@ KINDS = {"auto": PLAIN, "on": ON, "off": CLOSED}
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Paragraphs,
         allow_abbrev=False,
     )
     add = parser.add_argument

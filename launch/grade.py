@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interact_jax import cli, places
+from interact_jax.help_text import Help, Paragraphs
 from interact_jax.leaderboards import ifeval, win_rates
 from interact_jax.leaderboards.benchmarks import BENCHMARKS
 from interact_jax.leaderboards.formats import read_questions
@@ -33,14 +34,14 @@ from interact_jax.schema import InputError
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Paragraphs,
         allow_abbrev=False,
     )
     kinds = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     alpaca = kinds.add_parser(
         "alpaca_eval",
         help="win rates, plain and controlled for length",
-        formatter_class=cli.Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     add = alpaca.add_argument
@@ -72,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     checks = kinds.add_parser(
         "ifeval",
         help="the four accuracies of IFEval",
-        formatter_class=cli.Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     checks.add_argument("--questions", required=True, metavar="FILE", help="input_data.jsonl")

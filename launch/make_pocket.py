@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from interact_jax import cli, places
+from interact_jax.help_text import Paragraphs
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.printable import count
@@ -33,7 +34,7 @@ from pocket_model import gates, training
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Paragraphs,
         allow_abbrev=False,
     )
     stages = parser.add_subparsers(dest="stage", required=True)

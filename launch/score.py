@@ -26,6 +26,7 @@ from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.records import find_files
 from interact_jax.data.tree import picture
+from interact_jax.help_text import Help
 from interact_jax.hindsight_check import check_hindsight
 from interact_jax.opening import DTYPES, open_model
 from interact_jax.printable import count, printable
@@ -68,7 +69,7 @@ OWN_SETTINGS = {
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=cli.Help,
+        formatter_class=Help,
         allow_abbrev=False,
     )
     add = parser.add_argument

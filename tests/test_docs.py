@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import importlib.util
 import os
@@ -14,9 +15,12 @@ from interact_jax import config
 from interact_jax.data.conversations import read_conversations
 from launch import answer, bench, chat, evaluate, export, generate, grade, plan, score, train
 from tests.runs import ROOT
+from tests.snippets import python_blocks
 
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+RECIPES = sorted((ROOT / "configs").glob("*.py"))
+LAUNCHED = sorted((ROOT / "launch").glob("*.py"))
 PROGRAMS = {
     "answer": answer,
     "bench": bench,
@@ -85,10 +89,16 @@ def commands(text):
                 yield name, shlex.split(given.split("`")[0])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_are_accepted(page, monkeypatch):
+def text_of(file):
+    """What is read: pages and recipes as they are, a program's docstring as --help prints it."""
+    text = file.read_text()
+    return ast.get_docstring(ast.parse(text)) if file.parent.name == "launch" else text
+
+
+@pytest.mark.parametrize("file", [*PAGES, *RECIPES, *LAUNCHED], ids=name_of)
+def test_commands_are_accepted(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for name, given in commands(page.read_text()):
+    for name, given in commands(text_of(file)):
         if name in ("train", "plan", "chat"):
             args, overrides = PROGRAMS[name].parse(given)
             config.load(args.config, overrides)
@@ -109,8 +119,7 @@ def test_messages_of_a_table_are_grouped(tmp_path, monkeypatch):
         writer = csv.writer(table)
         writer.writerow(("conversation", "user", "role", "content"))
         writer.writerows((name, f"u{name}", role, text) for name, role, text in rows)
-    section = (DOCS / "data.md").read_text().partition("### From a table")[2]
-    exec(section.partition("```python\n")[2].partition("```")[0], {})
+    exec(python_blocks("data.md")[0], {})
     found, _ = read_conversations("talks.jsonl")
     assert [(c.id, c.user) for c in found] == [("a", "ua"), ("b", "ub")]
     assert [[m.content for m in c.messages] for c in found] == [
@@ -119,10 +128,24 @@ def test_messages_of_a_table_are_grouped(tmp_path, monkeypatch):
     ]
 
 
+def test_users_react_and_endpoints_open_as_shown(capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # somebody's own server may want none
+    scripted, endpoint, _ = python_blocks("users.md")
+    names = {}
+    exec(scripted, names)
+    (reaction,) = names["reactions"]
+    assert reaction.kind == "complaint" and capsys.readouterr().out == f"{reaction.text}\n"
+    exec(endpoint, names)
+    assert (names["model"].model, names["model"].concurrency) == ("Qwen/Qwen3-8B", 32)
+
+
 def test_there_are_commands_to_accept():
-    counts = {name_of(page): len(list(commands(page.read_text()))) for page in PAGES}
+    counts = {name_of(f): len(list(commands(text_of(f)))) for f in (*PAGES, *RECIPES, *LAUNCHED)}
     for page in ("README.md", "docs/data.md", "docs/resume_and_export.md", "docs/performance.md"):
         assert counts[page] >= 4
+    for file in (*RECIPES, *LAUNCHED):
+        own = file.parent.name == "launch" and file.stem not in PROGRAMS
+        assert counts[name_of(file)] >= 1 or own, file
 
 
 def test_the_messages_that_are_explained_are_those_of_the_program():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import cli, foreign, sharding
+from interact_jax import cli, foreign, progress, sharding
 from interact_jax.models.attention import backend_for, native
 from interact_jax.schema import InputError
 from tests.marks import needs_compiler
@@ -78,6 +78,17 @@ def test_a_source_is_compiled_once(monkeypatch, tmp_path, halve_cc):
     assert foreign.load(halve_cc, ("halve_handler",)) == {"halve_handler": target}
     assert made() == 1
     assert [path.suffix for path in kept(tmp_path)] == [".so"]  # and nothing half-made
+
+
+@needs_compiler
+def test_a_compilation_counts_its_seconds(monkeypatch, halve_cc, caplog):
+    monkeypatch.setattr(progress, "FIRST", 0.01)
+    with caplog.at_level(logging.INFO, logger="interact_jax"):
+        foreign._library(halve_cc)
+        assert "compiling halve.cc: 0 s so far" in caplog.text
+        caplog.clear()
+        foreign._library(halve_cc)
+    assert "compiling" not in caplog.text
 
 
 @needs_compiler

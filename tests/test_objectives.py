@@ -13,6 +13,7 @@ import pytest
 from interact_jax import config, divergences, objectives
 from interact_jax.logits import Logits
 from interact_jax.objectives import terms_of, total_of, total_weight
+from tests.snippets import entry, python_blocks
 from tests.trees import example, pack_windows, random_pairs, random_window
 
 IGNORED = 1
@@ -567,3 +568,27 @@ def test_every_objective_may_have_that_term_added(mixed):
         found, shown = means_of(settings_of(name, kl_initial=0.5), logits, replies)
         np.testing.assert_allclose(found - without, added, rtol=1e-4, err_msg=name)
         assert "kl_initial" in shown
+
+
+def test_the_objective_that_the_documentation_adds(sampled, monkeypatch):
+    """Half the squared signal: its gradient by the student is student - teacher."""
+    names = dict(vars(objectives))
+    exec(python_blocks("objectives.md")[0], names)
+    monkeypatch.setitem(
+        objectives.OBJECTIVES, "squared", eval(entry("objectives.md", "squared"), names)
+    )
+    replies, placed = sampled
+    rng = np.random.default_rng(9)
+    student, teacher = random_logps(rng, replies), random_logps(rng, replies)
+    quantities = {"logp_student": student, "logp_teacher": teacher}
+    loss, shown, gradient = value_and_gradient(settings_of("squared"), quantities, replies)
+    assert set(shown) == {"signal_mean", "signal_abs_mean"}
+    losses, slopes = [], {}
+    for name, place in counted(placed, replies).items():
+        difference = (student[place] - teacher[place]).astype(np.float64)
+        if len(difference):
+            losses.append((difference**2 / 2).mean() / len(placed))
+            slopes[name] = difference / len(difference) / len(placed)
+    np.testing.assert_allclose(loss, sum(losses), **CLOSE)
+    at = counted(placed, replies)
+    np.testing.assert_allclose(gradient, scattered(slopes, at, student), **CLOSE)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from interact_jax import cli, progress
+from interact_jax.generation import sampler
 
 
 class Screen(io.StringIO):
@@ -76,3 +77,9 @@ def test_a_terminal_sees_the_seconds_pass(soon, logged, monkeypatch):
     with progress.of("loading [the] model"):
         time.sleep(1.3)
     assert "loading [the] model" in screen.getvalue() and "0:00:01" in screen.getvalue()
+
+
+def test_a_bar_of_samples_leaves_nothing_in_a_log(logged):
+    with sampler._progress_bar(True, 2) as advance:
+        advance(2)
+    assert logged() == []

@@ -79,10 +79,10 @@ class Session:
 
     def retry(self, show: Show | None = None, stopped: Stopped = lambda: False) -> Reply:
         """Another reply to the last message, in place of the one there is."""
-        user, _ = self._last()
+        user, before = self._last()
         reply = self._exchange(self.transcript.without_last(), user, show, stopped)
-        if self.params.temperature == 0:
-            reply.notes.append("at temperature 0 the same model gives the same reply")
+        if self.params.temperature == 0 and reply.message.content == before.content:
+            reply.notes.append("the same reply: at temperature 0 it changes only with the model")
         return reply
 
     def back(self) -> str:

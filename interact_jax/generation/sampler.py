@@ -26,7 +26,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import Progress
 
-from interact_jax import memory, sharding
+from interact_jax import memory, progress, sharding
 from interact_jax.generation.engine import Completion, Done, NotFinite, Request, limit_of
 from interact_jax.generation.pages import Pages
 from interact_jax.generation.sequences import (
@@ -138,7 +138,7 @@ class Sampler:
         the model's context. `done` is called with the place and completion of each request as it
         ends, `look` with the place and ids so far of each that is being sampled, every `look_every`
         tokens; it may end a reply, which then is as if cut at its limit. `progress` shows a bar on
-        stderr.
+        a terminal's stderr, and counts the seconds in a log.
 
         Raises InputError for requests that `check` refuses, for one that the room for keys and
         values cannot hold; NotFinite for a model whose outputs are not finite.
@@ -356,7 +356,13 @@ class Sampler:
 
 @contextlib.contextmanager
 def _progress_bar(shown: bool, total: int) -> Iterator[Any]:
-    """A function that advances a progress bar by n requests."""
-    with Progress(console=Console(stderr=True), disable=not shown, transient=True) as progress:
-        task = progress.add_task("sampling", total=total)
-        yield lambda n: progress.advance(task, n)
+    """A function that advances a progress bar by n requests; in a log, seconds are counted."""
+    console = Console(stderr=True)
+    drawn = shown and console.is_terminal
+    other = progress.bar() if drawn else progress.of("sampling")
+    with (
+        other if shown else contextlib.nullcontext(),
+        Progress(console=console, disable=not drawn, transient=True) as bar,
+    ):
+        task = bar.add_task("sampling", total=total)
+        yield lambda n: bar.advance(task, n)

@@ -156,7 +156,11 @@ def _read_csv(path: str | Path, names: Sequence[str]) -> np.ndarray:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: cannot be read ({reason}). Expected AlpacaEval's CSV file with the columns "
+            f"{', '.join(names)}."
+        ) from None
     header = lines[0] if lines else []
     if missing := [name for name in names if name not in header]:
         raise InputError(f"{path}:1: no column {missing[0]!r}; expected {', '.join(names)}.")

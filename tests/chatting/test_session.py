@@ -138,6 +138,18 @@ def test_what_was_said_can_be_taken_back_and_said_again(session, log):
     assert len(read_lines(log)) == 3
 
 
+def test_a_retry_at_temperature_0_says_so_if_it_changed_nothing(session, monkeypatch):
+    monkeypatch.setattr(session, "params", SamplingParams(NEW_TOKENS, temperature=0))
+    last = talk(session)[-1].message
+    same = session.retry()
+    assert same.message.content == last.content
+    assert any("at temperature 0" in note for note in same.notes)
+    session.learn(3)
+    other = session.retry()
+    assert other.message.content != last.content
+    assert not any("at temperature 0" in note for note in other.notes)
+
+
 def test_a_message_that_cannot_be_sent_changes_nothing(session, log):
     session.send("Hi")
     before = log.read_bytes()

@@ -7,6 +7,7 @@ import collections
 import numpy as np
 import pytest
 
+from interact_jax.data import recipes
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
@@ -16,6 +17,7 @@ from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Size, grow_separately, paths, split, split_units
 from interact_jax.schema import Conversation, Message, Preference
 from tests.runs import TALKS, records, write_lines
+from tests.snippets import entry, python_blocks
 from tests.tiny import tiny_tokenizer
 from tests.trees import grow, random_pairs, random_window
 
@@ -292,3 +294,13 @@ def test_no_pair_is_made_up_where_the_data_speaks_of_pairs():
     assert len(list(RECIPES["pairs"].drafts(talk))) == 2
     spoken = dialogue("q1", "y1", "o1", "y2", "o2", preferences=())
     assert not list(RECIPES["pairs"].drafts(spoken)) and not list(RECIPES["chosen"].drafts(spoken))
+
+
+def test_the_recipe_that_the_documentation_adds(monkeypatch):
+    names = dict(vars(recipes))
+    exec(python_blocks("objectives.md")[1], names)
+    recipe = eval(entry("objectives.md", "praised"), names)
+    monkeypatch.setitem(RECIPES, "praised", recipe)
+    talk = dialogue("q1", "y1", "Not quite.", "y2", "THANKS a lot", "y3", "ok")
+    assert made("praised", talk) == [("c_3", "Not quite.", "y2", "", 0)]
+    assert recipe.count_units(talk) == 1 and recipe.count_units(TALK) == 0

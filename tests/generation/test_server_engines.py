@@ -26,6 +26,7 @@ from interact_jax.generation.weight_files import WeightFiles
 from interact_jax.opening import open_model
 from interact_jax.schema import InputError, Message, RunStopped
 from tests.servers.running import running
+from tests.snippets import python_blocks
 
 QUICK = Patience(tries=200, first=0.01, longest=0.2)  # a server takes seconds to start
 PARAMS = SamplingParams(max_new_tokens=8)
@@ -519,3 +520,14 @@ def test_log_probabilities_are_named_for_what_they_are():
     known |= {(kind, greedy): (x, [0.0, 0.0]) for kind in (RAW, TEMPERED, PROCESSED)}
     for (kind, params), expected in known.items():
         assert both_kinds(x, kind, params) == expected, (kind, params)
+
+
+def test_the_engine_that_the_documentation_opens(servers, tmp_path, monkeypatch):
+    """As it stands, but for the model and the address."""
+    monkeypatch.chdir(tmp_path)
+    code = python_blocks("users.md")[-1].replace("Qwen/Qwen3-8B", "pocket")
+    names = {}
+    exec(code.replace("http://127.0.0.1:8000", servers["vllm"].url), names)
+    (completion,) = names["completions"]
+    assert completion.finished and completion.version == 1
+    assert "hot" not in names["model"].chat.decode(completion.ids).lower()

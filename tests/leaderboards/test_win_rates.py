@@ -274,5 +274,7 @@ def test_bad_tables_are_refused_with_their_line(tmp_path):
         with pytest.raises(InputError, match=message):
             win_rates.read_gamed(path)
     path.write_text("index,preference\n")
+    with pytest.raises(InputError, match=r"\(No such file or directory\)\. Expected AlpacaEval's"):
+        win_rates.read_gamed(tmp_path / "absent.csv")
     with pytest.raises(InputError, match=r":1: no column 'std_delta_len'"):
         win_rates.read_gamed(path)
