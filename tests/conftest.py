@@ -42,6 +42,20 @@ def compilation_cache(tmp_path_factory):
         os.environ[name.upper()] = str(value)
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Compile almost without optimisation, which takes half as long; so do processes that tests
+    start. For files about what a run does: what it computes is tested as users compile it."""
+    name = "jax_disable_most_optimizations"
+    jax.clear_caches()  # they do not know of it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")
+        jax.config.update(name, True)
+        yield
+    jax.config.update(name, False)
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Golden numbers and real data, which stand beside a checkout and are no part of it."""

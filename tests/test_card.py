@@ -23,6 +23,8 @@ from tests.runs import (
     write_lines,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

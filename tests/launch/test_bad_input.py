@@ -30,6 +30,8 @@ from tests.runs import (
     write_lines,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
