@@ -23,7 +23,7 @@ from tests.runs import (
     train_arguments,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.compiled_quickly
 
 
 @pytest.fixture(scope="module")

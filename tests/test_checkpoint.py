@@ -29,7 +29,7 @@ from tests.runs import (
 )
 from tests.tiny import tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.compiled_quickly
 
 OWN = digests.NAME.format(0, 1)
 MODEL, FIXED = "model/tokenizer.json", "fixed/initial/_METADATA"

@@ -19,6 +19,8 @@ from interact_jax.models.shapes import SHAPES
 from launch import train as launch_train
 from tests.runs import ROOT, outcome, overrides, records, tiny, train_arguments, write_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 GB = 10**9
 NEEDS = memory.Needs(state=4 * GB, sums=2 * GB, step=9 * GB, copy=4 * GB)
 

@@ -31,7 +31,7 @@ from tests.runs import (
     write_lines,
 )
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.compiled_quickly
 
 
 @pytest.fixture(scope="module")

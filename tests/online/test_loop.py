@@ -20,7 +20,7 @@ from launch import train as launch_train
 from tests.online.runs import SMALL, settings, started, trained
 from tests.runs import ROOT, overrides, read_lines
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.compiled_quickly
 
 
 @pytest.fixture(scope="module")
