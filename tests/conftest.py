@@ -14,11 +14,17 @@ os.environ["XLA_FLAGS"] = (
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, not to wait
 
 import jax
+import orbax.checkpoint as ocp
 import pytest
 
 from interact_jax import places
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Of arrays that all devices hold, Orbax writes a part from each, and compiles a program for every
+# part: 72 for a tiny model. Runs in processes of their own do so, those in this one need not.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,

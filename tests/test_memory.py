@@ -1,5 +1,6 @@
 """What a run needs of memory against what there is, said before its first step."""
 
+import functools
 import json
 import logging
 import os
@@ -43,6 +44,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@functools.cache
 def page_faults(*what, **env):
     inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     command = [sys.executable, "-c", FAULTS, *what]
