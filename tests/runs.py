@@ -59,6 +59,13 @@ TALKS = [
 ]
 """Dialogues of 1 to 4 interactions, replies of 1 to some 40 tokens; user and assistant in turn."""
 
+EVEN = [
+    [f"What is number {n}?", f"It is number {n}.", "Shorter please", f"Is {n}.", "Thank you"]
+    for n in range(6)
+]
+"""Dialogues of the same lengths: all steps have rows of one shape, so a run compiles one program
+instead of four. For what does not depend on rows."""
+
 
 MEASURED = {
     "data.max_length": 256,
@@ -105,13 +112,13 @@ def train_arguments(workdir: Path, settings: Mapping[str, Any]) -> list[str]:
     return ["--config", config, "--workdir", str(workdir), *overrides(settings)]
 
 
-def small_settings(directory: Path) -> dict[str, Any]:
+def small_settings(directory: Path, talks: Sequence[Sequence[str]] = TALKS) -> dict[str, Any]:
     """Settings of a model and data of no size, which are written there: 6 conversations, 12
     interactions."""
     tiny(directory / "model")
     return {
         "model.path": directory / "model",
-        "data.path": write_lines(directory / "talks.jsonl", records()),
+        "data.path": write_lines(directory / "talks.jsonl", records(talks)),
         "data.max_length": 512,
         **FLOAT32,
         "report.interactions": 0,

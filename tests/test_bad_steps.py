@@ -13,6 +13,7 @@ from interact_jax.data.pipeline import LogBatches
 from interact_jax.opening import open_model
 from launch import train as launch_train
 from tests.runs import (
+    EVEN,
     begin,
     check_same,
     leaves,
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.compiled_quickly
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    return small_settings(tmp_path_factory.mktemp("small"))
+    return small_settings(tmp_path_factory.mktemp("small"), EVEN)
 
 
 BATCHES = {"batch.interactions": 0, "batch.conversations": 2}

@@ -19,6 +19,7 @@ from launch import export as launch_export
 from launch import train as launch_train
 from tests.faults.runs import settings_of
 from tests.runs import (
+    EVEN,
     begin,
     outcome,
     records,
@@ -374,7 +375,7 @@ def test_what_a_killed_process_left_is_removed(settings, workdir):
 
 
 def other_data(settings, folder):
-    rows = records()
+    rows = records(EVEN)
     rows[3]["messages"][2]["content"] = "No"  # a follow-up
     return {"data.path": write_lines(folder / "other.jsonl", rows)}
 

@@ -15,6 +15,7 @@ from interact_jax.schema import InputError
 from launch import export as launch_export
 from launch import train as launch_train
 from tests.runs import (
+    EVEN,
     begin,
     check_same,
     leaves,
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.compiled_quickly
 def small(tmp_path_factory):
     """A run of four steps over 6 conversations, one checkpoint in the middle."""
     return {
-        **small_settings(tmp_path_factory.mktemp("small")),
+        **small_settings(tmp_path_factory.mktemp("small"), EVEN),
         "batch.interactions": 0,
         "batch.conversations": 3,
         "optim.lr": 0.01,
@@ -156,7 +157,7 @@ def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_pat
 
 
 def test_other_weights_are_other_data(small, tmp_path):
-    rows = records()
+    rows = records(EVEN)
     settings = {**small, "data.path": write_lines(tmp_path / "talks.jsonl", rows)}
     launch_train.main(train_arguments(tmp_path / "run", settings))
     rows[0]["messages"][1]["weight"] = 2
