@@ -52,7 +52,7 @@ EVAL = [  # launch/harness.py, and IFEval's checks in launch/grade.py
 ENDPOINTS = ["openai>=1.60", "anthropic>=0.45"]
 TEST = [
     "pytest>=8",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.8",
     "torch>=2.6,<2.14",  # to compare with Hugging Face; the package never imports it
     "nbclient>=0.10",
     "nbformat>=5.10",

@@ -36,15 +36,16 @@ from interact_jax.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
-    "train.py": "test_optim test_train test_teachers test_models_of_a_run launch/test_step",
-    "run_state.py": "test_optim test_teachers test_train",
+    "train.py": "test_optim test_train test_bad_steps test_resume test_teachers "
+    "test_models_of_a_run launch/test_step",
+    "run_state.py": "test_optim test_teachers test_train test_bad_steps test_resume",
     "scoring.py": "test_scoring test_objectives models/test_sight launch/test_step",
     "objectives.py": "test_objectives test_scoring launch/test_step",
     "divergences.py": "test_divergences",
     "logits.py": "test_divergences test_scoring",
     "teachers.py": "test_teachers",
-    "optim.py": "test_optim test_train",
-    "checkpoint.py": "test_checkpoint test_train test_models_of_a_run",
+    "optim.py": "test_optim test_train test_resume",
+    "checkpoint.py": "test_checkpoint test_resume test_models_of_a_run",
     "data/tree.py": "data/test_tree data/test_encode data/test_pack",
     "data/pack.py": "data/test_pack data/test_pipeline test_scoring",
     "data/encode.py": "data/test_encode data/test_thinking data/test_weighing data/test_recipes",

@@ -14,16 +14,50 @@ os.environ["XLA_FLAGS"] = (
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, not to wait
 
 import jax
+import orbax.checkpoint as ocp
 import pytest
 
 from interact_jax import places
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Of arrays that all devices hold, Orbax writes a part from each, and compiles a program for every
+# part: 72 for a tiny model. Runs in processes of their own do so, those in this one need not.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
+UNOPTIMISED = "jax_disable_most_optimizations"
+# What takes more than half a minute of processor time, the longest first. A file is one worker's:
+# none should begin such a file when the others are about to end.
+LONG = (
+    "launch/test_oracle.py",
+    "generation/test_sampler.py",
+    "test_teachers.py",
+    "models/test_sight.py",
+    "launch/test_trained_export.py",
+    "test_skipping.py",
+    "launch/test_plan.py",
+    "test_harness.py",
+    "models/test_tpu_compile.py",
+    "pocket/test_model.py",
+    "launch/test_step.py",
+    "test_guard.py",
+    "test_models_of_a_run.py",
+    "online/test_loop.py",
+    "faults/test_faults.py",
+    "test_held_out.py",
+    "test_notebooks.py",
+    "test_checkpoint.py",
+    "launch/test_bad_input.py",
+    "launch/test_bench.py",
+    "test_resume.py",
+    "test_compiled_memory.py",
+    "test_memory.py",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +74,33 @@ def compilation_cache(tmp_path_factory):
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimisation(request):
+    """Compile a file marked `compiled_quickly` almost without optimisation, also in the processes
+    that its tests start, and every other file as users do."""
+    quickly = request.node.get_closest_marker("compiled_quickly") is not None
+    if quickly != (os.environ.get(UNOPTIMISED.upper()) == "1"):
+        os.environ[UNOPTIMISED.upper()] = str(int(quickly))
+        jax.config.update(UNOPTIMISED, quickly)
+        jax.clear_caches()  # programs are found there whatever they were compiled with
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; then those that are compiled alike one after another."""
+    tests = Path(__file__).resolve().parent
+    place = {tests / name: n for n, name in enumerate(LONG)}
+    if missing := [str(path) for path in place if not path.is_file()]:
+        raise pytest.UsageError(
+            f"LONG in tests/conftest.py names files that are not there: {missing}"
+        )
+
+    def order(item):
+        quickly = item.get_closest_marker("compiled_quickly") is not None
+        return place.get(item.path, len(LONG)), not quickly
+
+    items.sort(key=order)
 
 
 @pytest.fixture(scope="session")

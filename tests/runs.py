@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from interact_jax import cli
+from interact_jax import cli, config, train
 from interact_jax.data.pipeline import LogBatches
 from launch import train as launch_train
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -57,6 +58,13 @@ TALKS = [
     ["Grüße! 🙂", "Grüße zurück 🙂", "In English, please"],
 ]
 """Dialogues of 1 to 4 interactions, replies of 1 to some 40 tokens; user and assistant in turn."""
+
+EVEN = [
+    [f"What is number {n}?", f"It is number {n}.", "Shorter please", f"Is {n}.", "Thank you"]
+    for n in range(6)
+]
+"""Dialogues of the same lengths: all steps have rows of one shape, so a run compiles one program
+instead of four. For what does not depend on rows."""
 
 
 MEASURED = {
@@ -102,6 +110,27 @@ def train_arguments(workdir: Path, settings: Mapping[str, Any]) -> list[str]:
     config = str(ROOT / "configs/quickstart.py")
     settings = {"check_hindsight": 0, **settings}
     return ["--config", config, "--workdir", str(workdir), *overrides(settings)]
+
+
+def small_settings(directory: Path, talks: Sequence[Sequence[str]] = TALKS) -> dict[str, Any]:
+    """Settings of a model and data of no size, which are written there: 6 conversations, 12
+    interactions."""
+    tiny(directory / "model")
+    return {
+        "model.path": directory / "model",
+        "data.path": write_lines(directory / "talks.jsonl", records(talks)),
+        "data.max_length": 512,
+        **FLOAT32,
+        "report.interactions": 0,
+        "batch.row_tokens": 64,
+        "batch.rows": 1,
+    }
+
+
+def begin(workdir: Path, settings: Mapping[str, Any]) -> train.Run:
+    """A run that is about to make its next step."""
+    cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides(settings))
+    return train.start(cfg, workdir)
 
 
 def program(name: str, arguments: Sequence[str], **environment: str) -> Any:
@@ -195,6 +224,22 @@ def outcome(
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file."""
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    """The arrays of a tree, on the host, by name."""
+    found = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in found}
+
+
+def check_same(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], **tolerance: float
+) -> None:
+    """Equal bit for bit, or within a tolerance where one is given."""
+    assert found.keys() == expected.keys()
+    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+    for name, value in expected.items():
+        check(found[name], value, err_msg=name, **tolerance)
 
 
 def tensors(directory: Path) -> dict[str, np.ndarray]:

@@ -14,6 +14,8 @@ from launch import export
 from launch import train as launch_train
 from tests.runs import MEASURED, read_lines, records, tiny, train_arguments, write_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 MARGIN = "held_out_margin"
 
 

@@ -13,6 +13,7 @@ from interact_jax import card, config, train
 from launch import export
 from launch import train as launch_train
 from tests.runs import (
+    EVEN,
     FLOAT32,
     ONE_ROW_SHARD,
     outcome,
@@ -23,6 +24,8 @@ from tests.runs import (
     write_lines,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -31,7 +34,7 @@ def trained(tmp_path_factory):
     tiny(folder / "small-model")
     settings = {
         "model.path": folder / "small-model",
-        "data.path": write_lines(folder / "talks.jsonl", records()),
+        "data.path": write_lines(folder / "talks.jsonl", records(EVEN)),
         "data.max_length": 512,
         "batch.conversations": 3,
         "batch.interactions": 0,

@@ -19,9 +19,9 @@ from launch import export as launch_export
 from launch import train as launch_train
 from tests.faults.runs import settings_of
 from tests.runs import (
-    ROOT,
+    EVEN,
+    begin,
     outcome,
-    overrides,
     records,
     tensors,
     tiny,
@@ -29,6 +29,8 @@ from tests.runs import (
     write_lines,
 )
 from tests.tiny import tiny_tokenizer
+
+pytestmark = pytest.mark.compiled_quickly
 
 OWN = digests.NAME.format(0, 1)
 MODEL, FIXED = "model/tokenizer.json", "fixed/initial/_METADATA"
@@ -38,11 +40,6 @@ MODEL, FIXED = "model/tokenizer.json", "fixed/initial/_METADATA"
 def settings(tmp_path_factory):
     found = settings_of(tmp_path_factory.mktemp("given"), "trust_region")
     return {**found, "steps": 4, "check_hindsight": 0}
-
-
-def begin(workdir, settings) -> train.Run:
-    cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides(settings))
-    return train.start(cfg, workdir)
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +375,7 @@ def test_what_a_killed_process_left_is_removed(settings, workdir):
 
 
 def other_data(settings, folder):
-    rows = records()
+    rows = records(EVEN)
     rows[3]["messages"][2]["content"] = "No"  # a follow-up
     return {"data.path": write_lines(folder / "other.jsonl", rows)}
 

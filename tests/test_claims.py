@@ -10,6 +10,8 @@ from interact_jax import config
 from interact_jax.online.schedule import parse_schedule, phase_at
 from tests.runs import outcome, read_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 TWO = ["--quick", "--only", "(flip|unrelated)/emoji,-sentence,polite/recommended/0"]
 
 

@@ -11,6 +11,8 @@ import pytest
 import interact_jax
 from tests.runs import ROOT, program
 
+pytestmark = pytest.mark.compiled_quickly
+
 PROGRAMS = sorted(file.stem.replace("_", "-") for file in (ROOT / "launch").glob("*.py"))
 
 

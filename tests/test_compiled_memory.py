@@ -15,6 +15,8 @@ from interact_jax.models.shapes import shape
 from interact_jax.optim import make_optimiser
 from interact_jax.schema import Batch, Branches, Replies, Sum, TokenStream
 
+pytestmark = pytest.mark.compiled_quickly
+
 WIDTH, SMALL, LARGE = 512, 8_192, 151_936
 SDPO = method_of(default())
 
@@ -48,7 +50,8 @@ def row(T):
     )
 
 
-def temporary_bytes(vocabulary=SMALL, tokens=2_048):
+@functools.cache
+def temporary_bytes(vocabulary, tokens):
     config = shape("small", vocab_size=vocabulary)
     assert config.width == WIDTH and not config.tied
     decoder = Decoder(config, remat="full", attention="xla")
@@ -102,13 +105,13 @@ def test_no_objective_needs_much_more_than_sdpo(settings, sdpo_of_8b):
 
 
 def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():
-    grown = temporary_bytes(LARGE) - temporary_bytes(SMALL)
+    grown = temporary_bytes(LARGE, 2_048) - temporary_bytes(SMALL, 2_048)
     heads, chunks = WIDTH * 4, 3 * scoring.CHUNK * 4  # bytes a token of the vocabulary
     assert grown <= (heads + chunks) * (LARGE - SMALL)
 
 
 def test_memory_grows_with_the_row_no_faster_than_its_length():
-    assert temporary_bytes(tokens=32_768) <= 16 * 1.15 * temporary_bytes(tokens=2_048)
+    assert temporary_bytes(SMALL, 32_768) <= 16 * 1.15 * temporary_bytes(SMALL, 2_048)
 
 
 def test_update_holds_one_state():

@@ -11,7 +11,9 @@ import pytest
 from interact_jax import config, ends, train
 from interact_jax.metrics import Journal
 from interact_jax.schema import RunStopped
-from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
+from tests.runs import EVEN, FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
+
+pytestmark = pytest.mark.compiled_quickly
 
 HANDLERS = "from interact_jax import ends; ends.GRACE = 0.2; ends.install_handlers()\n"
 READY = "print('ready', flush=True)\n"
@@ -150,7 +152,7 @@ def test_a_signal_between_two_lines_announces_no_checkpoint_that_is_not_there(
     tiny(tmp_path / "model")
     settings = {
         "model.path": tmp_path / "model",
-        "data.path": write_lines(tmp_path / "talks.jsonl", records()),
+        "data.path": write_lines(tmp_path / "talks.jsonl", records(EVEN)),
         "data.max_length": 512,
         "batch.conversations": 2,
         "batch.interactions": 0,

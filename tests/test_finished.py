@@ -12,6 +12,8 @@ from launch import export as launch_export
 from launch import train as launch_train
 from tests.runs import records, tensors, tiny, train_arguments, write_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):

@@ -16,6 +16,8 @@ from interact_jax.pocket import LOGS
 from launch import train as launch_train
 from tests.runs import ONE_ROW_SHARD, outcome, train_arguments
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def pocket():

@@ -21,6 +21,8 @@ from tests.runs import (
     write_lines,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 def events(workdir):
     """{name: {step: value}} of all event files: length (8), check (4), Event, check (4)."""

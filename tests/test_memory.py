@@ -1,5 +1,6 @@
 """What a run needs of memory against what there is, said before its first step."""
 
+import functools
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ from interact_jax import cli, config, memory, plan, sharding, train
 from interact_jax.models.shapes import SHAPES
 from launch import train as launch_train
 from tests.runs import ROOT, outcome, overrides, records, tiny, train_arguments, write_lines
+
+pytestmark = pytest.mark.compiled_quickly
 
 GB = 10**9
 NEEDS = memory.Needs(state=4 * GB, sums=2 * GB, step=9 * GB, copy=4 * GB)
@@ -41,6 +44,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@functools.cache
 def page_faults(*what, **env):
     inherited = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     command = [sys.executable, "-c", FAULTS, *what]

@@ -7,42 +7,36 @@ import json
 import shutil
 
 import flax.struct
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from interact_jax import config, known, train
+from interact_jax import known, train
 from interact_jax.schema import InputError
 from launch import export as launch_export
 from launch import train as launch_train
 from tests.runs import (
-    FLOAT32,
-    ROOT,
-    overrides,
+    EVEN,
+    begin,
+    check_same,
+    leaves,
     read_lines,
     records,
+    small_settings,
     tensors,
-    tiny,
     train_and_end,
     train_and_kill,
     train_arguments,
     write_lines,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A run of four steps over 6 conversations, one checkpoint in the middle."""
-    directory = tmp_path_factory.mktemp("small")
-    tiny(directory / "model")
     return {
-        "model.path": directory / "model",
-        "data.path": write_lines(directory / "talks.jsonl", records()),
-        "data.max_length": 512,
-        **FLOAT32,
-        "report.interactions": 0,
-        "batch.row_tokens": 64,
+        **small_settings(tmp_path_factory.mktemp("small"), EVEN),
         "batch.interactions": 0,
         "batch.conversations": 3,
         "optim.lr": 0.01,
@@ -65,23 +59,6 @@ MESHED = [
     pytest.param(way, marks=() if way in ("ema", "dpo") else pytest.mark.slow) for way in WAYS
 ]
 """On a second mesh all is compiled again: the quick ones have a model that moves, and none."""
-
-
-def begin(workdir, settings) -> train.Run:
-    cfg = config.load(str(ROOT / "configs/quickstart.py"), overrides(settings))
-    return train.start(cfg, workdir)
-
-
-def leaves(tree) -> dict[str, np.ndarray]:
-    found = jax.tree_util.tree_leaves_with_path(jax.device_get(tree))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in found}
-
-
-def check_same(found, expected, **tolerance):
-    assert found.keys() == expected.keys()
-    check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
-    for name, value in expected.items():
-        check(found[name], value, err_msg=name, **tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +157,7 @@ def test_reference_log_probabilities_of_other_replies_are_refused(small, tmp_pat
 
 
 def test_other_weights_are_other_data(small, tmp_path):
-    rows = records()
+    rows = records(EVEN)
     settings = {**small, "data.path": write_lines(tmp_path / "talks.jsonl", rows)}
     launch_train.main(train_arguments(tmp_path / "run", settings))
     rows[0]["messages"][1]["weight"] = 2

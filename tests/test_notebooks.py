@@ -24,6 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import interact_jax
 from tests.runs import ROOT, read_lines, tiny
 
+pytestmark = pytest.mark.compiled_quickly
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

@@ -21,6 +21,8 @@ from launch import score
 from tests.logs import chat, write
 from tests.runs import tiny
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 def test_one_is_singular():
     assert count(1, "reply", "replies") == "1 reply" and count(0, "file") == "0 files"

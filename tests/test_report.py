@@ -33,6 +33,8 @@ from tests.pages import Page, replies, run_page, step
 from tests.runs import train_arguments
 from tests.tiny import tiny_tokenizer
 
+pytestmark = pytest.mark.compiled_quickly
+
 EVIL = "<script>alert(1)</script><img src=x> & \u202eback\x1b[31m\0"
 
 

@@ -15,6 +15,8 @@ from launch import export, train
 from tests.runs import FLOAT32, outcome, records, tiny, train_arguments, write_lines
 from tests.tiny import EOS, PAD, TEMPLATES, tiny_tokenizer
 
+pytestmark = pytest.mark.compiled_quickly
+
 ASKED = [Message("user", "Hi")]
 Y = Message("assistant", "Hello.")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.runs import FLOAT32, read_lines, records, tiny, write_lines
+from tests.runs import EVEN, FLOAT32, read_lines, records, tiny, write_lines
 
 SETTINGS = {
     "data.max_length": 512,
@@ -51,7 +51,7 @@ def settings_of(folder: Path, method: str) -> dict[str, Any]:
     if not (folder / "model").is_dir():
         shutil.rmtree(folder / "partial", ignore_errors=True)
         tiny(folder / "partial")
-        write_lines(folder / "talks.jsonl", records())
+        write_lines(folder / "talks.jsonl", records(EVEN))
         (folder / "partial").rename(folder / "model")
     paths = {"model.path": folder / "model", "data.path": folder / "talks.jsonl"}
     return {**SETTINGS, **METHODS[method], **paths}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults import corrupt, kill, mutate
+
+pytestmark = pytest.mark.compiled_quickly
 
 
 def test_no_corruption_is_silent_or_an_internal_failure(tmp_path, capsys):

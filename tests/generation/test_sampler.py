@@ -40,7 +40,9 @@ CONFIG = DecoderConfig(
     max_positions=120,
 )
 # Compiling is what these tests spend their time on: wherever they can, they share one sampler.
-BACKENDS = ("xla", "native")
+BACKENDS = ("native", "xla")
+one_backend = pytest.mark.parametrize("decoder", BACKENDS[:1], indirect=True)
+"""For what happens around the decoder: requests, ends, drawing, refusals."""
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -216,6 +218,7 @@ def test_equal_weights_are_kept_together():
     assert set(ids.tolist()) == {0, 1, 2, 3}
 
 
+@one_backend
 def test_tokens_in_a_row_are_independent_draws(decoder, params):
     """Frequencies of pairs follow the softmax after one and after two tokens."""
     V, n, prompt, temperature = 6, 4096, [1, 2, 3], 6.0
@@ -241,6 +244,7 @@ def test_tokens_in_a_row_are_independent_draws(decoder, params):
 # ------------------------------------------------------------------------------------- the ends
 
 
+@one_backend
 def test_eos_stops_and_is_included(decoder, params, sampler):
     prompts = some_prompts([5, 12, 3, 8, 8])
     seed, endless = sample_to_the_limit(sampler, prompts, max_new_tokens=16)
@@ -256,6 +260,7 @@ def test_eos_stops_and_is_included(decoder, params, sampler):
         assert len(after.logps) == len(after.sampling_logps) == len(after.ids)
 
 
+@one_backend
 def test_stop_texts_end_a_reply_with_the_token_that_completes_them(sampler):
     prompts = some_prompts([5, 12, 3])
     seed, endless = sample_to_the_limit(sampler, prompts, max_new_tokens=30)
@@ -274,6 +279,7 @@ class Letters:
     decode = staticmethod(as_letters)
 
 
+@one_backend
 def test_a_completion_ends_with_the_models_context(sampler):
     prompts = some_prompts([111, 4, 110, 119, 2])
     _, completions = sample_to_the_limit(sampler, prompts, max_new_tokens=16)
@@ -296,6 +302,7 @@ def test_completions_do_not_depend_on_the_others(decoder, params, sampler):
     assert [c.ids for c in shuffled] == [together[i] for i in order]
 
 
+@one_backend
 def test_requests_with_settings_of_their_own_share_a_batch(sampler):
     prompts = some_prompts([9, 30, 50])
     settings = [
@@ -311,6 +318,7 @@ def test_requests_with_settings_of_their_own_share_a_batch(sampler):
     assert [sampler.sample([request])[0].ids for request in requests] == together
 
 
+@one_backend
 def test_what_prompts_have_in_common_is_computed_once(sampler, params):
     base, *tails = some_prompts([64, 9, 17])
     sampler.load(params)
@@ -350,6 +358,7 @@ def test_little_room_makes_requests_wait_and_changes_nothing(decoder, params, sa
         sample(tight, prompts, max_new_tokens=20)
 
 
+@one_backend
 def test_replies_are_shown_as_they_grow(sampler):
     seen = collections.defaultdict(list)
     done = {}
@@ -367,6 +376,7 @@ def test_replies_are_shown_as_they_grow(sampler):
         assert all(ids == completion.ids[: len(ids)] for ids in seen[place])
 
 
+@one_backend
 def test_who_reads_along_may_see_every_token_and_end_a_reply(sampler):
     """The others go on, and the ended one is what it would have been up to there."""
     prompts, seen = some_prompts([5, 12]), []
@@ -399,6 +409,7 @@ def test_rows_are_shared_out_over_a_mesh(decoder, params, sampler):
     assert [c.ids for c in completions[:6]] == [c.ids for c in alone]
 
 
+@one_backend
 def test_a_mesh_that_the_caller_has_set_is_not_the_samplers(decoder, params, sampler):
     prompts = some_prompts([5, 40])
     alone = sample(sampler, prompts, 6, max_new_tokens=8)
@@ -431,6 +442,7 @@ def test_a_table_with_a_page_that_is_not_there_is_refused():
 # ------------------------------------------------------------------------------- what is refused
 
 
+@one_backend
 @pytest.mark.parametrize(
     ("prompts", "changed", "message"),
     [
@@ -451,6 +463,7 @@ def test_bad_requests_are_input_errors(sampler, prompts, changed, message):
         sample(sampler, prompts, **{"max_new_tokens": 4} | changed)
 
 
+@one_backend
 def test_stop_texts_need_a_tokenizer(decoder, params):
     with pytest.raises(InputError, match="no tokenizer"):
         mute = Sampler(decoder, [0])
@@ -458,11 +471,13 @@ def test_stop_texts_need_a_tokenizer(decoder, params):
         sample(mute, [[1]], stop=("a",))
 
 
+@one_backend
 def test_a_sampler_needs_an_eos_it_can_draw(decoder):
     with pytest.raises(InputError, match="no completion could end"):
         Sampler(decoder, [12], vocab_limit=12)
 
 
+@one_backend
 def test_damaged_weights_are_an_input_error(params, sampler):
     sampler.load(params | {"final_norm_D": params["final_norm_D"] * jnp.nan})
     with pytest.raises(InputError, match="not finite"):

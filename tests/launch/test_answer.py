@@ -15,6 +15,8 @@ from interact_jax.leaderboards.formats import read_answers
 from launch import answer, grade
 from tests.leaderboards.test_win_rates import N, annotations_file, gamed_file
 
+pytestmark = pytest.mark.compiled_quickly
+
 PROGRAM = Path(answer.__file__)
 QUESTIONS = [
     {"question_id": 81, "category": "writing", "turns": ["Capital of France?", "Be polite."]},

@@ -18,32 +18,25 @@ from interact_jax import cli, config
 from interact_jax.train import loop, start
 from launch import train
 from tests.runs import (
-    FLOAT32,
+    EVEN,
     ROOT,
     outcome,
     program,
     read_lines,
-    records,
+    small_settings,
     tensors,
-    tiny,
     train_arguments,
     write_lines,
 )
+
+pytestmark = pytest.mark.compiled_quickly
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """Settings of a run that would work, of one step."""
-    directory = tmp_path_factory.mktemp("small")
-    tiny(directory / "model")
     return {
-        "model.path": directory / "model",
-        "data.path": write_lines(directory / "talks.jsonl", records()),
-        "data.max_length": 512,
-        **FLOAT32,
-        "report.interactions": 0,
-        "batch.row_tokens": 64,
-        "batch.rows": 1,
+        **small_settings(tmp_path_factory.mktemp("small"), EVEN),
         "batch.interactions": 0,
         "batch.conversations": 6,
         "epochs": 0,

@@ -10,6 +10,8 @@ from rich.console import Console
 from launch import bench
 from tests.runs import outcome, records
 
+pytestmark = pytest.mark.compiled_quickly
+
 SMALL = [
     *("--model", "pocket", "--user-tokens", "16", "--reply-tokens", "24"),
     *("--followup-tokens", "8", "--seconds", "0", "--repeats", "1"),

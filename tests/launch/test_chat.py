@@ -17,6 +17,8 @@ import pytest
 from launch import chat
 from tests.runs import ROOT, outcome, overrides, read_lines, tiny
 
+pytestmark = pytest.mark.compiled_quickly
+
 PROGRAM = ROOT / "launch/chat.py"
 KEPT = {"data.max_length": 256, "data.special_tokens": "keep"}
 LONG = 3000  # tokens that a reply would have

@@ -105,11 +105,16 @@ def take_golden_steps(oracle, ways, tmp_path_factory):
     return workdirs
 
 
+QUICK = {
+    "qwen3": ["default", "xla-tree", "dense-tree", "pallas-tree"],
+    "llama": ["default", "xla-none"],
+}
+"""Every attention and both ways of sharing, not all of their pairs; the slow test takes all."""
+
+
 @pytest.fixture(scope="module")
 def one_device(oracle, tmp_path_factory):
-    """Of llama two ways, of which each part is unlike the other's; the others are slow."""
-    ways = list(WAYS) if oracle.name == "qwen3" else ["default", "xla-none"]
-    return take_golden_steps(oracle, ways, tmp_path_factory)
+    return take_golden_steps(oracle, QUICK[oracle.name], tmp_path_factory)
 
 
 def check_step(workdir, oracle):
@@ -144,8 +149,7 @@ def test_golden_gradient_with_every_attention(oracle, one_device):
 
 
 @pytest.mark.slow
-def test_golden_gradient_of_llama_with_every_attention(shared, tmp_path_factory):
-    oracle = shared / "oracle/llama"
+def test_golden_gradient_in_every_way(oracle, tmp_path_factory):
     for workdir in take_golden_steps(oracle, WAYS, tmp_path_factory).values():
         check_step(workdir, oracle)
         check_gradients(workdir, oracle)
@@ -192,7 +196,14 @@ LINES = (
 FEW = tuple(
     line
     for line in LINES
-    if line not in ("sdpo, teacher frozen", "jsd alpha 0.1", "top_k k 20, teacher ema 0.05", "sft")
+    if line
+    not in (
+        "sdpo",  # its first step is the golden step, its others are those of a teacher's student
+        "sdpo, teacher frozen",
+        "jsd alpha 0.1",
+        "top_k k 20, teacher ema 0.05",
+        "sft",
+    )
 )
 """Without those that put parts of others together anew; the slow tests run all."""
 OF_TEACHER = {"ema": "rate", "trust_region": "mix"}  # the setting that its number is

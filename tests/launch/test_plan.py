@@ -66,7 +66,8 @@ def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
 
 @compiles
 def test_a_single_chip_is_a_slice(tmp_path):
-    done = program("plan", [*arguments(tmp_path, {}), "--topology=v5e:1x1", "--no-search"])
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512}
+    done = program("plan", [*arguments(tmp_path, sizes), "--topology=v5e:1x1", "--no-search"])
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["mesh"]["data"] == found["mesh"]["fsdp"] == 1 and found["memory"]["needed"] > 0

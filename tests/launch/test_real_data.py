@@ -117,7 +117,7 @@ def test_tree_trains_as_two_forwards_do(real, reply_tokens, tmp_path):
             assert tree[name] == pytest.approx(none[name], rel=1e-5), name
 
 
-@pytest.mark.slow  # tests/test_train.py has the same for a small log
+@pytest.mark.slow  # tests/test_resume.py has the same for a small log
 def test_killed_and_resumed_equals_uninterrupted(real, tmp_path):
     settings = {**real, **FEW, "steps": 4, "optim.lr": 0.01}
     train.main(train_arguments(tmp_path / "whole", settings))

@@ -8,6 +8,8 @@ from tests.online.runs import trained
 from tests.runs import read_lines
 from tests.servers.running import running
 
+pytestmark = pytest.mark.compiled_quickly
+
 QUICK = Patience(tries=200, first=0.01, longest=0.2)  # a server takes seconds to start
 
 
