@@ -33,8 +33,14 @@ ALL = DecoderConfig(
     init_std=0.1,
     max_positions=128,
 )
-NONE = dataclasses.replace(
-    ALL, tied=False, qk_norm=False, qkv_bias=False, o_bias=False, windows=(None, None)
+NONE = dataclasses.replace(  # and a head so wide that the kernel reads several rows at a time
+    ALL,
+    vocab_size=2100,
+    tied=False,
+    qk_norm=False,
+    qkv_bias=False,
+    o_bias=False,
+    windows=(None, None),
 )
 LENGTHS, PAGES = (100, 3, 110), 4  # more tokens than a task multiplies; pages of a sequence
 
@@ -67,7 +73,8 @@ def arrays():
 
 
 def compute(config, params, attention):
-    """Hidden states of all tokens that are no padding, logits of the last, and the pool's keys."""
+    """Hidden states of all tokens that are no padding, logits of those fed alone, and the pool's
+    keys."""
     decoder = Decoder(config, attention=attention)
     calls = list(arrays())
     pool = Pool.empty(config, len(LENGTHS) * PAGES, jnp.float32, attention)
@@ -77,12 +84,16 @@ def compute(config, params, attention):
         for call in calls:
             hidden_BxLxD, pool = paging.extend(decoder, params, *call, pool)
             hiddens.append(hidden_BxLxD)
-        return hiddens, paging.logits(decoder, params, hiddens[1][:, 0]), pool
+        logits = [paging.logits(decoder, params, hidden[:, 0]) for hidden in hiddens[1:]]
+        return hiddens, logits, pool
 
-    hiddens, logits_BxV, pool = jax.jit(run)(params, pool)
+    hiddens, logits, pool = jax.jit(run)(params, pool)
     live = [np.asarray(h)[call[1] >= 0] for h, call in zip(hiddens, calls, strict=True)]
     keys = np.asarray(pool.keys_NxUxGxKxW)[:, :, :, : config.head_width]
-    return *live, np.asarray(logits_BxV)[calls[1][1][:, 0] >= 0], keys
+    logits_of_live = [
+        np.asarray(x)[call[1][:, 0] >= 0] for x, call in zip(logits, calls[1:], strict=True)
+    ]
+    return *live, *logits_of_live, keys
 
 
 @pytest.mark.parametrize("config", [ALL, NONE], ids=["all", "none"])

@@ -18,21 +18,46 @@ struct Weights {
       *mlp_norm, *gate, *up, *down;
 };
 
-int64_t pieces(int64_t size, int64_t piece) { return (size + piece - 1) / piece; }
+// y += x, where there is an x.
+void add(int64_t D, const float* x, float* y) {
+  if (x == nullptr) return;
+  for (int64_t i = 0; i < D; ++i) y[i] += x[i];
+}
+
+// Products of the same few rows x[T][D].
+void multiply_few(Team& team, int64_t T, int64_t D, const float* x,
+                  const std::vector<Product>& products) {
+  const auto count = static_cast<int64_t>(products.size()), parts = pieces(D, kRows);
+  std::vector<int64_t> first{0};  // of a product's parts
+  for (const Product& p : products) first.push_back(first.back() + parts * T * p.F);
+  const Floats sums = floats(first.back());
+  team.run(parts * count, [&](int64_t task) {
+    const int64_t n = task / parts, part = task % parts;
+    few_rows(T, D, x, products[n], part * kRows, std::min(D, (part + 1) * kRows),
+             sums.get() + first[n] + part * T * products[n].F);
+  });
+  for (int64_t n = 0; n < count; ++n) {
+    const int64_t size = T * products[n].F;
+    float* y = products[n].y;
+    if (!products[n].add) std::fill_n(y, size, 0.0f);
+    for (int64_t part = 0; part < parts; ++part)
+      add(size, sums.get() + first[n] + part * size, y);
+  }
+}
 
 // Products of the same rows x[T][D].
 void multiply_all(Team& team, int64_t T, int64_t D, const float* x,
                   const std::vector<Product>& products) {
-  const int64_t wide = T <= kFew ? kRun : kPanels;
+  if (T <= kFew) return multiply_few(team, T, D, x, products);
   int64_t columns = 0;
-  for (const Product& p : products) columns += pieces(p.F, wide);
+  for (const Product& p : products) columns += pieces(p.F, kColumns);
   team.run(columns * pieces(T, kBlock), [&](int64_t task) {
     const int64_t t = task / columns * kBlock, count = std::min(kBlock, T - t);
     int64_t piece = task % columns;
     auto p = products.begin();
-    for (; piece >= pieces(p->F, wide); ++p) piece -= pieces(p->F, wide);
-    const int64_t from = piece * wide, to = std::min(p->F, from + wide);
-    multiply_columns(count, D, x + t * D, {p->w, p->F, p->y + t * p->F, p->add}, from, to);
+    for (; piece >= pieces(p->F, kColumns); ++p) piece -= pieces(p->F, kColumns);
+    const int64_t from = piece * kColumns, to = std::min(p->F, from + kColumns);
+    more_rows(count, D, x + t * D, {p->w, p->F, p->y + t * p->F, p->add}, from, to);
   });
 }
 
@@ -45,11 +70,6 @@ void normalise(int64_t D, const float* x, const float* scale, float eps, float* 
   for (; d < D; ++d) sum += x[d] * x[d];
   const float inverse = 1.0f / std::sqrt(sum / static_cast<float>(D) + eps);
   for (int64_t i = 0; i < D; ++i) y[i] = x[i] * inverse * scale[i];
-}
-
-void add(int64_t D, const float* bias, float* y) {
-  if (bias == nullptr) return;
-  for (int64_t i = 0; i < D; ++i) y[i] += bias[i];
 }
 
 // gate = silu(gate) * up.
@@ -212,9 +232,9 @@ ffi::Error multiply_head(ffi::ThreadPool threads, Array x, Array head, Result y,
     multiply_all(team, T, D, x.typed_data(), {{head.typed_data(), V, y->typed_data(), false}});
     return ffi::Error::Success();
   }
-  team.run(pieces(V, kPanels), [&](int64_t piece) {
+  team.run(pieces(V, kColumns), [&](int64_t piece) {
     multiply_transposed(T, D, x.typed_data(), head.typed_data(), y->typed_data(), V,
-                        piece * kPanels, std::min(V, (piece + 1) * kPanels));
+                        piece * kColumns, std::min(V, (piece + 1) * kColumns));
   });
   return ffi::Error::Success();
 } catch (const std::bad_alloc&) {
