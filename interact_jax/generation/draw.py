@@ -40,7 +40,7 @@ def draw(
     logits_BxV = logits_BxV.astype(jnp.float32)
     within_1xV = jax.lax.broadcasted_iota(jnp.int32, (1, logits_BxV.shape[1]), 1) < vocabulary
     allowed_BxV = jnp.where(within_1xV, logits_BxV, -jnp.inf)
-    likeliest_B = jnp.argmax(allowed_BxV, axis=1).astype(jnp.int32)
+    likeliest_B = _first_of_largest(allowed_BxV)
     random_B = settings.temperature_B > 0
 
     def sample() -> tuple[jax.Array, jax.Array]:
@@ -59,6 +59,14 @@ def draw(
     id_B, sampling_logp_B = jax.lax.cond(random_B.any(), sample, take_likeliest)
     logp_B = jnp.take_along_axis(logits_BxV, id_B[:, None], axis=1)[:, 0]
     return id_B, logp_B - jax.nn.logsumexp(logits_BxV, axis=1), sampling_logp_B
+
+
+def _first_of_largest(x_BxV: jax.Array) -> jax.Array:
+    """argmax, by two plain reductions: on CPUs XLA takes a third of the time for them."""
+    V = x_BxV.shape[1]
+    index_BxV = jax.lax.broadcasted_iota(jnp.int32, x_BxV.shape, 1)
+    is_largest_BxV = x_BxV == x_BxV.max(axis=1, keepdims=True)
+    return jnp.where(is_largest_BxV, index_BxV, V - 1).min(axis=1)  # V - 1 where it is NaN
 
 
 def _keep_likely(weight_BxV: jax.Array, settings: Settings) -> jax.Array:

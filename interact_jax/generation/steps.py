@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from interact_jax.generation.draw import Settings, draw
 from interact_jax.models import paging
 from interact_jax.models.attention.paged import Pool, copy_pages
-from interact_jax.models.decoder import Decoder, head_DxV
+from interact_jax.models.decoder import Decoder
 from interact_jax.schema import Array
 
 
@@ -72,7 +72,6 @@ def continue_rows(
 ) -> tuple[Drawn, Pool]:
     """Draw up to `steps` <= `width` tokens for every live row, fewer once all rows have ended or,
     with `until_one_ends`, one has."""
-    head = head_DxV(params)
     B = len(rows.live_B)
 
     def more(state: tuple[Any, ...]) -> jax.Array:
@@ -86,10 +85,7 @@ def continue_rows(
         hidden_Bx1xD, pool = paging.extend(
             decoder, params, now.last_B[:, None], place_Bx1, now.table_BxM, pool
         )
-        hidden_BxD = hidden_Bx1xD[:, 0]
-        logits_BxV = jnp.dot(
-            hidden_BxD, head.astype(hidden_BxD.dtype), preferred_element_type=jnp.float32
-        )
+        logits_BxV = paging.logits(decoder, params, hidden_Bx1xD[:, 0])
         id_B, logp_B, sampling_logp_B = draw(logits_BxV, now.count_B, now.settings, vocabulary)
         ended_B = now.live_B & jnp.isin(id_B, jnp.asarray(eos_ids))
         count_B = now.count_B + now.live_B

@@ -3,20 +3,19 @@
     q, k, v = project(hidden, w, angles, config)
     hidden = add_output(hidden, attended, w, config)
 
-`w` has arrays, or `layers.OfLayer` for matrices of one layer among all.
+`w` has the arrays of one layer. `attention/decode.cc` computes the same for sampling on CPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
 from interact_jax.models.families import DecoderConfig
 from interact_jax.models.layers import linear, rms_norm, rotate
 
-Weights = Mapping[str, Any]
+Weights = Mapping[str, jax.Array]
 
 
 def project(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -11,33 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from interact_jax.models.attention import paged
 from interact_jax.models.families import DecoderConfig
 from interact_jax.schema import Array
 
-FEW = 128  # tokens: above, XLA's products are faster by more than the copy of the weight
 
-
-@dataclasses.dataclass(frozen=True)
-class OfLayer:
-    """The weight of one layer among those of all, without copying it: w[layer]. `native`: products
-    with few tokens are those of the C++ kernel, which reads it in place."""
-
-    w: jax.Array
-    layer: jax.Array
-    native: bool = False
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.w.shape[1:]
-
-    def array(self) -> jax.Array:
-        return jax.lax.dynamic_index_in_dim(self.w, self.layer, keepdims=False)
-
-
-def linear(
-    x_BxLxD: jax.Array, w: jax.Array | OfLayer, dtype: Any = None, *, inputs: int = 1
-) -> jax.Array:
+def linear(x_BxLxD: jax.Array, w: jax.Array, dtype: Any = None, *, inputs: int = 1) -> jax.Array:
     """Contract the last `inputs` axes of x with the first ones of w; the other axes of w follow.
 
     Computed in the type of x, whatever that of w; the result has type `dtype`, by default that of
@@ -48,20 +25,8 @@ def linear(
     """
     lead, into = x_BxLxD.shape[: x_BxLxD.ndim - inputs], w.shape[inputs:]
     tokens = x_BxLxD.reshape(math.prod(lead), -1)
-    if isinstance(w, OfLayer):
-        if w.native and len(tokens) <= FEW and tokens.dtype == w.w.dtype == jnp.float32:
-            return _few_tokens(tokens, w).reshape(*lead, *into)
-        w = w.array()
     product = _product(tokens, w.reshape(tokens.shape[1], -1), dtype or x_BxLxD.dtype)
     return product.reshape(*lead, *into)
-
-
-def _few_tokens(x: jax.Array, w: OfLayer) -> jax.Array:
-    w_NxDxF = w.w.reshape(len(w.w), x.shape[1], -1)
-    result = jax.ShapeDtypeStruct((len(x), w_NxDxF.shape[2]), jnp.float32)
-    return jax.ffi.ffi_call(paged.targets()["layer_product"], result)(
-        x, w_NxDxF, w.layer.reshape(1)
-    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

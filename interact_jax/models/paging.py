@@ -4,7 +4,8 @@
     hidden_BxLxD, pool = extend(decoder, params, id_BxL, place_BxL, table_BxM, pool)
 
 Prefill is a call with parts of prompts as rows, decoding one with a token in each row. It reads the
-parameters that training uses, in their layout. `attention.paged` says what pool and table are.
+parameters that training uses, in their layout. `attention.paged` says what pool and table are. On
+CPUs `native_layers` computes it, where it can.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from interact_jax.models import block
+from interact_jax.models import block, native_layers
 from interact_jax.models.attention import paged
 from interact_jax.models.attention.paged import Pool
-from interact_jax.models.decoder import Decoder
-from interact_jax.models.layers import OfLayer, rms_norm, rope_angles
+from interact_jax.models.decoder import Decoder, head_DxV
+from interact_jax.models.layers import rms_norm, rope_angles
 
 
 def backend_of(decoder: Decoder) -> str:
@@ -37,24 +38,42 @@ def extend(
 ) -> tuple[jax.Array, Pool]:
     """Hidden states [B, L, D] of new tokens (after the final norm), and the pool with their keys
     and values. place: their positions, consecutive in a row; -1 = padding, at its end."""
-    c, backend = decoder.config, backend_of(decoder)
-    native = backend == "native" and not paged.shared_out(jax.sharding.get_abstract_mesh())
     hidden = jnp.take(params["embedding_VxD"], id_BxL, axis=0).astype(decoder.dtype)
+    run = native_layers.run if native_layers.can_run(decoder, params) else _run_layers
+    hidden, pool = run(decoder, params["layers"], hidden, place_BxL, table_BxM, pool)
+    return rms_norm(hidden, params["final_norm_D"], decoder.config.norm_eps), pool
+
+
+def logits(decoder: Decoder, params: Any, hidden_BxD: jax.Array) -> jax.Array:
+    """Logits [B, V], float32, of hidden states from `extend`."""
+    if native_layers.can_run(decoder, params):
+        return native_layers.logits(params, hidden_BxD)
+    head = head_DxV(params).astype(hidden_BxD.dtype)
+    return jnp.dot(hidden_BxD, head, preferred_element_type=jnp.float32)
+
+
+def _run_layers(
+    decoder: Decoder,
+    layers: Any,
+    hidden: jax.Array,
+    place_BxL: jax.Array,
+    table_BxM: jax.Array,
+    pool: Pool,
+) -> tuple[jax.Array, Pool]:
+    c, backend = decoder.config, backend_of(decoder)
     hidden = nn.with_logical_constraint(hidden, ("B", None, None))
     angles = rope_angles(jnp.maximum(place_BxL, 0), c)
     window_N = jnp.asarray([window or paged.UNLIMITED for window in c.windows], jnp.int32)
 
     def layer(n: jax.Array, carry: tuple[jax.Array, Pool]) -> tuple[jax.Array, Pool]:
         hidden, pool = carry
-        w: dict[str, Any] = {}
-        for name, stacked in params["layers"].items():
-            short, _, letters = name.rpartition("_")
-            of_layer = OfLayer(stacked, n, native)
-            w[short] = of_layer if "x" in letters and "bias" not in short else of_layer.array()
+        w = {
+            name.rpartition("_")[0]: jax.lax.dynamic_index_in_dim(stacked, n, keepdims=False)
+            for name, stacked in layers.items()
+        }
         q, k, v = block.project(hidden, w, angles, c)
         out, pool = paged.attend(q, k, v, place_BxL, table_BxM, pool, n, window_N[n], backend)
         hidden = block.add_output(hidden, out, w, c)
         return nn.with_logical_constraint(hidden, ("B", None, None)), pool
 
-    hidden, pool = jax.lax.fori_loop(0, c.layers, layer, (hidden, pool))
-    return rms_norm(hidden, params["final_norm_D"], c.norm_eps), pool
+    return jax.lax.fori_loop(0, c.layers, layer, (hidden, pool))

@@ -218,6 +218,15 @@ def test_equal_weights_are_kept_together():
     assert set(ids.tolist()) == {0, 1, 2, 3}
 
 
+def test_the_first_of_equally_likely_tokens_is_the_greedy_one():
+    logits_BxV = jnp.asarray([[0.0, 2.0, 1.0, 2.0], [-jnp.inf, -3.0, -3.0, 9.0], [jnp.nan] * 4])
+    off = np.zeros(3, np.float32)
+    rows = Settings(off, off.astype(int), off + 1, off, np.zeros((3, 2), np.uint32))
+    ids, logps, _ = draw(logits_BxV, np.zeros(3, np.int32), rows, 3)
+    assert ids.tolist()[:2] == [1, 1] and 0 <= ids[2] < 4
+    assert np.isnan(logps[2])
+
+
 @one_backend
 def test_tokens_in_a_row_are_independent_draws(decoder, params):
     """Frequencies of pairs follow the softmax after one and after two tokens."""

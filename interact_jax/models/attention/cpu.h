@@ -38,6 +38,7 @@ constexpr int kLanes = 4, kTileVectors = 4;
 constexpr int kLanes = 4, kTileVectors = 2;
 #endif
 constexpr int kTileRows = 6;
+constexpr int kLine = 16;  // floats of a cache line
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
@@ -51,6 +52,18 @@ inline void store(float* p, Vector x) { *reinterpret_cast<Vector*>(p) = x; }
 inline Vector splat(float x) { return x - Vector{}; }
 inline Vector select(Integers which, Vector a, Vector b) { return which ? a : b; }
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+
+inline float most(Vector x) {
+  float result = x[0];
+  for (int n = 1; n < kLanes; ++n) result = std::max(result, x[n]);
+  return result;
+}
+
+inline float add_lanes(Vector x) {
+  float result = 0;
+  for (int n = 0; n < kLanes; ++n) result += x[n];
+  return result;
+}
 
 // 2^x to 2e-7 of it for x <= 0; 0 below -126, -inf included.
 inline Vector exp2(Vector x) {
@@ -73,14 +86,17 @@ inline Vector exp2(Vector x) {
 }
 
 // c[i][j] (+)= sum_k a[i][k] b[k][j] for R rows and V vectors of columns; a[i][k] lies at
-// a[i * ai + k * ak], rows of b and c are bk and ci floats apart.
+// a[i * ai + k * ak], rows of b and c are bk and ci floats apart. What lies `ahead` floats behind
+// b's is brought to the cache meanwhile; 0 = nothing.
 template <int R, int V>
 inline void tile(int n, const float* a, int64_t ai, int64_t ak, const float* b, int64_t bk,
-                 float* c, int64_t ci, bool add) {
+                 float* c, int64_t ci, bool add, int64_t ahead) {
   Vector sum[R][V];
   for (int i = 0; i < R; ++i)
     for (int v = 0; v < V; ++v) sum[i][v] = add ? load(c + i * ci + v * kLanes) : Vector{};
   for (int k = 0; k < n; ++k) {
+    if (ahead != 0)
+      for (int v = 0; v < V * kLanes; v += kLine) __builtin_prefetch(b + k * bk + ahead + v);
     Vector row[V];
     for (int v = 0; v < V; ++v) row[v] = load(b + k * bk + v * kLanes);
     for (int i = 0; i < R; ++i) {
@@ -94,21 +110,26 @@ inline void tile(int n, const float* a, int64_t ai, int64_t ak, const float* b, 
 
 template <int V>
 void columns(int m, int n, const float* a, int64_t ai, int64_t ak, const float* b, int64_t bk,
-             float* c, int64_t ci, bool add) {
-  int i = 0;
-  for (; i + kTileRows <= m; i += kTileRows)
-    tile<kTileRows, V>(n, a + i * ai, ai, ak, b, bk, c + i * ci, ci, add);
-  for (; i + 4 <= m; i += 4) tile<4, V>(n, a + i * ai, ai, ak, b, bk, c + i * ci, ci, add);
-  for (; i < m; ++i) tile<1, V>(n, a + i * ai, ai, ak, b, bk, c + i * ci, ci, add);
+             float* c, int64_t ci, bool add, int64_t ahead) {
+  for (int i = 0; i < m; ahead = 0) {  // the first tile has brought it
+    const float* row = a + i * ai;
+    float* to = c + i * ci;
+    if (i + kTileRows <= m)
+      tile<kTileRows, V>(n, row, ai, ak, b, bk, to, ci, add, ahead), i += kTileRows;
+    else if (i + 4 <= m)
+      tile<4, V>(n, row, ai, ak, b, bk, to, ci, add, ahead), i += 4;
+    else
+      tile<1, V>(n, row, ai, ak, b, bk, to, ci, add, ahead), ++i;
+  }
 }
 
 // The product of an m x n and an n x w matrix, w a multiple of kLanes.
 void multiply(int m, int n, int w, const float* a, int64_t ai, int64_t ak, const float* b,
-              int64_t bk, float* c, int64_t ci, bool add) {
+              int64_t bk, float* c, int64_t ci, bool add, int64_t ahead = 0) {
   int j = 0;
   for (; j + kTileVectors * kLanes <= w; j += kTileVectors * kLanes)
-    columns<kTileVectors>(m, n, a, ai, ak, b + j, bk, c + j, ci, add);
-  for (; j < w; j += kLanes) columns<1>(m, n, a, ai, ak, b + j, bk, c + j, ci, add);
+    columns<kTileVectors>(m, n, a, ai, ak, b + j, bk, c + j, ci, add, ahead);
+  for (; j < w; j += kLanes) columns<1>(m, n, a, ai, ak, b + j, bk, c + j, ci, add, ahead);
 }
 
 // Softmax over logits [keys][rows] that come block by block: they become weights relative to the

@@ -31,7 +31,6 @@ from interact_jax.models.families import DecoderConfig
 SLOTS = 32  # of a page; a multiple of LANES
 BLOCK = 256  # keys that `xla` reads at a time
 UNLIMITED = jnp.iinfo(jnp.int32).max // 2  # the window of a layer that sees everything
-HANDLERS = ("paged_attention", "layer_product")
 
 
 @flax.struct.dataclass
@@ -78,8 +77,8 @@ def copy_pages(pool: Pool, source_B: jax.Array, target_B: jax.Array) -> Pool:
 
 
 def targets() -> dict[str, str]:
-    """The handlers of the native kernels. Raises foreign.Unavailable."""
-    return foreign.load(Path(__file__).with_suffix(".cc"), HANDLERS)
+    """The handler of the native kernel. Raises foreign.Unavailable."""
+    return foreign.load(Path(__file__).with_suffix(".cc"), ("paged_attention",))
 
 
 def attend(
