@@ -252,14 +252,18 @@ def digest(cfg: Any) -> str:
 # ------------------------------------------------------------------------------------------ main
 
 
-def check_results(file: Path, results: Mapping[str, Mapping[str, Any]], bench: Bench) -> None:
+def check_results(
+    file: Path, results: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
+) -> None:
     """Raise InputError where results were made with other sizes, or by other configs: one table
     cannot hold both."""
     for case in cases():
-        record = results.get(case.name, {})
-        found = {name: record.get(name) for name in (*bench.sizes, "settings")}
-        wanted = bench.sizes | {"settings": digest(settings(case, bench.phase))}
-        if record and found != wanted:
+        record = results.get(case.name)
+        if record is None:
+            continue
+        found = {name: record.get(name) for name in (*sizes, "settings")}
+        wanted = {**sizes, "settings": digest(settings(case, sizes["phase"]))}
+        if found != wanted:
             other = ", ".join(name for name in wanted if wanted[name] != found[name])
             raise InputError(
                 f"{file}: {case.name} was made with other {other}: {found}, now {wanted}. "
@@ -319,6 +323,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     file = args.out / "RESULTS.jsonl"
     results = read_results(file)
+    sizes = QUICK if args.quick else {"replies": args.replies, "phase": PHASE, "every": EVERY}
+    check_results(file, results, sizes)
     chosen = [case for case in cases() if re.search(args.only, case.name)]
     waiting = [case for case in chosen if case.name not in results]
     if args.list:
@@ -330,9 +336,7 @@ def main(argv: list[str] | None = None) -> None:
         cli.log_to_stderr(logging.ERROR)
         memory.keep_freed()
         cli.keep_compiled()
-        sizes = QUICK if args.quick else {"replies": args.replies}
         bench = Bench(Speaker.load(pocket.MODEL), **sizes)
-        check_results(file, results, bench)
         args.out.mkdir(parents=True, exist_ok=True)
         run_cases(bench, waiting, results, file, args.minutes)
     left = sum(case.name not in results for case in cases())

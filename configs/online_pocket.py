@@ -8,8 +8,9 @@ Another user, who changes their mind after 250 interactions:
         --config.steps=100 --config.online.users=capitals,-polite \\
         --config.online.schedule='250: -capitals,polite'
 
-The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that
-stays near the initial model. docs/claims.md compares it with the paper's (configs/online_paper.py).
+The mode that we recommend: the whole vocabulary instead of the sampled token, what a follow-up says
+as the initial model reads it, and steps as long as that signal is strong. docs/claims.md compares
+it with the paper's (configs/online_paper.py).
 """
 
 from ml_collections import ConfigDict
@@ -28,10 +29,10 @@ def get_config() -> ConfigDict:
     c.hindsight = "online"
     c.objective.name = "reverse_kl"
     c.objective.ignore_first = 0
-    c.teacher.name = "trust_region"  # self is cheaper, and collapses where runs are long
-    c.teacher.mix = 0.2  # more holds the model back once its users are nearly content
+    c.teacher.name = "frozen_signal"  # says nothing where the follow-up does: nothing is forgotten
 
-    c.optim.lr = 5e-4
+    c.optim.name = "sgd"  # adamw makes weak gradients as large as strong ones
+    c.optim.lr = 0.2
     c.optim.schedule = "constant"
     c.optim.warmup_fraction = 0.0
     c.optim.clip_norm = 1.0
