@@ -12,7 +12,7 @@
     unrelated    follow-ups have nothing to do with the replies
 
 Each in the mode that we recommend (configs/online_pocket.py) and in the paper's: its objective, as
-configs/online_paper.py has it, and its optimiser at a rate for this model. Both answer the same
+configs/online_paper.py has it, and its optimiser at a pace for this model. Both answer the same
 held-out requests at temperature 1. A case is one line of DIR/RESULTS.jsonl, written when it is
 finished; started again, the program continues with the next.
 """
@@ -63,7 +63,11 @@ RECOMMENDED, PAPER = "recommended", "paper"
 SEEDS = (0, 1, 2)  # of prompts, users, sampling, and held-out requests
 PHASE = 250  # interactions, after which users change their minds
 EVERY = 50  # interactions between measurements
-PAPER_RATE = 2.6e-4  # the paper's 5e-6 is for 4 billion parameters, these are a million
+PAPER_PACE = {
+    "optim.lr": 2.6e-4,  # the paper's 5e-6 is for 4 billion parameters, these are a million
+    "batch.interactions": 5,  # its 16 would leave AdamW 16 steps
+    "steps": 50,
+}
 PAPER_SETTINGS = re.compile(r"objective\.|teacher\.|hindsight$|optim\.(?!lr$)|limits\.")
 SHOWN = 6  # replies of every case that are kept
 QUICK = {"replies": 32, "phase": 20, "every": 10}
@@ -124,6 +128,7 @@ def settings(case: Case, phase: int = PHASE) -> Any:
         "online.unrelated": case.kind == "unrelated",
         "evaluation.name": "none",  # measured here, with all preferences of the schedule
         "evaluation.prompts": 0,
+        "evaluation.every": 10,
         "report.interactions": 0,
         "checkpoint.every": 1_000_000,  # only at the end
         "seed": case.seed,
@@ -131,7 +136,7 @@ def settings(case: Case, phase: int = PHASE) -> Any:
     if case.mode == PAPER:
         paper = config.flatten(config.load("online_paper"))
         changed |= {name: value for name, value in paper.items() if PAPER_SETTINGS.match(name)}
-        changed["optim.lr"] = PAPER_RATE
+        changed |= PAPER_PACE
     file = str(ROOT / "configs" / "online_pocket.py")
     return config.load(file, [f"{name}={value}" for name, value in changed.items()])
 

@@ -5,7 +5,7 @@
 Another user, who changes their mind after 250 interactions:
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/flip \\
-        --config.steps=100 --config.online.users=capitals,-polite \\
+        --config.steps=250 --config.online.users=capitals,-polite \\
         --config.online.schedule='250: -capitals,polite'
 
 The mode that we recommend: the whole vocabulary instead of the sampled token, what a follow-up says
@@ -32,19 +32,19 @@ def get_config() -> ConfigDict:
     c.teacher.name = "frozen_signal"  # says nothing where the follow-up does: nothing is forgotten
 
     c.optim.name = "sgd"  # adamw makes weak gradients as large as strong ones
-    c.optim.lr = 0.2
+    c.optim.lr = 0.1  # twice as much collapsed
     c.optim.schedule = "constant"
     c.optim.warmup_fraction = 0.0
     c.optim.clip_norm = 1.0
-    c.batch.interactions = 5
+    c.batch.interactions = 2  # many small steps: one long one can ruin the model
     c.batch.row_tokens = 256
     c.batch.rows = 2
     c.remat = "none"
-    c.steps = 50  # 250 interactions
+    c.steps = 125  # 250 interactions
     c.epochs = 0.0
 
-    c.checkpoint.every = 10
+    c.checkpoint.every = 25
     c.export.dtype = "float32"
-    c.evaluation.every = 10
+    c.evaluation.every = 25
     c.evaluation.replies = 256
     return c
