@@ -158,15 +158,15 @@ Users of the [pocket world](pocket.md) talk to the shipped model, one turn each,
 from what they say next. A user has a hidden preference (`emoji,-sentence` wants emojis and no
 whole sentences) and complains of one violated style at a time, sometimes of two. *Wanted styles*
 is the share of the styles of the preference that a reply has as wanted: the mean over replies, at
-temperature 1, to {replies:,} held-out requests, which gives a run's figures a standard error of about
-1 point. An unreadable reply counts as wrong and has no wanted style. A run has collapsed if fewer than 90 % of its replies are readable at any of its
-marks, or if correct answers are 10 points below the start. After a mean, ± is half the distance
-from the least to the most over the seeds.
+temperature 1, to {replies:,} held-out requests, which gives a run's figures a standard error of
+about 1 point. An unreadable reply counts as wrong and has no wanted style. A run has collapsed if
+fewer than 90 % of its replies are readable at any of its marks, or if correct answers are 10 points
+below the start. After a mean, ± is half the distance from the least to the most over the seeds.
 
 The *recommended* mode is `configs/online_pocket.py` as it stands. *The paper's mode* has the
 paper's objective, as `configs/online_paper.py` has it, and its optimiser at a pace for this
-model: its 5e-6 and 16 interactions a step are for four billion parameters, these are a million. What was tried is in
-[log.md](log.md#learning-online)."""
+model: its 5e-6 and 16 interactions a step are for four billion parameters, these are a million.
+What was tried is in [log.md](log.md#learning-online)."""
 
 SECTIONS = {
     "personalise": """## One preference

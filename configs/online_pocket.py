@@ -32,11 +32,11 @@ def get_config() -> ConfigDict:
     c.teacher.name = "frozen_signal"  # says nothing where the follow-up does: nothing is forgotten
 
     c.optim.name = "sgd"  # adamw makes weak gradients as large as strong ones
-    c.optim.lr = 0.1  # twice as much collapsed
+    c.optim.lr = 0.1
     c.optim.schedule = "constant"
     c.optim.warmup_fraction = 0.0
     c.optim.clip_norm = 1.0
-    c.batch.interactions = 2  # many small steps: one long one can ruin the model
+    c.batch.interactions = 2  # many short steps: a long one can ruin the model
     c.batch.row_tokens = 256
     c.batch.rows = 2
     c.remat = "none"
