@@ -12,7 +12,7 @@
     unrelated    follow-ups have nothing to do with the replies
 
 Each in the mode that we recommend (configs/online_pocket.py) and in the paper's: its objective, as
-configs/online_paper.py has it, and its optimiser at a rate for this model. Both answer the same
+configs/online_paper.py has it, and its optimiser at a pace for this model. Both answer the same
 held-out requests at temperature 1. A case is one line of DIR/RESULTS.jsonl, written when it is
 finished; started again, the program continues with the next.
 """
@@ -63,7 +63,11 @@ RECOMMENDED, PAPER = "recommended", "paper"
 SEEDS = (0, 1, 2)  # of prompts, users, sampling, and held-out requests
 PHASE = 250  # interactions, after which users change their minds
 EVERY = 50  # interactions between measurements
-PAPER_RATE = 2.6e-4  # the paper's 5e-6 is for 4 billion parameters, these are a million
+PAPER_PACE = {
+    "optim.lr": 2.6e-4,  # the paper's 5e-6 is for 4 billion parameters, these are a million
+    "batch.interactions": 5,  # its 16 would leave AdamW 16 steps
+    "steps": 50,
+}
 PAPER_SETTINGS = re.compile(r"objective\.|teacher\.|hindsight$|optim\.(?!lr$)|limits\.")
 SHOWN = 6  # replies of every case that are kept
 QUICK = {"replies": 32, "phase": 20, "every": 10}
@@ -124,6 +128,7 @@ def settings(case: Case, phase: int = PHASE) -> Any:
         "online.unrelated": case.kind == "unrelated",
         "evaluation.name": "none",  # measured here, with all preferences of the schedule
         "evaluation.prompts": 0,
+        "evaluation.every": 10,
         "report.interactions": 0,
         "checkpoint.every": 1_000_000,  # only at the end
         "seed": case.seed,
@@ -131,7 +136,7 @@ def settings(case: Case, phase: int = PHASE) -> Any:
     if case.mode == PAPER:
         paper = config.flatten(config.load("online_paper"))
         changed |= {name: value for name, value in paper.items() if PAPER_SETTINGS.match(name)}
-        changed["optim.lr"] = PAPER_RATE
+        changed |= PAPER_PACE
     file = str(ROOT / "configs" / "online_pocket.py")
     return config.load(file, [f"{name}={value}" for name, value in changed.items()])
 
@@ -252,14 +257,18 @@ def digest(cfg: Any) -> str:
 # ------------------------------------------------------------------------------------------ main
 
 
-def check_results(file: Path, results: Mapping[str, Mapping[str, Any]], bench: Bench) -> None:
+def check_results(
+    file: Path, results: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
+) -> None:
     """Raise InputError where results were made with other sizes, or by other configs: one table
     cannot hold both."""
     for case in cases():
-        record = results.get(case.name, {})
-        found = {name: record.get(name) for name in (*bench.sizes, "settings")}
-        wanted = bench.sizes | {"settings": digest(settings(case, bench.phase))}
-        if record and found != wanted:
+        record = results.get(case.name)
+        if record is None:
+            continue
+        found = {name: record.get(name) for name in (*sizes, "settings")}
+        wanted = {**sizes, "settings": digest(settings(case, sizes["phase"]))}
+        if found != wanted:
             other = ", ".join(name for name in wanted if wanted[name] != found[name])
             raise InputError(
                 f"{file}: {case.name} was made with other {other}: {found}, now {wanted}. "
@@ -319,6 +328,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     file = args.out / "RESULTS.jsonl"
     results = read_results(file)
+    sizes = QUICK if args.quick else {"replies": args.replies, "phase": PHASE, "every": EVERY}
+    check_results(file, results, sizes)
     chosen = [case for case in cases() if re.search(args.only, case.name)]
     waiting = [case for case in chosen if case.name not in results]
     if args.list:
@@ -330,9 +341,7 @@ def main(argv: list[str] | None = None) -> None:
         cli.log_to_stderr(logging.ERROR)
         memory.keep_freed()
         cli.keep_compiled()
-        sizes = QUICK if args.quick else {"replies": args.replies}
         bench = Bench(Speaker.load(pocket.MODEL), **sizes)
-        check_results(file, results, bench)
         args.out.mkdir(parents=True, exist_ok=True)
         run_cases(bench, waiting, results, file, args.minutes)
     left = sum(case.name not in results for case in cases())

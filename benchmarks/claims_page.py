@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.compare_objectives import has_collapsed, markdown
+from benchmarks.claims_asked import (
+    CLAIMS,
+    MODES,
+    TARGET,
+    Curve,
+    Record,
+    collapsed,
+    correct_gained,
+    curve,
+    groups_of,
+    shortfall,
+)
+from benchmarks.compare_objectives import markdown
 from interact_jax import places
 from interact_jax.report.html import standalone_figure
 from interact_jax.report.plots import PANEL, with_style
 from interact_jax.report.style import LIGHT_COLOURS as COLOURS
 
-Record = Mapping[str, Any]
-Curve = Sequence[tuple[float, float]]  # interactions, per cent
 Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # title -> label -> a curve for each seed
 
-MODES = {"recommended": "recommended", "paper": "the paper's mode"}
 KINDS = ("personalise", "flip", "sequence", "growing", "unrelated")
 LINES = ("second", "first", "ink")  # colours, in this order
-TARGET = 85.0  # per cent
-
-# ----------------------------------------------------------------------------------------- values
-
-
-def final(record: Record, preference: str = "") -> float:
-    """Compliance at the end, per cent; with the preference of the last users by default."""
-    return 100 * float(record["marks"][-1]["wanted"][preference or record["wants"][-1]])
-
-
-def curve(record: Record, preference: str, share: str = "wanted", since: int = 0) -> Curve:
-    """Over the interactions from `since` on, per cent."""
-    return [
-        (mark["interactions"] - since, 100 * mark[share][preference])
-        for mark in record["marks"]
-        if mark["interactions"] >= since and mark[share][preference] is not None
-    ]
-
-
-def correct_gained(record: Record) -> float:
-    """Points of correct answers from the start to the end; negative where they were lost."""
-    return 100 * float(record["marks"][-1]["correct"] - record["marks"][0]["correct"])
-
-
-def collapsed(record: Record) -> bool:
-    """Whether a run was ever unreadable, or wrong much more often than before."""
-    return any(has_collapsed(mark, record["marks"][0]) for mark in record["marks"])
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[tuple[float, float, float, float]]:
@@ -119,14 +99,6 @@ PICTURES: Mapping[str, Callable[[Sequence[Record]], Panels]] = {
 # ----------------------------------------------------------------------------------------- tables
 
 
-def groups_of(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Records of the seeds together, by mode and users; modes and users in their order."""
-    groups = collections.defaultdict(list)
-    for record in sorted(records, key=lambda r: [*MODES].index(r["mode"])):
-        groups[record["mode"], record["users"]].append(record)
-    return groups
-
-
 def table_over_time(records: Sequence[Record], preference: str = "") -> str:
     """A row for each mode and users: mean and spread over seeds at every mark, by the preference;
     by default that of the last users."""
@@ -186,23 +158,15 @@ Users of the [pocket world](pocket.md) talk to the shipped model, one turn each,
 from what they say next. A user has a hidden preference (`emoji,-sentence` wants emojis and no
 whole sentences) and complains of one violated style at a time, sometimes of two. *Wanted styles*
 is the share of the styles of the preference that a reply has as wanted: the mean over replies, at
-temperature 1, to {replies:,} held-out requests. An unreadable reply counts as wrong and has no
-wanted style. A run has collapsed if fewer than 90 % of its replies are readable at any of its
-marks, or if correct answers are 10 points below the start. After a mean, ± is half the distance
-from the least to the most over the seeds.
+temperature 1, to {replies:,} held-out requests, which gives a run's figures a standard error of
+about 1 point. An unreadable reply counts as wrong and has no wanted style. A run has collapsed if
+fewer than 90 % of its replies are readable at any of its marks, or if correct answers are 10 points
+below the start. After a mean, ± is half the distance from the least to the most over the seeds.
 
 The *recommended* mode is `configs/online_pocket.py` as it stands. *The paper's mode* has the
-paper's objective, as `configs/online_paper.py` has it, and its optimiser at a rate for this
-model: 5e-6 is for four billion parameters, these are a million. What was tried is in
-[log.md](log.md#learning-online)."""
-
-SHORTFALL = """**What falls short.** In the recommended mode flips end at 80 and 87 %, and
-take 3 and 7 points of correct answers along. Of three preferences in sequence the first two end
-below
-80 % where nobody mentions them any more: `trust_region` mixes the initial model into the teacher,
-so wherever follow-ups say nothing the policy goes back to the habits of that model. The same pull
-is what keeps unrelated follow-ups harmless and runs from collapsing. Users who want capitals cost
-2 points of correct answers."""
+paper's objective, as `configs/online_paper.py` has it, and its optimiser at a pace for this
+model: its 5e-6 and 16 interactions a step are for four billion parameters, these are a million.
+What was tried is in [log.md](log.md#learning-online)."""
 
 SECTIONS = {
     "personalise": """## One preference
@@ -251,7 +215,7 @@ def write(records: Sequence[Record], left: int, docs: Path) -> Path:
         "phase": max((record["phase"] for record in records), default=0),
         "sequence": ", then ".join(kinds["sequence"][0]["wants"]) if "sequence" in kinds else "",
     }
-    parts = [INTRODUCTION.format(**facts), summary(kinds), SHORTFALL]
+    parts = [INTRODUCTION.format(**facts), summary(kinds), *shortfall(kinds)]
     for folder in ("pictures", "data"):
         (docs / folder).mkdir(parents=True, exist_ok=True)
     for kind, own in kinds.items():
@@ -293,78 +257,6 @@ def summary(kinds: Mapping[str, Sequence[Record]]) -> str:
         said = [claim.say(group) if group else "" for group in by_mode]
         rows.append([claim.name, claim.asked, *said, claim.paper])
     return markdown(["", "asked for", *MODES.values(), "the paper"], rows)
-
-
-def say_gain(records: Sequence[Record]) -> str:
-    """From the start to the end, over all preferences and seeds."""
-    before = statistics.mean(curve(r, r["wants"][-1])[0][1] for r in records)
-    least = min(map(final, records))
-    after = statistics.mean(map(final, records))
-    return f"{before:.1f} → {after:.1f} % (least {least:.1f}); {say_answers(records)}"
-
-
-def say_flip(records: Sequence[Record]) -> str:
-    """The new preference at the flip and at the end."""
-    at_flip = statistics.mean(
-        100 * mark["wanted"][record["wants"][-1]]
-        for record in records
-        for mark in record["marks"]
-        if mark["interactions"] == record["phase"]
-    )
-    after, least = statistics.mean(map(final, records)), min(map(final, records))
-    return f"{at_flip:.1f} → {after:.1f} % (least {least:.1f}); {say_answers(records)}"
-
-
-def say_parts(records: Sequence[Record]) -> str:
-    """The end, by each part of the last users' wish or, where they name only their own, by each
-    preference of the schedule."""
-    wants = records[0]["wants"]
-    means = [statistics.mean(final(record, want) for record in records) for want in wants]
-    return f"{' / '.join(f'{mean:.1f}' for mean in means)} %; {say_answers(records)}"
-
-
-def say_drift(records: Sequence[Record]) -> str:
-    """The largest change from the start to the end."""
-    changes = [final(r) - curve(r, r["wants"][-1])[0][1] for r in records]
-    return f"at most {max(map(abs, changes)):.1f} points; {say_answers(records)}"
-
-
-def say_answers(records: Sequence[Record]) -> str:
-    """Correct answers and collapses."""
-    gains = [correct_gained(record) for record in records]
-    count = sum(map(collapsed, records))
-    return (
-        f"correct {statistics.mean(gains):+.1f} points (worst {min(gains):+.1f}); "
-        f"{count} of {len(records)} collapsed"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-    """What is asked of the recommended mode, what runs say, and what the paper has."""
-
-    name: str
-    asked: str
-    say: Callable[[Sequence[Record]], str]
-    paper: str
-
-
-CLAIMS = {
-    "personalise": Claim(
-        "one preference", "45 → 85 % in 250 interactions", say_gain, "win rate 50 → 95.2 %"
-    ),
-    "flip": Claim(
-        "flipped", "85 % of the new in 250 more", say_flip, "win rate 1.8 → 99.3 % in 150 more"
-    ),
-    "sequence": Claim(
-        "three in sequence, not mentioned again",
-        "all above 80 %",
-        say_parts,
-        "win rate by the first 92.6 %, 500 interactions each",
-    ),
-    "growing": Claim("three in sequence, still wanted", "all above 80 %", say_parts, ""),
-    "unrelated": Claim("unrelated follow-ups", "within 5 points", say_drift, "signal near 0"),
-}
 
 
 def table_of_wins(records: Sequence[Record]) -> str:

@@ -5,11 +5,12 @@ r"""The pocket model learns online what a user wants, by what the user says; hal
 Another user, who changes their mind after 250 interactions:
 
     python launch/train.py --config configs/online_pocket.py --workdir runs/flip \
-        --config.steps=100 --config.online.users=capitals,-polite \
+        --config.steps=250 --config.online.users=capitals,-polite \
         --config.online.schedule='250: -capitals,polite'
 
-The mode that we recommend: the whole vocabulary instead of the sampled token, by a teacher that
-stays near the initial model. docs/claims.md compares it with the paper's (configs/online_paper.py).
+The mode that we recommend: the whole vocabulary instead of the sampled token, what a follow-up says
+as the initial model reads it, and steps as long as that signal is strong. docs/claims.md compares
+it with the paper's (configs/online_paper.py).
 """
 
 from ml_collections import ConfigDict
@@ -28,22 +29,22 @@ def get_config() -> ConfigDict:
     c.hindsight = "online"
     c.objective.name = "reverse_kl"
     c.objective.ignore_first = 0
-    c.teacher.name = "trust_region"  # self is cheaper, and collapses where runs are long
-    c.teacher.mix = 0.2  # more holds the model back once its users are nearly content
+    c.teacher.name = "frozen_signal"  # says nothing where the follow-up does: nothing is forgotten
 
-    c.optim.lr = 5e-4
+    c.optim.name = "sgd"  # adamw makes weak gradients as large as strong ones
+    c.optim.lr = 0.1
     c.optim.schedule = "constant"
     c.optim.warmup_fraction = 0.0
     c.optim.clip_norm = 1.0
-    c.batch.interactions = 5
+    c.batch.interactions = 2  # many short steps: a long one can ruin the model
     c.batch.row_tokens = 256
     c.batch.rows = 2
     c.remat = "none"
-    c.steps = 50  # 250 interactions
+    c.steps = 125  # 250 interactions
     c.epochs = 0.0
 
-    c.checkpoint.every = 10
+    c.checkpoint.every = 25
     c.export.dtype = "float32"
-    c.evaluation.every = 10
+    c.evaluation.every = 25
     c.evaluation.replies = 256
     return c

@@ -1,9 +1,11 @@
 """Teachers: whose weights see the hindsight; and how each model of a run changes.
 
-    self          the current policy: there is no other model, and one pass serves both
-    ema           an average of the policy over the steps
-    frozen        the weights of step 0
-    trust_region  the current policy's logits mixed with those of step 0 (arXiv 2601.20802)
+    self           the current policy: there is no other model, and one pass serves both
+    ema            an average of the policy over the steps
+    frozen         the weights of step 0
+    trust_region   the current policy's logits mixed with those of step 0 (arXiv 2601.20802)
+    frozen_signal  the current policy without hindsight, and what hindsight changes for those of
+                   step 0
 
 A model that is not trained has a rule: a function from its parameters, those of the policy after
 the step, and the number of the step, to its next parameters. A new teacher is a mixture of sources
@@ -78,11 +80,23 @@ def trust_region(settings: Any) -> Mixture:
     return ((1 - settings.mix, live), (settings.mix, initial))
 
 
+def frozen_signal(settings: Any) -> Mixture:
+    """s + (t_initial - s_initial), normalised: logit arithmetic as in arXiv 2105.03023.
+
+    Where the follow-up changes nothing for the initial model, the teacher is the policy: nothing
+    is forgotten. How it reads follow-ups cannot drift with the policy either.
+    """
+    live = Source(POLICY, PLAIN)
+    read, unread = Source(INITIAL, HINDSIGHT), Source(INITIAL, PLAIN)
+    return ((1.0, live), (1.0, read), (-1.0, unread))
+
+
 TEACHERS = {
     "self": _hindsight_of(POLICY),
     "ema": _hindsight_of(TEACHER),
     "frozen": _hindsight_of(INITIAL),
     "trust_region": trust_region,
+    "frozen_signal": frozen_signal,
 }
 """The sources of the teacher's logits, by the value of the setting `teacher.name`."""
 

@@ -1,11 +1,13 @@
 """benchmarks/claims.py on a few interactions, and its page on records that are written here."""
 
 import dataclasses
+import functools
+import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from benchmarks import claims, claims_page
+from benchmarks import claims, claims_asked, claims_page
 from interact_jax import config
 from interact_jax.online.schedule import parse_schedule, phase_at
 from tests.runs import outcome, read_lines
@@ -79,7 +81,7 @@ def test_the_papers_mode_has_the_papers_objective():
     ours = config.flatten(claims.settings(case))
     same = [name for name in paper if name.startswith(("objective.", "teacher.", "hindsight"))]
     assert len(same) > 10 and {n: ours[n] for n in same} == {n: paper[n] for n in same}
-    assert ours["optim.clip_norm"] == 1.0 and ours["optim.lr"] == claims.PAPER_RATE
+    assert ours["optim.clip_norm"] == 1.0 and ours.items() >= claims.PAPER_PACE.items()
     assert ours["model.path"] == "pocket"
 
 
@@ -119,15 +121,48 @@ def test_the_page_reports_failures(tmp_path):
 
 
 def test_an_unreadable_run_has_collapsed():
-    assert claims_page.collapsed(record("flip", "emoji", "paper", 0, 0.4, 0.9, readable=0.85))
-    assert not claims_page.collapsed(record("flip", "emoji", "paper", 0, 0.4, 0.1))
+    assert claims_asked.collapsed(record("flip", "emoji", "paper", 0, 0.4, 0.9, readable=0.85))
+    assert not claims_asked.collapsed(record("flip", "emoji", "paper", 0, 0.4, 0.1))
 
 
 def test_pictures_have_the_colours_of_both_schemes(tmp_path):
-    records = [record("flip", "emoji", mode, 0, 0.4, 0.9) for mode in claims_page.MODES]
+    records = [record("flip", "emoji", mode, 0, 0.4, 0.9) for mode in claims_asked.MODES]
     claims_page.write(records, 0, tmp_path)
     text = (tmp_path / "pictures/claims_flip.svg").read_text()
     style, _, drawing = text.partition("</style>")
     assert "prefers-color-scheme: dark" in style and "svg { background: var(--page) }" in style
     assert "#" not in drawing.replace("url(#", "").replace('href="#', "")
     ElementTree.fromstring(text)
+
+
+def test_the_page_names_what_is_missed(tmp_path):
+    def text(*records):
+        return claims_page.write(records, 0, tmp_path).read_text()
+
+    def by(mode="recommended", kind="flip", *shares, **more):
+        return [
+            record(kind, "emoji", mode, n, 0.4, share, **more) for n, share in enumerate(shares)
+        ]
+
+    title = "What falls short"
+    recommended = functools.partial(by, "recommended")
+    assert title not in text(*recommended("flip", 0.8, 0.9))  # 85 % over both seeds
+    assert title not in text(*by("paper", "flip", 0.6))  # nothing is asked of it
+    assert "- flipped, `emoji`: 80.0 % at the end" in text(*recommended("flip", 0.78, 0.82))
+    assert "`emoji` 80.0 % at the end" in text(*recommended("sequence", 0.8))
+    assert title not in text(*recommended("sequence", 0.81))
+    assert "follow-ups, `emoji`: -6.0 points" in text(*recommended("unrelated", 0.34, 0.44))
+    assert title not in text(*recommended("unrelated", 0.36, 0.44))
+    wrong = text(*recommended("personalise", 0.9, correct=(0.97, 0.94)))
+    assert "- one preference, `emoji`: 3.0 points of correct answers lost" in wrong
+    unread = text(*recommended("personalise", 0.9, 0.9, readable=0.85))
+    assert "- one preference, `emoji`: 2 of 2 collapsed" in unread
+
+
+def test_a_page_takes_no_results_of_other_settings(folder, tmp_path, capsys):
+    unrelated, *_ = read_lines(folder / "RESULTS.jsonl")
+    line = json.dumps(unrelated | {"settings": "other"})
+    (tmp_path / "RESULTS.jsonl").write_text(line + "\n")
+    status, error = outcome(claims.main, [*places(tmp_path), "--quick", "--page"], capsys)
+    assert status == 2 and f"{unrelated['case']} was made with other settings" in error
+    assert not (tmp_path / "docs").exists()

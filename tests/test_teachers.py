@@ -21,7 +21,7 @@ from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
 from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import make_optimiser
-from interact_jax.schema import Sum, TokenStream
+from interact_jax.schema import Replies, Sum, TokenStream
 from interact_jax.scoring import Seen, Source, score
 from interact_jax.teachers import INITIAL, OLD, POLICY, RULES, TEACHER, TEACHERS, roles_of
 from tests.models.test_sight import CONFIG
@@ -143,26 +143,55 @@ def test_a_teacher_is_some_models_view_with_hindsight(name, source):
     assert roles_of(settings(teacher_name=name))["teacher"] == ((1.0, source),)
 
 
-@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
-def test_the_trust_region_is_the_log_softmax_of_the_mix(mix):
-    """Of log-probabilities or of logits: they differ by a constant, which goes."""
+def some_seen(*sources):
+    """What sources see of 2 x 5 tokens, each with a head of its own."""
     rng = np.random.default_rng(0)
     B, R, D, V = 2, 5, 6, 11
-    sources = Source(POLICY, HINDSIGHT), Source(INITIAL, HINDSIGHT)
-    seen = {
-        source: Seen(jnp.asarray(rng.normal(size=(B, R, D)), jnp.float32), jnp.asarray(head))
-        for source, head in zip(sources, rng.normal(size=(2, D, V)).astype(np.float32), strict=True)
+    hidden = rng.normal(size=(len(sources), B, R, D)).astype(np.float32)
+    head = rng.normal(size=(len(sources), D, V)).astype(np.float32)
+    return {
+        s: Seen(*map(jnp.asarray, pair)) for s, *pair in zip(sources, hidden, head, strict=True)
     }
-    roles = {"teacher": roles_of(settings(teacher_name="trust_region", teacher_mix=mix))["teacher"]}
-    live, initial = (
+
+
+def check_teacher(seen, expected, **changes):
+    """The teacher of these settings has the expected log-probabilities [B, R, V]."""
+    roles = {"teacher": roles_of(settings(**changes))["teacher"]}
+    for v in range(expected.shape[-1]):
+        target = jnp.full(expected.shape[:2], v)
+        found = score(seen, roles, target, {"teacher": logp("teacher")})["teacher"]
+        np.testing.assert_allclose(found, expected[..., v], atol=2e-6)
+
+
+def logps_of(seen):
+    return (
         log_softmax(np.asarray(s.hidden_BxRxD, np.float64) @ np.asarray(s.head_DxV, np.float64))
         for s in seen.values()
     )
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.3, 1.0])
+def test_the_trust_region_is_the_log_softmax_of_the_mix(mix):
+    """Of log-probabilities or of logits: they differ by a constant, which goes."""
+    seen = some_seen(Source(POLICY, HINDSIGHT), Source(INITIAL, HINDSIGHT))
+    live, initial = logps_of(seen)
     expected = log_softmax((1 - mix) * live + mix * initial)
-    for v in range(V):
-        target = jnp.full((B, R), v)
-        found = score(seen, roles, target, {"teacher": logp("teacher")})["teacher"]
-        np.testing.assert_allclose(found, expected[..., v], atol=2e-6)
+    check_teacher(seen, expected, teacher_name="trust_region", teacher_mix=mix)
+
+
+def test_the_frozen_signal_is_added_to_the_policy():
+    plain, read, unread = sources = (
+        Source(POLICY, PLAIN),
+        Source(INITIAL, HINDSIGHT),
+        Source(INITIAL, PLAIN),
+    )
+    seen = some_seen(*sources)
+    policy, with_o, without_o = logps_of(seen)
+    expected = log_softmax(policy + with_o - without_o)
+    check_teacher(seen, expected, teacher_name="frozen_signal")
+    unmoved = seen | {read: seen[unread]}  # the follow-up changes nothing for the initial model
+    assert plain in unmoved
+    check_teacher(unmoved, policy, teacher_name="frozen_signal")
 
 
 def log_softmax(x):
@@ -172,7 +201,8 @@ def log_softmax(x):
 
 # ------------------------------------------------------------------- every teacher and objective
 
-MODELS = {"self": set(), "ema": {TEACHER}, "frozen": {INITIAL}, "trust_region": {INITIAL}}
+MODELS = {"self": set(), "ema": {TEACHER}}
+MODELS |= {name: {INITIAL} for name in ("frozen", "trust_region", "frozen_signal")}
 DISTIL = [name for name, objective in OBJECTIVES.items() if objective.recipes == ("hindsight",)]
 BASELINES = [name for name in OBJECTIVES if name not in DISTIL]
 
@@ -278,6 +308,38 @@ def check_step(sums, **changes):
         assert same(model.params, state.models[name].params) == fixed, name
 
 
+@pytest.mark.parametrize("objective", DISTIL)
+def test_nothing_is_learned_through_the_policy_in_its_teacher(objective):
+    """`frozen_signal` has the student's own logits in it, as constants: the gradient is that of a
+    teacher which another model has made of the same logits."""
+    student, read, unread = jax.random.normal(jax.random.key(0), (3, 1, 4, 11))
+    method = method_of(settings(objective_name=objective, teacher_name="frozen_signal"))
+    replies = Replies(
+        example_BxR=np.zeros((1, 4), int),
+        target_BxR=np.arange(4)[None],
+        weight_BxR=np.full((1, 4), 0.25),
+        predictor={},
+        known={},
+        unit_BxI=np.array([[0, -1, -1, -1]]),
+        side_BxI=np.zeros((1, 4), int),
+        share_BxI=np.array([[1.0, 0, 0, 0]]),
+    )
+
+    def loss(student, roles, others):
+        seen = {Source(POLICY, PLAIN): student, **others}
+        seen = {source: Seen(x, jnp.eye(11)) for source, x in seen.items()}
+        quantities = score(seen, roles, replies.target_BxR, method.want)
+        return method.loss(quantities, replies)[0].total
+
+    initial = {Source(INITIAL, HINDSIGHT): read, Source(INITIAL, PLAIN): unread}
+    made = {Source(TEACHER, HINDSIGHT): student + read - unread}
+    roles = roles_of(settings(teacher_name="ema"))
+    roles = {name: roles[name] for name in method.roles}
+    found = jax.grad(loss)(student, method.roles, initial)
+    np.testing.assert_allclose(found, jax.grad(loss)(student, roles, made), atol=1e-6)
+    assert abs(found).max() > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("teacher", TEACHERS)
 @pytest.mark.parametrize("objective", DISTIL)
@@ -321,6 +383,10 @@ def check_gradients(gradients, expected, count):
         {"objective_name": "forward_kl", "teacher_name": "frozen"},
         {"objective_name": "jsd", "teacher_name": "trust_region"},
         {"objective_name": "top_k", "teacher_name": "ema"},
+        pytest.param(
+            {"objective_name": "reverse_kl", "teacher_name": "frozen_signal"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda changes: "-".join(str(value) for value in changes.values()),
 )
