@@ -15,8 +15,6 @@ from interact_jax.models.shapes import shape
 from interact_jax.optim import make_optimiser
 from interact_jax.schema import Batch, Branches, Replies, Sum, TokenStream
 
-pytestmark = pytest.mark.compiled_quickly
-
 WIDTH, SMALL, LARGE = 512, 8_192, 151_936
 SDPO = method_of(default())
 
