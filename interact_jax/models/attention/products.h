@@ -39,7 +39,7 @@ void add_rows(int64_t F, const float* a, const float* w, float* sum) {
 
 // The part sum[T][F] of a product that comes of the rows [from, to) of its weights. They are read
 // as they lie, in one stream: the processor foresees it, and 24 GB/s come where strips of columns
-// bring 14 to 17. Of wide rows it foresees several at a time, which spares the sums.
+// bring 14 to 18. Of wide rows it foresees several at a time, which spares the sums.
 void few_rows(int64_t T, int64_t D, const float* x, const Product& p, int64_t from, int64_t to,
               float* sum) {
   std::fill_n(sum, T * p.F, 0.0f);
