@@ -1,6 +1,7 @@
 """Every test runs on 8 virtual CPU devices, and no array is broadcast to a higher rank unasked."""
 
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -22,9 +23,11 @@ from interact_jax import places
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Of arrays that all devices hold, Orbax writes a part from each, and compiles a program for every
 # part: 72 for a tiny model. Runs in processes of their own do so, those in this one need not.
+logging.getLogger("absl").disabled = True  # it warns that this replaces a handler
 ocp.type_handlers.register_type_handler(
     jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
 )
+logging.getLogger("absl").disabled = False
 
 CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,

@@ -41,7 +41,9 @@ CONFIG = DecoderConfig(
 )
 # Compiling is what these tests spend their time on: wherever they can, they share one sampler.
 BACKENDS = ("native", "xla")
-one_backend = pytest.mark.parametrize("decoder", BACKENDS[:1], indirect=True)
+one_backend = pytest.mark.parametrize(
+    "decoder", ["native", pytest.param("xla", marks=pytest.mark.slow)], indirect=True
+)
 """For what happens around the decoder: requests, ends, drawing, refusals."""
 
 
