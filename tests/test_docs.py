@@ -13,6 +13,7 @@ import pytest
 
 from interact_jax import config
 from interact_jax.data.conversations import read_conversations
+from interact_jax.hindsight_check import HindsightCheck
 from launch import answer, bench, chat, evaluate, export, generate, grade, plan, score, train
 from tests.runs import ROOT
 from tests.snippets import python_blocks
@@ -137,6 +138,12 @@ def test_users_react_and_endpoints_open_as_shown(capsys, monkeypatch):
     assert reaction.kind == "complaint" and capsys.readouterr().out == f"{reaction.text}\n"
     exec(endpoint, names)
     assert (names["model"].model, names["model"].concurrency) == ("Qwen/Qwen3-8B", 32)
+
+
+def test_the_hindsight_check_reads_as_shown():
+    lines = HindsightCheck(512, relevant=8.72, shuffled=1.0, helped=0.84, error=0.022).lines()
+    shown = "".join(f"    {line}\n" for line in lines)
+    assert shown in (DOCS / "objectives.md").read_text()
 
 
 def test_there_are_commands_to_accept():

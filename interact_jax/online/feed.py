@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 LOGS_ONLY = (  # settings of how logs are read
     *("data.format", "data.repair", "data.copies", "data.workers", "data.history"),
-    *("data.max_reply", "evaluation.holdout", "evaluation.interactions"),
+    *("data.max_reply", "evaluation.interactions"),
 )
 FOLLOW_UP = 64  # tokens of the follow-ups that programs are first compiled for
 SETTINGS = {
@@ -212,7 +212,9 @@ def _check(cfg: Any, method: Method, recorded: int) -> None:
 def _warn_of_unread(cfg: Any) -> None:
     """Name the settings that were set and of which an online run makes nothing."""
     settings = {**dataset.SETTINGS, **encode.SETTINGS, **holdout.SETTINGS, **held_out.SETTINGS}
-    values = {name: operator.attrgetter(name)(cfg) for name in LOGS_ONLY}
+    of_files = cfg.online.prompts not in ("", POCKET)  # of which a share is held out
+    names = LOGS_ONLY if of_files else (*LOGS_ONLY, "evaluation.holdout")
+    values = {name: operator.attrgetter(name)(cfg) for name in names}
     unread = [f"{n}={value}" for n, value in values.items() if value != settings[n].default]
     if unread:
         log.warning("settings of logs, which an online run does not read: %s", ", ".join(unread))

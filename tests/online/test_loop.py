@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from interact_jax import evaluation, train
+from interact_jax import config, evaluation, train
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.known import SAMPLER
+from interact_jax.online import feed
 from interact_jax.online.record import Record
 from interact_jax.online.rollout import CUT, CUT_BY_ROOM
 from interact_jax.schema import InputError, Message, RunStopped
@@ -370,6 +371,13 @@ def test_settings_that_an_online_run_does_not_read_are_named(tmp_path, caplog):
     started(tmp_path, {"data.history": "reference", "data.repair": "drop"})
     (line,) = [r.getMessage() for r in caplog.records if "does not read" in r.getMessage()]
     assert line.endswith("an online run does not read: data.repair=drop, data.history=reference")
+
+
+@pytest.mark.parametrize(("prompts", "unread"), [("pocket", True), ("asked.jsonl", False)])
+def test_the_share_to_hold_out_is_read_for_prompts_of_files(prompts, unread, caplog):
+    given = overrides({"online.prompts": prompts, "evaluation.holdout": 0.1})
+    feed._warn_of_unread(config.load("online_pocket", given))
+    assert ("evaluation.holdout=0.1" in caplog.text) == unread
 
 
 def test_settings_of_a_replay_are_checked(ended):
