@@ -280,7 +280,8 @@ def test_stop_texts_end_a_reply_with_the_token_that_completes_them(sampler):
     stopped = sample(sampler, prompts, seed, max_new_tokens=30, stop=(wanted, "nowhere"))
     assert stopped[0].ids == endless[0].ids[: at + 2]
     assert stopped[0].stopped and not stopped[0].finished
-    assert stopped[0].logps == endless[0].logps[: at + 2]
+    # Not to the last bit: the prompt is there now, and was computed among others before.
+    np.testing.assert_allclose(stopped[0].logps, endless[0].logps[: at + 2], atol=1e-5)
     assert text_of(stopped[0], Letters, (wanted,)) == as_letters(endless[0].ids[:at])
     for before, after in zip(endless[1:], stopped[1:], strict=True):
         assert after.stopped == (wanted in as_letters(before.ids))
