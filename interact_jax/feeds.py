@@ -18,6 +18,7 @@ from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, packing_for
+from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
@@ -50,6 +51,12 @@ class Feed(Protocol):
         """The batches of a run with these parameters; `saved` is what its checkpoint kept, empty
         for a new run. Raises InputError where that was in other data."""
         ...
+
+
+def check_files(cfg: Any) -> None:
+    """Raise InputError where there is no file of logs: before a model is downloaded for them."""
+    if not is_online(cfg) and cfg.data.path != "pocket":
+        find_files(cfg.data.path)
 
 
 def open_feed(

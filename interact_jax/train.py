@@ -41,7 +41,7 @@ from interact_jax import (
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.pipeline import BatchSource, StepBatch
 from interact_jax.ends import Deferred
-from interact_jax.feeds import has_record, open_feed
+from interact_jax.feeds import check_files, has_record, open_feed
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
@@ -103,6 +103,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if resumed or has_record(cfg, workdir):
         config.check_resume(cfg, workdir / "config.json")
 
+    check_files(cfg)
     model = open_for(cfg, mesh, workdir if resumed else None)
     log.info("%s; attention=%s", sharding.describe(mesh), model.decoder.attention)
     if mesh.shape["sequence"] > 1:

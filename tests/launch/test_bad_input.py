@@ -119,6 +119,13 @@ def test_bad_file(small, name, content, wrong, tmp_path, capsys):
     check_refused(arguments, capsys, str(file), wrong, "data.on_error=skip")
 
 
+def test_a_missing_file_is_noticed_before_a_model_is_downloaded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    nowhere = tmp_path / "nowhere.jsonl"
+    given = {"model.path": "somebody/model", "data.path": nowhere}
+    check_refused(train_arguments(tmp_path / "run", given), capsys, f"{nowhere}: no such file")
+
+
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 def test_no_interaction_in_the_whole_file(small, on_error, tmp_path, capsys):
     file = write_lines(tmp_path / "talks.jsonl", [talk("short", USER, REPLY)])
