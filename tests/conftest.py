@@ -106,6 +106,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=order)
 
 
+@pytest.fixture(autouse=True)
+def package_log():
+    """Programs that a test calls take over the package's log; the next test has it back."""
+    logger = logging.getLogger("interact_jax")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Golden numbers and real data, which stand beside a checkout and are no part of it."""
