@@ -36,6 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # programs find one another there
 
 from benchmarks import claims_page
+from benchmarks.claims_asked import MODES, PAPER
 from benchmarks.compare_objectives import read_results
 from interact_jax import cli, config, memory, places, pocket, train
 from interact_jax.judges.judge import FIRST, SECOND, Comparison
@@ -59,7 +60,6 @@ PREFERENCES = (
 )
 FLIPPED = PREFERENCES[:2]
 SEQUENCE = ("polite,emoji", "sentence,-question", "capitals,exclamation")
-RECOMMENDED, PAPER = "recommended", "paper"
 SEEDS = (0, 1, 2)  # of prompts, users, sampling, and held-out requests
 PHASE = 250  # interactions, after which users change their minds
 EVERY = 50  # interactions between measurements
@@ -95,7 +95,7 @@ def cases() -> list[Case]:
     growing = [",".join(SEQUENCE[: count + 1]) for count in range(len(SEQUENCE))]
     return [
         Case(kind, users, schedule, phases, mode, seed)
-        for mode in (RECOMMENDED, PAPER)
+        for mode in MODES
         for seed in SEEDS
         for kind, users, schedule, phases in (
             *(("personalise", users, "", 1) for users in PREFERENCES),

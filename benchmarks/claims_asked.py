@@ -17,8 +17,8 @@ from benchmarks.compare_objectives import has_collapsed
 Record = Mapping[str, Any]
 Curve = Sequence[tuple[float, float]]  # interactions, per cent
 
-RECOMMENDED = "recommended"
-MODES = {RECOMMENDED: "recommended", "paper": "the paper's mode"}
+RECOMMENDED, PAPER = "recommended", "paper"
+MODES = {RECOMMENDED: "recommended", PAPER: "the paper's mode"}
 TARGET = 85.0  # per cent, of one preference and of its opposite
 KEPT = 80.0  # per cent, of each of three
 DRIFT = 5.0  # points, where follow-ups say nothing

@@ -216,13 +216,16 @@ def read_log(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
 
 
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
+
+
 def interactions_until(file: Path, steps: Sequence[int]) -> list[int | None]:
     """How many interactions a run had learned from at each of these steps, by its log; None for all
     where the log does not have every step up to there, or cannot be read."""
     try:
         counts = _interactions_by_step(file)
         return [sum(counts[step] for step in range(1, last + 1)) for last in steps]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except UNREADABLE:
         return [None] * len(steps)
 
 
@@ -230,7 +233,7 @@ def last_step(file: Path) -> int:
     """The last step that a log has; 0 where it has none, or cannot be read."""
     try:
         return max(_interactions_by_step(file), default=0)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except UNREADABLE:
         return 0
 
 

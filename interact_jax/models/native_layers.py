@@ -21,8 +21,6 @@ from interact_jax.models.attention.paged import Pool
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.layers import rope_angles
 
-SOURCE = Path(paged.__file__).with_name("decode.cc")
-HANDLERS = ("decoder_layers", "decoder_head")
 WEIGHTS = (
     "attention_norm_D",
     "q_DxHxK",
@@ -41,6 +39,12 @@ WEIGHTS = (
     "down_FxD",
 )
 """The parameters of a layer in the order of the kernel's `Weights`; a family may lack some."""
+
+
+def targets() -> dict[str, str]:
+    """The handlers of the kernel. Raises foreign.Unavailable."""
+    source = Path(paged.__file__).with_name("decode.cc")
+    return foreign.load(source, ("decoder_layers", "decoder_head"))
 
 
 def can_run(decoder: Decoder, params: Any) -> bool:
@@ -66,7 +70,7 @@ def run(
     windows = [window or paged.UNLIMITED for window in decoder.config.windows]
     shapes = (hidden_BxLxD.shape, pool.keys_NxUxGxKxW.shape, pool.values_NxUxGxWxK.shape)
     call = jax.ffi.ffi_call(
-        foreign.load(SOURCE, HANDLERS)["decoder_layers"],
+        targets()["decoder_layers"],
         [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
         input_output_aliases={6: 1, 7: 2},
     )
@@ -90,6 +94,5 @@ def logits(params: Any, hidden_BxD: jax.Array) -> jax.Array:
     tied = "head_DxV" not in params
     head = params["embedding_VxD"] if tied else params["head_DxV"]
     shape = (len(hidden_BxD), head.shape[0 if tied else 1])
-    target = foreign.load(SOURCE, HANDLERS)["decoder_head"]
-    call = jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(shape, jnp.float32))
+    call = jax.ffi.ffi_call(targets()["decoder_head"], jax.ShapeDtypeStruct(shape, jnp.float32))
     return call(hidden_BxD, head, tied=tied)
