@@ -91,7 +91,7 @@ def optimisation(request):
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first; then those that are compiled alike one after another."""
+    """Among workers, long files first; then those that are compiled alike one after another."""
     tests = Path(__file__).resolve().parent
     place = {tests / name: n for n, name in enumerate(LONG)}
     if missing := [str(path) for path in place if not path.is_file()]:
@@ -99,9 +99,11 @@ def pytest_collection_modifyitems(items):
             f"LONG in tests/conftest.py names files that are not there: {missing}"
         )
 
+    workers = "PYTEST_XDIST_WORKER" in os.environ
+
     def order(item):
         quickly = item.get_closest_marker("compiled_quickly") is not None
-        return place.get(item.path, len(LONG)), not quickly
+        return place.get(item.path, len(LONG)) if workers else 0, not quickly
 
     items.sort(key=order)
 
