@@ -15,6 +15,7 @@ from interact_jax.data.dataset import Dataset
 from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint, legacy_digests
 from interact_jax.data.limits import Limits, Member, removed_share
+from interact_jax.data.order import Order
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree
@@ -50,8 +51,8 @@ SETTINGS = {
 class Draws:
     """Which conversations each step gets.
 
-    Every epoch has a new random order, which depends only on the seed. A step begins where the
-    previous one ended, so the only state is the number of conversations drawn so far.
+    Every epoch has an order of its own (`Order`). A step begins where the previous one ended, so
+    the only state is the number of conversations drawn so far.
     """
 
     def __init__(self, interactions: Sequence[int], batch: Any, seed: int, epochs: float = 0):
@@ -59,7 +60,7 @@ class Draws:
         of them 0; `epochs=0` means no end."""
         self.interactions, self.batch = interactions, batch
         count = len(interactions)
-        self.order = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+        self.order = Order(count, seed)
         # Conversations of the whole run, at least one.
         self.total = max(1, round(epochs * count)) if epochs else None
 
@@ -68,7 +69,7 @@ class Draws:
         indices: list[int] = []
         interactions = 0
         while self.total is None or drawn + len(indices) < self.total:
-            index = int(self.order[drawn + len(indices)])
+            index = self.order[drawn + len(indices)]
             indices.append(index)
             interactions += self.interactions[index]
             if self.batch.conversations:
@@ -88,7 +89,7 @@ class Draws:
         """How often each conversation is among the first `drawn`: every epoch has each once."""
         count = len(self.interactions)
         epochs, rest = divmod(drawn, count)
-        last = [int(self.order[at]) for at in range(drawn - rest, drawn)]
+        last = [self.order[at] for at in range(drawn - rest, drawn)]
         return epochs + np.bincount(np.array(last, np.int64), minlength=count)
 
 
@@ -117,6 +118,7 @@ class StepBatch:
     tokens: int  # in the three token arrays
     slots: int  # of these arrays on the device
     trees: Sequence[Tree]  # the packed trees
+    packing: Packing  # of their rows
     factor: Callable[[Target], float]  # for the weights of examples
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # more values for the log
 
@@ -310,5 +312,6 @@ def step_batch(
         tokens=int(held),
         slots=int(slots),
         trees=trees,
+        packing=packing,
         factor=factor,
     )

@@ -19,11 +19,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import grain
-
 from interact_jax import places, progress
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.holdout import FEWEST, hash_of, opening_of
+from interact_jax.data.order import Order
 from interact_jax.data.thinking import PLAIN
 from interact_jax.generation.engine import seed_of
 from interact_jax.online.prompt_files import FORMATS, Asked, Report, read_prompt_files
@@ -152,10 +151,8 @@ class FilePrompts:
         self._share = cfg.evaluation.holdout
         self._prompts, held = split(fitting, self._share)
         self._held_out = [prompt.messages for prompt in held]
-        order: Any = grain.MapDataset.range(len(self._prompts))
-        self._order = (
-            order.seed(cfg.seed).shuffle() if online.order == "shuffled" else order
-        ).repeat()
+        seed = cfg.seed if online.order == "shuffled" else None
+        self._order = Order(len(self._prompts), seed)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -177,7 +174,7 @@ class FilePrompts:
     def _place(self, index: int) -> int:
         if index < 0:
             raise IndexError(f"prompt {index}: they are counted from 0")
-        return int(self._order[index])
+        return self._order[index]
 
     def training_prompts(self) -> Iterable[tuple[str, Messages]]:
         return ((prompt.where, prompt.messages) for prompt in self._prompts)

@@ -35,7 +35,7 @@ def interactions_of(source: LogBatches, steps: int) -> list[int]:
 
 def order(source: LogBatches, epoch: int) -> list[int]:
     count = len(TURNS)
-    return [int(source.draws.order[i]) for i in range(epoch * count, (epoch + 1) * count)]
+    return [source.draws.order[i] for i in range(epoch * count, (epoch + 1) * count)]
 
 
 def test_every_epoch_has_every_conversation_in_another_order():
@@ -55,7 +55,7 @@ def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
     drawn, found = 0, []
     for _ in range(source.steps_left()):
         size = source.next().interactions
-        members = [TURNS[int(source.draws.order[i])] for i in range(drawn, source.drawn)]
+        members = [TURNS[source.draws.order[i]] for i in range(drawn, source.drawn)]
         assert sum(members) == size and sum(members[:-1]) < 4
         drawn = source.drawn
         found.append(size)
