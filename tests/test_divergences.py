@@ -91,7 +91,8 @@ def random_logits():
 
 
 def computed(divergence, student, teacher, dtype):
-    """Value and gradient by the logits of the student [B, C, V], in this precision."""
+    """Value and gradient by the logits of the student [B, C, V], in this precision; the teacher,
+    which may be made of the student, is a constant."""
     with jax.enable_x64(dtype == np.float64):
 
         def total(student_BxCxV, teacher_BxCxV):
@@ -99,7 +100,9 @@ def computed(divergence, student, teacher, dtype):
             return per_token.sum(), per_token
 
         logits = jnp.asarray(student, dtype), jnp.asarray(teacher, dtype)
-        gradient, value = jax.jit(jax.grad(total, has_aux=True))(*logits)
+        differentiate = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+        (gradient, of_teacher), value = differentiate(*logits)
+        assert not of_teacher.any()
         assert value.dtype == gradient.dtype == dtype
         return np.asarray(value), np.asarray(gradient)
 

@@ -62,6 +62,20 @@ def test_weights_of_an_interaction_sum_to_one_after_the_ignored_tokens():
     assert (batch.replies.weight_BxR[batch.replies.example_BxR < 0] == 0).all()
 
 
+def test_both_sides_of_a_pair_share_its_number_and_its_weight():
+    """The pair's own weight times the factor of its conversation; numbers count on in a row."""
+    rng = np.random.default_rng(6)
+    pairs = [random_pairs(rng, 2, name=name, weight=0.5) for name in ("p", "q")]
+    batch, placed = pack_windows(pairs, row_tokens=512, factors={"p": 3.0})
+    assert {p.row for p in placed} == {0}
+    conversations = [p.id.partition("_")[0] for p in placed]
+    of_p = [0.75 if name == "p" else 0.25 for name in conversations]
+    assert sorted(conversations) == ["p"] * 4 + ["q"] * 4
+    np.testing.assert_allclose(batch.replies.share_BxI[0, :8], of_p)
+    np.testing.assert_array_equal(batch.replies.unit_BxI[0, :8], [0, 0, 1, 1, 2, 2, 3, 3])
+    assert (batch.replies.unit_BxI[0, 8:] == -1).all()
+
+
 def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
     trees = trees_of(2)
     capacity = full_row(trees, 128)
