@@ -19,7 +19,7 @@ from interact_jax import scoring
 from interact_jax.data.recipes import RECIPES
 from interact_jax.objectives import OBJECTIVES, Quantities, Term, terms_of, total_of
 from interact_jax.schema import InputError, Replies, Sum
-from interact_jax.scoring import Mixture, Quantity, Seen, Source
+from interact_jax.scoring import Quantity, Role, Seen, Source
 from interact_jax.settings import Setting
 from interact_jax.teachers import POLICY, RULES, Rule, roles_of
 
@@ -36,14 +36,14 @@ class Method:
 
     recipe: str
     terms: tuple[Term, ...]
-    roles: Mapping[str, Mixture]
+    roles: Mapping[str, Role]
     rules: Mapping[str, Rule]
     shown: str
 
     @property
     def sources(self) -> frozenset[Source]:
         """The sources (weights and view) of all roles."""
-        return frozenset(source for mixture in self.roles.values() for _, source in mixture)
+        return frozenset(source for role in self.roles.values() for source in role.sources)
 
     @property
     def want(self) -> dict[str, Quantity]:
@@ -84,7 +84,7 @@ def method_of(cfg: Any) -> Method:
             f"{', '.join(objective.recipes)}. Set one of these, or auto."
         )
     wanted = {role for term in terms for role in term.roles}
-    roles = {name: mixture for name, mixture in roles_of(cfg).items() if name in wanted}
-    models = {source.model for mixture in roles.values() for _, source in mixture}
+    roles = {name: role for name, role in roles_of(cfg).items() if name in wanted}
+    models = {source.model for role in roles.values() for source in role.sources}
     rules = {name: RULES[name](cfg) for name in sorted(models - {POLICY})}
     return Method(recipe, terms, roles, rules, objective.shown)

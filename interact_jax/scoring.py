@@ -5,7 +5,7 @@ for every source, the quantities are computed from them, and they are dropped; t
 recomputes them.
 
     source     whose weights, in which view: ("policy", "plain")
-    role       an objective's name for a distribution, "student" or "teacher": a mixture of sources
+    role       an objective's name for a distribution, "student" or "teacher": made of sources
 """
 
 from __future__ import annotations
@@ -36,8 +36,17 @@ class Source(NamedTuple):
     view: str
 
 
-Mixture = tuple[tuple[float, Source], ...]
-"""A role: the log-softmax of the sum of weight times logits, over these (weight, source)."""
+def _alone(logits: jax.Array) -> jax.Array:
+    return logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """A distribution over the vocabulary: the log-softmax of what `combine` makes of the logits
+    [..., V] of these sources, in their order."""
+
+    sources: tuple[Source, ...]
+    combine: Callable[..., jax.Array] = _alone
 
 
 @flax.struct.dataclass
@@ -142,7 +151,7 @@ def look(
 
 def score(
     seen: Mapping[Source, Seen],
-    roles: Mapping[str, Mixture],
+    roles: Mapping[str, Role],
     target_BxR: Array,
     want: Mapping[str, Quantity],
     chunk: int = CHUNK,
@@ -173,7 +182,12 @@ def score(
             x = _constrain_layout(x_BxCxD, "data", None, None)
             x = linear(x, heads[source], jnp.float32)
             logits[source] = _constrain_layout(x, "data", None, VOCABULARY)
-        by_role = Roles({role: Logits(_mix(mix, logits)) for role, mix in roles.items()})
+        by_role = Roles(
+            {
+                name: Logits(role.combine(*(logits[source] for source in role.sources)))
+                for name, role in roles.items()
+            }
+        )
         return {name: quantity(by_role, target_BxC) for name, quantity in want.items()}
 
     # Without recomputation the scan would keep every chunk's logits for the backward pass.
@@ -183,12 +197,6 @@ def score(
         lambda carry, xs: (carry, body(*xs)), None, (hidden, chunks(target_BxR))
     )
     return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in quantities.items()}
-
-
-def _mix(mixture: Mixture, logits: Mapping[Source, jax.Array]) -> jax.Array:
-    if len(mixture) == 1:  # a weight would act as a temperature
-        return logits[mixture[0][1]]
-    return jnp.asarray(sum(weight * logits[source] for weight, source in mixture))
 
 
 def _constrain_layout(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

@@ -21,7 +21,7 @@ from interact_jax.data.tree import Tree
 from interact_jax.logits import Quantity, logp
 from interact_jax.models.decoder import Decoder
 from interact_jax.schema import Batch, Interaction
-from interact_jax.scoring import Source
+from interact_jax.scoring import Role, Source
 
 PORTION = 512  # trees that are packed together
 
@@ -126,9 +126,9 @@ def _scorer(
 ) -> Wrapped:
     """(params, batch) -> quantities by name; cached, since runs are measured repeatedly."""
     views = {view for _, (_, view) in wanted}
-    roles = {view: ((1.0, Source("policy", view)),) for view in sorted(views)}
+    roles = {view: Role((Source("policy", view),)) for view in sorted(views)}
     want = {name: QUANTITIES[kind](view) for name, (kind, view) in wanted}
-    sources = [source for ((_, source),) in roles.values()]
+    sources = [source for role in roles.values() for source in role.sources]
 
     def quantities(params: Any, batch: Batch) -> dict[str, jax.Array]:
         seen = scoring.look(scoring.FORWARD[sharing], decoder, {"policy": params}, batch, sources)

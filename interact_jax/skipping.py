@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from interact_jax import scoring, sharding
 from interact_jax.data.examples import Target
 from interact_jax.data.pipeline import StepBatch, step_batch
-from interact_jax.data.rows import Packing
 from interact_jax.methods import Method
 from interact_jax.models.decoder import Decoder
 from interact_jax.objectives import counts_in, mean_over_example
@@ -59,7 +58,7 @@ def observe(
 
 
 def skimmer_for(
-    cfg: Any, method: Method, decoder: Decoder, packing: Packing, mesh: jax.sharding.Mesh
+    cfg: Any, method: Method, decoder: Decoder, mesh: jax.sharding.Mesh
 ) -> Skimmer | None:
     """The skimmer that a run's settings ask for. Raises InputError if the method has no signal."""
     least = cfg.skip.signal
@@ -71,14 +70,14 @@ def skimmer_for(
             "looks at no follow-up. Set skip.signal=0."
         )
     forward = scoring.FORWARD[cfg.sharing]
-    return Skimmer(least, packing, mesh, decoder=decoder, forward=forward, method=method)
+    return Skimmer(least, mesh, decoder=decoder, forward=forward, method=method)
 
 
 class Skimmer:
     """Removes from a step what need not be differentiated."""
 
-    def __init__(self, least: float, packing: Packing, mesh: jax.sharding.Mesh, **options: Any):
-        self.least, self.packing, self.mesh = least, packing, mesh
+    def __init__(self, least: float, mesh: jax.sharding.Mesh, **options: Any):
+        self.least, self.mesh = least, mesh
         whole = sharding.replicated(mesh)
         self._observe = jax.jit(functools.partial(observe, **options), out_shardings=whole)
 
@@ -103,7 +102,7 @@ class Skimmer:
         kept = [tree for tree in batch.trees if strongest(tree) >= self.least]
         kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
         skipped = sum(mean < self.least for mean in signal.values()) / len(signal)
-        rest = step_batch(self.packing, kept, batch.interactions, factor)
+        rest = step_batch(batch.packing, kept, batch.interactions, factor)
         metrics = {**batch.metrics, "skipped": skipped}
         left = dataclasses.replace(batch, micro=rest.micro, placed=rest.placed, metrics=metrics)
         return left, sums

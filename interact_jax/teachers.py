@@ -4,12 +4,12 @@
     ema            an average of the policy over the steps
     frozen         the weights of step 0
     trust_region   the current policy's logits mixed with those of step 0 (arXiv 2601.20802)
-    frozen_signal  the current policy without hindsight, and what hindsight changes for those of
-                   step 0
+    frozen_signal  the current policy without hindsight, moved by what hindsight changes for the
+                   weights of step 0
 
 A model that is not trained has a rule: a function from its parameters, those of the policy after
-the step, and the number of the step, to its next parameters. A new teacher is a mixture of sources
-here, and possibly a model with a rule.
+the step, and the number of the step, to its next parameters. A new teacher is a function from the
+logits of its sources here, and possibly a model with a rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.scoring import Mixture, Source
+from interact_jax.scoring import Role, Source
 from interact_jax.settings import Setting
 
 POLICY, TEACHER, INITIAL, OLD = "policy", "teacher", "initial", "old"
@@ -70,25 +70,39 @@ RULES = {TEACHER: ema, INITIAL: fixed, OLD: refreshed}
 """The rules of the models that a run may have besides the policy, by name."""
 
 
-def _hindsight_of(model: str) -> Callable[[Any], Mixture]:
-    return lambda settings: ((1.0, Source(model, HINDSIGHT)),)
+def _hindsight_of(model: str) -> Callable[[Any], Role]:
+    return lambda settings: Role((Source(model, HINDSIGHT),))
 
 
-def trust_region(settings: Any) -> Mixture:
+def trust_region(settings: Any) -> Role:
     """(1 - mix) t_live + mix t_initial, normalised."""
-    live, initial = Source(POLICY, HINDSIGHT), Source(INITIAL, HINDSIGHT)
-    return ((1 - settings.mix, live), (settings.mix, initial))
+
+    def combine(live: jax.Array, initial: jax.Array) -> jax.Array:
+        return (1 - settings.mix) * live + settings.mix * initial
+
+    return Role((Source(POLICY, HINDSIGHT), Source(INITIAL, HINDSIGHT)), combine)
 
 
-def frozen_signal(settings: Any) -> Mixture:
-    """s + (t_initial - s_initial), normalised: logit arithmetic as in arXiv 2105.03023.
+def frozen_signal(settings: Any) -> Role:
+    """s moved by what hindsight changes for the initial model, t0 - s0, and normalised: logit
+    arithmetic as in arXiv 2105.03023. A log-probability is moved until it is `reach` times that
+    change away from s0, no further and never back.
 
     Where the follow-up changes nothing for the initial model, the teacher is the policy: nothing
     is forgotten. How it reads follow-ups cannot drift with the policy either.
     """
-    live = Source(POLICY, PLAIN)
-    read, unread = Source(INITIAL, HINDSIGHT), Source(INITIAL, PLAIN)
-    return ((1.0, live), (1.0, read), (-1.0, unread))
+    reach = settings.reach
+
+    def combine(live: jax.Array, read: jax.Array, unread: jax.Array) -> jax.Array:
+        if reach == float("inf"):
+            return live + read - unread
+        s, t0, s0 = (jax.nn.log_softmax(logits, axis=-1) for logits in (live, read, unread))
+        change = t0 - s0
+        left = reach * change - (s - s0)
+        return s + jnp.clip(left, jnp.minimum(change, 0), jnp.maximum(change, 0))
+
+    sources = (Source(POLICY, PLAIN), Source(INITIAL, HINDSIGHT), Source(INITIAL, PLAIN))
+    return Role(sources, combine)
 
 
 TEACHERS = {
@@ -110,14 +124,20 @@ SETTINGS = {
     "teacher.mix": Setting(
         0.5, "for trust_region: share of the initial model's logits", least=0, most=1
     ),
+    "teacher.reach": Setting(
+        1.0,
+        "for frozen_signal: how far from the initial model the policy is moved, in multiples of "
+        "what hindsight changes for that model; inf = without end",
+        above=0,
+    ),
 }
 
 
-def roles_of(settings: Any) -> dict[str, Mixture]:
-    """Every role that an objective may use, as a mixture of sources; `settings` are a run's."""
+def roles_of(settings: Any) -> dict[str, Role]:
+    """Every role that an objective may use, made of sources; `settings` are a run's."""
     return {
-        "student": ((1.0, Source(POLICY, PLAIN)),),
+        "student": Role((Source(POLICY, PLAIN),)),
         "teacher": TEACHERS[settings.teacher.name](settings.teacher),
-        "initial": ((1.0, Source(INITIAL, PLAIN)),),
-        "old": ((1.0, Source(OLD, PLAIN)),),
+        "initial": Role((Source(INITIAL, PLAIN),)),
+        "old": Role((Source(OLD, PLAIN),)),
     }

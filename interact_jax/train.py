@@ -123,7 +123,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         source = feed.open(state.params, saved)
         total_steps = cfg.steps or int(state.step) + source.steps_left()
         update = jit_update(cfg, optimiser, abstract, learning_rate(cfg.optim, total_steps))
-        skim = skipping.skimmer_for(cfg, method, model.decoder, feed.packing, mesh)
+        skim = skipping.skimmer_for(cfg, method, model.decoder, mesh)
     kept = {**saved, "circumstances": resuming.circumstances(model), "steps": total_steps}
     for line in resuming.differences(saved, kept, cfg.optim, int(state.step)):
         log.warning("%s", line)

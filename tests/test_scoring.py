@@ -10,14 +10,14 @@ from interact_jax import config, hlo, sharding
 from interact_jax.logits import VOCABULARY, logp, top
 from interact_jax.objectives import terms_of, total_of, total_weight
 from interact_jax.schema import Replies, Sum
-from interact_jax.scoring import Seen, Source, score
+from interact_jax.scoring import Role, Seen, Source, score
 
 B, R, D, V = 2, 7, 6, 11
 KEYS = jax.random.split(jax.random.key(0), 3)
 HEAD = jax.random.normal(KEYS[0], (D, V))
 STUDENT, TEACHER = (jax.random.normal(key, (B, R, D)) for key in KEYS[1:])
 P, H = Source("policy", "plain"), Source("policy", "hindsight")
-ROLES = {"student": ((1.0, P),), "teacher": ((1.0, H),)}
+ROLES = {"student": Role((P,)), "teacher": Role((H,))}
 TARGET = np.random.default_rng(0).integers(0, V, (B, R))
 
 
@@ -36,9 +36,9 @@ def test_chunks_do_not_change_log_probabilities(chunk):
     np.testing.assert_allclose(found["teacher"], plain(TEACHER, HEAD), atol=1e-5)
 
 
-def test_a_role_may_be_a_mixture_of_sources():
+def test_a_role_may_be_made_of_several_sources():
     seen = {P: Seen(STUDENT, HEAD), H: Seen(TEACHER, HEAD)}
-    roles = {"teacher": ((0.25, P), (0.75, H))}
+    roles = {"teacher": Role((P, H), lambda p, h: 0.25 * p + 0.75 * h)}
     found = score(seen, roles, TARGET, {"teacher": logp("teacher")})
     np.testing.assert_allclose(
         found["teacher"], plain(0.25 * STUDENT + 0.75 * TEACHER, HEAD), atol=1e-5

@@ -22,7 +22,7 @@ from interact_jax.models.families import read_config
 from interact_jax.objectives import OBJECTIVES
 from interact_jax.optim import make_optimiser
 from interact_jax.schema import Replies, Sum, TokenStream
-from interact_jax.scoring import Seen, Source, score
+from interact_jax.scoring import Role, Seen, Source, score
 from interact_jax.teachers import INITIAL, OLD, POLICY, RULES, TEACHER, TEACHERS, roles_of
 from tests.models.test_sight import CONFIG
 
@@ -140,7 +140,7 @@ def test_no_model_follows_a_step_that_is_skipped():
     ],
 )
 def test_a_teacher_is_some_models_view_with_hindsight(name, source):
-    assert roles_of(settings(teacher_name=name))["teacher"] == ((1.0, source),)
+    assert roles_of(settings(teacher_name=name))["teacher"] == Role((source,))
 
 
 def some_seen(*sources):
@@ -179,19 +179,46 @@ def test_the_trust_region_is_the_log_softmax_of_the_mix(mix):
     check_teacher(seen, expected, teacher_name="trust_region", teacher_mix=mix)
 
 
+def seen_by_the_frozen_signal():
+    """And the policy, the initial model with the follow-up, and without it, as
+    log-probabilities."""
+    seen = some_seen(Source(POLICY, PLAIN), Source(INITIAL, HINDSIGHT), Source(INITIAL, PLAIN))
+    return seen, *logps_of(seen)
+
+
 def test_the_frozen_signal_is_added_to_the_policy():
-    plain, read, unread = sources = (
-        Source(POLICY, PLAIN),
-        Source(INITIAL, HINDSIGHT),
-        Source(INITIAL, PLAIN),
-    )
-    seen = some_seen(*sources)
-    policy, with_o, without_o = logps_of(seen)
+    seen, policy, with_o, without_o = seen_by_the_frozen_signal()
     expected = log_softmax(policy + with_o - without_o)
-    check_teacher(seen, expected, teacher_name="frozen_signal")
-    unmoved = seen | {read: seen[unread]}  # the follow-up changes nothing for the initial model
-    assert plain in unmoved
-    check_teacher(unmoved, policy, teacher_name="frozen_signal")
+    check_teacher(seen, expected, teacher_name="frozen_signal", teacher_reach=float("inf"))
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0, 3.0, float("inf")])
+def test_a_follow_up_that_changes_nothing_leaves_the_policy(reach):
+    seen, policy, _, _ = seen_by_the_frozen_signal()
+    read, unread = Source(INITIAL, HINDSIGHT), Source(INITIAL, PLAIN)
+    unmoved = seen | {read: seen[unread]}
+    check_teacher(unmoved, policy, teacher_name="frozen_signal", teacher_reach=reach)
+
+
+@pytest.mark.parametrize("reach", [0.5, 2.0])
+def test_the_frozen_signal_ends_where_the_policy_has_moved_far_enough(reach):
+    seen, policy, with_o, without_o = seen_by_the_frozen_signal()
+    change, moved = with_o - without_o, policy - without_o
+    added, ends = np.zeros_like(change), {"whole": 0, "rest": 0, "none": 0}
+    for i in np.ndindex(change.shape):
+        rest = (reach * change[i] - moved[i]) * np.sign(change[i])  # along the change
+        added[i] = np.sign(change[i]) * min(max(rest, 0), abs(change[i]))
+        ends["none" if rest <= 0 else "rest" if rest < abs(change[i]) else "whole"] += 1
+    assert min(ends.values()) > 5
+    expected = log_softmax(policy + added)
+    check_teacher(seen, expected, teacher_name="frozen_signal", teacher_reach=reach)
+
+
+def test_a_policy_that_has_learned_the_frozen_signal_is_its_own_teacher():
+    seen, _, with_o, _ = seen_by_the_frozen_signal()
+    plain, read, unread = seen
+    learned = {plain: seen[read], read: seen[read], unread: seen[unread]}
+    check_teacher(learned, with_o, teacher_name="frozen_signal", teacher_reach=1.0)
 
 
 def log_softmax(x):
@@ -332,7 +359,8 @@ def test_nothing_is_learned_through_the_policy_in_its_teacher(objective):
         return method.loss(quantities, replies)[0].total
 
     initial = {Source(INITIAL, HINDSIGHT): read, Source(INITIAL, PLAIN): unread}
-    made = {Source(TEACHER, HINDSIGHT): student + read - unread}
+    teacher = method.roles["teacher"].combine(student, read, unread)
+    made = {Source(TEACHER, HINDSIGHT): teacher}
     roles = roles_of(settings(teacher_name="ema"))
     roles = {name: roles[name] for name in method.roles}
     found = jax.grad(loss)(student, method.roles, initial)

@@ -197,10 +197,6 @@ def _check(cfg: Any, method: Method, recorded: int) -> None:
             f"checkpoint.best={cfg.checkpoint.best}: an online run has no such measure. Leave it "
             "none."
         )
-    if cfg.skip.signal:
-        raise InputError(
-            f"skip.signal={cfg.skip.signal}: an online run does not skip interactions. Set it to 0."
-        )
     if cfg.online.replay and (not recorded or cfg.steps > recorded):
         raise InputError(
             f"online.replay={cfg.online.replay}: {recorded or 'no'} recorded steps there"

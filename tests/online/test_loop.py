@@ -110,6 +110,13 @@ def test_the_replay_of_a_record_gives_the_same_parameters(ended, tmp_path):
     assert not (tmp_path / "conversations.jsonl").exists()
 
 
+def test_follow_ups_that_say_little_are_skipped(ended, tmp_path):
+    more = {"online.replay": ended.workdir, "online.prompts": "", "online.turns": 2}
+    run = trained(tmp_path, {**more, "skip.signal": 1e3, "steps": 2})
+    assert [line["skipped"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 1]
+    assert_same_bits(run, started(tmp_path / "unmoved"))
+
+
 def test_the_conversations_are_data_for_any_run(ended, tmp_path):
     more = {"data.path": ended.workdir / "conversations.jsonl", "online.prompts": ""}
     run = started(tmp_path, {**more, "online.users": "", "objective.name": "sdpo"})
@@ -276,7 +283,6 @@ REFUSED = {
     "no users": ({"online.users": ""}, "online.users is not set"),
     "an objective without follow-ups": ({"objective.name": "sft"}, "learns from replies"),
     "no end": ({"steps": 0, "epochs": 1.0}, "have no end. Set steps"),
-    "skipping": ({"skip.signal": 0.1}, "does not skip"),
     "no such engine": ({"online.engine": "vllm"}, "expected mesh, or vllm@http"),
     "no room": ({"data.max_length": 20}, "leaves room"),
     "no such record": ({"online.prompts": "", "online.replay": "/tmp"}, "no recorded steps"),
