@@ -421,7 +421,11 @@ def test_a_refused_run_stays_as_it_was(change, settings, workdir, tmp_path, caps
 
 
 def test_a_run_needs_no_other_model_than_its_own(settings, ended, workdir, tmp_path):
-    for path in (tmp_path / "gone", workdir / "model"):
+    damaged = shutil.copytree(workdir / "model", tmp_path / "damaged")
+    raw = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": True}))
+    (damaged / "model.safetensors").write_text("not what it was")
+    for path in (tmp_path / "gone", damaged, workdir / "model"):
         assert resumed_at(workdir, {**settings, "steps": 6, "model.path": path}) == 4
     settings = {**settings, "steps": 4, "model.path": workdir / "model"}
     launch_train.main(train_arguments(workdir, settings))
