@@ -345,6 +345,12 @@ def check_resume(config: ConfigDict, saved_file: Path) -> None:
     except InputError as error:
         raise _unreadable_error(saved_file, f"cannot be read ({error})") from error
     known = settings()
+    if unknown := sorted(saved.keys() - known.keys()):
+        log.warning(
+            "%s: settings of the run that this version does not have: %s",
+            saved_file,
+            ", ".join(unknown),
+        )
     changed = []
     for name, value in to_json(config).items():
         # A setting that is newer than the run was off then.

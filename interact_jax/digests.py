@@ -12,6 +12,7 @@ when all have.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,10 @@ def check(
             remedy = remedy if needed else f"{WITHOUT_DIGESTS.format(name)} {remedy}"
             raise damaged(name, "is not what was written")
         expected |= {n: d for n, d in lines.items() if unread is None or not unread(n)}
-    missing = [name for name in expected if not (folder / name).is_file()]
+    outside = [name for name in expected if _leads_out(folder, name)]
+    if outside:
+        raise damaged(outside[0], "leads out of it")
+    missing = [name for name in expected if not os.path.isfile(folder / name)]
     if missing:
         raise damaged(missing[0], "is missing")
     try:
@@ -95,8 +99,16 @@ def _read(file: Path) -> dict[str, str] | None:
         return None
     if not last or own != _hash(lines.encode()) + "\n":
         return None
-    pairs = (line.partition("  ") for line in lines.splitlines())
+    pairs = (line.partition("  ") for line in lines.split("\n")[:-1])
     return {name: digest for digest, _, name in pairs}
+
+
+def _leads_out(folder: Path, name: str) -> bool:
+    """Whether a name is that of a file elsewhere: a stranger's may be one that has no end."""
+    try:
+        return not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # a null byte
+        return True
 
 
 def _names(folder: Path) -> list[str]:

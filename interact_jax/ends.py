@@ -33,7 +33,8 @@ RETRY = 0.01  # seconds
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden it
 
 _deferred = 0  # number of active blocks that treat a signal as a request
-_requests = 0  # signals sent to such a block
+_requests = 0  # signals sent to such a block, as the watching thread has seen them
+_unseen = False  # whether it has yet to see one that the main thread has made a request
 _caught = False  # whether `Ended` will be caught
 _raised = 0  # the signal that has raised `Ended`
 
@@ -108,12 +109,14 @@ def _raise_again(number: int) -> None:
 
 def _watch(reader: int) -> None:
     """Receive every signal at once, whatever the main thread is doing."""
-    global _requests
+    global _requests, _unseen
     while True:
         number = os.read(reader, 1)[0]
         if number not in SIGNALS:
             continue
-        if _deferred:
+        if _unseen:
+            _unseen = False
+        elif _deferred:
             _requests += 1
             if _requests > 1:  # and the main thread has not handled the first yet
                 leave(number)
@@ -145,6 +148,8 @@ class Deferred:
         self._stop_deferring()
 
     def _handle(self, number: int, _: Any) -> None:
+        global _unseen
+        _unseen = not _requests  # the main thread was faster, as it is where it runs Python
         self.asked, self.status = signal.Signals(number).name, 128 + number
         for other, handler in self._before.items():  # a second signal, of any kind, acts at once
             signal.signal(other, handler)

@@ -124,7 +124,7 @@ def _renew(descriptor: int, done: threading.Event) -> None:
 def _refusal(place: Path, owner: dict[str, object]) -> InputError:
     return InputError(
         f"{place.parent}: another run is active there ({_describe(owner)}). Wait for its end, or "
-        "use another --workdir."
+        "use another directory."
     )
 
 

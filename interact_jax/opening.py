@@ -198,9 +198,9 @@ def _check_same(given: Path, own: Path) -> None:
     if not (given / "config.json").is_file():  # a hub id, or gone
         log.info("the model is the run's own, %s", own)
         return
-    (_, theirs), (_, ours) = hf.load_config(given), hf.load_config(own)
+    (_, theirs), (_, ours) = (hf.load_config(place, weights=False) for place in (given, own))
     fields = {field.name for field in dataclasses.fields(ours)}
-    if theirs.tied and not ours.tied:  # that was seen in its weights, which may be gone
+    if theirs.tied and not ours.tied:  # that was seen in its weights, which need not be there now
         fields -= {"tied"}
     different = [
         f"{name} is {getattr(ours, name)!r} in the run, {getattr(theirs, name)!r} there"

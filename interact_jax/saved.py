@@ -18,6 +18,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from interact_jax import digests
@@ -45,8 +46,8 @@ def is_finished(place: Path) -> bool:
 def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     """The state, laid out by the shardings of `moving`, and what was kept with it.
 
-    Raises Damaged where it differs from what was written, InputError where it belongs to another
-    model or version.
+    Raises Damaged where it differs from what was written, or was copied there from another step;
+    InputError where it belongs to another model or version.
     """
     sealed = check(place)
     version = _version(_read_data(place))
@@ -55,11 +56,13 @@ def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     wanted = moving if version > 1 else _Version1.of(moving)
     with _translate_errors(place, sealed), ocp.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore((place / "state").resolve(), wanted)
+    _check_step(place, restored.step)
     return restored.to_current(moving) if version == 1 else restored, read_kept(place)
 
 
 def read_kept(place: Path) -> dict[str, Any]:
-    """What was kept with a state, alone and without comparing digests. Raises Damaged."""
+    """What was kept with a state, alone: only its own digests are compared. Raises Damaged."""
+    digests.check(place, unread=lambda name: not name.startswith("data/"))
     data = _read_data(place)
     if _version(data) == 1:
         return {"position": data}
@@ -67,7 +70,7 @@ def read_kept(place: Path) -> dict[str, Any]:
 
 
 def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> Any:
-    """Only the parameters of one model."""
+    """Only the parameters of one model. Raises as `read` does."""
     sealed = check(place, remedy)
     item = (place / "state").resolve()
     wanted: Any = abstract_params
@@ -78,9 +81,11 @@ def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> A
     keys = _check_shapes(place, abstract_params, model, sealed)
     for key in reversed(keys):
         wanted, restore_args = {key: wanted}, {key: restore_args}
+    wanted["step"], restore_args["step"] = 0, ocp.RestoreArgs(restore_type=np.ndarray)
     request = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
     with _translate_errors(place, sealed), ocp.PyTreeCheckpointer() as checkpointer:
         restored = checkpointer.restore(item, request)
+    _check_step(place, restored["step"], remedy)
     for key in keys:
         restored = restored[key]
     return restored
@@ -133,6 +138,12 @@ def _read_data(place: Path) -> dict[str, Any]:
     except Exception as error:
         message = f"data cannot be read ({_first_line(error)})"
         raise Damaged(f"{place} is damaged: {message}") from error
+
+
+def _check_step(place: Path, step: Any, remedy: str = "") -> None:
+    if int(step) != int(place.name):  # a copy under another name
+        message = f"{place} is damaged: it is of step {int(step)}"
+        raise Damaged(f"{message}. {remedy}" if remedy else message)
 
 
 def _version(data: Mapping[str, Any]) -> int:

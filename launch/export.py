@@ -91,12 +91,14 @@ def warn_of_later_steps(run: Path, step: int, given: str) -> None:
 
 def saved_setting(run: Path, name: str) -> str:
     """A setting of a run; its default where the run is older than it, or the file is damaged."""
-    default = str(config.settings()[name].default)
+    setting, file = config.settings()[name], run / "config.json"
     try:
-        return str(read_json(run / "config.json").get(name, default))
+        value = read_json(file).get(name, setting.default)
+        setting.check(f"{file}: {name}", value)
     except InputError as error:
-        log.warning("%s; %s is taken to be %s", error, name, default)
-        return default
+        log.warning("%s %s is taken to be %s.", error, name, setting.default)
+        return str(setting.default)
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -303,6 +303,8 @@ TOKENIZER_CONFIG: list[tuple[Any, str]] = [
     ({"additional_special_tokens": "x"}, "additional_special_tokens='x'"),
     ({"extra_special_tokens": [5]}, r"extra_special_tokens=\[5\]"),
     ({"fast_tokenizer_files": ["../../tokenizer.1.json"]}, "fast_tokenizer_files="),
+    ({"tokenizer_file": "/dev/zero"}, "tokenizer_file='/dev/zero'; expected the name of a file"),
+    ({"vocab_file": "../vocab.json"}, "vocab_file='../vocab.json'"),
     ({"padding_side": "top"}, "padding_side='top'"),
     ({"add_bos_token": "no"}, "add_bos_token='no'"),
     ("[]", "tokenizer_config.json: expected a JSON object"),

@@ -14,6 +14,7 @@ import pytest
 
 from interact_jax import checkpoint, config, digests, evaluation, run_state, train
 from interact_jax.data.fingerprint import legacy_digests
+from interact_jax.opening import open_model
 from interact_jax.schema import InputError
 from launch import export as launch_export
 from launch import train as launch_train
@@ -165,6 +166,12 @@ def position_changed(place):
     file.write_text(file.read_text().replace('"drawn": 8', '"drawn": 6'))
 
 
+def position_renamed(place):
+    """It is looked at before the state is read, to see whether the data is the same."""
+    file = place / "data/metadata"
+    file.write_text(file.read_text().replace('"position"', '"pnsition"'))
+
+
 def position_gone(place):
     (place / "data/metadata").unlink()
 
@@ -177,7 +184,10 @@ def digests_cut(place):
     os.truncate(place / OWN, 100)
 
 
-DAMAGE = [array_flipped, array_cut, position_changed, position_gone, state_gone, digests_cut]
+DAMAGE = [
+    *(array_flipped, array_cut, position_changed, position_renamed, position_gone),
+    *(state_gone, digests_cut),
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -199,6 +209,9 @@ def test_the_newest_sound_checkpoint_is_gone_on_from(damage, settings, workdir, 
 
 def test_a_copy_under_another_name_is_not_taken_for_that_step(settings, workdir, said):
     shutil.copytree(workdir / "checkpoints/2", workdir / "checkpoints/5")
+    model = open_model(workdir / "model", weights=False, attention="xla")
+    with pytest.raises(InputError, match=r"checkpoints/5 is damaged: it is of step 2\. Name anoth"):
+        checkpoint.restore_params(str(workdir), model.abstract())
     assert resumed_at(workdir, {**settings, "steps": 6}) == 4
     (line,) = [line for line in said if "going on from checkpoint 4" in line]
     assert "checkpoints/5 is damaged: it is of step 2" in line
@@ -408,7 +421,11 @@ def test_a_refused_run_stays_as_it_was(change, settings, workdir, tmp_path, caps
 
 
 def test_a_run_needs_no_other_model_than_its_own(settings, ended, workdir, tmp_path):
-    for path in (tmp_path / "gone", workdir / "model"):
+    damaged = shutil.copytree(workdir / "model", tmp_path / "damaged")
+    raw = json.loads((damaged / "config.json").read_text())
+    (damaged / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": True}))
+    (damaged / "model.safetensors").write_text("not what it was")
+    for path in (tmp_path / "gone", damaged, workdir / "model"):
         assert resumed_at(workdir, {**settings, "steps": 6, "model.path": path}) == 4
     settings = {**settings, "steps": 4, "model.path": workdir / "model"}
     launch_train.main(train_arguments(workdir, settings))

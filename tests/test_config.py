@@ -226,6 +226,14 @@ def test_a_run_resumes_with_the_settings_that_it_had(tmp_path):
         config.check_resume(load("optim.lr=0.5"), saved)
 
 
+def test_settings_of_a_run_that_are_not_known_are_told(tmp_path, caplog):
+    """Those of a newer version, or of a file that was changed."""
+    saved = tmp_path / "config.json"
+    saved.write_text(json.dumps(config.to_json(load()) | {"optim.newest": 1}))
+    config.check_resume(load(), saved)
+    assert "this version does not have: optim.newest" in caplog.text
+
+
 def test_every_setting_is_described():
     text = config.describe()
     assert all(f"--config.{name}=" in text for name in config.flatten(config.default()))

@@ -38,6 +38,12 @@ def test_what_is_sealed_is_sound(sealed):
     assert sorted(p.name for p in sealed.iterdir()) == [OWN, "empty", "state"]
 
 
+def test_a_name_may_have_what_python_takes_for_the_end_of_a_line(tmp_path):
+    (tmp_path / "a\u2028b\x0c.jinja").touch()
+    digests.seal(tmp_path)
+    assert digests.check(tmp_path)
+
+
 @pytest.mark.parametrize(
     "name, damage, what",
     [
@@ -74,6 +80,17 @@ def test_without_digests_nothing_is_known(sealed):
     (sealed / OWN).unlink()
     assert not digests.is_sealed(sealed)
     assert not digests.check(sealed)
+
+
+@pytest.mark.parametrize("name", ["/proc/version", "../22/array", "state/link", "a\0"])
+def test_what_leads_out_of_the_directory_is_not_read(sealed, name, monkeypatch):
+    (sealed / "state/link").symlink_to("/proc/version")
+    lines = f"{'0' * 128}  {name}\n"
+    own = hashlib.blake2b(lines.encode()).hexdigest()
+    (sealed / OWN).write_text(f"{lines}{digests.LAST_LINE}{own}\n")
+    monkeypatch.delattr(digests, "of_files")
+    with pytest.raises(Damaged, match=r"21 is damaged: .* leads out of it"):
+        digests.check(sealed)
 
 
 def test_it_is_sealed_when_every_process_has_sealed_its_own(sealed):

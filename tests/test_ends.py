@@ -139,6 +139,13 @@ def test_a_request_is_met_at_a_good_place():
     assert signalled(DEFERRED + waits, signal.SIGHUP) == (129, "")
 
 
+def test_a_request_leaves_as_much_time_as_the_place_needs():
+    """Also where the main thread hears of it before the thread that watches, as in Python."""
+    saves = "    while not stop.asked: pass\n    import time; time.sleep(0.6)\n"
+    program = DEFERRED + saves + "raise SystemExit(stop.status)"
+    assert signalled(program, signal.SIGTERM) == (143, ""), "longer than ends.GRACE"
+
+
 def test_a_second_request_is_more():
     in_c = DEFERRED + "    " + IN_C
     assert signalled(in_c, signal.SIGINT, signal.SIGTERM)[0] in (130, 143)

@@ -137,3 +137,10 @@ def test_its_export_can_be_made_again_in_its_own_type(run, tmp_path):
         np.testing.assert_array_equal(of["same"][name], expected)
     weights = [tmp_path / name / "model.safetensors" for name in of]
     assert weights[1].stat().st_size < 0.6 * weights[0].stat().st_size
+
+
+@pytest.mark.parametrize("damaged", ['{"export.dtype": "bfloat17"}', '{"export.dtype": 5}', "{"])
+def test_a_damaged_setting_of_an_export_is_taken_for_its_default(damaged, tmp_path, caplog):
+    (tmp_path / "config.json").write_text(damaged)
+    assert launch_export.saved_setting(tmp_path, "export.dtype") == "bfloat16"
+    assert "export.dtype is taken to be bfloat16" in caplog.text

@@ -67,6 +67,15 @@ def test_memory_that_was_kept_can_be_returned_again():
     assert page_faults("keep", "return") > page_faults() / 2
 
 
+def test_memory_is_kept_only_for_what_is_small_against_the_machine(monkeypatch):
+    returned = []
+    monkeypatch.setattr(memory, "return_freed", lambda: returned.append(True))
+    monkeypatch.setattr(memory, "room", lambda _: memory.Room(40 * GB, 0, "a box"))
+    for needed, expected in ((10 * GB, []), (10 * GB + 1, [True])):
+        memory.choose_allocator(needed, sharding.make_mesh())
+        assert returned == expected
+
+
 # ------------------------------------------------------------------------------ needs against room
 
 
@@ -97,6 +106,14 @@ def test_little_room_is_a_warning_and_an_unknown_device_none(caplog):
     caplog.clear()
     assert memory.check(NEEDS, None)
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+def test_a_host_that_cannot_hold_a_copy_of_its_accelerators_state_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(memory, "is_host", lambda _: False)
+    for left, told in ((32 * GB, False), (31 * GB, True)):  # eight devices with 4 GB each
+        monkeypatch.setattr(memory, "host_left", lambda left=left: (left, 64 * GB, "a box"))
+        memory.check_host(NEEDS, sharding.make_mesh())
+        assert ("copies 32.0 GB to the host, where a box has 31.0 GB" in caplog.text) == told
 
 
 def test_needs_are_those_of_the_compiled_step(tmp_path):

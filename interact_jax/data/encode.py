@@ -199,15 +199,17 @@ def _hopping_windows(
             kept = (*system, *x[start:])
             return [_encode(draft, kept, conversation, chat) for draft in drafts]
 
-        unit, hop = encode_from(start), start
+        unit = encode_from(start)
         if _length(unit, settings) > settings.max_length:
-            for hop in (i for i in range(start + 1, len(x)) if x[i].role == "user"):
+            hops = [i for i in range(start + 1, len(x)) if x[i].role == "user"]
+            # The last one first: if even that is too long, the others need not be tried.
+            if not hops or _length(encode_from(hops[-1]), settings) > settings.max_length:
+                counts[TOO_LONG] += 1
+                continue  # the window stays where it is: the next unit may fit into it
+            for hop in hops:
                 unit = encode_from(hop)
                 if _length(unit, settings) <= settings.max_length // 2:
                     break
-            if _length(unit, settings) > settings.max_length:
-                counts[TOO_LONG] += 1
-                continue  # the window stays where it is: the next unit may fit into it
             counts["windows hopped: the oldest turns of a long conversation cut"] += 1
             windows.append(window)
             start, window = hop, []

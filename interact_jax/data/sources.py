@@ -76,10 +76,10 @@ class Source:
 
     def _unpack(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         # Not gzip.open: on damage it drops the part of the last block that it has unpacked.
-        unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
+        unpacker, inside, between = zlib.decompressobj(GZIP_WBITS), False, False
         for chunk in chunks:
-            while chunk:
-                before, inside = unpacker.copy(), True
+            while chunk := chunk.lstrip(b"\0") if between else chunk:  # zeros there are padding
+                before, inside, between = unpacker.copy(), True, False
                 try:
                     yield unpacker.decompress(chunk)
                 except zlib.error as error:
@@ -88,9 +88,9 @@ class Source:
                     yield _salvage(before, chunk)
                     return
                 chunk = b""
-                if unpacker.eof:  # another member may follow; zeros between members are padding
-                    chunk = unpacker.unused_data.lstrip(b"\0")
-                    unpacker, inside = zlib.decompressobj(GZIP_WBITS), False
+                if unpacker.eof:  # another member may follow
+                    chunk = unpacker.unused_data
+                    unpacker, inside, between = zlib.decompressobj(GZIP_WBITS), False, True
         if inside:
             self.cut = Cut("damaged gzip", "it ends too early: the file was cut off", FIX_FILE)
 

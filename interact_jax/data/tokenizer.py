@@ -46,6 +46,7 @@ CONFIG: dict[str, Kind] = {
     "additional_special_tokens": list_of(TOKEN).or_null(),
     "extra_special_tokens": either(list_of(TOKEN), OBJECT).or_null(),
     "fast_tokenizer_files": list_of(FILE_NAME).or_null(),
+    **dict.fromkeys(("tokenizer_file", "vocab_file", "merges_file"), FILE_NAME.or_null()),
     "model_input_names": list_of(TEXT),
     "padding_side": SIDE,
     "truncation_side": SIDE,

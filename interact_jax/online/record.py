@@ -27,6 +27,12 @@ from interact_jax.schema import InputError
 log = logging.getLogger(__name__)
 
 CONVERSATIONS, STEPS = "conversations.jsonl", "rollouts.jsonl"
+KINDS = {
+    **{"step": int, "end": int, "digest": str, "drawn": int},
+    **{"versions": list, "kinds": list, "counts": dict, "prompts": None, "shapes": None},
+}
+"""What the line of a step has; None: the first one alone."""
+OWN = "own_digest"  # of the line itself; earlier versions wrote none
 REMEDY = (
     "Put back the file as the run wrote it, or use another --workdir (with --config.start_from to "
     "continue from the parameters)."
@@ -130,7 +136,7 @@ class Record:
         if not self._begun:
             self._begin()
         _append(self._conversations, text)
-        _append(self._steps, json.dumps(line).encode() + b"\n")
+        _append(self._steps, json.dumps({**line, OWN: _digest_of_line(line)}).encode() + b"\n")
         self._lines.append(line)
 
     def _read_steps(self) -> list[dict[str, Any]]:
@@ -168,15 +174,19 @@ class Record:
 
 
 def _step_line(text: bytes, number: int) -> dict[str, Any] | None:
+    """The line of a step; None where it is not what was written."""
     try:
         line = json.loads(text)
-        kinds = {"end": int, "drawn": int, "digest": str, "versions": list, "kinds": list}
-        good = all(isinstance(line[name], kind) for name, kind in kinds.items())
-        return (
-            line if good and line["step"] == number and isinstance(line["counts"], dict) else None
-        )
-    except (ValueError, KeyError, TypeError):
+        own = line.pop(OWN, None)
+        good = line.keys() <= KINDS.keys() if own is None else own == _digest_of_line(line)
+        good &= all(isinstance(line[name], kind) for name, kind in KINDS.items() if kind)
+        return line if good and line["step"] == number else None
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _digest_of_line(line: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(line).encode())
 
 
 def _encode(step: int, played: Played) -> bytes:

@@ -88,6 +88,20 @@ def test_an_interaction_longer_than_max_length_is_dropped_and_counted(chat):
     assert counts == {DROPPED: 1}
 
 
+def test_interactions_that_are_too_long_take_two_looks_each(chat, monkeypatch):
+    """However many turns there are before them: a stranger's conversation may be all such."""
+    rendered, render = [], ChatFormat.render
+
+    def noting(*arguments, **more):
+        rendered.append(arguments)
+        return render(*arguments, **more)
+
+    monkeypatch.setattr(ChatFormat, "render", noting)
+    _, counts = run(dialogue(20), chat, max_length=20)
+    assert counts == {DROPPED: 20}
+    assert len(rendered) <= 20 * 2 * 2, "of x, and of x with o in view"
+
+
 def test_of_a_long_greeting_only_the_greeting_is_cut(chat):
     conversation = dialogue(3)
     whole = run(conversation, chat)[0][0]

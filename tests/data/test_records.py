@@ -129,10 +129,12 @@ def test_gzip_without_its_end(tmp_path, layout):
         read_conversations(str(path))
 
 
-def test_gzip_by_bytes_and_in_members(tmp_path):
-    """gzip is known by its bytes, whatever its name; members stand one behind the other."""
+@pytest.mark.parametrize("zeros", [0, 2, 2 * sources.CHUNK])
+def test_gzip_by_bytes_and_in_members(tmp_path, zeros):
+    """gzip is known by its bytes, whatever its name; members stand one behind the other, with
+    zeros between them, as tapes have them, or without."""
     members = [gzip.compress(json.dumps(good(i)).encode() + b"\n") for i in "abc"]
-    path = write(tmp_path, "chats.jsonl", b"".join(members) + b"\0\0")
+    path = write(tmp_path, "chats.jsonl", b"".join(member + bytes(zeros) for member in members))
     assert ids(path) == ["a", "b", "c"]
 
 

@@ -82,6 +82,12 @@ class Outcome:
     said: str
 
 
+def heed_signals() -> None:
+    """A shell has what it runs in the background ignore SIGINT, and so would its children."""
+    for number in set(SIGNALS) - {signal.SIGKILL}:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(workdir: Path, folder: Path, method: str) -> subprocess.Popen[str]:
     settings = {**settings_of(folder, method), "steps": STEPS}
     settings["compile_cache"] = folder / "compiled"
@@ -93,6 +99,7 @@ def start(workdir: Path, folder: Path, method: str) -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_signals,
     )
 
 

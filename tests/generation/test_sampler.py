@@ -364,6 +364,8 @@ def test_little_room_makes_requests_wait_and_changes_nothing(decoder, params, sa
     narrow.load(params)
     assert [c.ids for c in sample(narrow, prompts, max_new_tokens=20)] == expected
     assert narrow._pages[0].count == 5
+    (cut,) = sample(narrow, some_prompts([119]), max_new_tokens=10**6)
+    assert len(cut.ids) == 1, "room is for the model's context, not for all that is asked"
     with pytest.raises(InputError, match="there is room for the keys and values of 32"):
         tight = Sampler(decoder, [0], room=1.5 * page)
         tight.load(params)

@@ -384,6 +384,7 @@ def test_two_evaluations_do_not_write_to_one_directory(tmp_path, capsys):
     with lock.hold(tmp_path / "out"):
         status, message = outcome(evaluate.main, given, capsys)
     assert status == 2 and "another run is active there" in message
+    assert "--workdir" not in message, "its flag is --out"
 
 
 def test_samples_draw_independently_and_stay_when_prompts_come(tmp_path):

@@ -120,12 +120,19 @@ def test_a_changed_conversation_is_noticed(folder):
         record.step(1)
 
 
+def swapped(old, new):
+    return lambda lines: [b"".join(lines).replace(old, new, 1)]
+
+
 @pytest.mark.parametrize(
     "change, says",
     [
         (lambda lines: [lines[0], b"{}\n", lines[2]], "rollouts.jsonl:2: not what the run wrote"),
         (lambda lines: [lines[0], lines[2]], "rollouts.jsonl:2: not what"),
         (lambda lines: [b"x" + lines[0], *lines[1:]], "rollouts.jsonl:1: not what"),
+        (swapped(b'"drawn": 20', b'"drawn": 21'), "rollouts.jsonl:2: not what"),
+        (swapped(b"[1, 2, 3, 4, 5]", b"[1, 2, 3, 4, 7]"), "rollouts.jsonl:1: not what"),
+        (swapped(b"own_digest", b"own_dibest"), "rollouts.jsonl:1: not what"),
     ],
 )
 def test_damaged_lines_of_steps_are_named(change, says, folder):
@@ -133,6 +140,15 @@ def test_damaged_lines_of_steps_are_named(change, says, folder):
     steps.write_bytes(b"".join(change(steps.read_bytes().splitlines(keepends=True))))
     with pytest.raises(InputError, match=says):
         Record(folder)
+
+
+def test_lines_without_a_digest_are_those_of_an_earlier_version(folder):
+    steps = folder / "rollouts.jsonl"
+    lines = [json.loads(line) for line in steps.read_text().splitlines()]
+    for line in lines:
+        del line["own_digest"]
+    steps.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert without_source(Record(folder).step(3)) == step(3)
 
 
 def test_conversations_that_are_gone_are_missed(folder):

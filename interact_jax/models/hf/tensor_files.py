@@ -176,7 +176,7 @@ def _no_weights(directory: Path) -> str:
     names = sorted(path.name for path in directory.iterdir())
     return (
         f"{directory}: no weights. Expected {SINGLE}, or {INDEX} and the files it names; there is "
-        f"{list_names(names) or 'nothing'}. To start from random weights set model.init=random."
+        f"{list_names(names) or 'nothing'}. To train from random weights, set model.init=random."
     )
 
 
