@@ -38,6 +38,7 @@ UNOPTIMISED = "jax_disable_most_optimizations"
 # none should begin such a file when the others are about to end.
 LONG = (
     "launch/test_oracle.py",
+    "launch/test_golden_objectives.py",
     "generation/test_sampler.py",
     "test_teachers.py",
     "models/test_sight.py",

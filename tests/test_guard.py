@@ -59,7 +59,7 @@ def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp
         "optim.schedule": "constant",
         "evaluation.every": 8,
         "evaluation.guard": "stop",
-        "evaluation.replies": 256,
+        "evaluation.replies": 128,
         "report.interactions": 0,
         "check_hindsight": 0,
     }
