@@ -103,7 +103,11 @@ def test_picture_counts_what_sharing_saves():
     size = tree.size
     apart = sum(len(ids) for _, _, ids in alone(window))
     assert f"{size.T + size.P + size.Q} tokens in place of {apart}" in text
-    assert [line.split()[0] for line in text.splitlines()[:4]] == ["trunk"] + ["hindsight"] * 3
+    trunk, *limbs = text.splitlines()[:4]
+    assert [line.split()[0] for line in (trunk, *limbs)] == ["trunk"] + ["hindsight"] * 3
+    for line, limb in zip(limbs, tree.frozen, strict=True):  # indented by where they fork
+        assert line.count("·") == round(20 * limb.fork / len(tree.trunk))
+    assert limbs[-1].count("·") > limbs[0].count("·")
 
 
 def test_a_tree_keeps_four_bytes_a_token_and_no_copy_of_a_context():
