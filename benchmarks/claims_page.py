@@ -193,7 +193,9 @@ The same, but later users want the earlier styles as well, and complain when the
     "unrelated": """## Unrelated follow-ups
 
 Users praise, chat or ask something else, whatever the reply was, so there is nothing to learn.
-The paper reports that the signal of such follow-ups is near zero.""",
+The paper reports that the signal of such follow-ups is near zero. What moves the policy here are
+the new requests alone: the shipped model, of a million parameters, takes some of them for the
+request that its reply should have answered ([log.md](log.md#learning-online)).""",
 }
 OFFLINE = """## Offline, against supervised fine-tuning
 
