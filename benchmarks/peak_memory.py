@@ -1,0 +1,115 @@
+"""What a run says that it needs, and what it takes: two steps of a model of Qwen3-0.6B's shape.
+
+    python benchmarks/peak_memory.py
+
+The model is random, with the pocket model's tokenizer; parameters and computation in bfloat16,
+AdamW, one row of 1,200 tokens, a checkpoint after every step. It takes 13 GB and some ten minutes
+on two cores. `--width`, `--layers` and `--vocabulary` make it smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # programs find one another there
+
+from interact_jax import cli, pocket
+from interact_jax.data.chat import ChatFormat
+from interact_jax.schema import Message
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = 128  # width of a head
+SETTINGS = {
+    "model.init": "random",
+    "model.dtype": "bfloat16",
+    "model.param_dtype": "bfloat16",
+    "optim.name": "adamw",
+    "batch.interactions": 0,
+    "batch.conversations": 1,
+    "batch.row_tokens": 1,  # as long as the conversation is
+    "data.max_length": 2048,
+    "steps": 2,
+    "epochs": 0,
+    "checkpoint.every": 1,
+    "evaluation.name": "none",
+    "evaluation.holdout": 0,
+    "report.interactions": 0,
+    "check_hindsight": 0,
+}
+ANNOUNCED = re.compile(r"memory(?: of a device)?: (?:a device needs )?([\d.]+) (GB|MB)")
+
+
+def write_model(folder: Path, width: int, layers: int, vocabulary: int) -> None:
+    """A Qwen3 without weights."""
+    folder.mkdir()
+    for file in Path(pocket.MODEL).iterdir():
+        if file.name.startswith(("tokenizer", "chat_template")):
+            shutil.copyfile(file, folder / file.name)
+    heads = max(2, 2 * width // HEAD)
+    config = {
+        **{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": vocabulary},
+        **{"hidden_size": width, "intermediate_size": 3 * width, "num_hidden_layers": layers},
+        **{"num_attention_heads": heads, "num_key_value_heads": heads // 2, "head_dim": HEAD},
+        **{"max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 1e6},
+        **{"tie_word_embeddings": True, "hidden_act": "silu", "attention_bias": False},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_talk(file: Path, tokens: int) -> None:
+    """One conversation of two interactions, whose trunk has about so many tokens."""
+    chat, sentence = ChatFormat.load(str(pocket.MODEL)), "Please answer in one whole sentence. "
+    text = sentence * (tokens // (4 * len(chat.encode(sentence))))
+    roles = ("user", "assistant")
+    talk = [Message(roles[n % 2], text.strip()) for n in range(4)] + [Message("user", "Shorter!")]
+    messages = [{"role": message.role, "content": message.content} for message in talk]
+    file.write_text(json.dumps({"id": "long", "messages": messages}) + "\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add: Callable[..., object] = parser.add_argument
+    add("--width", type=int, default=1024, help="of the model")
+    add("--layers", type=int, default=28, help="of the model")
+    add("--vocabulary", type=int, default=151_936, help="tokens")
+    add("--tokens", type=int, default=1200, help="in the row")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_model(folder / "model", args.width, args.layers, args.vocabulary)
+        write_talk(folder / "talk.jsonl", args.tokens)
+        places = {"model.path": folder / "model", "data.path": folder / "talk.jsonl"}
+        given = [f"--config.{name}={value}" for name, value in {**SETTINGS, **places}.items()]
+        command = [sys.executable, str(ROOT / "launch" / "train.py"), "--workdir", f"{folder}/run"]
+        ended = subprocess.run(
+            [*command, "--config", "quickstart", *given],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        steps = (folder / "run/metrics.jsonl").read_text() if not ended.returncode else ""
+    if ended.returncode:
+        sys.exit(ended.stderr)
+    found = ANNOUNCED.search(ended.stderr)
+    assert found, ended.stderr
+    announced = float(found[1]) * (1 if found[2] == "GB" else 1e-3)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    print(
+        f"{len(steps.splitlines())} steps: announced {announced:.2f} GB, took at most "
+        f"{peak:.2f} GB, {peak / announced:.2f} times as much"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
