@@ -32,9 +32,11 @@ SETTINGS = {
     "model.init": "random",
     "model.dtype": "bfloat16",
     "model.param_dtype": "bfloat16",
+    "remat": "full",
     "optim.name": "adamw",
     "batch.interactions": 0,
     "batch.conversations": 1,
+    "batch.rows": 1,
     "batch.row_tokens": 1,  # as long as the conversation is
     "data.max_length": 2048,
     "steps": 2,

@@ -82,6 +82,7 @@ def test_every_tree_has_a_segment_and_every_branch_a_number_of_its_own():
     rows = fill(trees, capacity)
     assert len(rows) < len(trees)
     batch, _ = pack(rows, capacity, len(rows))
+    assert batch.branches.fork_BxJ.shape == (len(rows), 1 + capacity.J)  # the trunk is number 0
     for b, row in enumerate(rows):
         assert set(batch.trunk.segment_BxL[b]) - {0} == set(range(1, len(row) + 1))
         branches = sum(tree.size.J for tree in row)
