@@ -160,6 +160,16 @@ def test_reference_history_starts_with_a_user_turn(chat):
     assert all(chat.decode(e.x).startswith("<|im_start|>user") for e in window)
 
 
+def test_reference_history_starts_with_the_question_that_tools_were_used_for(chat):
+    """Where the tools' turns alone are more than five messages."""
+    looked_up = [("assistant", "let me see"), ("tool", "42")] * 3
+    said = [("user", "question 0"), ("assistant", "answer 0"), ("user", "question 1"), *looked_up]
+    messages = [Message(*turn) for turn in (*said, ("assistant", "It is 42"), ("user", "Thanks"))]
+    (window,), _ = run(Conversation("c", tuple(messages)), chat, history="reference")
+    text = chat.decode(window[-1].x)
+    assert "question 1" in text and "question 0" not in text
+
+
 def test_reference_history_cuts_contexts_on_the_left(chat):
     (window,), counts = run(dialogue(2, words=600), chat, history="reference", max_length=10**6)
     assert [len(e.x) for e in window] == [2048, 2048]
