@@ -238,7 +238,7 @@ class Bench:
         self.compiled, self.times = out / "compiled", out / "times"
 
     def set_up(self) -> None:
-        """Copy the current checkout."""
+        """Copy the current checkout; its tests have to be timed anew."""
         for directory in (self.copy, self.times):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)

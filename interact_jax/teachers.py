@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.scoring import Role, Source
-from interact_jax.settings import Setting
+from interact_jax.settings import LARGEST, Setting
 
 POLICY, TEACHER, INITIAL, OLD = "policy", "teacher", "initial", "old"
 
@@ -91,11 +91,9 @@ def frozen_signal(settings: Any) -> Role:
     Where the follow-up changes nothing for the initial model, the teacher is the policy: nothing
     is forgotten. How it reads follow-ups cannot drift with the policy either.
     """
-    reach = settings.reach
+    reach = min(settings.reach, LARGEST)  # infinity times no change is no number
 
     def combine(live: jax.Array, read: jax.Array, unread: jax.Array) -> jax.Array:
-        if reach == float("inf"):
-            return live + read - unread
         s, t0, s0 = (jax.nn.log_softmax(logits, axis=-1) for logits in (live, read, unread))
         change = t0 - s0
         left = reach * change - (s - s0)
