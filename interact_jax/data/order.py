@@ -19,16 +19,17 @@ class Order:
         """Every epoch is in a new random order, which depends on the seed alone; without a seed,
         all are in the order 0, 1, ..."""
         self.count, self.seed = count, seed
-        data: Any = grain.MapDataset.range(count)
-        self._large = data.seed(seed).shuffle().repeat() if seed is not None else None
+        self._large: Any = None
+        if seed is not None and count >= SMALL:
+            self._large = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
         self._epoch: tuple[int, np.ndarray] | None = None  # the last one that was asked for
 
     def __getitem__(self, n: int) -> int:
-        epoch, place = divmod(n, self.count)
-        if self._large is None:
-            return place
-        if self.count >= SMALL:
+        if self._large is not None:
             return int(self._large[n])
+        epoch, place = divmod(n, self.count)
+        if self.seed is None:
+            return place
         if self._epoch is None or self._epoch[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch))
             self._epoch = epoch, rng.permutation(self.count)
