@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE = 5.0  # seconds
 RETRY = 0.01  # seconds
+LAST_LINE = 0.2  # seconds in which it should have been written
 SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden it
 
 _deferred = 0  # number of active blocks that treat a signal as a request
@@ -37,6 +38,7 @@ _requests = 0  # signals sent to such a block, as the watching thread has seen t
 _unseen = False  # whether it has yet to see one that the main thread has made a request
 _caught = False  # whether `Ended` will be caught
 _raised = 0  # the signal that has raised `Ended`
+_leaving = threading.Lock()  # held by the thread that says the last line
 
 
 class Ended(BaseException):
@@ -81,7 +83,13 @@ def catching() -> Any:
 
 
 def leave(number: int) -> NoReturn:
-    """End the process with a one-line message and the status of a signal."""
+    """End the process with a one-line message and the status of a signal.
+
+    The main thread and the watching one may both come here: the first says the line. The other
+    gives it time to, but still ends a process whose standard error is a pipe that nobody reads."""
+    if not _leaving.acquire(blocking=False):
+        time.sleep(LAST_LINE)
+        os._exit(128 + number)
     name = signal.Signals(number).name
     word = "interrupted" if number == signal.SIGINT else f"ended by {name}"
     cursor = SHOW_CURSOR if os.isatty(2) else ""

@@ -101,6 +101,40 @@ def test_a_computation_does_not_keep_a_program_from_ending():
     assert signalled(COMPUTES, signal.SIGINT) == (130, "interrupted\n")
 
 
+LEAVE_TOGETHER = (
+    HANDLERS
+    + """
+import os, time
+from interact_jax import cli
+
+write, leave = os.write, os._exit
+
+def main():
+    print('ready', flush=True)
+    time.sleep(60)
+
+def written(*line):
+    time.sleep({writing})
+    return write(*line)
+
+def left(status):
+    time.sleep({leaving})
+    leave(status)
+
+ends.os.write, ends.os._exit = written, left
+cli.run(main)
+"""
+)
+
+
+@pytest.mark.parametrize("writing, leaving", [(0, 0.5), (0.3, 0)])
+def test_the_last_line_is_said_once(writing, leaving):
+    """However slow the main thread is to leave: the watching one, which waits only so long for it,
+    says nothing after it, and does not leave before the line is out."""
+    program = LEAVE_TOGETHER.format(writing=writing, leaving=leaving)
+    assert signalled(program, signal.SIGINT) == (130, "interrupted\n")
+
+
 LOST = """
 import time, weakref
 from interact_jax import cli, ends
