@@ -7,7 +7,8 @@
 A mutant is one change of one expression or statement: a comparison, an operator, a constant, a
 condition, a keyword argument, a call that is left out. It is noticed if the tests of its module
 fail, do not end in time, or cannot be collected. Mutants are drawn uniformly from all places in all
-modules. Each is a line of DIR/MUTANTS.jsonl, written when its tests have ended.
+modules, by a digest of their names. Each is a line of DIR/MUTANTS.jsonl, written when its tests
+have ended.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -92,7 +92,9 @@ TWINS = {
 }
 Record = dict[str, Any]
 MESSAGES = {"InputError", "RunStopped", "ValueError", "KeyError", "Setting", "info", "warning"}
-"""Calls that only produce messages: their arguments are not mutated."""
+UNSEEN = MESSAGES | {"dataclass"}
+"""Calls that only produce messages, or forbid (`frozen=True`) what nothing does: their arguments
+are not mutated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,7 @@ def mutable_nodes(tree: ast.AST) -> Iterator[tuple[int, Any]]:
             if getattr(node, parent_field, None) is not None:
                 _mark(getattr(node, parent_field))
         silent = isinstance(node, ast.Call) and (
-            getattr(node.func, "attr", getattr(node.func, "id", "")) in MESSAGES
+            getattr(node.func, "attr", getattr(node.func, "id", "")) in UNSEEN
         )
         if silent or isinstance(node, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise):
             _mark(node)
@@ -195,6 +197,15 @@ def all_mutants() -> list[Mutant]:
             for number, changed in enumerate(changes(node)):
                 mutants.append(Mutant(module, node.lineno, place, number, _describe(node, changed)))
     return mutants
+
+
+def draw(count: int, seed: int) -> list[Mutant]:
+    """`count` mutants at random; edits of one module do not change which of another are drawn."""
+
+    def lot(mutant: Mutant) -> bytes:
+        return hashlib.blake2b(f"{seed} {mutant.name}".encode()).digest()
+
+    return sorted(sorted(all_mutants(), key=lot)[:count], key=lambda mutant: mutant.module)
 
 
 def _describe(node: ast.AST, changed: ast.AST) -> str:
@@ -351,9 +362,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     bench.set_up()
     end = time.monotonic() + 60 * args.minutes
-    mutants = all_mutants()
-    drawn = random.Random(args.seed).sample(mutants, min(args.count, len(mutants)))
-    drawn = [mutant for mutant in drawn if re.search(args.only, mutant.name)]
+    drawn = [m for m in draw(args.count, args.seed) if re.search(args.only, m.name)]
     in_doubt = {n for n, r in done.items() if not r["noticed"] or r["by"] == NOT_ENDED}
     again = in_doubt if args.again else set()
     waiting = [mutant for mutant in drawn if mutant.name not in done or mutant.name in again]
@@ -373,7 +382,7 @@ def main(argv: list[str] | None = None) -> None:
         show(record)
         write(bench.file, "".join(json.dumps(one) + "\n" for one in done.values()))
     left = sum(mutant.name not in done for mutant in drawn)
-    print(f"{len(done)} of {len(mutants):,} mutants were tried, {left} are left")
+    print(f"{len(drawn) - left} of the {len(drawn)} mutants drawn were tried, {left} are left")
 
 
 if __name__ == "__main__":

@@ -42,11 +42,12 @@ def learning_rate(settings: Any, total_steps: int) -> Callable[[jax.Array], jax.
 
 
 def adamw(settings: Any) -> optax.GradientTransformation:
-    """AdamW (b1 0.9, b2 0.999); norms and biases are not decayed, as is usual for transformers.
+    """AdamW (b1 0.9, b2 0.999, epsilon 1e-8, which are optax's defaults); norms and biases are not
+    decayed, as is usual for transformers.
 
     Moments are float32 whatever the parameters are: in bfloat16, 0.999 times a number is itself.
     """
-    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+    adam = optax.scale_by_adam()
 
     def init(params: Any) -> Any:
         return adam.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))

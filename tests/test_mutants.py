@@ -43,3 +43,11 @@ def test_on_a_busy_machine_mutants_have_as_much_more_time_as_the_sound_module_to
     shutil.rmtree(tmp_path / "copy")
     mutants.main([*arguments, "--again"])  # what did not end may have been noticed or not
     assert len(limits) == 2 * (1 + tried)
+
+
+def test_what_is_drawn_of_a_module_does_not_depend_on_the_others(monkeypatch):
+    some = [mutant for mutant in mutants.draw(150, seed=0) if mutant.module == "optim.py"]
+    assert some
+    assert mutants.draw(150, seed=0) != mutants.draw(150, seed=1)
+    monkeypatch.setattr(mutants, "TESTS", {"optim.py": mutants.TESTS["optim.py"]})
+    assert set(mutants.draw(len(some), seed=0)) == set(some)
