@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tensorboardX import SummaryWriter
-
-from interact_jax import places
+from interact_jax import places, startup
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
 
@@ -50,6 +48,9 @@ class TensorBoard:
     """Event files in WORKDIR/tensorboard."""
 
     def __init__(self, workdir: Path, first: int, settings: Mapping[str, Any]):
+        with startup.without_torch("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -8,11 +8,13 @@ if __name__ == "__main__":
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from interact_jax import __version__, ends
@@ -21,11 +23,15 @@ ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")  # T
 SILENT = ("-h", "--help", "--quiet")
 INTERVAL = 5.0  # seconds between lines while libraries are imported
 _imported = threading.Event()
+_needs_torch = True  # whether anything in this process may compute with PyTorch
 
 
-def begin() -> None:
+def begin(*, torch: bool = False) -> None:
     """Install signal handlers and quieten libraries; on a terminal, print a line that the program
-    has started, and more while imports take long, up to `end_imports`."""
+    has started, and more while imports take long, up to `end_imports`. `torch`: whether another
+    library in this program computes with PyTorch."""
+    global _needs_torch
+    _needs_torch = torch
     ends.install_handlers()
     quieten()
     if sys.stderr.isatty() and not set(SILENT) & set(sys.argv):
@@ -58,3 +64,19 @@ def quieten() -> None:
 def has_accelerator(devices: Path = Path("/dev")) -> bool:
     """Whether this machine has a TPU or a GPU, judging by its device files."""
     return any(any(devices.glob(pattern)) for pattern in ACCELERATORS)
+
+
+@contextlib.contextmanager
+def without_torch(library: str) -> Iterator[None]:
+    """Import, in this block, a library that imports PyTorch where that is installed.
+
+    PyTorch takes as long to import as all the rest, and most programs here never compute with it:
+    there the library does not find it. In other processes, a notebook for one, it does."""
+    if _needs_torch or not sys.modules.keys().isdisjoint(("torch", library)):
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # Python takes it for not installed
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 if __name__ == "__main__":  # before the slow imports
     from interact_jax import startup
 
-    startup.begin()
+    startup.begin(torch=True)  # lm-eval's own models do
 
 import importlib.util
 import sys

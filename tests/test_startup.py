@@ -1,6 +1,7 @@
 """What a program does before it imports what takes seconds."""
 
 import io
+import subprocess
 import sys
 import threading
 
@@ -72,3 +73,28 @@ def test_long_imports_are_not_silent(monkeypatch):
     first, *others = terminal.getvalue().splitlines()
     assert first.startswith("interact_jax ")
     assert all(line.startswith("loading libraries: ") for line in others)
+
+
+IMPORTS = """
+import importlib.util, sys
+from pathlib import Path
+from interact_jax import startup
+{begins}
+from interact_jax import loggers
+from interact_jax.data import tokenizer
+loggers.Loggers("tensorboard", Path(sys.argv[1]), 0, {{}}).write(1, {{"loss": 0.5}})
+print("torch" in sys.modules, importlib.util.find_spec("torch") is not None)
+"""
+
+
+@pytest.mark.parametrize(
+    "begins, imported",
+    [("startup.begin()", False), ("startup.begin(torch=True)", True), ("", True)],
+)
+def test_programs_leave_torch_alone(begins, imported, tmp_path):
+    """As long to import as all the rest; whoever asks for it later still finds it."""
+    code = IMPORTS.format(begins=begins)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == f"{imported} True\n", ended.stderr

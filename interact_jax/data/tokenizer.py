@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
+from interact_jax import startup
 from interact_jax.json_files import (
     FILE_NAME,
     FLAG,
@@ -26,6 +25,9 @@ from interact_jax.json_files import (
     whole,
 )
 from interact_jax.schema import InputError
+
+with startup.without_torch("transformers"):
+    from transformers import AutoTokenizer
 
 log = logging.getLogger(__name__)
 ID = whole(0, 2**31 - 1)
