@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from tests import compiling
+
 # Before jax is imported: it reads both when it starts its backends.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+os.environ["XLA_FLAGS"] = compiling.flags_with(compiling.EIGHT_DEVICES)
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, not to wait
 
 import jax
@@ -33,7 +33,6 @@ CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
-UNOPTIMISED = "jax_disable_most_optimizations"
 # What takes more than half a minute of processor time, the longest first. A file is one worker's:
 # none should begin such a file when the others are about to end.
 LONG = (
@@ -83,12 +82,9 @@ def compilation_cache(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def optimisation(request):
     """Compile a file marked `compiled_quickly` almost without optimisation, also in the processes
-    that its tests start, and every other file as users do."""
-    quickly = request.node.get_closest_marker("compiled_quickly") is not None
-    if quickly != (os.environ.get(UNOPTIMISED.upper()) == "1"):
-        os.environ[UNOPTIMISED.upper()] = str(int(quickly))
-        jax.config.update(UNOPTIMISED, quickly)
-        jax.clear_caches()  # programs are found there whatever they were compiled with
+    that its tests start, and every other file as users do. The slow tests are all compiled so."""
+    marked = request.node.get_closest_marker("compiled_quickly") is not None
+    compiling.compile_quickly(marked and request.config.option.markexpr != "slow")
 
 
 def pytest_collection_modifyitems(items):

@@ -17,6 +17,8 @@ from interact_jax.models.attention import backend_for, native
 from interact_jax.schema import InputError
 from tests.marks import needs_compiler
 
+pytestmark = pytest.mark.compiled_quickly
+
 HALVE = """
 #include "xla/ffi/api/ffi.h"
 namespace ffi = xla::ffi;

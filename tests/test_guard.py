@@ -13,6 +13,8 @@ from tests.runs import (
     train_arguments,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 SOUND = {
     "held_out_length": 20.0,
     "held_out_finished": 1.0,

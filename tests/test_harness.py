@@ -27,7 +27,7 @@ from launch import harness
 from tests.network import no_network  # noqa: F401
 from tests.tiny import BOS, EOS, tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.usefixtures("no_network")
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.usefixtures("no_network")]
 
 PROGRAM = Path(harness.__file__)
 POSITIONS = 96

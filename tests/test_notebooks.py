@@ -22,6 +22,7 @@ from nbclient import NotebookClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interact_jax
+from tests.compiling import flags_of_one_device
 from tests.runs import ROOT, read_lines, tiny
 
 pytestmark = pytest.mark.compiled_quickly
@@ -43,7 +44,7 @@ def cell_with(notebook, text):
 def execute(tmp_path, monkeypatch):
     """A function that runs a notebook in `tmp_path`, with other values behind its cell of settings
     (tagged "parameters"), and gives the executed one."""
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as its readers have
+    monkeypatch.setenv("XLA_FLAGS", flags_of_one_device())  # one device, as its readers have
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def run(name, **values):

@@ -16,6 +16,8 @@ from interact_jax.objectives import terms_of, total_of, total_weight
 from tests.snippets import entry, python_blocks
 from tests.trees import example, pack_windows, random_pairs, random_window
 
+pytestmark = pytest.mark.compiled_quickly
+
 IGNORED = 1
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 

@@ -15,6 +15,8 @@ from interact_jax.schema import InputError
 from tests.models.test_sight import line
 from tests.runs import FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 LONGEST = 512  # tokens of a sequence: padded to it, all share one compiled program
 
 

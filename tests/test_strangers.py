@@ -13,6 +13,8 @@ from launch import export, generate, plan, score, train
 from tests import hostile
 from tests.runs import outcome, records, tiny, train_arguments, write_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -26,6 +26,8 @@ from interact_jax.scoring import Role, Seen, Source, score
 from interact_jax.teachers import INITIAL, OLD, POLICY, RULES, TEACHER, TEACHERS, roles_of
 from tests.models.test_sight import CONFIG
 
+pytestmark = pytest.mark.compiled_quickly
+
 LR = 0.05
 
 

@@ -24,6 +24,8 @@ from tests.runs import (
     small_settings,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):

@@ -19,6 +19,8 @@ from interact_jax.schema import InputError
 from launch import train
 from tests.runs import ONE_ROW_SHARD, overrides, read_lines, tensors, tiny
 
+pytestmark = pytest.mark.compiled_quickly
+
 NEW_TOKENS = 6
 SETTINGS = {
     "data.max_length": 256,

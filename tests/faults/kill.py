@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax.printable import count
+from tests.compiling import flags_of_one_device
 from tests.faults import runs
 from tests.faults.runs import METHODS, different, ending, settings_of
 from tests.runs import ROOT, train_arguments
@@ -94,7 +95,12 @@ def start(workdir: Path, folder: Path, method: str) -> subprocess.Popen[str]:
     program = [sys.executable, str(ROOT / "launch/train.py"), "--quiet"]
     return subprocess.Popen(
         [*program, *train_arguments(workdir, settings)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": flags_of_one_device(),
+        },
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -19,6 +19,8 @@ from interact_jax.models.families import DecoderConfig
 from interact_jax.schema import InputError, TokenStream
 from tests.tiny import EOS, FAMILY_SIZES, tiny_model
 
+pytestmark = pytest.mark.compiled_quickly
+
 CONFIG = DecoderConfig(
     model_type="mistral",
     vocab_size=40,

@@ -28,6 +28,8 @@ from interact_jax.schema import InputError, Message, RunStopped
 from tests.servers.running import running
 from tests.snippets import python_blocks
 
+pytestmark = pytest.mark.compiled_quickly
+
 QUICK = Patience(tries=200, first=0.01, longest=0.2)  # a server takes seconds to start
 PARAMS = SamplingParams(max_new_tokens=8)
 REQUESTS = ("What is the capital of France?", "Opposite of hot?", "Number after two?")

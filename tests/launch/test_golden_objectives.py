@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from tests.compiling import flags_of_one_device
 from tests.golden import SHORT, golden_step
 from tests.runs import read_lines, train_several
 
@@ -98,7 +99,7 @@ def three_steps(request, shared, tmp_path_factory):
         )
         for line, workdir in workdirs.items()
     ]
-    flags = {} if way == "mesh" else {"XLA_FLAGS": ""}  # 8 devices are what tests have
+    flags = {} if way == "mesh" else {"XLA_FLAGS": flags_of_one_device()}
     ended = train_several(runs, **flags)
     assert ended.returncode == 0, ended.stderr
     return golden["results"], workdirs

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from launch import score, train
+from tests.compiling import flags_of_one_device
 from tests.golden import SHORT, golden_step
 from tests.runs import outcome, read_lines, train_several
 
@@ -80,7 +81,7 @@ def take_golden_steps(oracle, ways, tmp_path_factory):
     """The golden step on one device in each of these ways: the directory of each run."""
     workdirs = {way: tmp_path_factory.mktemp(way) for way in ways}
     runs = [golden_step(oracle, workdirs[way], **WAYS[way]) for way in ways]
-    ended = train_several(runs, XLA_FLAGS="")
+    ended = train_several(runs, XLA_FLAGS=flags_of_one_device())
     assert ended.returncode == 0, ended.stderr
     return workdirs
 

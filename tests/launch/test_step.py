@@ -20,6 +20,8 @@ from tests.runs import (
     write_lines,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 HINDSIGHT = (
     "\n\n[HINDSIGHT CONTEXT]\nThe following is a user response to your previous, insufficient"
     " attempt. Improve your response to the user prompt.\nFuture User Message: "

@@ -21,6 +21,8 @@ from tests.runs import (
     write_lines,
 )
 
+pytestmark = pytest.mark.compiled_quickly
+
 TRAINED = {
     **FLOAT32,
     **PLAIN_SGD,

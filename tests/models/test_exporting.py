@@ -16,6 +16,8 @@ from interact_jax.models import hf
 from interact_jax.schema import InputError
 from tests.tiny import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.compiled_quickly
+
 FOREIGN = {
     "README.md": "a model card",
     ".gitattributes": "*.safetensors filter=lfs",

@@ -21,6 +21,8 @@ from interact_jax.schema import TokenStream
 from interact_jax.scoring import Seen, Source
 from tests.trees import grow, random_window
 
+pytestmark = pytest.mark.compiled_quickly
+
 CONFIG = {
     "model_type": "qwen3",
     "vocab_size": 50,

@@ -17,6 +17,8 @@ from interact_jax.schema import InputError, TokenStream
 from launch import export, train
 from tests.runs import FLOAT32, records, tiny, train_arguments, write_lines
 
+pytestmark = pytest.mark.compiled_quickly
+
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 TOKENS = np.arange(3, 30)[None]
 

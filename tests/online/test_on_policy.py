@@ -11,6 +11,8 @@ from interact_jax.scoring import FORWARD, look
 from interact_jax.signal import logps_of
 from tests.online.runs import started
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 def test_ids_are_learned_as_sampled_even_where_their_text_has_others(tmp_path):
     """At a high temperature, most replies are not what the tokenizer would make of their text."""

@@ -13,6 +13,8 @@ from interact_jax.models.families import read_config
 from interact_jax.schema import Message, TokenStream
 from pocket_model import lessons, tokenizer, training
 
+pytestmark = pytest.mark.compiled_quickly
+
 
 @pytest.fixture(scope="module")
 def chat():

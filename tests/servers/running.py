@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.compiling import flags_of_one_device
 from tests.runs import ROOT
 
 STARTING = 900.0  # seconds: machines may be busy
@@ -27,7 +28,7 @@ class Running:
         self.folder, self.starts = folder, 0
         command = [sys.executable, "-m", f"tests.servers.{name}", "--folder", str(folder)]
         # One device: several are for the tests of meshes, and take longer.
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags_of_one_device()}
         self._log = (folder / "log").open("ab")
         self._launcher = subprocess.Popen(
             [*command, *arguments],
