@@ -62,7 +62,6 @@ class Checkpoints:
         self._watched: files.WatchedPath | None = None
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
-        self._overlapping = True
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -140,8 +139,6 @@ class Checkpoints:
 
     def keep_fixed(self, state: Any) -> None:
         """Write the models that never change. To be called before the first step."""
-        if self._fixed:
-            (self._workdir / "fixed").mkdir(exist_ok=True)
         for name, place in self._fixed.items():
             with orbax_errors.as_os_errors(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)

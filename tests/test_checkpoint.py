@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import threading
+import types
 
 import jax
 import numpy as np
@@ -119,6 +120,32 @@ def test_steps_are_listed_in_their_order(tmp_path):
         checkpoint.find(str(tmp_path / "checkpoints/5"))
     with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 20, 30, 100, 200\]"):
         checkpoint.restore_params(str(tmp_path / "checkpoints/10"), None)
+
+
+def test_a_run_may_be_called_by_a_number(tmp_path):
+    """It is not taken for a step, nor is another directory of steps."""
+    for folder in ("7/checkpoints/3", "other/3"):
+        (place := tmp_path / folder).mkdir(parents=True)
+        digests.seal(place)
+    assert checkpoint.find(str(tmp_path / "7")) == (tmp_path / "7", 3)
+    assert checkpoint.find(str(tmp_path / "7/checkpoints")) == (tmp_path / "7", 3)
+    with pytest.raises(InputError, match=r"steps found: none"):
+        checkpoint.find(str(tmp_path / "other/3"))
+
+
+def test_closing_frees_all_that_was_opened(tmp_path):
+    """However often it is closed, and whether or not anything was written."""
+    cfg = types.SimpleNamespace(keep=2, damaged="fall_back")
+    (tmp_path / "run").mkdir()
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run", cfg)
+    checkpoints.wait()
+    checkpoints.close()
+    before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run", cfg)
+    checkpoints.begin()
+    checkpoints.close()
+    checkpoints.close()
+    assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
 
 
 def test_a_config_in_any_script_stays_legible(tmp_path):
@@ -267,6 +294,16 @@ def test_a_damaged_checkpoint_is_neither_exported_nor_started_from(settings, wor
 
 
 # ------------------------------------------------------------------------------------ unfinished
+
+
+def test_the_newest_is_gone_on_from_and_it_is_said(settings, workdir, said):
+    run = begin(workdir, settings)
+    newest = run.checkpoints.kept()
+    run.checkpoints.close()
+    assert "resuming from step 4" in said
+    shutil.rmtree(workdir / "checkpoints/4")
+    older = checkpoint.Checkpoints(workdir, types.SimpleNamespace(keep=2, damaged="stop")).kept()
+    assert newest and older.keys() == newest.keys() and older != newest
 
 
 def test_a_checkpoint_without_its_digests_is_unfinished(settings, workdir, said, capsys):

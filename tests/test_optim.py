@@ -32,6 +32,12 @@ def test_warm_up_is_linear_and_cosine_ends_at_zero():
     np.testing.assert_allclose(lr(100), 0.0, atol=1e-7)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_stays_at_zero_after_the_end(schedule):
+    lr = learning_rate(settings(schedule=schedule), 10)
+    np.testing.assert_allclose([lr(10), lr(13), lr(20)], 0.0, atol=1e-7)
+
+
 def test_constant_without_warm_up_is_constant():
     lr = learning_rate(settings(), 10)
     assert {float(lr(step)) for step in range(10)} == {0.5}

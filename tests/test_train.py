@@ -45,7 +45,7 @@ ONE_STEP = {
 @pytest.fixture(scope="module")
 def one_batch(small, tmp_path_factory):
     """(metrics, parameters, micro-batches) of a step whose conversations are all in one batch."""
-    return make_step(tmp_path_factory.mktemp("one"), {**small, **ONE_STEP})
+    return make_step(tmp_path_factory.mktemp("one") / "of/some", {**small, **ONE_STEP})
 
 
 def make_step(workdir, settings):
@@ -81,15 +81,27 @@ def test_devices_that_only_repeat_others_are_told(small, mesh, said, tmp_path, c
     ],
     ids=["row-by-row", "long-rows", "two-forwards"],
 )
-def test_step_is_that_of_one_batch(small, one_batch, shape, micro, tmp_path):
+def test_step_is_that_of_one_batch(small, one_batch, shape, micro, tmp_path, caplog):
     """Packing, row length, micro-batches of unequal size and devices change nothing."""
+    caplog.set_level("INFO", "interact_jax")
     line, params, found = make_step(tmp_path, {**small, **ONE_STEP, **shape})
+    assert f"loading {small['model.path']}" in caplog.text
     expected_line, expected_params, one = one_batch
     assert (one, found) == (1, micro)
     for name in ("loss", "signal_mean", "signal_abs_mean", "grad_norm"):
         assert line[name] == pytest.approx(expected_line[name], rel=2e-5), name
     assert line["interactions"] == expected_line["interactions"] == 12
     check_same(params, expected_params, rtol=1e-5, atol=1e-6)
+
+
+def test_sums_lie_where_the_parameters_do(small, tmp_path):
+    """Numbers are on every device, and no gradient is on more of them than it has to be."""
+    mesh = {"mesh.fsdp": 4, "mesh.tensor": 2, "batch.rows": 1}
+    run = begin(tmp_path, {**small, **ONE_STEP, **mesh})
+    (gradients, metrics, counted), _ = train.compute_sums(run, run.source.next())
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(run.state.params), strict=True)
+    assert all(x.sharding.is_equivalent_to(param.sharding, x.ndim) for x, param in pairs)
+    assert all(x.is_fully_replicated for x in jax.tree.leaves((metrics, counted)))
 
 
 def test_gradients_of_parameters_in_bfloat16_are_rounded_once():

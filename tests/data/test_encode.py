@@ -123,6 +123,14 @@ def test_an_interaction_that_just_fits_without_its_history_is_kept(chat):
         assert any(e.x == expected.x for window in windows for e in window) == kept
 
 
+def test_a_conversation_that_just_fits_is_one_window(chat):
+    ((*_, longest),), _ = run(dialogue(4), chat)
+    fits = len(longest.xo) + len(longest.y)
+    for limit, windows in ((fits, 1), (fits - 1, 2)):
+        found, counts = run(dialogue(4), chat, max_length=limit)
+        assert len(found) == windows and counts[HISTORY_CUT] == windows - 1
+
+
 @pytest.mark.parametrize("limit", [1.0, 0.6])
 @pytest.mark.parametrize("place", [5, 9])
 def test_a_dropped_interaction_does_not_move_the_window(chat, place, limit):

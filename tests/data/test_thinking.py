@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from transformers import AutoTokenizer
@@ -51,9 +52,9 @@ def directories(tmp_path_factory):
     return {name: tiny_tokenizer(tmp_path_factory.mktemp(name), name) for name in TEMPLATES}
 
 
-def load(tmp_path, chat, *records: dict, **settings):
+def load(tmp_path, chat, *records: dict, recipe: str = "hindsight", **settings):
     path = write(tmp_path, "chats.jsonl", list(records))
-    return load_dataset(path, "auto", chat, EncodeSettings(**settings), "tree")
+    return load_dataset(path, "auto", chat, EncodeSettings(**settings), "tree", recipe=recipe)
 
 
 def seen(dataset, chat, view: str = "plain") -> list[tuple[str, str]]:
@@ -193,6 +194,16 @@ def test_a_reply_of_nothing_but_reasoning(tmp_path, directories, mode, text):
         assert [n for line, n in dataset.counts.items() if "left out: a reply" in line] == [1]
 
 
+@pytest.mark.parametrize("which", [1, 3])
+def test_a_pair_of_which_one_reply_is_nothing_but_reasoning(tmp_path, directories, which):
+    talk = record()
+    talk["messages"][which]["content"] = "<think>\nHm.\n</think>\n\n"
+    chat = ChatFormat.load(directories["think"], thinking="strip")
+    dataset = load(tmp_path, chat, talk, {**record(), "id": "d"}, recipe="pairs")
+    assert dataset.interactions == [1]
+    assert [n for line, n in dataset.counts.items() if "left out: a reply" in line] == [1]
+
+
 def sampled(chat, text: str) -> dict:
     """The first reply with what a sampler produced for it."""
     ids = [*chat.encode(text), chat.eos_id]
@@ -255,6 +266,20 @@ def test_messages_can_turn_thinking_off(tmp_path, directories, mode):
     dataset = load(tmp_path, chat, talk)
     assert [y for _, y in seen(dataset, chat)] == ["Four.", "4"]
     assert [n for line, n in dataset.counts.items() if "no room" in line] == [2]
+
+
+def test_tools_are_shown_where_messages_turn_thinking_off(tmp_path, directories):
+    lists = (
+        "{% for tool in tools or [] %}{{ 'Tool: ' + tool.function.name }}{% endfor %}" + SWITCHED
+    )
+    directory = shutil.copytree(directories["reasons"], tmp_path / "tokenizer")
+    (directory / "chat_template.jinja").write_text(lists)
+    chat = ChatFormat.load(directory, thinking="keep")
+    talk = {**record(), "tools": [{"type": "function", "function": {"name": "add"}}]}
+    talk["messages"][0]["content"] += " /no_think"
+    for view in ("plain", "hindsight"):
+        for x, y in seen(load(tmp_path, chat, talk), chat, view):
+            assert x.startswith("Tool: add") and "<think>" not in y
 
 
 def test_marks_that_are_special_tokens_are_no_text_of_a_message(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.data.tree import Size, paths, picture, split
+from interact_jax.data.thinking import NOTES
+from interact_jax.data.tree import Size, paths, picture, split, split_units
 from tests.trees import example, grow, random_window
 
 
@@ -108,6 +109,36 @@ def test_picture_counts_what_sharing_saves():
     for line, limb in zip(limbs, tree.frozen, strict=True):  # indented by where they fork
         assert line.count("·") == round(20 * limb.fork / len(tree.trunk))
     assert limbs[-1].count("·") > limbs[0].count("·")
+
+
+def test_a_picture_is_as_wide_as_it_may_be():
+    """Long text is cut in its middle, to the width or one column less."""
+    window = random_window(np.random.default_rng(1), 3)
+    (tree,) = grow(window)
+    for width in (60, 61, 79, 80):
+        lines = picture(tree, lambda ids: "abcdefgh" * 40, width).splitlines()[:4]
+        assert all(" … " in line and width - 1 <= len(line) <= width for line in lines)
+
+
+def test_a_picture_names_the_replies_whose_prompts_are_rendered_otherwise():
+    (first,), *rest = random_window(np.random.default_rng(1), 3)
+    reasoning, note = next((key, note) for key, note in NOTES.items() if key)
+    target = dataclasses.replace(first.target, reasoning=reasoning)
+    (tree,) = grow([[dataclasses.replace(first, target=target)], *rest])
+    text = picture(tree, str)
+    assert f"{note}: {target.id}\n" in text
+    assert not any(other in text for other in NOTES.values() if other != note)
+
+
+def test_units_alone_are_trees_of_their_own():
+    window = random_window(np.random.default_rng(3), 3)
+    (tree,) = grow(window)
+    parts = split_units(tree)
+    assert [[e.target.id for unit in part.units() for e in unit] for part in parts] == [
+        [e.target.id] for (e,) in window
+    ]
+    (unshared,) = grow(window[:1], "none")
+    assert split_units(unshared) == [unshared]
 
 
 def test_a_tree_keeps_four_bytes_a_token_and_no_copy_of_a_context():

@@ -161,6 +161,21 @@ def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, history_is
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+def test_models_that_are_not_trained_have_no_gradient():
+    """Neither through what they see nor through their heads."""
+    decoder, params = decoder_of(CONFIG)
+    _, batch, _ = batch_of(0, "think")
+    sources = [scoring.Source(name, PLAIN) for name in ("policy", "ema")]
+
+    def total(models):
+        seen = scoring.look(scoring.one_pass, decoder, models, batch, sources)
+        return sum(one.hidden_BxRxD.sum() + one.head_DxV.sum() for one in seen.values())
+
+    gradients = jax.jit(jax.grad(total))({"policy": params, "ema": params})
+    moved = {n: [(g != 0).any() for g in jax.tree.leaves(gradients[n])] for n in gradients}
+    assert all(moved["policy"]) and not any(moved["ema"])
+
+
 @pytest.mark.parametrize("sharing", ["tree", "none"])
 def test_a_frozen_view_has_no_gradient(sharing):
     """Already as it is computed, whatever is done with it afterwards."""
