@@ -34,6 +34,10 @@ OTHER_DATA = (
     "the held-out data differs from what was measured before training (other data, or other "
     "settings of evaluation): before and after cannot be compared"
 )
+OTHER_REPLIES = (
+    "evaluation.replies: after training %d replies are measured, before it were %d; their shares "
+    "differ by chance too"
+)
 ROWS = 256  # replies at a time
 Measure = Callable[[Decoder, Any, ChatFormat, int, int, Sequence[world.Styles]], dict[str, float]]
 LOGGED = (pocket_measure.LOGGED_PREFERENCE,)
@@ -138,6 +142,9 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
         run.kept["measuring_on"] = held.digest
         if run.kept.setdefault("measured_on", held.digest) != held.digest:
             log.warning(OTHER_DATA)
+    replies = run.config.evaluation.replies
+    if (then := run.kept.setdefault("measured_replies", replies)) != replies:
+        log.warning(OTHER_REPLIES, replies, then)
     if int(run.state.step) == 0:
         run.kept["before"] = measure_run(run, file)
     elif "before" not in run.kept:  # an earlier version kept it only in the file

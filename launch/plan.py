@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def make_plan(args: argparse.Namespace, cfg: ConfigDict) -> None:
+    plan.mesh_on(cfg, args.topology)  # a wrong one is refused before anything is read
     if args.model_shape:
         work = plan.synthetic_work(cfg, shape(args.model_shape), args.model_shape)
     else:

@@ -107,7 +107,11 @@ def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
 OTHERWISE = {
     "the same": (lambda lines: lines, {}, False),
     "other follow-ups": (lambda lines: lines.replace("Which one?", "Which, then?"), {}, True),
-    "more of them": (lambda lines: lines, {"evaluation.interactions": 3}, True),
+    "more of them": (
+        lambda lines: lines,
+        {"evaluation.interactions": 3, "evaluation.replies": 5},
+        True,
+    ),
 }
 
 
@@ -123,7 +127,9 @@ def test_a_resumed_run_says_where_it_measures_on_something_else(case, settings, 
     logs.write_text("".join(change(x) if is_held(x) else x for x in lines))
     capsys.readouterr()
     launch_train.main(train_arguments(workdir, {**given, **more, "steps": 2}))
-    assert ("before and after cannot be compared" in capsys.readouterr().err) == told
+    err = capsys.readouterr().err
+    assert ("before and after cannot be compared" in err) == told
+    assert ("replies are measured, before it were" in err) == ("evaluation.replies" in more)
     if told:  # what a run that has ended says is measured on today's data too
         ended = json.loads((workdir / "summary.json").read_text())["after"]
         launch_train.main(train_arguments(workdir, {**given, "steps": 2}))

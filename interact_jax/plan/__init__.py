@@ -17,5 +17,5 @@ bytes are the compiler's figures, not an estimate. The times are an estimate, fr
 from interact_jax.plan.advice import Change, first_that_fits, format_change
 from interact_jax.plan.compiler import HERE, SLICES, DoesNotFit, Program
 from interact_jax.plan.report import lines, to_json
-from interact_jax.plan.step import ASSUMPTIONS, Plan, make_plan
+from interact_jax.plan.step import ASSUMPTIONS, Plan, make_plan, mesh_on
 from interact_jax.plan.work import Work, synthetic_work, work_of

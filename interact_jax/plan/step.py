@@ -117,10 +117,15 @@ def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
     return chip
 
 
+def mesh_on(cfg: ConfigDict, topology: str) -> jax.sharding.Mesh:
+    """The configured mesh of a slice's devices. Raises InputError where mesh or slice are
+    impossible."""
+    return sharding.make_mesh(**cfg.mesh, devices=devices_of(topology))
+
+
 def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
     """Compile a step for a slice. Raises InputError where mesh or slice are impossible."""
-    devices = devices_of(topology)
-    mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
+    mesh = mesh_on(cfg, topology)
     chip = chip_of(mesh, topology)
     attention = backend_for(cfg.attention, mesh)
     decoder = decoder_of(cfg, work.model, attention)
@@ -153,7 +158,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
             try:
                 with progress.of("compiling"):
                     compiled = compile_for(function, *args)
-                program = Program.of(*compiled, len(devices), memory.is_host(mesh))
+                program = Program.of(*compiled, mesh.size, memory.is_host(mesh))
             except DoesNotFit as error:
                 needed, limit = max(needed, error.needed + others), min(limit, error.limit)
                 break

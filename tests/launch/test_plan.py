@@ -76,7 +76,9 @@ def test_a_single_chip_is_a_slice(tmp_path):
 @compiles
 @pytest.mark.parametrize("name", ["v5e:3x3"])
 def test_a_slice_that_does_not_exist_is_refused(name, tmp_path):
-    check_refused([*arguments(tmp_path, {}), f"--topology={name}"], name, "v5e:1x1, 2x2")
+    """Before the model is looked for, which is not there."""
+    given = [*arguments(tmp_path, {}), f"--config.model.path={tmp_path}/none"]
+    check_refused([*given, f"--topology={name}"], name, "v5e:1x1, 2x2")
 
 
 def test_without_libtpu_it_says_what_to_install(tmp_path):
