@@ -91,8 +91,8 @@ TWINS = {
     "sorted": "list",
 }
 Record = dict[str, Any]
-MESSAGES = {"InputError", "RunStopped", "ValueError", "KeyError", "Setting", "info", "warning"}
-UNSEEN = MESSAGES | {"dataclass"}
+UNSEEN = {"InputError", "RunStopped", "ValueError", "KeyError", "Setting", "info", "warning"}
+UNSEEN |= {"dataclass"}
 """Calls that only produce messages, or forbid (`frozen=True`) what nothing does: their arguments
 are not mutated."""
 

@@ -35,8 +35,8 @@ OTHER_DATA = (
     "settings of evaluation): before and after cannot be compared"
 )
 OTHER_REPLIES = (
-    "evaluation.replies: after training %d replies are measured, before it were %d; their shares "
-    "differ by chance too"
+    "evaluation.replies: %d replies were measured before training, and %d are now; some of the "
+    "difference in their shares is chance"
 )
 ROWS = 256  # replies at a time
 Measure = Callable[[Decoder, Any, ChatFormat, int, int, Sequence[world.Styles]], dict[str, float]]
@@ -142,9 +142,10 @@ def measure_start(run: Any, file: Path) -> Mapping[str, float] | None:
         run.kept["measuring_on"] = held.digest
         if run.kept.setdefault("measured_on", held.digest) != held.digest:
             log.warning(OTHER_DATA)
-    replies = run.config.evaluation.replies
-    if (then := run.kept.setdefault("measured_replies", replies)) != replies:
-        log.warning(OTHER_REPLIES, replies, then)
+    if measure_for(run.config) is not None:
+        replies = run.config.evaluation.replies
+        if (then := run.kept.setdefault("measured_replies", replies)) != replies:
+            log.warning(OTHER_REPLIES, then, replies)
     if int(run.state.step) == 0:
         run.kept["before"] = measure_run(run, file)
     elif "before" not in run.kept:  # an earlier version kept it only in the file

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from interact_jax import __version__, ends
 
@@ -75,7 +76,8 @@ def without_torch(library: str) -> Iterator[None]:
     if _needs_torch or not sys.modules.keys().isdisjoint(("torch", library)):
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # Python takes it for not installed
+    not_installed: Any = None  # is what Python takes it for
+    sys.modules["torch"] = not_installed
     try:
         yield
     finally:

@@ -107,11 +107,7 @@ def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
 OTHERWISE = {
     "the same": (lambda lines: lines, {}, False),
     "other follow-ups": (lambda lines: lines.replace("Which one?", "Which, then?"), {}, True),
-    "more of them": (
-        lambda lines: lines,
-        {"evaluation.interactions": 3, "evaluation.replies": 5},
-        True,
-    ),
+    "more of them": (lambda lines: lines, {"evaluation.interactions": 3}, True),
 }
 
 
@@ -127,14 +123,23 @@ def test_a_resumed_run_says_where_it_measures_on_something_else(case, settings, 
     logs.write_text("".join(change(x) if is_held(x) else x for x in lines))
     capsys.readouterr()
     launch_train.main(train_arguments(workdir, {**given, **more, "steps": 2}))
-    err = capsys.readouterr().err
-    assert ("before and after cannot be compared" in err) == told
-    assert ("replies are measured, before it were" in err) == ("evaluation.replies" in more)
+    assert ("before and after cannot be compared" in capsys.readouterr().err) == told
     if told:  # what a run that has ended says is measured on today's data too
         ended = json.loads((workdir / "summary.json").read_text())["after"]
         launch_train.main(train_arguments(workdir, {**given, "steps": 2}))
         again = json.loads((workdir / "summary.json").read_text())["after"]
         assert (again == ended) == (more == {})
+
+
+@pytest.mark.parametrize("checked, now", [("pocket", 6), ("pocket", 5), ("none", 6)])
+def test_a_resumed_run_says_where_it_checks_more_replies(checked, now, settings, tmp_path, capsys):
+    given = settings | {"evaluation.holdout": 0, "checkpoint.every": 1, "evaluation.name": checked}
+    for steps, replies in ((1, 5), (2, now)):
+        capsys.readouterr()
+        more = {"steps": steps, "evaluation.replies": replies}
+        launch_train.main(train_arguments(tmp_path / "run", given | more))
+    said = f"5 replies were measured before training, and {now} are now" in capsys.readouterr().err
+    assert said == ((checked, now) == ("pocket", 6))
 
 
 def is_held(line) -> bool:
