@@ -63,7 +63,7 @@ def test_what_no_file_can_be_called_is_refused(asked, name):
 
 
 def test_a_plan_refuses_such_a_path_of_data(capsys):
-    given = ["--config", str(ROOT / "configs/quickstart.py"), "--topology=none"]
+    given = ["--config", str(ROOT / "configs/quickstart.py"), "--topology=v5e:1x1"]
     status, said = outcome(plan.main, [*given, f"--config.data.path={'x' * 5000}"], capsys)
     assert status == 2 and "File name too long" in said
 
