@@ -112,7 +112,7 @@ def test_what_was_set_aside_before_stays(tmp_path):
     assert names == {"4": "a", "4-2": "b", "4-3": "c"}
 
 
-def test_steps_are_listed_in_their_order(tmp_path):
+def test_steps_are_listed_in_their_order(tmp_path, said):
     for step in (30, 4, 200, 10, 1, 100, 3, 20, 2):
         (place := tmp_path / f"checkpoints/{step}").mkdir(parents=True)
         (place / "data").write_text("no checkpoint")
@@ -121,6 +121,7 @@ def test_steps_are_listed_in_their_order(tmp_path):
     (tmp_path / "checkpoints/notes").mkdir()
     (tmp_path / "checkpoints/7").write_text("no checkpoint either")
     assert checkpoint.find(str(tmp_path)) == (tmp_path, 200)
+    assert not said  # none is unfinished
     with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 10, 20, 30, 100, 200\]"):
         checkpoint.find(str(tmp_path / "checkpoints/5"))
     with pytest.raises(InputError, match=r"steps found: \[1, 2, 3, 4, 20, 30, 100, 200\]"):
