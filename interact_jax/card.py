@@ -83,7 +83,11 @@ def text(workdir: Path, step: int, weights: str) -> str:
         "weights": "of the trained model" if weights == "policy" else f"of the model {weights!r}",
         "interact_jax": interact_jax.__version__,
     }
-    measurements = _measurements(workdir / "summary.json", step) if weights == "policy" else []
+    measured = _summary(workdir / "summary.json", step) if weights == "policy" else {}
+    before, after = measured.get("before") or {}, measured.get("after") or {}
+    measurements = [
+        (name, f"{before[name]:.4g}", f"{after[name]:.4g}") for name in after if name in before
+    ]
     parts = [
         _front_matter(settings["model.path"]),
         f"# {html.escape(base)}, trained on {html.escape(data)}\n",
@@ -92,6 +96,8 @@ def text(workdir: Path, step: int, weights: str) -> str:
     ]
     if measurements:
         parts += ["## Measured\n", _table(("", "before", "after"), measurements)]
+    if measured.get("collapse"):
+        parts.append(f"**{html.escape(measured['collapse'], quote=False)}**\n")
     parts += [
         "## Settings\n\nThose that differ from the defaults, and the most important ones.\n",
         _table(("setting", "value"), _notable_settings(settings).items()),
@@ -148,13 +154,10 @@ def _interactions(metrics: Path, step: int) -> str:
     return "not known" if count is None else f"{count:,}"
 
 
-def _measurements(summary: Path, step: int) -> list[tuple[str, str, str]]:
-    """What the run measured; nothing if it measured other weights than these."""
-    values = read_json(summary) if summary.is_file() else {}
-    before, after = values.get("before"), values.get("after")
-    if values.get("step") != step or not before or not after:
-        return []
-    return [(name, f"{before[name]:.4g}", f"{after[name]:.4g}") for name in after if name in before]
+def _summary(file: Path, step: int) -> Mapping[str, Any]:
+    """The run's summary; nothing if it measured other weights than these."""
+    values = read_json(file) if file.is_file() else {}
+    return values if values.get("step") == step else {}
 
 
 def _notable_settings(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -9,9 +9,9 @@
         while not stop.asked: ...
 
 The first signal raises `Ended` in the main thread, so that temporary files are removed; a second
-one ends the process at once. So does the first if the main thread does not react within GRACE
-seconds, because it is inside a computation or a compilation. In a `Deferred` block the first signal
-is only a request to stop; a second one acts as above.
+one ends the process as soon as the main thread sees it. So does the first if the process is still
+there after GRACE seconds, mostly because its main thread is inside a computation or a compilation.
+In a `Deferred` block the first signal is only a request to stop; a second one acts as above.
 
 The process always exits without shutting down the interpreter: threads that are still computing
 would crash during the shutdown.
@@ -25,6 +25,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -64,7 +65,7 @@ def install_handlers() -> None:
 
 
 @contextlib.contextmanager
-def catching() -> Any:
+def catching() -> Iterator[None]:
     """Within this block signals raise `Ended`; outside, they end the process at once."""
     global _caught
     _caught, before = True, sys.unraisablehook

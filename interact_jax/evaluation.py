@@ -29,7 +29,6 @@ from interact_jax.schema import Message
 
 log = logging.getLogger(__name__)
 
-COLLAPSE = "the model shows signs of collapse: {}."
 OTHER_DATA = (
     "the held-out data differs from what was measured before training (other data, or other "
     "settings of evaluation): before and after cannot be compared"
@@ -217,8 +216,8 @@ def warn_of_collapse(run: Any, now: Mapping[str, float]) -> str:
     new = [text for sign, text in signs.items() if sign not in reported]
     run.kept["signs"] = sorted({*reported, *signs})
     if action == "stop" and signs:
-        return COLLAPSE.format("; ".join(signs.values()))
+        return guard.COLLAPSE.format("; ".join(signs.values()))
     if new:  # each is reported once
-        message = COLLAPSE.format("; ".join(new))
+        message = guard.COLLAPSE.format("; ".join(new))
         log.warning("step %d: %s %s", int(run.state.step), message, guard.ADVICE)
     return ""

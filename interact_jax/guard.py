@@ -3,6 +3,9 @@
 A model that is trained for too long, or too fast, first changes how it says things: its replies run
 on or shrink, it becomes certain of every token or of none, it moves far from where it began.
 Measured on held-out prompts (`held_out`), relative to the same model before training.
+
+guard.signs(before, now)     what is seen in one measurement, for a run that goes on
+guard.verdict(before, now)   the same of the model that a run ends with, for its summary
 """
 
 from __future__ import annotations
@@ -47,6 +50,16 @@ ADVICE = (
     "Go back to an earlier checkpoint, and try a smaller optim.lr, fewer steps, "
     "teacher.name=trust_region, or objective.kl_initial."
 )
+
+
+COLLAPSE = "the model shows signs of collapse: {}."
+
+
+def verdict(before: Mapping[str, float] | None, now: Mapping[str, float] | None) -> str:
+    """One line on the signs that the exported model shows, and what to do; empty if it shows none,
+    or was not measured."""
+    seen = signs(before or {}, now or {})
+    return f"{COLLAPSE.format('; '.join(seen.values()))} {ADVICE}" if seen else ""
 
 
 def signs(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, str]:

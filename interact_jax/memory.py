@@ -62,6 +62,7 @@ class Room:
     limit: float
     taken: float
     name: str  # of the device, machine, container or process that sets the limit
+    devices: int = 1  # which share that equally
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +152,8 @@ def room(mesh: jax.sharding.Mesh) -> Room | None:
         used, devices = psutil.Process().memory_info().rss, len(mesh.local_devices)
         left, total, name = host_left()
         # Mapped files count in `used`, but not against every limit.
-        return Room(min(used + left, total) / devices, (used + COMPILER) / devices, name)
+        size = min(used + left, total)
+        return Room(size / devices, (used + COMPILER) / devices, name, devices)
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return Room(stats["bytes_limit"], stats.get("bytes_in_use", 0), device.device_kind)
@@ -258,6 +260,8 @@ def check(needs: Needs, room: Room | None) -> bool:
     if room.taken:
         parts = f"{format_bytes(room.taken)} process and compiler, {parts}"
     message = f"{format_bytes(needed)} of {format_bytes(room.limit)} that {room.name} has"
+    if room.devices > 1:
+        message += f" for each of {room.devices} devices"
     if needed > room.limit:
         raise DoesNotFit(f"the run does not fit into memory: a device needs {message} ({parts}).")
     if needed > TIGHT * room.limit:

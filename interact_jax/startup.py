@@ -76,7 +76,7 @@ def without_torch(library: str) -> Iterator[None]:
     if _needs_torch or not sys.modules.keys().isdisjoint(("torch", library)):
         yield
         return
-    not_installed: Any = None  # is what Python takes it for
+    not_installed: Any = None  # for Python, a module that is None cannot be imported
     sys.modules["torch"] = not_installed
     try:
         yield

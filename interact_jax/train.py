@@ -111,6 +111,8 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
 
     kept = checkpoints.kept() if resumed else {}
     feed = open_feed(cfg, model, method, workdir, kept)
+    if feed.held_out is None and not resumed:
+        best.check(cfg, None)  # before anything is compiled
 
     optimiser = make_optimiser(cfg.optim)
     with sharding.on(mesh):
@@ -336,15 +338,15 @@ def loop(run: Run) -> None:
                 run.checkpoints.save(step, run.state, run.kept, best.protected_steps(run.kept))
             if collapse:
                 raise RunStopped(
-                    f"step {step}: {collapse} A checkpoint is saved, the same command goes on from "
-                    f"it with --config.evaluation.guard=warn. {guard.ADVICE}"
+                    f"step {step}: {collapse} A checkpoint is saved. To go on from it, give the "
+                    f"same command with --config.evaluation.guard=warn. {guard.ADVICE}"
                 )
             if stop_requested:
                 break
     if stop.asked:
         raise RunStopped(
-            f"stopped by {stop.asked} after step {int(run.state.step)} of {last}; a checkpoint "
-            "is saved, the same command goes on from it.",
+            f"by {stop.asked} after step {int(run.state.step)} of {last}. A checkpoint is saved; "
+            "the same command resumes from it.",
             stop.status,
         )
 

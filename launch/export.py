@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     model.export(params, args.out, dtype, args.max_shard_size)
     card.write(run, args.out, step, args.weights)
     cli.show(f"exported step {step} of {run} to {args.out}")
+    point_to_best(run, step)
     if args.push_to_hub is not None:
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
 
@@ -86,6 +87,24 @@ def warn_of_later_steps(run: Path, step: int, given: str) -> None:
             run,
             last,
             step,
+        )
+
+
+def point_to_best(run: Path, step: int) -> None:
+    """Say where the best step is, if the run chose one and another is exported."""
+    best = saved_setting(run, "checkpoint.best")
+    if best == "none" or not (run / "summary.json").is_file():
+        return
+    try:
+        chosen = read_json(run / "summary.json").get("step", step)
+    except InputError:
+        return  # it is only a hint
+    if chosen != step and chosen in checkpoint.finished_steps(run):
+        log.info(
+            "The run's own export is step %d, the best by %s. To export that one: --checkpoint %s",
+            chosen,
+            best,
+            run / "checkpoints" / str(chosen),
         )
 
 

@@ -29,6 +29,7 @@ from interact_jax import (
     config,
     evaluation,
     finished,
+    guard,
     hindsight_check,
     lock,
     memory,
@@ -95,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
         summary += summary_lines(run.workdir / "metrics.jsonl")
+        collapse = guard.verdict(before, after)
         if run.held_out is not None:
             summary.append(run.held_out.describe())
         show_replies(run, folder)
@@ -108,10 +110,11 @@ def main(argv: list[str] | None = None) -> None:
             after=after,
             notes=summary,
         )
-        write_summary(run, before, after)
+        write_summary(run, before, after, collapse)
         # Again, with the measures.
         card.update(run.workdir, run.workdir / "export", int(run.state.step))
         lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
+        lines += [collapse] if collapse else []
         finished.write(cfg, run.workdir, lines)
     cli.show(*lines)
 
@@ -169,13 +172,17 @@ def check_hindsight(run: train.Run) -> None:
 
 
 def write_summary(
-    run: train.Run, before: Mapping[str, float] | None, after: Mapping[str, float] | None
+    run: train.Run,
+    before: Mapping[str, float] | None,
+    after: Mapping[str, float] | None,
+    collapse: str,
 ) -> None:
     """Write `summary.json`: measures, settings, and the length of the run."""
     lines = read_log(run.workdir / "metrics.jsonl")
     summary = {
         "before": before or {},
         "after": after or {},
+        "collapse": collapse,  # empty: no sign of it
         "settings": config.to_json(run.config),
         "step": int(run.state.step),  # the exported one
         "steps": len(lines),
@@ -204,7 +211,7 @@ def show_signal(run: train.Run, folder: Path) -> None:
     most = run.config.report.interactions
     if not most or int(run.state.step) > 0 or run.method.recipe != "hindsight":
         return
-    if run.dataset is None:  # what there is to show has not been said yet
+    if run.dataset is None:  # online, nothing has been said yet
         return
     trees = [tree for trees in run.dataset.trees[:most] for tree in trees]
     scored = signal.score_trees(

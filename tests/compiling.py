@@ -9,7 +9,7 @@ from typing import Any
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
 UNOPTIMISED = "jax_disable_most_optimizations"
 FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
-LAST_WITH_BOTH = (0, 10)  # of jax: XLA for CPUs had two ways to compile fusions
+LAST_WITH_BOTH = (0, 10)  # the last jax whose compiler for CPUs has both kinds of fusion emitters
 
 
 def flags_with(flag: str) -> str:

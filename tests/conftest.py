@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from tests import compiling
 
-# Before jax is imported: it reads both when it starts its backends.
+# Before jax is imported, which reads the first two when it starts its backends.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = compiling.flags_with(compiling.EIGHT_DEVICES)
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, not to wait
@@ -33,8 +33,8 @@ CACHE = {
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
-# What takes more than half a minute of processor time, the longest first. A file is one worker's:
-# none should begin such a file when the others are about to end.
+# What takes more than half a minute of processor time, the longest first. One worker runs a whole
+# file, so a long one must not start last.
 LONG = (
     "online/test_loop.py",
     "launch/test_oracle.py",
@@ -122,10 +122,10 @@ def package_log():
 def shared() -> Path:
     """Golden numbers and real data, which stand beside a checkout and are no part of it."""
     root = Path(__file__).resolve().parents[1]
-    places = [root.parent / "shared", root.parent.parent / "shared"]
-    found = next((place for place in places if (place / "oracle").is_dir()), None)
+    beside = [root.parent / "shared", root.parent.parent / "shared"]
+    found = next((place for place in beside if (place / "oracle").is_dir()), None)
     if found is None:
-        pytest.skip(f"neither {places[0]} nor {places[1]} is there")
+        pytest.skip(f"neither {beside[0]} nor {beside[1]} is there")
     return found
 
 

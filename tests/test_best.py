@@ -8,11 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file
 
-from interact_jax import best
+from interact_jax import best, config, train
 from interact_jax.schema import InputError
 from launch import export
 from launch import train as launch_train
-from tests.runs import MEASURED, read_lines, records, tiny, train_arguments, write_lines
+from tests.runs import MEASURED, overrides, read_lines, records, tiny, train_arguments, write_lines
 
 pytestmark = pytest.mark.compiled_quickly
 
@@ -58,7 +58,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_the_best_step_is_kept_and_exported(ended, tmp_path):
+def test_the_best_step_is_kept_and_exported(ended, tmp_path, capsys):
     step, value = best_of(ended)
     assert step < 4, "or this test shows nothing"
     kept = {int(place.name) for place in (ended / "checkpoints").iterdir()}
@@ -72,6 +72,10 @@ def test_the_best_step_is_kept_and_exported(ended, tmp_path):
     summary = json.loads((ended / "summary.json").read_text())
     assert summary["after"][MARGIN] == pytest.approx(value, abs=1e-6), "of what was exported"
     assert summary["step"] == step and summary["steps"] == 4
+    hint = f"is step {step}, the best by {MARGIN}. To export that one: --checkpoint {ended}/"
+    assert hint not in capsys.readouterr().err
+    export.main(["--checkpoint", str(ended), "--out", str(tmp_path / "last")])
+    assert hint in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_a_resumed_run_has_the_same_best(ended, settings, tmp_path):
@@ -132,6 +136,15 @@ def test_an_error_names_what_can_be_measured():
     best.check(cfg, {MARGIN: 0.0})
     with pytest.raises(InputError, match="can be measured on this data: held_out_signal_abs"):
         best.check(cfg, {"held_out_signal_abs": 1.0})
+
+
+def test_where_nothing_is_held_out_it_is_refused_before_a_step_is_compiled(
+    settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "abstract_state", None)
+    given = config.load("quickstart", overrides({**settings, "evaluation.holdout": 0}))
+    with pytest.raises(InputError, match=r"is not measured in this run. Nothing is held out"):
+        train.start(given, tmp_path)
 
 
 def test_an_export_is_not_written_among_checkpoints(ended):

@@ -42,6 +42,13 @@ def test_each_sign_is_told_with_its_figures(measure, value):
     assert f"{measure} {SOUND[measure]:.3g} -> {value:.3g}" in said
 
 
+def test_a_verdict_has_all_signs_and_advice():
+    assert not guard.verdict(SOUND, SOUND) and not guard.verdict(None, None)
+    said = guard.verdict(SOUND, {**SOUND, "held_out_length": 80.0, "held_out_finished": 0.0})
+    assert said.startswith("the model shows signs of collapse: replies run on (held_out_length 20")
+    assert "; replies do not end (" in said and said.endswith(guard.ADVICE)
+
+
 def test_what_was_not_measured_is_no_sign():
     assert not guard.signs({}, SOUND) and not guard.signs(SOUND, {"held_out_signal": 0.1})
 
@@ -53,7 +60,7 @@ def test_what_is_not_finite_is_a_sign_whatever_it_was(value):
         assert said == "its log-probabilities are not finite (held_out_entropy)"
 
 
-def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp_path):
+def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp_path, capsys):
     """A large constant learning rate, on the pocket model: by the world's own measure more than
     half of the replies are readable when the guard stops the run."""
     settings = {
@@ -74,3 +81,7 @@ def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp
     launch_train.main(train_arguments(workdir, {**settings, "steps": stopped, "epochs": 0}))
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["before"]["readable"] > 0.95 and summary["after"]["readable"] > 0.5
+    # Who reads only what comes of it is told as well.
+    assert summary["collapse"].startswith("the model shows signs of collapse: it is far from the")
+    assert summary["collapse"] in capsys.readouterr().out.replace("\n", " ")
+    assert f"**{summary['collapse'].split(' -> ')[0]}" in (workdir / "export/README.md").read_text()

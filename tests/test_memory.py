@@ -88,8 +88,11 @@ def test_a_run_that_cannot_fit_is_refused_with_the_figures():
 
 def test_a_checkpoint_lies_beside_the_next_steps_only_where_there_is_room(caplog):
     with caplog.at_level(logging.INFO):
-        assert memory.check(NEEDS, memory.Room(35 * GB, 0.4 * GB, "a box"))
-        assert "needs 17.4 GB of 35.0 GB" in caplog.text and "4.0 GB a checkpoint" in caplog.text
+        assert memory.check(NEEDS, memory.Room(35 * GB, 0.4 * GB, "a box", 8))
+        assert (
+            "17.4 GB of 35.0 GB that a box has for each of 8 devices" in caplog.text
+            and "4.0 GB a checkpoint" in caplog.text
+        )
         assert not memory.check(NEEDS, memory.Room(34 * GB, 0.4 * GB, "a box"))
         assert "needs 9.4 GB of 34.0 GB" in caplog.text and "before the next step" in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.INFO]

@@ -186,3 +186,10 @@ def test_interactions_up_to_a_step_are_known_where_the_log_has_every_step(tmp_pa
     assert interactions_until(file, [3]) == [6]
     file.write_bytes(whole[20:])
     assert interactions_until(file, [3]) == [None]
+
+
+@pytest.mark.parametrize("level, lines", [("ERROR", 0), ("WARNING", 2), ("INFO", 2)])
+def test_a_quiet_run_prints_no_steps(level, lines, tmp_path, caplog, capsys):
+    with caplog.at_level(level, logger="interact_jax"):
+        go_on(tmp_path, 0, 2)
+    assert capsys.readouterr().err.count("step ") == lines

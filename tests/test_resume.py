@@ -100,7 +100,7 @@ def test_parameters_move(small, uninterrupted):
 
 def test_stopped_run_goes_on_as_if_nothing_had_been(small, uninterrupted, stopped, tmp_path):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
-    assert stopped[1].startswith("stopped by SIGTERM after step 5 of 8")
+    assert stopped[1].startswith("by SIGTERM after step 5 of 8")
     assert len(read_lines(workdir / "metrics.jsonl")) == 5
     launch_train.main(train_arguments(workdir, {**small, **RUN}))
     check_same_run(workdir, uninterrupted)

@@ -245,8 +245,11 @@ class Decoder(nn.Module):
 
     def _run(self, tokens, views):
         hiddens = []
+        # Gathered over fsdp first. What is looked up in shares of D has shares of D too, and to lay
+        # it out by rows every device would hold that of all rows.
+        embedding_VxD = nn.with_logical_constraint(self.embedding, ("V", None))
         for id_BxL, view in zip(tokens, views, strict=True):
-            hidden = jnp.take(self.embedding, id_BxL, axis=0).astype(self.dtype)
+            hidden = jnp.take(embedding_VxD, id_BxL, axis=0).astype(self.dtype)
             hidden = hidden if view.differentiated else jax.lax.stop_gradient(hidden)
             hiddens.append(nn.with_logical_constraint(hidden, ("B", None, None)))
         window_N = None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from interact_jax import sharding
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.schema import TokenStream
@@ -57,3 +58,23 @@ def test_same_log_probabilities_with_switches(tmp_path, family, sizes):
     np.testing.assert_allclose(
         log_probabilities(tmp_path), torch_log_probabilities(model), atol=1e-5, rtol=0
     )
+
+
+def test_no_device_has_the_rows_of_all(tmp_path):
+    """Of a mesh: hidden states are laid out by the batch from the embedding on."""
+    tiny_model(tmp_path, "llama")
+    _, config = hf.load_config(tmp_path)
+    decoder, mesh = Decoder(config), sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    B, L = 8, 40
+    ids = np.ones((B, L), np.int32)
+    stream = sharding.place_rows(TokenStream(ids, ids.cumsum(axis=1) - 1, ids, 0 * ids), mesh)
+
+    def loss(params, stream):
+        hidden, _ = decoder.apply({"params": params}, stream)
+        return (hidden**2).sum()
+
+    with sharding.on(mesh):
+        params = sharding.with_layout(jax.eval_shape(decoder.fresh_params, 0), mesh)
+        compiled = jax.jit(jax.grad(loss)).lower(params, stream).compile().as_text()
+    assert f"f32[{B // 4},{L}," in compiled
+    assert f"f32[{B},{L}," not in compiled
