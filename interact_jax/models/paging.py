@@ -39,6 +39,9 @@ def extend(
     """Hidden states [B, L, D] of new tokens (after the final norm), and the pool with their keys
     and values. place: their positions, consecutive in a row; -1 = padding, at its end."""
     hidden = jnp.take(params["embedding_VxD"], id_BxL, axis=0).astype(decoder.dtype)
+    # From shares of D to shares of rows by way of every device: these are few tokens, where the
+    # decoder, which has many, gathers the embedding instead.
+    hidden = nn.with_logical_constraint(hidden, (None, None, None))
     run = native_layers.run if native_layers.can_run(decoder, params) else _run_layers
     hidden, pool = run(decoder, params["layers"], hidden, place_BxL, table_BxM, pool)
     return rms_norm(hidden, params["final_norm_D"], decoder.config.norm_eps), pool
