@@ -212,15 +212,23 @@ def make_step(
     )
 
 
-def interleave(steps: Sequence[Step], repeats: int, seconds: float = 0.0) -> None:
+def interleave(
+    steps: Sequence[Step],
+    repeats: int,
+    seconds: float = 0.0,
+    report: Callable[[int], None] = lambda rounds: None,
+) -> None:
     """Time the steps in turn, after one warm-up call each: at least `repeats` times each, and for
-    at least `seconds`, so that short steps are timed often enough."""
+    at least `seconds`, so that short steps are timed often enough. After every call, while nothing
+    is timed, `report` is told how many rounds are complete."""
     for step in steps:
         step.run()
+        report(0)
     begin = time.perf_counter()
     while len(steps[0].seconds) < repeats or time.perf_counter() - begin < seconds:
         for step in steps:
             step.time()
+            report(len(steps[-1].seconds))
 
 
 def ratio(tree: Step, none: Step) -> float:

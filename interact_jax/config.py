@@ -315,7 +315,7 @@ def check(config: ConfigDict) -> None:
     if len(given) > 1:
         raise InputError(
             f"{' and '.join(f'{name}={flat[name]}' for name in given)}: a run learns from one of "
-            "them. Leave the others empty."
+            f"them. {_how_to_leave_one(given)}"
         )
     if flat["data.path"] == places.STANDARD:
         raise InputError(
@@ -325,6 +325,15 @@ def check(config: ConfigDict) -> None:
 
 
 DATA = ("data.path", "online.prompts", "online.replay")
+
+
+def _how_to_leave_one(given: Sequence[str]) -> str:
+    """What to add so that a single one of these settings remains, for each of them."""
+    ways = []
+    for kept in reversed(given):  # a recipe has one of the first
+        others = " ".join(f"--config.{name}=" for name in given if name != kept)
+        ways.append(f"{others} to learn from {kept}")
+    return f"Add {', or '.join(ways)}."
 
 
 def data_of(flat: Mapping[str, Any]) -> str:

@@ -81,11 +81,11 @@ class HindsightCheck:
             return ["hindsight: there are no replies after a follow-up to check with"]
         return [
             f"hindsight: {verdict}",
-            f"  ({count(self.pairs, 'revised reply', 'revised replies')}: the user's follow-up "
-            f"adds {self.relevant:.2f} nats to the lead over",
-            f"  the first reply, somebody else's adds {self.shuffled:.2f}; the user's adds more in "
-            f"{self.helped:.0%} of",
-            f"  the pairs, where chance is 50% ± {self.error:.0%})",
+            f"  ({count(self.pairs, 'revised reply', 'revised replies')}: with the user's own "
+            f"follow-up the revised reply gains {self.relevant:.2f} nats",
+            f"  on the first one, with somebody else's {self.shuffled:.2f}; it gains more with the "
+            f"user's own in {self.helped:.0%}",
+            f"  of the pairs, where chance is 50% ± {self.error:.0%})",
         ]
 
 

@@ -284,8 +284,10 @@ def check_host(needs: Needs, mesh: jax.sharding.Mesh) -> None:
 
 
 def format_bytes(number: float) -> str:
-    """A number of bytes in GB or MB."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+    """A number of bytes in GB, MB or kB."""
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} GB"
+    return f"{number / 1e6:.0f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
 
 
 # ----------------------------------------------------------------------------- the host's allocator

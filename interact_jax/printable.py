@@ -20,6 +20,11 @@ def count(number: int, thing: str, things: str = "") -> str:
     return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
+def format_parameters(number: int) -> str:
+    """A model's number of parameters: "1.0M", "8.19B"."""
+    return f"{number / 1e9:.2f}B" if number >= 1e9 else f"{number / 1e6:.1f}M"
+
+
 SINGULARS = {
     "contexts": "context",
     "conversations": "conversation",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -69,6 +69,8 @@ def make_mesh(
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise InputError(f"{given}: expected positive sizes, and -1 for at most one of them.")
+    if free and len(devices) % fixed:
+        raise InputError(_does_not_divide(sizes, devices))
     if free:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
@@ -78,6 +80,20 @@ def make_mesh(
         )
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+
+
+def _does_not_divide(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> str:
+    """What is wrong where one size is free and the others leave it no whole number."""
+    fixed = {axis: size for axis, size in sizes.items() if size > 1}
+    given = " x ".join(f"mesh.{axis}={size}" for axis, size in fixed.items())
+    there = "device that is" if len(devices) == 1 else "devices that are"
+    needed = math.prod(fixed.values())
+    advice = f"Set {'it' if len(fixed) == 1 else 'them'} to 1"
+    advice += f", or to what divides {len(devices)}." if len(devices) > 1 else "."
+    if devices[0].platform == "cpu":
+        flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={needed}"
+        advice += f" With {flag} in its environment, the program sees the CPU as {needed} devices."
+    return f"{given} does not divide the {len(devices)} {there} there. {advice}"
 
 
 def describe(mesh: Mesh) -> str:

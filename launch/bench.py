@@ -2,14 +2,15 @@
 
     python launch/bench.py
     python launch/bench.py --turns 8 --student-branches --repeats 9 --json bench.json
-    python launch/bench.py --model pocket --data pocket --conversations 32
+    python launch/bench.py --model pocket --data pocket --conversations 32 --steps 4
     python launch/bench.py --model-shape qwen3-1.7b --dtype bfloat16 --turns 4,8
     python launch/bench.py --model-shape qwen3-8b --repeats 0
 
-Without --data the conversations are synthetic, one per row; with it, an epoch of real ones, packed
-as in training. Both ways use the same attention, scorer, optimiser and rematerialisation, and
-alternate, so that their ratio holds on a noisy machine. --repeats 0 runs nothing: it gives
-temporaries, FLOPs and bound, also for models too large for this machine.
+Without --data the conversations are synthetic, one per row; with it real ones, packed as in
+training. What is then timed as one is a whole epoch of all conversations, which can take minutes,
+or the first --steps of it. Both ways use the same attention, scorer, optimiser and
+rematerialisation, and alternate, so that their ratio holds on a noisy machine. --repeats 0 runs
+nothing: it gives temporaries, FLOPs and bound, also for models too large for this machine.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ if __name__ == "__main__":  # before the slow imports
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +49,7 @@ from interact_jax.models.decoder import REMAT_POLICIES, Decoder, precision_of
 from interact_jax.models.families import read_config
 from interact_jax.models.shapes import SHAPES, shape
 from interact_jax.objectives import OBJECTIVES
+from interact_jax.printable import count
 from interact_jax.schema import Batch, InputError
 from interact_jax.teachers import TEACHERS
 
@@ -58,6 +62,18 @@ COLUMNS = (
 WIDE = 120  # columns of a terminal in which all of these fit
 TIMES = (*COLUMNS[:6], "faster", "bound")  # else in two tables
 WORK = (*COLUMNS[:2], *(name for name in COLUMNS if name not in TIMES))
+FLAGS = {
+    "batch.row_tokens": "--row-tokens",
+    "data.format": "--format",
+    "data.max_length": "--max-length",
+    "data.path": "--data",
+    "mesh.fsdp": "--mesh-fsdp",
+    "model.path": "--model",
+    "model.tokenizer": "--tokenizer",
+    "objective.name": "--objective",
+    "teacher.name": "--teacher",
+}
+"""Settings of a run that are arguments here, for messages that name those."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -103,6 +119,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="conversations from --data per step",
     )
     add(
+        "--steps",
+        type=cli.at_least(0),
+        default=0,
+        metavar="N",
+        help="time the first N steps of --data's epoch; 0 = the whole epoch, which can take long",
+    )
+    add(
         "--row-tokens",
         type=cli.setting_type("batch.row_tokens"),
         default=4096,
@@ -140,10 +163,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=15,
         help="time per case, at least",
     )
-    add("--mesh-fsdp", type=int, default=1, help="devices that the parameters are sharded over")
+    add(
+        "--mesh-fsdp",
+        type=cli.at_least(1),
+        default=1,
+        help="devices that the parameters are sharded over",
+    )
     add("--objective", default="sdpo", choices=list(OBJECTIVES), help="what is minimised")
     add("--teacher", default="self", choices=list(TEACHERS), help="whose weights see the hindsight")
     add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
+    cli.name_flags(FLAGS)
     return parser.parse_args(argv)
 
 
@@ -162,6 +191,8 @@ def time_steps(args: argparse.Namespace) -> None:
     ways = args.sharing.split(",")
     if unknown := set(ways) - set(bench.WAYS):
         raise InputError(f"--sharing {','.join(unknown)}: there is {', '.join(bench.WAYS)}.")
+    if args.steps and not args.data:
+        raise InputError(f"--steps {args.steps}: these are steps of an epoch of --data. Give both.")
     jax.config.update("jax_default_matmul_precision", precision_of(args.dtype))
     mesh = sharding.make_mesh(fsdp=args.mesh_fsdp)
     cfg = config.default()
@@ -186,9 +217,11 @@ def time_steps(args: argparse.Namespace) -> None:
         runs = args.repeats > 0
         with progress.of(f"{name}: compiling"):
             steps = {w: bench.make_step(decoder, micro[w], w, mesh, runs, cfg) for w in ways}
-        if runs:  # a line that moves would disturb what is timed
-            log.info("%s: timing for at least %g s", name, args.seconds)
-            bench.interleave(list(steps.values()), args.repeats, args.seconds)
+        if runs:
+            log.info("%s: %s", name, describe_timing(args, ways))
+            bench.interleave(
+                list(steps.values()), args.repeats, args.seconds, rounds_reporter(name)
+            )
         for way, step in steps.items():
             figures = step.figures(peak)
             if way == "tree" and "none" in steps:
@@ -205,6 +238,31 @@ def time_steps(args: argparse.Namespace) -> None:
         report = {"jax": jax.__version__, **machine, "settings": settings, "results": results}
         places.write(args.json, json.dumps(report, indent=2) + "\n")
         print(f"figures: {args.json}")
+
+
+def describe_timing(args: argparse.Namespace, ways: Sequence[str]) -> str:
+    """What is going to be timed, as text."""
+    each = "the whole epoch" if args.data and not args.steps else count(args.steps or 1, "step")
+    return (
+        f"timing {count(args.repeats, 'round')} after one to warm up, and at least "
+        f"{args.seconds:g} s; each is {each} {', then '.join(f'by {way}' for way in ways)}"
+    )
+
+
+def rounds_reporter(name: str) -> Callable[[int], None]:
+    """Logs how many rounds are complete, at most every few seconds: a line that moves would disturb
+    what is timed."""
+    said = began = time.monotonic()
+
+    def report(rounds: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= progress.FIRST:
+            said = now
+            complete = f"{count(rounds, 'round')} timed" if rounds else "warming up"
+            log.info("%s: %s, %.0f s so far", name, complete, now - began)
+
+    return report
 
 
 def print_tables(console: Console, rows: Sequence[Sequence[str]]) -> None:
@@ -227,8 +285,13 @@ def print_tables(console: Console, rows: Sequence[Sequence[str]]) -> None:
 
 def _check_turns(text: str) -> str:
     """Check comma-separated numbers; the text is returned unchanged."""
-    for number in text.split(","):
-        cli.at_least(1)(number)
+    try:
+        for number in text.split(","):
+            cli.at_least(1)(number)
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected numbers of at least 1 with commas between, such as 1,2,4,8"
+        ) from None
     return text
 
 
@@ -246,7 +309,8 @@ def cases(
     """(name, function from a way to its micro-batches) of every case to be timed."""
     if args.data:
         by_way = _epoch(args, ways, height, cfg)
-        yield f"epoch at {args.conversations}", lambda way: by_way[way]
+        part = count(args.steps, "step") if args.steps else "epoch"
+        yield f"{part} at {args.conversations}", lambda way: by_way[way]
         return
     vocabulary, method = _model(args).vocab_size, method_of(cfg)
     for turns in map(int, args.turns.split(",")):
@@ -270,7 +334,7 @@ def cases(
 def _epoch(
     args: argparse.Namespace, ways: list[str], height: int, cfg: ConfigDict
 ) -> dict[str, list[Batch]]:
-    """The micro-batches of one epoch, in each way."""
+    """The micro-batches of one epoch, or of its first steps, in each way."""
     directory = args.tokenizer or args.model
     if not directory:
         raise InputError("--data needs --tokenizer DIR (or --model, whose tokenizer it takes).")
@@ -285,7 +349,8 @@ def _epoch(
         batch.interactions, batch.conversations = 0, args.conversations
         draws = Draws(dataset.interactions, batch, seed=0, epochs=1)
         packing = packing_for(dataset, draws, args.row_tokens, height, ignore_first=2)
-        steps = [dataset.trees_of(step) for step in draws.steps()]
+        drawn = itertools.islice(draws.steps(), args.steps or None)
+        steps = [dataset.trees_of(step) for step in drawn]
         packing = dataclasses.replace(packing, known=packing.known | method_of(cfg).known)
         batches = (batch for trees in steps for batch, _ in packing.batches(trees))
         by_way[way] = [bench.with_known(batch) for batch in batches]

@@ -29,6 +29,7 @@ from interact_jax.chatting import ChatLog, Learner, Session, Terminal, check_set
 from interact_jax.chatting.screen import Screen
 from interact_jax.chatting.terminal import at_terminal
 from interact_jax.opening import OpenedModel, open_for
+from interact_jax.printable import format_parameters
 from interact_jax.sampling_flags import add_flags, params_of
 from interact_jax.schema import InputError
 
@@ -97,7 +98,7 @@ def mesh_of(cfg: ConfigDict) -> jax.sharding.Mesh:
 def introduction(args: argparse.Namespace, session: Session) -> str:
     model: OpenedModel = session.model
     return (
-        f"{args.model}: {session.count_parameters() / 1e6:,.1f}M parameters, a context of "
+        f"{args.model}: {format_parameters(session.count_parameters())} parameters, a context of "
         f"{model.config.max_positions:,} tokens, temperature {args.temperature:g}. Type a message; "
         "/help lists the commands."
     )

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     params = params_of(args)
-    prompts = read_prompts(args.prompts)
+    prompts = read_prompts(args.prompts, "interact generate --prompts - ...")
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])
     model = open_model(
         args.model,

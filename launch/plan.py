@@ -7,6 +7,8 @@
 Compiles the trainer's own step for the slice (pip install libtpu; a minute or two) and shows bytes
 per device by the compiler's figures, FLOPs, collectives and an estimated time. If the run does not
 fit, it looks for the first change that makes it fit. Set any setting with --config.KEY=VALUE.
+
+The exit status is 0 whether the run fits or not; the file of --json has "fits".
 """
 
 from __future__ import annotations

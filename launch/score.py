@@ -142,6 +142,7 @@ def score(args: argparse.Namespace) -> None:
         max_bytes=args.max_bytes,
     )
     dataset = load_dataset(args.data, args.format, chat, settings, args.sharing)
+    cli.show(*map(cli.replace_settings, dataset.lines()))
     trees = [tree for trees in dataset.trees for tree in trees]
     for tree in trees[: args.show_trees]:
         cli.show(picture(tree, chat.decode), "")
@@ -170,7 +171,7 @@ def score(args: argparse.Namespace) -> None:
         )
         cli.show(*check.lines())
     show(args, scored, dataset, chat)
-    cli.show(*dataset.lines(), f"{count(len(scored), 'interaction')} scored: {args.out}")
+    cli.show(f"{count(len(scored), 'interaction')} scored: {args.out}")
 
 
 def line_of(scored: Scored) -> dict[str, Any]:

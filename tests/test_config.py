@@ -237,3 +237,11 @@ def test_settings_of_a_run_that_are_not_known_are_told(tmp_path, caplog):
 def test_every_setting_is_described():
     text = config.describe()
     assert all(f"--config.{name}=" in text for name in config.flatten(config.default()))
+
+
+def test_of_two_sources_it_says_how_to_leave_one():
+    given = ["--config.online.replay=runs/online"]
+    with pytest.raises(InputError) as refused:
+        config.load("online_pocket", given)
+    assert "Add --config.online.prompts= to learn from online.replay, or " in str(refused.value)
+    config.load("online_pocket", [*given, "--config.online.prompts="])

@@ -1,5 +1,6 @@
 """lm-eval on our scorer and sampler gives the numbers of its own Hugging Face backend."""
 
+import functools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when lm_eval is imported
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
+from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, processors
 
@@ -25,6 +27,7 @@ from interact_jax.pocket import world
 from interact_jax.schema import InputError
 from launch import harness
 from tests.network import no_network  # noqa: F401
+from tests.runs import outcome
 from tests.tiny import BOS, EOS, tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.usefixtures("no_network")]
@@ -357,3 +360,27 @@ def test_the_pocket_model_is_found_by_its_name():
     assert model.model.files == Path(pocket.MODEL)
     assert places.STANDARD not in model.tokenizer_name
     assert model.get_model_info()["model_num_parameters"] > 1e5
+
+
+def test_tasks_that_lm_eval_does_not_know_are_named_with_similar_ones(tasks, capsys, monkeypatch):
+    """Without lm-eval's own thousands of tasks, which take long to read."""
+
+    def ask():
+        EvaluatorConfig(tasks=["choises", "texts"], include_path=str(tasks)).process_tasks()
+
+    few = functools.partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", ask)
+    status, said = outcome(lambda _: harness.main(), [], capsys)
+    assert status == 2 and "Traceback" not in said
+    assert said.startswith("error: --tasks choises: lm-eval knows no such task. Did you mean choic")
+    assert "--include_path" in said
+
+
+def test_other_errors_of_lm_eval_stay(monkeypatch):
+    def fails():
+        raise ValueError("something else")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", fails)
+    with pytest.raises(ValueError, match="something else"):
+        harness.main()

@@ -1,5 +1,7 @@
 """The mesh and the layout of parameters, by the letters of their names."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +21,35 @@ def test_one_size_is_what_the_others_leave():
 @pytest.mark.parametrize(
     "sizes",
     [
-        *({"fsdp": 3}, {"data": 2}, {"data": -1, "fsdp": -1}, {"fsdp": 0}),
-        {"fsdp": 2**32, "tensor": 2**32},  # beyond what numpy multiplies
+        *({"data": 2}, {"data": -1, "fsdp": -1}, {"fsdp": 0}),
+        {"data": 1, "fsdp": 2**32, "tensor": 2**32},  # beyond what numpy multiplies
     ],
 )
 def test_sizes_that_do_not_fit_are_named(sizes):
     with pytest.raises(InputError, match=r"mesh\.data=.*mesh\.fsdp="):
         sharding.make_mesh(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "devices", "says"),
+    [
+        ({"fsdp": 4}, 1, "mesh.fsdp=4 does not divide the 1 device that is there. Set it to 1."),
+        (
+            {"fsdp": 3},
+            8,
+            "mesh.fsdp=3 does not divide the 8 devices that are there. Set it to 1, or",
+        ),
+        ({"fsdp": 2**32, "tensor": 2**32}, 8, "mesh.fsdp=4294967296 x mesh.tensor=4294967296 does"),
+    ],
+)
+def test_sizes_that_leave_no_whole_number_are_named(sizes, devices, says):
+    """And not the one that is free already."""
+    with pytest.raises(InputError) as refused:
+        sharding.make_mesh(**sizes, devices=jax.devices()[:devices])
+    message = str(refused.value)
+    assert message.startswith(says) and "-1" not in message
+    needed = math.prod(sizes.values())
+    assert f"XLA_FLAGS=--xla_force_host_platform_device_count={needed}" in message
 
 
 def test_names_tell_the_layout():

@@ -39,20 +39,23 @@ class Prompt:
     notes: tuple[str, ...] = ()
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def read_prompts(path: str | Path, command: str = "") -> list[Prompt]:
     """Read JSON Lines or a JSON list, plain or gzip, or "-"; empty lines are skipped.
 
-    Messages are read and mended like those of conversations. Raises InputError, with file and
-    line, for anything that is not a prompt.
+    Messages are read and mended like those of conversations. `command` reads prompts from standard
+    input: it is named where `path` is no file but may be what to ask. Raises InputError, with file
+    and line, for anything that is not a prompt.
     """
     name = input_name(path)
     if name and str(path) != STANDARD and not os.path.exists(path):
-        asked = shlex.quote(json.dumps({"prompt": name}, ensure_ascii=False))
-        raise InputError(
+        message = (
             f"{name}: no such file. Prompts are read from a file, or from - (standard input): "
-            f"{EXPECTED} on every line. If this is what to ask: printf '%s\\n' {asked} | interact "
-            "generate --prompts - ..."
+            f"{EXPECTED} on every line."
         )
+        if command and not _names_a_file(name):
+            asked = shlex.quote(json.dumps({"prompt": name}, ensure_ascii=False))
+            message += f" If this is what to ask: printf '%s\\n' {asked} | {command}"
+        raise InputError(message)
     prompts = []
     for item in read_records(str(path), name):
         if isinstance(item, Loss):
@@ -66,6 +69,11 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         except Fault as fault:
             raise InputError(f"{item.where}: {fault.reason}: {fault.detail}; {EXPECTED}.") from None
     return prompts
+
+
+def _names_a_file(name: str) -> bool:
+    """Whether a text looks like the name of a file: one word, with a suffix or a folder."""
+    return len(name.split()) == 1 and bool(os.path.dirname(name) or Path(name).suffix)
 
 
 def prompt_of(record: Record) -> Prompt:

@@ -35,6 +35,7 @@ from interact_jax.online.rollout import Player
 from interact_jax.online.rollouts import Rollouts, Stage, check_position
 from interact_jax.online.schedule import describe, parse_schedule
 from interact_jax.opening import OpenedModel
+from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 
@@ -87,7 +88,10 @@ class RolloutFeed:
         self._planner = Planner(cfg.batch.row_tokens, height, cfg.objective.ignore_first)
         self._stage: Stage | None = None
         self.held_out = None
-        if not cfg.online.replay:
+        if cfg.online.replay:
+            for line in _describe_replay(cfg, self._last()):
+                log.info("%s", line)
+        else:
             prompts = open_prompts(cfg, model.chat, kind=model.chat.prompt_kind)
             for line in prompts.lines():
                 log.info("%s", line)
@@ -197,12 +201,33 @@ def _check(cfg: Any, method: Method, recorded: int) -> None:
             f"checkpoint.best={cfg.checkpoint.best}: an online run has no such measure. Leave it "
             "none."
         )
-    if cfg.online.replay and (not recorded or cfg.steps > recorded):
+    if cfg.online.replay:
+        _check_record(cfg, recorded)
+
+
+def _check_record(cfg: Any, recorded: int) -> None:
+    """Raise InputError where there is nothing to replay, or less than is asked for."""
+    given = f"online.replay={cfg.online.replay}"
+    if not recorded:
+        there = Path(cfg.online.replay).is_dir()
+        problem = "no recorded steps there" if there else "there is no such directory"
+        raise InputError(f"{given}: {problem}. Expected the --workdir of an online run.")
+    if cfg.steps > recorded:
         raise InputError(
-            f"online.replay={cfg.online.replay}: {recorded or 'no'} recorded steps there"
-            + (f", of which steps={cfg.steps} are asked for" if recorded else "")
-            + ". Expected the --workdir of an online run."
+            f"{given}: {count(recorded, 'recorded step')} there, fewer than steps={cfg.steps}. "
+            f"Set --config.steps={recorded} or less."
         )
+
+
+def _describe_replay(cfg: Any, steps: int) -> list[str]:
+    """What a replay does, and what it leaves out, as text."""
+    lines = [f"replaying {count(steps, 'recorded step')} of {cfg.online.replay}"]
+    if cfg.evaluation.name == "auto":  # which goes by the prompts
+        lines.append(
+            "nothing is measured before and after: a replay reads no prompts. If they were "
+            "requests of the pocket world, evaluation.name=pocket measures replies to such."
+        )
+    return lines
 
 
 def _warn_of_unread(cfg: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from interact_jax import chips, config, memory, run_state, sharding
+from interact_jax import config, memory, run_state, sharding
 from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
@@ -44,11 +44,11 @@ def first_that_fits(
         )
         least, limit = least_bytes(other, trees, where)
         if least > limit:
-            log.info("%s: needs at least %.1f GiB", format_change(change), least / chips.GIB)
+            log.info("%s: needs at least %s", format_change(change), memory.format_bytes(least))
             continue
         plan = make_plan(other.lock(), trees, where)
-        gib = [x / chips.GIB for x in (plan.needed, plan.limit)]
-        log.info("%s: %.2f of %.2f GiB", format_change(change), *gib)
+        sizes = [memory.format_bytes(x) for x in (plan.needed, plan.limit)]
+        log.info("%s: %s of %s", format_change(change), *sizes)
         if plan.fits:
             return change, plan
     return None, None

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from interact_jax import chips, hlo, memory
+from interact_jax import hlo, memory
 from interact_jax.schema import InputError
 
 SLICES = {
@@ -44,10 +44,11 @@ def devices_of(topology: str) -> list[Any]:
     options: dict[str, Any] = host_bounds(shape)
     if family == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip
-    examples = "; ".join(f"{name}:{', '.join(s[:5])}, ..." for name, s in SLICES.items())
+    examples = "; ".join(f"{name}:{', '.join(s[:5])}" for name, s in SLICES.items())
+    there_is = f"There is, for instance, {examples}, and larger ones."
     if not shape:
         raise InputError(
-            f"--topology {topology}: expected GENERATION:SHAPE, such as v5e:4x4. {examples}."
+            f"--topology {topology}: expected GENERATION:SHAPE, such as v5e:4x4. {there_is}"
         )
     if libtpu_version() is None:
         raise InputError("plans are compiled by libtpu, which is not installed: pip install libtpu")
@@ -63,8 +64,7 @@ def devices_of(topology: str) -> list[Any]:
                 "ALLOW_MULTIPLE_LIBTPU_LOAD=1: compiling uses no chip."
             ) from error
         raise InputError(
-            f"--topology {topology}: the compiler knows no such slice ({message}). There is, for "
-            f"instance, {examples}."
+            f"--topology {topology}: the compiler knows no such slice ({message}). {there_is}"
         ) from error
 
 
@@ -113,7 +113,7 @@ class DoesNotFit(Exception):
     """The compiler ran out of the device's memory; the bytes needed and available, as it says."""
 
     def __init__(self, needed: float, limit: float):
-        super().__init__(f"{needed / chips.GIB:.2f} of {limit / chips.GIB:.2f} GiB")
+        super().__init__(f"{memory.format_bytes(needed)} of {memory.format_bytes(limit)}")
         self.needed, self.limit = needed, limit
 
 

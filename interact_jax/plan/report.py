@@ -3,69 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from interact_jax import chips, config
-from interact_jax.plan.compiler import libtpu_version
+from interact_jax import config
+from interact_jax.memory import format_bytes
+from interact_jax.plan.compiler import HERE, libtpu_version
 from interact_jax.plan.step import ASSUMPTIONS, Plan
+from interact_jax.printable import format_parameters
+
+# Size -> name of units, the largest first.
+FLOPS = ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
 def lines(plan: Plan) -> list[str]:
     """The plan as text."""
-
-    def gib(n: float) -> str:
-        return f"{n / chips.GIB:.2f} GiB"
-
     batch = plan.batch
     T, P, Q = (s.id_BxL.shape[1] for s in (batch.trunk, batch.live, batch.frozen))
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "1 device"
-    usable = f"{gib(plan.limit)} of {gib(plan.chip.memory)} are usable"
     result = [
-        f"{plan.work.name}, {plan.parameters / 1e9:.2f}e9 parameters in "
+        f"{plan.work.name}, {format_parameters(plan.parameters)} parameters in "
         f"{plan.cfg.model.param_dtype}, {plan.cfg.optim.name}, computed in {plan.cfg.model.dtype}, "
         f"remat={plan.cfg.remat}, attention={plan.attention}",
         f"on {plan.devices} x {plan.chip.name} ({plan.topology}), mesh {mesh}",
         f"rows {batch.trunk.id_BxL.shape[0]} x ({T} trunk + {P} live + {Q} frozen branch tokens), "
         f"{plan.interactions()} interactions; {plan.work.data}",
         "",
-        f"memory of a device: {usable}",
-        f"  state (parameters, moments)        {gib(plan.state):>12}",
-        f"  sums of gradients                  {gib(plan.sums):>12}",
+        f"memory of a device: {_available(plan)}",
+        f"  state (parameters, moments)        {format_bytes(plan.state):>12}",
+        f"  sums of gradients                  {format_bytes(plan.sums):>12}",
     ]
     for name in ("differentiate", "update"):
         program = getattr(plan, name)
         if program is not None:
-            result.append(
-                f"  {name:<11} peak {gib(program.peak)}: arguments {gib(program.arguments)}, "
-                f"outputs {gib(program.outputs)}, of these aliased {gib(program.aliased)}, "
-                f"temporaries {gib(program.temporaries)}, code {gib(program.code)}"
-            )
+            parts = {
+                "arguments": program.arguments,
+                "outputs": program.outputs,
+                "of these aliased": program.aliased,
+                "temporaries": program.temporaries,
+                "code": program.code,
+            }
+            said = ", ".join(f"{part} {format_bytes(size)}" for part, size in parts.items())
+            result.append(f"  {name:<11} peak {format_bytes(program.peak)}: {said}")
     verdict = "FITS" if plan.fits else "DOES NOT FIT"
     source = "" if plan.differentiate else ", by the compiler's out-of-memory error"
     result.append(
-        f"  in all {gib(plan.needed)}, {plan.needed / plan.limit:.0%} of what is usable{source}: "
-        f"{verdict}"
+        f"  in all {format_bytes(plan.needed)}, {plan.needed / plan.limit:.1%} of what is usable"
+        f"{source}: {verdict}"
     )
     times = plan.times()
     if times is None:
         return result
-    result += ["", f"a micro-batch: {plan.flops / 1e12:,.0f} TFLOP on all devices"]
+    result += ["", f"a micro-batch: {_scaled(plan.flops, FLOPS)} on all devices"]
     for name in ("differentiate", "update"):
         for kind, traffic in sorted(getattr(plan, name).collectives.items()):
             result.append(
                 f"  {name:<11} {kind:<19} {traffic.count:7,} times, "
-                f"{traffic.bytes / 1e9:8.2f} GB sent by a device"
+                f"{format_bytes(traffic.bytes):>8} sent by a device"
             )
-    parts = ", ".join(
-        f"{name} {times[name]:.2f} s" for name in ("compute", "memory", "collectives")
-    )
+    spent = {name: _scaled(seconds, SECONDS) for name, seconds in times.items()}
+    longest = ", ".join(f"{name} {spent[name]}" for name in ("compute", "memory", "collectives"))
     per_second = plan.interactions() * plan.micro_batches() / times["step"]
     result += [
-        f"estimated time of a micro-batch: {times['micro_batch']:.2f} s (the longest of {parts})",
-        f"of a step: {plan.micro_batches()} micro-batch(es) + update {times['update']:.2f} s = "
-        f"{times['step']:.2f} s, {per_second:,.0f} interactions/s",
+        f"estimated time of a micro-batch: {spent['micro_batch']} (the longest of {longest})",
+        f"of a step: {plan.micro_batches()} micro-batch(es) + update {spent['update']} = "
+        f"{spent['step']}, {_number(per_second)} interactions/s",
     ]
     wanted = plan.cfg.batch.interactions
     if wanted and wanted < plan.interactions():
@@ -74,6 +79,29 @@ def lines(plan: Plan) -> list[str]:
             f"rows; up to {plan.interactions()} cost about the same time"
         )
     return [*result, "assumed:", *(f"  {line}" for line in ASSUMPTIONS)]
+
+
+def _available(plan: Plan) -> str:
+    """What programs may use of a device's memory, as text."""
+    if plan.topology == HERE:
+        return (
+            f"{format_bytes(plan.limit)} are left here; a run's process and the compiler come on "
+            "top of these figures"
+        )
+    return f"{format_bytes(plan.limit)} of {format_bytes(plan.chip.memory)} are usable"
+
+
+def _scaled(value: float, units: Sequence[tuple[float, str]]) -> str:
+    """A quantity in the largest of these units that it reaches: "3.2 ms"."""
+    if not value:
+        return f"0 {units[0][1]}"
+    size, unit = next((unit for unit in units if value >= unit[0]), units[-1])
+    return f"{_number(value / size)} {unit}"
+
+
+def _number(value: float) -> str:
+    """Three digits, and those before the point: "0.0321", "4.5", "1,234"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

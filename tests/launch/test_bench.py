@@ -7,6 +7,8 @@ import re
 import pytest
 from rich.console import Console
 
+from interact_jax import config
+from interact_jax.bench import count_interactions, interleave
 from launch import bench
 from tests.runs import outcome, records
 
@@ -99,3 +101,74 @@ def test_tables_fit_the_terminal_and_cut_nothing(terminal):
     assert "…" not in text
     assert max(map(len, lines)) <= (80 if terminal else bench.WIDE)
     assert sum("epoch at 128" in line for line in lines) == (2 if terminal else 1)
+
+
+def test_turns_that_are_no_numbers_are_refused_in_words(capsys):
+    status, err = outcome(bench.main, ["--turns", "1,x"], capsys)
+    assert status == 2
+    assert "--turns: 1,x: expected numbers of at least 1 with commas between, such as 1,2" in err
+
+
+def test_an_impossible_mesh_is_named_by_its_flag(capsys):
+    status, err = outcome(bench.main, [*SMALL, "--mesh-fsdp", "3"], capsys)
+    assert status == 2 and err.startswith("error: --mesh-fsdp 3 does not divide the 8 devices")
+    assert "mesh.data" not in err
+
+
+def test_steps_are_those_of_data(capsys):
+    status, err = outcome(bench.main, [*SMALL, "--steps", "2"], capsys)
+    assert status == 2 and "--steps 2: these are steps of an epoch of --data" in err
+
+
+def test_an_epoch_is_cut_to_its_first_steps(tmp_path):
+    """Both ways take the same conversations, and fewer than an epoch has."""
+    data = tmp_path / "talks.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records()))
+    given = ["--model", "pocket", "--data", str(data), "--conversations", "2"]
+
+    def interactions(*more):
+        args = bench.parse([*given, "--row-tokens", "256", *more])
+        by_way = bench._epoch(args, ["tree", "none"], 8, config.default())
+        return [sum(map(count_interactions, micro)) for micro in by_way.values()]
+
+    whole, first = interactions(), interactions("--steps", "1")
+    assert whole[0] == whole[1] > first[0] == first[1] > 0
+
+
+def test_it_says_what_is_timed():
+    ways = ["tree", "none"]
+    said = bench.describe_timing(bench.parse(["--data", "pocket", "--steps", "4"]), ways)
+    assert "timing 5 rounds" in said and "each is 4 steps by tree, then by none" in said
+    assert "the whole epoch" in bench.describe_timing(bench.parse(["--data", "pocket"]), ways)
+    assert "1 step by" in bench.describe_timing(bench.parse([]), ways)
+
+
+def test_rounds_are_told_of_every_few_seconds(monkeypatch, caplog):
+    now = iter([0.0, 3.0, 6.0, 9.0, 12.0])
+    monkeypatch.setattr(bench.time, "monotonic", lambda: next(now))
+    report = bench.rounds_reporter("epoch")
+    with caplog.at_level("INFO"):
+        for rounds in (0, 0, 1, 2):
+            report(rounds)
+    assert [record.getMessage() for record in caplog.records] == [
+        "epoch: warming up, 6 s so far",
+        "epoch: 2 rounds timed, 12 s so far",
+    ]
+
+
+def test_every_call_is_reported_while_nothing_is_timed():
+    calls = []
+
+    class Timed:
+        def __init__(self):
+            self.seconds = []
+
+        def run(self):
+            calls.append("warm")
+
+        def time(self):
+            self.seconds.append(1.0)
+            calls.append("timed")
+
+    interleave([Timed(), Timed()], repeats=2, report=calls.append)
+    assert calls == ["warm", 0, "warm", 0, *("timed", 0, "timed", 1, "timed", 1, "timed", 2)]

@@ -10,8 +10,8 @@ import pytest
 from interact_jax import cli
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.thinking import PLAIN
-from interact_jax.generation import encode_prompt
-from interact_jax.schema import Message
+from interact_jax.generation import encode_prompt, read_prompts
+from interact_jax.schema import InputError, Message
 from launch import generate
 from tests.tiny import EOS, tiny_model, tiny_tokenizer
 
@@ -209,7 +209,7 @@ def test_what_is_wrong_with_standard_input_has_its_line(model, tmp_path, standar
     assert "standard input:2: wrong type: prompt[0]: 'content' is 3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["It's a prompt", "word " * 100, "none.jsonl"])
+@pytest.mark.parametrize("text", ["It's a prompt", "word " * 100, "either/or. Which?"])
 def test_a_text_in_place_of_a_file_is_told_how_it_is_handed_in(text, tmp_path, capsys):
     """Also one that is too long for the name of a file; the command gives the prompt as it is."""
     assert run("--model", "pocket", "--prompts", text, "--out", str(tmp_path / "out")) == 2
@@ -232,6 +232,14 @@ def test_a_missing_file_is_not_called_a_malformed_one(model, tmp_path, capsys):
     assert run_on(model, tmp_path / "absent.jsonl", tmp_path / "out.jsonl") == 2
     said = capsys.readouterr().err
     assert "absent.jsonl: no such file. Prompts are read from a file" in said
+    assert "what to ask" not in said
+
+
+@pytest.mark.parametrize("text", ["Say hello", "nope.jsonl"])
+def test_other_programs_do_not_tell_how_to_ask_this_one(text):
+    with pytest.raises(InputError, match="no such file") as refused:
+        read_prompts(text)
+    assert "generate" not in str(refused.value)
 
 
 BAD_LINES = {

@@ -2,11 +2,14 @@
 
 import importlib.metadata
 import json
+import math
 
+import numpy as np
 import pytest
 
-from interact_jax import plan
-from interact_jax.models.shapes import SHAPES
+from interact_jax import bench, chips, config, plan
+from interact_jax.models.shapes import SHAPES, shape
+from interact_jax.schema import InputError
 from tests.runs import ROOT, program
 
 libtpu = any(found.name == "libtpu" for found in importlib.metadata.distributions())
@@ -71,6 +74,55 @@ def test_a_single_chip_is_a_slice(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["mesh"]["data"] == found["mesh"]["fsdp"] == 1 and found["memory"]["needed"] > 0
+
+
+def plan_on(topology, chip, **more):
+    """A plan as it is after compiling, of a small program on one device."""
+    cfg = config.load("quickstart")
+    sizes = shape("small")
+    dialogue = bench.Dialogue(1, 16, 24, 8, recipe="hindsight")
+    trees = dialogue.trees("tree", np.random.default_rng(0), sizes.vocab_size)
+    program = plan.Program(5_000_000, 4_000_000, 0, 30_000, 9_000_000, 2_000, {})
+    given = {
+        **{"topology": topology, "chip": chip, "work": plan.Work("M", sizes, trees, "D")},
+        **{"cfg": cfg, "mesh": {"data": 1}, "attention": "dense", "seconds": 1.0},
+        **{"batch": bench.one_row(trees, 1, frozenset()), "parameters": 1_000_000},
+        **{"state": 12_000_000, "sums": 4_000_000, "limit": chip.memory * chip.usable},
+        **{"needed": 21_000_000, "differentiate": program, "update": program, "flops": int(3e9)},
+    }
+    return plan.Plan(**{**given, **more})
+
+
+def test_small_sizes_and_times_are_told_in_small_units():
+    said = "\n".join(plan.lines(plan_on("v5e:1x1", chips.CHIPS["tpu v5 lite"])))
+    assert "M, 1.0M parameters in" in said
+    assert "16.9 GB of 17.2 GB are usable" in said
+    assert "temporaries 30 kB, code 2 kB" in said and "in all 21 MB, 0.1% of" in said
+    assert "a micro-batch: 3 GFLOP on all devices" in said
+    assert "(the longest of compute 183 µs, memory 11.1 µs, collectives 0 s)" in said
+    assert "0.00" not in said and "GiB" not in said
+
+
+def test_large_sizes_and_times_are_told_in_large_units():
+    chip = chips.CHIPS["tpu v5 lite"]
+    large = plan_on("v5e:1x1", chip, parameters=8_190_735_360, flops=int(8.191e15))
+    said = "\n".join(plan.lines(large))
+    assert "8.19B parameters" in said and "8,191 TFLOP" in said and "compute 499 s" in said
+
+
+def test_of_this_machine_it_says_what_is_left():
+    here = chips.Chip("a box", math.nan, 21e9, math.nan, math.nan)
+    said = "\n".join(plan.lines(plan_on(plan.HERE, here)))
+    assert (
+        "memory of a device: 21.0 GB are left here; a run's process and the compiler come" in said
+    )
+
+
+def test_a_slice_without_a_shape_is_told_of_those_that_there_are():
+    with pytest.raises(InputError) as refused:
+        plan.mesh_on(config.load("quickstart"), "v5e")
+    assert "such as v5e:4x4. There is, for instance, v4:2x2x1, " in str(refused.value)
+    assert str(refused.value).endswith(", and larger ones.")
 
 
 @compiles

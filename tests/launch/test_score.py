@@ -5,6 +5,7 @@ import json
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.signal import score_trees
 from launch import score
 from tests.runs import outcome, read_lines, tiny, write_lines
 from tests.tiny import EOS, PAD
@@ -49,6 +50,24 @@ def test_thinking_day_and_end(model, tmp_path, capfd):
     assert scored("--thinking", "strip", "--end", "eos")[:2] == ("Four.", PAD)
     later = scored("--date", "2031-02-03")
     assert later[:2] == (whole, end) and later[2] != logps
+
+
+def test_what_was_read_is_told_before_it_is_scored_and_with_the_program_s_flags(
+    model, tmp_path, capfd, monkeypatch
+):
+    def announced(*args, **options):
+        print("SCORING")
+        return score_trees(*args, **options)
+
+    monkeypatch.setattr(score, "score_trees", announced)
+    data = write_lines(tmp_path / "talks.jsonl", [TALK, {**TALK, "id": "d"}])
+    out = tmp_path / "scores.jsonl"
+    where = ["--model", model, "--data", data, "--out", out, "--row-tokens", 128]
+    capfd.readouterr()
+    score.main([str(x) for x in where])
+    said = capfd.readouterr().out
+    assert said.index("2 conversations") < said.index("SCORING") < said.index("scored:")
+    assert "--copies drop" in said and "data.copies" not in said
 
 
 @pytest.mark.parametrize(

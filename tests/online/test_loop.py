@@ -286,6 +286,10 @@ REFUSED = {
     "no such engine": ({"online.engine": "vllm"}, "expected mesh, or vllm@http"),
     "no room": ({"data.max_length": 20}, "leaves room"),
     "no such record": ({"online.prompts": "", "online.replay": "/tmp"}, "no recorded steps"),
+    "no such run": (
+        {"online.prompts": "", "online.replay": "/absent"},
+        "/absent: there is no such directory",
+    ),
 }
 
 
@@ -386,8 +390,18 @@ def test_the_share_to_hold_out_is_read_for_prompts_of_files(prompts, unread, cap
     assert ("evaluation.holdout=0.1" in caplog.text) == unread
 
 
+@pytest.mark.parametrize(("name", "measured"), [("auto", False), ("pocket", True)])
+def test_a_replay_says_what_it_replays_and_what_it_does_not_measure(name, measured, ended, caplog):
+    more = {"online.prompts": "", "online.replay": ended.workdir, "evaluation.name": name}
+    with caplog.at_level("INFO"):
+        run = started(ended.workdir.parent / f"measured_{name}", more)
+    assert f"replaying 4 recorded steps of {ended.workdir}" in caplog.messages
+    assert any("nothing is measured" in line for line in caplog.messages) != measured
+    assert (evaluation.measure_for(run.config) is not None) == measured
+
+
 def test_settings_of_a_replay_are_checked(ended):
-    with pytest.raises(InputError, match="4 recorded steps there, of which steps=5"):
+    with pytest.raises(InputError, match=r"4 recorded steps there, fewer than steps=5\. Set .*=4"):
         started(
             ended.workdir.parent / "more",
             {"online.prompts": "", "online.replay": ended.workdir, "steps": 5},
