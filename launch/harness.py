@@ -15,10 +15,8 @@ if __name__ == "__main__":  # before the slow imports
 
     startup.begin(torch=True)  # lm-eval's own models do
 
-import difflib
 import importlib.util
 import sys
-import traceback
 
 from interact_jax import cli, memory
 from interact_jax.leaderboards import sentences
@@ -49,20 +47,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _no_such_task(error: ValueError) -> str:
-    """A message for tasks that lm-eval does not find, with similar names of those that it knows.
-
-    Reading all tasks takes it seconds, so they are those that it had read: of a local variable.
-    """
     missing = str(error).removeprefix(NOT_FOUND).strip()
-    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
-    managers = [found["task_manager"] for found in frames if "task_manager" in found]
-    known = [name for manager in managers[:1] for name in manager.all_tasks]
-    near = [n for name in missing.split(", ") for n in difflib.get_close_matches(name, known, n=3)]
     return (
-        f"--tasks {missing}: lm-eval knows no such task."
-        + (f" Did you mean {' or '.join(near)}?" if near else "")
-        + " Tasks of your own are found in the directory that --include_path names; `lm-eval ls "
-        "tasks` lists lm-eval's."
+        f"--tasks {missing}: lm-eval knows no such task. `lm-eval ls tasks` lists those that it "
+        "knows; tasks of your own are found in the directory that --include_path names."
     )
 
 

@@ -362,7 +362,7 @@ def test_the_pocket_model_is_found_by_its_name():
     assert model.get_model_info()["model_num_parameters"] > 1e5
 
 
-def test_tasks_that_lm_eval_does_not_know_are_named_with_similar_ones(tasks, capsys, monkeypatch):
+def test_tasks_that_lm_eval_does_not_know_are_named(tasks, capsys, monkeypatch):
     """Without lm-eval's own thousands of tasks, which take long to read."""
 
     def ask():
@@ -373,7 +373,7 @@ def test_tasks_that_lm_eval_does_not_know_are_named_with_similar_ones(tasks, cap
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", ask)
     status, said = outcome(lambda _: harness.main(), [], capsys)
     assert status == 2 and "Traceback" not in said
-    assert said.startswith("error: --tasks choises: lm-eval knows no such task. Did you mean choic")
+    assert said.startswith("error: --tasks choises: lm-eval knows no such task. ")
     assert "--include_path" in said
 
 
