@@ -13,6 +13,7 @@ import argparse
 import difflib
 import itertools
 import re
+import shlex
 import shutil
 import sys
 import textwrap
@@ -35,13 +36,15 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser that refuses arguments as everything else is refused, with an InputError:
     one message without the usage, which `cli.run` prints."""
 
+    otherwise = ""  # what is said where no option has a similar name
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         for kind in (int, float):
             self.register("type", kind, reader(kind))
 
     def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: Any = None
+        self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """Only arguments that the parser `lets_through` are returned beside the namespace."""
         given = list(sys.argv[1:] if args is None else args)
@@ -71,8 +74,10 @@ class Parser(argparse.ArgumentParser):
         """What to say of an argument NAME=VALUE, or NAME VALUE, that is not known."""
         if not name.startswith("-"):
             return f"{name}: this argument belongs to no option."
-        near = difflib.get_close_matches(name, self.options(), n=1)
-        return f"{name}: there is no such option.{did_you_mean(near)}"
+        return f"{name}: there is no such option.{did_you_mean(self.near(name)) or self.otherwise}"
+
+    def near(self, name: str) -> list[str]:
+        return difflib.get_close_matches(name, self.options(), n=1)
 
     def options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings]
@@ -103,34 +108,44 @@ class Parser(argparse.ArgumentParser):
         thing = "choice" if option else action.dest
         choices = [str(choice) for choice in action.choices]
         near = difflib.get_close_matches(str(value), choices, n=1)
-        self.error(
-            fill(
-                f"{option} {value}: there is no such {thing}.{did_you_mean(near)} "
-                f"Available: {', '.join(choices)}.".lstrip()
-            )
-        )
+        said = f"{option} {value}: there is no such {thing}.{did_you_mean(near)}".lstrip()
+        self.error(fill(f"{said} Available: {', '.join(choices)}."))
 
 
 class SettingsParser(Parser):
     """Lets --config.KEY=VALUE through, and knows how a setting that is given otherwise is
     written."""
 
+    otherwise = f" Settings are given as {SETTING}KEY=VALUE."
+
     def lets_through(self, argument: str) -> bool:
         return argument.startswith(SETTING) and "=" in argument
 
     def complaint(self, name: str, value: str) -> str:
+        setting = self.setting_meant(name)
+        written = f"{SETTING}{setting}={shlex.quote(value) if value else 'VALUE'}"
+        if not setting:
+            return super().complaint(name, value)
+        if name == SETTING + setting:
+            return f"{name}: expected {written}."
+        return f"{name}: there is no such option.{did_you_mean([written])}"
+
+    def setting_meant(self, name: str) -> str:
+        """The setting that was probably meant; "" where an option was, or nothing that exists."""
         known = list(config.settings())
         bare = name.lstrip("-").removeprefix("config.").replace("-", "_")
-        same = [bare] if bare in known else config.same_elsewhere(bare, known)
-        option = difflib.get_close_matches(name, self.options(), n=1)
-        setting = same or ([] if option else config.similar(bare, known))
-        meant = [f"{SETTING}{setting[0]}={value or 'VALUE'}"] if setting else option
-        if name == SETTING + bare and bare in known:
-            return f"{name}: expected {meant[0]}."
-        if not name.startswith("-") and not same:
-            return super().complaint(name, value)
-        remark = did_you_mean(meant) or f" Settings are given as {SETTING}KEY=VALUE."
-        return f"{name}: there is no such option.{remark}"
+        meant = [bare] if bare in known else config.same_elsewhere(bare, known)
+        if not meant and (is_prefixed(name) or (name.startswith("-") and not self.near(name))):
+            meant = config.similar(bare, known)
+        return meant[0] if meant else ""
+
+    def near(self, name: str) -> list[str]:
+        return [] if is_prefixed(name) else super().near(name)
+
+
+def is_prefixed(name: str) -> bool:
+    """With or without dashes, it begins as settings do."""
+    return name.lstrip("-").startswith("config.")
 
 
 def did_you_mean(matches: Sequence[str]) -> str:
@@ -146,7 +161,7 @@ def fill(message: str) -> str:
 
 
 def reader(kind: type) -> Callable[[str], Any]:
-    """The type of an argument that is a number of this kind."""
+    """The type of an argument of this kind, which says what it expects in our words."""
 
     def read(text: str) -> Any:
         try:

@@ -220,6 +220,7 @@ NO_OPTION = "there is no such option"
         (["--steps=2", "--steps=3"], [f"--steps: {NO_OPTION}. Did you mean --config.steps=3?"]),
         (["config.steps=3"], [f"config.steps: {NO_OPTION}. Did you mean --config.steps=3?"]),
         (["--config.steps", "3"], ["--config.steps: expected --config.steps=3."]),
+        (["--config.hindsight", "a b"], ["--config.hindsight: expected --config.hindsight='a b'."]),
         (["--config.steps"], ["--config.steps: expected --config.steps=VALUE."]),
         (["--config.stps", "3"], [f"--config.stps: {NO_OPTION}. Did you mean --config.steps=3?"]),
         (
@@ -237,6 +238,11 @@ NO_OPTION = "there is no such option"
             ],
         ),
         (["--quite"], [f"--quite: {NO_OPTION}. Did you mean --quiet?"]),
+        (["config.stps=3"], [f"config.stps: {NO_OPTION}. Did you mean --config.steps=3?"]),
+        (
+            ["--config.xyzzy"],
+            [f"--config.xyzzy: {NO_OPTION}. Settings are given as --config.KEY=VALUE."],
+        ),
         (["--xyzzy"], [f"--xyzzy: {NO_OPTION}. Settings are given as --config.KEY=VALUE."]),
         (["runs"], ["runs: this argument belongs to no option."]),
     ],
