@@ -28,17 +28,18 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places, startup
+from interact_jax.arguments import WRAP_OPTIONS, SettingsParser, reader
 from interact_jax.help_text import Paragraphs
 from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
-from interact_jax.settings import Setting
+from interact_jax.settings import KINDS, Setting
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,6 @@ UNWRITABLE_REMEDY = (
     "{}, and start the same command again; checkpoints that were complete are as they were."
 )
 EXHAUSTED = "RESOURCE_EXHAUSTED"  # how jax reports that a device is out of memory
-# Paths and flags stay whole.
-WRAP_OPTIONS: Any = {"break_long_words": False, "break_on_hyphens": False}
 NO_THREAD = "can't start new thread"  # how Python reports that the limit is reached
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
@@ -64,7 +63,7 @@ BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryE
 def settings_parser(description: str | None, default: str = "") -> argparse.ArgumentParser:
     """A parser that knows --config (required without a `default`) and lists all settings."""
     name_flags({})
-    parser = argparse.ArgumentParser(
+    parser = SettingsParser(
         description=description,
         formatter_class=Paragraphs,
         epilog="settings, with their defaults:\n" + config.describe(),
@@ -85,35 +84,7 @@ def parse_settings(
     parser: argparse.ArgumentParser, argv: list[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
     """The named arguments, and the --config.KEY=VALUE ones unparsed."""
-    args, rest = parser.parse_known_args(argv)
-    unknown = [argument for argument in rest if not argument.startswith("--config.")]
-    if unknown:
-        said = f"unrecognized arguments: {' '.join(unknown)}\n{_as_settings(rest)}"
-        parser.error(presentable(said))
-    return args, rest
-
-
-def _as_settings(arguments: Sequence[str]) -> str:
-    """How settings are written: with those that people may have meant, for "--steps 3",
-    "config.steps=3" and "--config.steps 3"."""
-    known = list(config.settings())
-    meant: list[str] = []
-    for at, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        bare = name.lstrip("-").removeprefix("config.")
-        if equals and name.startswith("--config."):
-            continue  # as it should be
-        if not equals and not name.startswith("-"):
-            continue  # the value of the argument before it
-        following = arguments[at + 1 : at + 2]
-        if not equals and following and not following[0].startswith("--"):
-            value = following[0]
-        bare = bare.replace("-", "_")
-        names = [bare] if bare in known else config.similar(bare, known)
-        if names:
-            meant.append(f"--config.{names[0]}={value or 'VALUE'}")
-    hint = f" Did you mean {' '.join(meant)}?" if meant else " --help lists them."
-    return f"Settings are given as --config.KEY=VALUE.{hint}"
+    return parser.parse_known_args(argv)
 
 
 def add_settings(
@@ -129,7 +100,7 @@ def add_settings(
         setting = table[name]
         parser.add_argument(
             flag,
-            type=setting_type(name, table),
+            type=type(setting.default) if setting.choices else setting_type(name, table),
             default=(defaults or {}).get(name, setting.default),
             choices=setting.choices or None,
             help=setting.meaning.replace("%", "%%"),
@@ -167,14 +138,13 @@ def setting_type(name: str, table: Mapping[str, Setting] | None = None) -> Calla
     setting = (config.settings() if table is None else table)[name]
 
     def read(text: str) -> Any:
-        value = type(setting.default)(text)
+        value = reader(type(setting.default))(text)
         try:
             setting.check(name, value)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
         return value
 
-    read.__name__ = type(setting.default).__name__  # for argparse's message
     return read
 
 
@@ -182,12 +152,11 @@ def at_least(least: float, kind: type = int) -> Callable[[str], Any]:
     """The type of an argument that is a finite number, no smaller than `least`."""
 
     def read(text: str) -> Any:
-        value = kind(text)
+        value = reader(kind)(text)
         if not (math.isfinite(value) and value >= least):
-            raise argparse.ArgumentTypeError(f"{text}: expected a number, at least {least}")
+            raise argparse.ArgumentTypeError(f"{text}: expected {KINDS[kind]}, at least {least}")
         return value
 
-    read.__name__ = kind.__name__
     return read
 
 

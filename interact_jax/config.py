@@ -40,7 +40,7 @@ from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
 from interact_jax.online import engines, feed, prompts, rollouts, schedule
 from interact_jax.schema import InputError
-from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting
+from interact_jax.settings import MOST_COUNTED, MOST_SEED, Setting, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -231,10 +231,7 @@ def override(config: ConfigDict, argument: str) -> None:
     try:
         value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        raise InputError(
-            f"--config.{name}={text}: expected {'an' if kind is int else 'a'} {kind.__name__}, "
-            f"such as {known[name]!r}."
-        ) from None
+        raise InputError(f"--config.{name}={text}: expected {kind_of(known[name])}.") from None
     *parents, last = name.split(".")
     for parent in parents:
         config = config[parent]
@@ -262,14 +259,16 @@ ALIASES = {
 """Names of settings in other trainers -> ours."""
 
 
-def similar(name: str, known: Sequence[str]) -> list[str]:
-    """Suggestions for an unknown setting: other trainers' names, the same name in another group, or
-    a similar one."""
+def same_elsewhere(name: str, known: Sequence[str]) -> list[str]:
+    """Settings that have this name in other trainers or, with another group before it, here."""
     last = name.rpartition(".")[2]
     matches = [candidate for candidate in known if candidate.rpartition(".")[2] == last]
-    if last in ALIASES:
-        matches.insert(0, ALIASES[last])
-    return matches or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return [ALIASES[last], *matches] if last in ALIASES else matches
+
+
+def similar(name: str, known: Sequence[str]) -> list[str]:
+    """Suggestions for an unknown setting: `same_elsewhere`, or else those of similar names."""
+    return same_elsewhere(name, known) or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
 
 
 def _name_of(argument: str) -> str:

@@ -20,7 +20,15 @@ from interact_jax.schema import InputError
 
 MOST_COUNTED = 2**31 - 1  # steps, and what they are compared with, are int32 on the device
 MOST_SEED = 2**32 - 1  # numpy, grain and jax take seeds of 32 bits
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 SMALLEST, LARGEST = 2.0**-126, 2.0**128 * (1 - 2.0**-24)  # the range of normal float32 numbers
+
+
+def kind_of(example: Any) -> str:
+    """What a value of the same type is called: "a whole number, such as 512"; an example that
+    stands for "off" is none."""
+    kind = type(example)
+    return KINDS[kind] + (f", such as {example!r}" if example and kind is not bool else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +50,7 @@ class Setting:
         """Raise InputError for an invalid value."""
         kind = type(self.default)
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-            raise InputError(
-                f"{name}={value!r}: expected {'an' if kind is int else 'a'} {kind.__name__}, "
-                f"such as {self.default!r}."
-            )
+            raise InputError(f"{name}={value!r}: expected {kind_of(self.default)}.")
         if self.choices and value not in self.choices:
             listed = ", ".join(repr(choice) for choice in self.choices)
             raise InputError(f"{name}={value!r}: expected one of {listed}.")

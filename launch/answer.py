@@ -26,6 +26,7 @@ from typing import Any
 import jax
 
 from interact_jax import __version__, cli, digests, memory, sharding
+from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat, check_date
 from interact_jax.data.rendering import DATE
 from interact_jax.data.tokenizer import load_tokenizer
@@ -51,7 +52,7 @@ NAMED = 5  # questions that a message names
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     add("--benchmark", required=True, choices=list(BENCHMARKS), help="whose questions they are")
     add("--questions", required=True, metavar="FILE", help="the benchmark's file of questions")

@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interact_jax import bench, chips, cli, config, memory, places, progress, sharding
+from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
@@ -77,7 +78,7 @@ FLAGS = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     add("--model-shape", default="small", choices=list(SHAPES), help="sizes, random parameters")
     add("--model", default="", help="or the sizes of a Hugging Face directory, hub id, or pocket")

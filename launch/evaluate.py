@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import cli, evaluation, lock, memory, places, progress
+from interact_jax.arguments import Parser
 from interact_jax.data.chat import check_date
 from interact_jax.data.rendering import DATE
 from interact_jax.generation import Prompt, read_prompts
@@ -79,7 +80,7 @@ FLAGS = {name: f"--{name.replace('_', '-')}" for name in SETTINGS}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     names: Any = {"nargs": "+", "default": [], "metavar": "NAME"}
     add("--model", **names, help="candidates: Hugging Face directories, hub ids, or pocket")

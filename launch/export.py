@@ -19,6 +19,7 @@ import logging
 from pathlib import Path
 
 from interact_jax import card, checkpoint, cli, config, hub, metrics
+from interact_jax.arguments import Parser
 from interact_jax.help_text import Paragraphs
 from interact_jax.json_files import read_json
 from interact_jax.models import hf
@@ -30,7 +31,7 @@ log = logging.getLogger("interact_jax.launch.export")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Paragraphs)
+    parser = Parser(description=__doc__, formatter_class=Paragraphs)
     parser.add_argument("--checkpoint", required=True, metavar="DIR", help="run or checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write")
     parser.add_argument(

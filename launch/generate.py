@@ -27,6 +27,7 @@ from typing import Any
 import jax
 
 from interact_jax import cli, memory, sharding
+from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat, check_date
 from interact_jax.data.rendering import DATE
 from interact_jax.data.thinking import CLOSED, ON, PLAIN
@@ -57,7 +58,7 @@ KINDS = {"auto": PLAIN, "on": ON, "off": CLOSED}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=Paragraphs,
         allow_abbrev=False,

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interact_jax import cli, places
+from interact_jax.arguments import Parser
 from interact_jax.help_text import Help, Paragraphs
 from interact_jax.leaderboards import ifeval, win_rates
 from interact_jax.leaderboards.benchmarks import BENCHMARKS
@@ -32,7 +33,7 @@ from interact_jax.schema import InputError
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=Paragraphs,
         allow_abbrev=False,

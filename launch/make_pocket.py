@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from interact_jax import cli, places
+from interact_jax.arguments import Parser
 from interact_jax.help_text import Paragraphs
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
@@ -32,14 +33,14 @@ from pocket_model import gates, training
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=Paragraphs,
         allow_abbrev=False,
     )
     stages = parser.add_subparsers(dest="stage", required=True)
 
-    def stage(name: str, help: str) -> argparse.ArgumentParser:
+    def stage(name: str, help: str) -> Parser:
         return stages.add_parser(
             name, help=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )

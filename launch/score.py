@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from interact_jax import cli, memory, places, report, sharding
+from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat, check_date
 from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
@@ -67,7 +68,7 @@ OWN_SETTINGS = {
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
         formatter_class=Help,
         allow_abbrev=False,

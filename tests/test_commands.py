@@ -67,7 +67,10 @@ def test_a_program_says_the_same_as_a_command(tmp_path):
 def test_a_program_finds_what_lies_beside_it_and_keeps_its_status(tmp_path):
     found = interact("make-pocket", "gate", "--replies", "0", cwd=tmp_path)
     assert found.returncode == 2
-    assert "interact make-pocket gate: error: argument --replies: 0" in found.stderr
+    assert found.stderr == (
+        "error: argument --replies: 0: expected a whole number, at least 1\n"
+        "`interact make-pocket gate --help` shows all arguments.\n"
+    )
 
 
 ELSEWHERE = """

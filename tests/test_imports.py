@@ -69,6 +69,7 @@ LAYERS = (
         "finished",
         "report",
         "cli",
+        "arguments",
         "help_text",
         "sampling_flags",
         "commands",
@@ -130,7 +131,7 @@ def test_imports_run_one_way():
 def test_nothing_in_the_package_knows_about_flags():
     """Nothing but what the programs in launch/ share."""
     knowing = {top for top, file in modules() if FLAGS & {name for name, _ in imported(file)}}
-    assert knowing == {"cli", "help_text", "sampling_flags"}
+    assert knowing == {"arguments", "cli", "help_text", "sampling_flags"}
 
 
 def test_torch_is_never_imported_by_the_package():

@@ -288,13 +288,14 @@ def test_bad_prompts_exit_2(case, model, tmp_path, capsys):
         ({"--out": "."}, "is a directory"),
         ({"--out": "prompts.jsonl"}, "is the file that is read"),
         ({"--max-new-tokens": "0"}, "max_new_tokens=0"),
-        ({"--max-new-tokens": "many"}, "invalid int value"),
+        ({"--max-new-tokens": "many"}, "--max-new-tokens: many: expected a whole number"),
         ({"--temperature": "-1"}, "temperature=-1.0"),
         ({"--seed": "-1"}, "argument --seed: seed=-1: expected at least 0"),
         ({"--seed": "4294967296"}, "argument --seed: seed=4294967296: expected at most"),
-        ({"--seed": "x"}, "argument --seed: invalid int value: 'x'"),
+        ({"--seed": "x"}, "argument --seed: x: expected a whole number"),
         ({"--rows": "0"}, "rows=0"),
-        ({"--dtype": "int8"}, "invalid choice"),
+        ({"--dtype": "int8"}, "error: --dtype int8: there is no such choice. Available: float32, "),
+        ({"--sede": "1"}, "error: --sede: there is no such option. Did you mean --seed?"),
     ],
 )
 def test_bad_arguments_exit_2(changed, message, model, prompts, monkeypatch, capsys):
