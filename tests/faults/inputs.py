@@ -27,12 +27,13 @@ from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
 from interact_jax.optim import make_optimiser
-from launch import export, generate, plan, score
+from launch import export, generate, score
 from tests.faults import corrupt, mutations, talks
+from tests.faults.programs import read_plan
 from tests.runs import ROOT, TALKS, records, tiny, write_lines
 
 QUICKSTART = str(ROOT / "configs/quickstart.py")
-Program = tuple[Callable[[list[str]], None], list[str]]
+Program = tuple[Callable[[list[str]], Any], list[str]]
 
 
 @dataclasses.dataclass
@@ -216,7 +217,7 @@ def _scores(stand: Stand, model: Path, file: Path) -> Program:
 
 
 def _plans(stand: Stand, model: Path, file: Path) -> Program:
-    return plan.main, [*planned(model, stand.folder / "talks.jsonl")]
+    return read_plan, [*planned(model, stand.folder / "talks.jsonl")]
 
 
 def _exports(stand: Stand, model: Path, file: Path) -> Program:
@@ -229,9 +230,9 @@ def _exports(stand: Stand, model: Path, file: Path) -> Program:
 
 
 def planned(model: Path | str, data: Path | str) -> list[str]:
-    """A plan that reads everything, and ends at its topology, which is none."""
+    """Arguments of a plan."""
     paths = [f"--config.model.path={model}", f"--config.data.path={data}"]
-    return ["--config", QUICKSTART, "--topology", "none", "--config.data.max_length=512", *paths]
+    return ["--config", QUICKSTART, "--config.data.max_length=512", *paths]
 
 
 # --------------------------------------------------------------------------------- a run's files
@@ -337,7 +338,7 @@ def settings(rng: random.Random, stand: Stand) -> Case:
 
     data = stand.folder / "talks.jsonl"
     arguments = [*planned(stand.folder / "several", data), *given]
-    return Case(" ".join(map(reprlib.repr, given)), opened, lambda: (plan.main, arguments))
+    return Case(" ".join(map(reprlib.repr, given)), opened, lambda: (read_plan, arguments))
 
 
 NAMED: dict[str, Callable[[str], Any]] = {
@@ -364,7 +365,7 @@ def names(rng: random.Random, stand: Stand) -> Case:
         "model": (generate.main, [f"--model={text}", "--prompts", sound, "--out", out]),
         "data": (score.main, ["--model", model, f"--data={text}", "--out", out]),
         "checkpoint": (export.main, [f"--checkpoint={text}", f"--out={stand.scratch / 'out'}"]),
-        "config": (plan.main, [f"--config={text}", "--topology", "none"]),
+        "config": (read_plan, [f"--config={text}"]),
     }
 
     def opened() -> str:

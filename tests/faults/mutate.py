@@ -31,6 +31,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"  # strange names are asked of nobody
@@ -133,7 +134,7 @@ def by_hand(opened: Callable[[], str]) -> Outcome:
     return Outcome("wrong", wrong) if wrong else Outcome("read")
 
 
-def by_program(main: Callable[[list[str]], None], arguments: list[str]) -> Outcome:
+def by_program(main: Callable[[list[str]], Any], arguments: list[str]) -> Outcome:
     printed, stderr = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(stderr):

@@ -8,8 +8,12 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from launch import export, generate, plan
+from interact_jax.data.fingerprint import digest_trees
+from interact_jax.plan import Work
+from launch import export, generate
+from launch import plan as launch_plan
 from tests.runs import ROOT, read_lines, write_lines
 
 
@@ -35,13 +39,26 @@ def generated(model: Path, out: Path) -> list[dict[str, Any]]:
     return read_lines(replies)
 
 
-def planned(model: Path, out: Path) -> None:
-    """As far as the model and the data are read: there is no such slice."""
+def read_plan(arguments: list[str]) -> Work:
+    """What `launch/plan.py` reads. It ends there: to compile a step takes too long here."""
+    compiling = mock.patch.object(launch_plan.plan, "make_plan", side_effect=_Read)
+    with compiling as asked, contextlib.suppress(_Read):
+        launch_plan.main([*arguments, "--topology", "here"])
+    work: Work = asked.call_args.args[1]
+    print(f"{work.name}, {work.data}")
+    return work
+
+
+class _Read(Exception):
+    """A plan has read everything."""
+
+
+def planned(model: Path, out: Path) -> tuple[str, str]:
     data = write_lines(out / "talks.jsonl", [{"id": "t", "messages": TALK}])
     settings = {"model.path": model, "data.path": data, "data.max_length": 512}
     given = [f"--config.{name}={value}" for name, value in settings.items()]
-    config = str(ROOT / "configs/quickstart.py")
-    plan.main(["--config", config, "--topology", "none", *given])
+    work = read_plan(["--config", str(ROOT / "configs/quickstart.py"), *given])
+    return repr(work.model), digest_trees(work.trees)
 
 
 TALK = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate("abc")]
