@@ -23,6 +23,7 @@ from interact_jax.settings import Setting
 log = logging.getLogger(__name__)
 
 AXES = ("data", "fsdp", "tensor", "sequence")
+MOST_VIRTUAL = 64  # devices of a CPU that a message proposes
 ROWS = ("data", "fsdp")  # every device of these two axes has rows of its own
 
 LETTERS: dict[str, str | tuple[str, ...]] = {
@@ -90,7 +91,7 @@ def _does_not_divide(sizes: Mapping[str, int], devices: Sequence[jax.Device]) ->
     needed = math.prod(fixed.values())
     advice = f"Set {'it' if len(fixed) == 1 else 'them'} to 1"
     advice += f", or to what divides {len(devices)}." if len(devices) > 1 else "."
-    if devices[0].platform == "cpu":
+    if devices[0].platform == "cpu" and needed <= MOST_VIRTUAL:
         flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={needed}"
         advice += f" With {flag} in its environment, the program sees the CPU as {needed} devices."
     return f"{given} does not divide the {len(devices)} {there} there. {advice}"

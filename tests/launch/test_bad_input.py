@@ -180,7 +180,10 @@ def test_the_command_itself(small, tmp_path):
         ({"data.max_length": 513}, "Set data.max_length to 512 or less"),
         ({"hindsight": "what they said"}, "{o}"),
         ({"mesh.data": 3}, "multiply to the number of devices, 8"),
-        ({"mesh.fsdp": 2**32, "mesh.tensor": 2**32}, "multiply to the number of devices, 8"),
+        (
+            {"mesh.fsdp": 2**32, "mesh.tensor": 2**32},
+            "x mesh.tensor=4294967296 does not divide the 8 devices",
+        ),
         ({"mesh.fsdp": 0}, "mesh.tensor=1, mesh.sequence=1: expected positive sizes"),
         ({"model.path": "nowhere/at-all"}, "nowhere/at-all"),
     ],
