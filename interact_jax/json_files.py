@@ -170,15 +170,17 @@ def either(*kinds: Kind) -> Kind:
     )
 
 
+LONGEST_NAME = 255  # bytes that file systems take
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("text", lambda value: isinstance(value, str))
 OBJECT = Kind("an object", lambda value: isinstance(value, dict))
 FILE_NAME = Kind(
-    "the name of a file beside it, without a path",
+    f"the name of a file beside it, without a path and of at most {LONGEST_NAME} bytes",
     lambda value: (
         isinstance(value, str)
         and value not in ("", ".", "..")
         and not set(value) & {"/", "\\", "\0"}
+        and len(value.encode("utf-8", "surrogatepass")) <= LONGEST_NAME
     ),
 )
 

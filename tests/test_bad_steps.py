@@ -118,7 +118,7 @@ def test_a_run_of_any_length_knows_how_much_it_has_counted(small, epochs, tmp_pa
     assert train.totals(run) == expected
     text = "{interactions:,} interactions, {reply_tokens:,} counted reply tokens"
     assert text.format(**expected) in train.finish(run)[0]
-    launch_train.write_summary(run, None, None)
+    launch_train.write_summary(run, None, None, "")
     summary = json.loads((run.workdir / "summary.json").read_text())
     assert summary["interactions"] == expected["interactions"]
 

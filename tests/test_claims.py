@@ -14,7 +14,7 @@ from tests.runs import outcome, read_lines
 
 pytestmark = pytest.mark.compiled_quickly
 
-TWO = ["--quick", "--only", "(flip|unrelated)/emoji,-sentence,polite/recommended/0"]
+TWO = ["--quick", "--only", "(personalise|unrelated)/emoji,-sentence,polite/recommended/0"]
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,29 @@ def test_goes_on_where_it_was(folder, capsys):
     assert "1 cases are left" in capsys.readouterr().out and file.read_text() == before
     claims.main([*places(folder), *TWO])
     assert file.read_text().startswith(before)
-    unrelated, flip = read_lines(file)
-    assert (unrelated["kind"], flip["kind"]) == ("unrelated", "flip")
-    assert [mark["interactions"] for mark in unrelated["marks"]] == [0, 10, 20]
-    assert [mark["interactions"] for mark in flip["marks"]] == [0, 10, 20, 30, 40]
-    assert unrelated["marks"][0]["correct"] == flip["marks"][0]["correct"]  # of one model and seed
-    first, second = flip["wants"]
-    for mark in flip["marks"]:  # opposites
-        assert mark["wanted"][first] + mark["wanted"][second] == pytest.approx(mark["readable"])
-    assert flip["marks"][0]["wins"] == {first: None, second: None}  # against itself
+    unrelated, personal = read_lines(file)
+    assert (unrelated["kind"], personal["kind"]) == ("unrelated", "personalise")
+    for record in (unrelated, personal):
+        assert [mark["interactions"] for mark in record["marks"]] == [0, 10, 20]
+    first, same = (record["marks"][0]["correct"] for record in (unrelated, personal))
+    assert first == same  # of one model and seed
     text = (folder / "docs" / "claims.md").read_text()
     assert "2 runs are done" in text and f"{len(claims.cases()) - 2} are left" in text
-    for kind in ("flip", "unrelated"):
+    for kind in ("personalise", "unrelated"):
         assert f"pictures/claims_{kind}.svg" in text
         ElementTree.fromstring((folder / "docs/pictures" / f"claims_{kind}.svg").read_text())
     assert read_lines(folder / "docs/data/claims.jsonl") == read_lines(file)
+
+
+@pytest.mark.slow
+def test_what_users_want_can_be_turned_into_its_opposite(tmp_path):
+    claims.main([*places(tmp_path), "--quick", "--only", "flip/emoji,-sentence,.*/recommended/0"])
+    (flip,) = read_lines(tmp_path / "RESULTS.jsonl")
+    assert [mark["interactions"] for mark in flip["marks"]] == [0, 10, 20, 30, 40]
+    first, second = flip["wants"]
+    for mark in flip["marks"]:
+        assert mark["wanted"][first] + mark["wanted"][second] == pytest.approx(mark["readable"])
+    assert flip["marks"][0]["wins"] == {first: None, second: None}  # against itself
 
 
 def test_results_of_other_sizes_are_refused(folder, capsys):

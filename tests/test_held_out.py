@@ -81,6 +81,14 @@ def test_measures_stand_in_the_log_and_in_the_summary(ended):
     assert 0 < found[5]["held_out_length"] <= 12
 
 
+def test_measures_stand_in_the_model_card(ended):
+    found = json.loads((ended / "summary.json").read_text())
+    card = (ended / "export/README.md").read_text()
+    for name in found["after"]:
+        before, after = (f"{found[moment][name]:.4g}" for moment in ("before", "after"))
+        assert f"| {name} | {before} | {after} |" in card
+
+
 def test_the_summary_says_on_how_much_was_measured(ended, settings):
     """Of the two talks, the first has two interactions and a revised reply, the second one."""
     held = [line for line in read_lines(settings["data.path"]) if is_held(json.dumps(line))]

@@ -94,7 +94,8 @@ def test_weights_whose_header_is_not_so_long_are_refused(spoilt, length):
 
 
 @pytest.mark.parametrize(
-    "shard", [5, None, "", "../x.safetensors", "/etc/passwd", "a/../../b", ".."]
+    "shard",
+    [5, None, "", "../x.safetensors", "/etc/passwd", "a/../../b", "..", "é" * 128, "x" * 5000],
 )
 def test_an_index_names_files_beside_it(spoilt, shard):
     index = spoilt / "model.safetensors.index.json"

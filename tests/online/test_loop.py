@@ -166,7 +166,7 @@ def killed(at, step, workdir, more, small=SMALL):
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_run_that_is_killed_ends_as_one_that_was_not(staleness, tmp_path):
     more = {"online.staleness": staleness, "checkpoint.every": 2, "steps": 6}
     whole = trained(tmp_path / "whole", more)
