@@ -71,8 +71,9 @@ def bounded(most: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TooSlow
 
-    timers = {signal.ITIMER_PROF: most, signal.ITIMER_REAL: PATIENCE}
-    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
+    # Not SIGPROF: libtpu sends that to the process it is loaded in.
+    timers = {signal.ITIMER_VIRTUAL: most, signal.ITIMER_REAL: PATIENCE}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGVTALRM, signal.SIGALRM)}
     try:
         for timer, seconds in timers.items():
             signal.setitimer(timer, seconds)
