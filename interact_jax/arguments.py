@@ -14,9 +14,7 @@ import difflib
 import itertools
 import re
 import shlex
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -27,9 +25,6 @@ from interact_jax.settings import KINDS
 SETTING = "--config."  # how the name of a setting begins on the command line
 # What argparse takes for an option, known or not; "-5" and "-- a text" are values.
 OPTION = re.compile(r"--?[^\W\d][^ ]*")
-ERROR = "error: "  # what `cli.run` puts before a message
-# Paths and flags stay whole.
-WRAP_OPTIONS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,7 +104,7 @@ class Parser(argparse.ArgumentParser):
         choices = [str(choice) for choice in action.choices]
         near = difflib.get_close_matches(str(value), choices, n=1)
         said = f"{option} {value}: there is no such {thing}.{did_you_mean(near)}".lstrip()
-        self.error(fill(f"{said} Available: {', '.join(choices)}."))
+        self.error(f"{said} Available: {', '.join(choices)}.")
 
 
 class SettingsParser(Parser):
@@ -150,14 +145,6 @@ def is_prefixed(name: str) -> bool:
 
 def did_you_mean(matches: Sequence[str]) -> str:
     return f" Did you mean {matches[0]}?" if matches else ""
-
-
-def fill(message: str) -> str:
-    """The message in lines of the terminal's width, with room for "error: "; 80 columns where
-    there is no terminal."""
-    width = shutil.get_terminal_size().columns
-    lines = textwrap.wrap(ERROR + message, width, subsequent_indent="  ", **WRAP_OPTIONS)
-    return "\n".join(lines).removeprefix(ERROR)
 
 
 def reader(kind: type) -> Callable[[str], Any]:

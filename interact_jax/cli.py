@@ -2,7 +2,7 @@
 
     parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True)
-    args, overrides = cli.parse_settings(parser, argv)
+    args, overrides = parser.parse_known_args(argv)
     cfg = config.load(args.config, overrides)
 
     if __name__ == "__main__":
@@ -35,7 +35,7 @@ from typing import Any, BinaryIO, NoReturn
 import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places, startup
-from interact_jax.arguments import WRAP_OPTIONS, SettingsParser, reader
+from interact_jax.arguments import SettingsParser, reader
 from interact_jax.help_text import Paragraphs
 from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
@@ -56,11 +56,13 @@ UNWRITABLE_REMEDY = (
     "{}, and start the same command again; checkpoints that were complete are as they were."
 )
 EXHAUSTED = "RESOURCE_EXHAUSTED"  # how jax reports that a device is out of memory
+# Paths and flags stay whole.
+WRAP_OPTIONS: Any = {"break_long_words": False, "break_on_hyphens": False}
 NO_THREAD = "can't start new thread"  # how Python reports that the limit is reached
 BAD_PLACE = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
-def settings_parser(description: str | None, default: str = "") -> argparse.ArgumentParser:
+def settings_parser(description: str | None, default: str = "") -> SettingsParser:
     """A parser that knows --config (required without a `default`) and lists all settings."""
     name_flags({})
     parser = SettingsParser(
@@ -78,13 +80,6 @@ def settings_parser(description: str | None, default: str = "") -> argparse.Argu
         help=f"settings of the run; or a recipe's name{said}",
     )
     return parser
-
-
-def parse_settings(
-    parser: argparse.ArgumentParser, argv: list[str] | None
-) -> tuple[argparse.Namespace, list[str]]:
-    """The named arguments, and the --config.KEY=VALUE ones unparsed."""
-    return parser.parse_known_args(argv)
 
 
 def add_settings(

@@ -208,16 +208,20 @@ def measure_step(run: Any, step: int, due: bool) -> dict[str, float]:
     return (first if step == 1 else {}) | now
 
 
+def signs_of_collapse(run: Any, now: Mapping[str, float]) -> dict[str, str]:
+    """What `guard.signs` sees in these measures, unless the run has no guard."""
+    before = run.kept.get("before") or {}
+    return guard.signs(before, now) if run.config.evaluation.guard != "none" else {}
+
+
 def warn_of_collapse(run: Any, now: Mapping[str, float]) -> str:
     """Warn where the model shows signs of collapse; returns the reason if the run is to stop."""
-    action, before = run.config.evaluation.guard, run.kept.get("before") or {}
-    signs = guard.signs(before, now) if action != "none" else {}
+    signs = signs_of_collapse(run, now)
     reported = run.kept.get("signs", [])
-    new = [text for sign, text in signs.items() if sign not in reported]
+    new = {sign: text for sign, text in signs.items() if sign not in reported}
     run.kept["signs"] = sorted({*reported, *signs})
-    if action == "stop" and signs:
+    if run.config.evaluation.guard == "stop" and signs:
         return guard.COLLAPSE.format("; ".join(signs.values()))
     if new:  # each is reported once
-        message = guard.COLLAPSE.format("; ".join(new))
-        log.warning("step %d: %s %s", int(run.state.step), message, guard.ADVICE)
+        log.warning("step %d: %s", int(run.state.step), guard.warning(new))
     return ""

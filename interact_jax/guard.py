@@ -4,8 +4,8 @@ A model that is trained for too long, or too fast, first changes how it says thi
 on or shrink, it becomes certain of every token or of none, it moves far from where it began.
 Measured on held-out prompts (`held_out`), relative to the same model before training.
 
-guard.signs(before, now)     what is seen in one measurement, for a run that goes on
-guard.verdict(before, now)   the same of the model that a run ends with, for its summary
+seen = guard.signs(before, now)
+guard.warning(seen)              one line on them, and what to do
 """
 
 from __future__ import annotations
@@ -55,10 +55,8 @@ ADVICE = (
 COLLAPSE = "the model shows signs of collapse: {}."
 
 
-def verdict(before: Mapping[str, float] | None, now: Mapping[str, float] | None) -> str:
-    """One line on the signs that the exported model shows, and what to do; empty if it shows none,
-    or was not measured."""
-    seen = signs(before or {}, now or {})
+def warning(seen: Mapping[str, str]) -> str:
+    """One line on signs that are seen, and what to do; empty if there are none."""
     return f"{COLLAPSE.format('; '.join(seen.values()))} {ADVICE}" if seen else ""
 
 

@@ -65,7 +65,7 @@ class Journal:
         self._lines = self.file.open("ab")
         self._watched = files.WatchedPath(self.file)
         self._loggers = loggers
-        console, visible = Console(stderr=True), log.isEnabledFor(logging.WARNING)
+        console, wanted = Console(stderr=True), progress.is_wanted()
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -75,9 +75,9 @@ class Journal:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
-            disable=not visible or not console.is_terminal,
+            disable=not wanted or not console.is_terminal,
         )
-        self._plain = visible and not console.is_terminal
+        self._plain = wanted and not console.is_terminal
         self._showing = contextlib.ExitStack()
         self._task = self._bar.add_task("", total=total, completed=first, shown="")
 

@@ -26,6 +26,11 @@ FIRST = 5.0  # seconds until the first log message; the interval then doubles ea
 _shown = False  # whether an operation or a bar is shown
 
 
+def is_wanted() -> bool:
+    """Whether bars and lines of steps are to be shown; `--quiet` leaves only errors."""
+    return log.isEnabledFor(logging.WARNING)
+
+
 @contextlib.contextmanager
 def of(what: str) -> Iterator[None]:
     """Show that `what` is going on, and for how long."""

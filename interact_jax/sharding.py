@@ -70,9 +70,9 @@ def make_mesh(
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
         raise InputError(f"{given}: expected positive sizes, and -1 for at most one of them.")
-    if free and len(devices) % fixed:
-        raise InputError(_does_not_divide(sizes, devices))
     if free:
+        if len(devices) % fixed:
+            raise InputError(_does_not_divide(sizes, devices))
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise InputError(

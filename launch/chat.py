@@ -55,7 +55,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     add_flags(parser, temperature=0.7, new_tokens=NEW_TOKENS)
     cli.name_flags({"model.path": "--model"})
-    return cli.parse_settings(parser, argv)
+    return parser.parse_known_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -44,7 +44,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     add("--model-shape", metavar="NAME", help=f"in place of model.path, no download: {shapes}")
     add("--json", default="", metavar="FILE", help="write all figures there; - = standard output")
     add("--no-search", action="store_true", help="do not look for a change that makes it fit")
-    return cli.parse_settings(parser, argv)
+    return parser.parse_known_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

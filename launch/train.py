@@ -67,7 +67,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run writes")
     parser.add_argument("--quiet", action="store_true", help="errors and the summary only")
-    return cli.parse_settings(parser, argv)
+    return parser.parse_known_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
         summary += summary_lines(run.workdir / "metrics.jsonl")
-        collapse = guard.verdict(before, after)
+        collapse = guard.warning(evaluation.signs_of_collapse(run, after or {}))
         if run.held_out is not None:
             summary.append(run.held_out.describe())
         show_replies(run, folder)

@@ -70,18 +70,13 @@ def test_every_option_that_does_not_exist_is_named_once():
     ]
 
 
-def test_choices_are_listed_in_lines_of_the_terminal(monkeypatch):
+def test_choices_are_listed_with_the_nearest_first():
     given = ("--topology", "a", "--benchmark", "mtbench")
-    expected = (
+    assert refused(parser(), *given) == [
         "--benchmark mtbench: there is no such choice. Did you mean mt_bench? Available: "
-        "alpaca_eval, arena_hard, mt_bench, ifeval."
-    )
-    for columns in (80, 50, 200):  # 80 without a terminal
-        monkeypatch.setenv("COLUMNS", "" if columns == 80 else str(columns))
-        *lines, advice = refused(parser(), *given)
-        assert advice == ADVICE and max(map(len, [f"error: {lines[0]}", *lines])) <= columns
-        assert " ".join(map(str.strip, lines)) == expected
-        assert all(line.startswith("  ") for line in lines[1:])
+        "alpaca_eval, arena_hard, mt_bench, ifeval.",
+        ADVICE,
+    ]
 
 
 def test_values_that_look_like_options_stay_values():

@@ -2,10 +2,12 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
+from ml_collections import ConfigDict
 
-from interact_jax import guard
+from interact_jax import evaluation, guard
 from interact_jax.schema import RunStopped
 from launch import train as launch_train
 from tests.runs import (
@@ -42,11 +44,20 @@ def test_each_sign_is_told_with_its_figures(measure, value):
     assert f"{measure} {SOUND[measure]:.3g} -> {value:.3g}" in said
 
 
-def test_a_verdict_has_all_signs_and_advice():
-    assert not guard.verdict(SOUND, SOUND) and not guard.verdict(None, None)
-    said = guard.verdict(SOUND, {**SOUND, "held_out_length": 80.0, "held_out_finished": 0.0})
+def test_a_warning_has_all_signs_and_advice():
+    assert not guard.warning(guard.signs(SOUND, SOUND)) and not guard.warning({})
+    worse = {**SOUND, "held_out_length": 80.0, "held_out_finished": 0.0}
+    said = guard.warning(guard.signs(SOUND, worse))
     assert said.startswith("the model shows signs of collapse: replies run on (held_out_length 20")
     assert "; replies do not end (" in said and said.endswith(guard.ADVICE)
+
+
+def test_a_run_without_a_guard_looks_for_no_signs():
+    worse = {**SOUND, "held_out_readable": 0.0}
+    for action in ("warn", "stop", "none"):
+        cfg = ConfigDict({"evaluation": {"guard": action}})
+        run = SimpleNamespace(config=cfg, kept={"before": SOUND})
+        assert bool(evaluation.signs_of_collapse(run, worse)) == (action != "none")
 
 
 def test_what_was_not_measured_is_no_sign():

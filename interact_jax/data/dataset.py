@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -28,8 +27,6 @@ from interact_jax.places import input_name
 from interact_jax.printable import count, count_reason
 from interact_jax.schema import Conversation, InputError
 from interact_jax.settings import Setting
-
-log = logging.getLogger(__name__)
 
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 SETTINGS = {
@@ -204,7 +201,5 @@ def _with_progress(
         total=len(conversations),
         console=console,
         transient=True,
-        disable=not console.is_terminal
-        or len(conversations) < 2
-        or not log.isEnabledFor(logging.WARNING),
+        disable=not console.is_terminal or len(conversations) < 2 or not progress.is_wanted(),
     )
