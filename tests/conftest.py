@@ -1,5 +1,7 @@
-"""Every test runs on 8 virtual CPU devices, and no array is broadcast to a higher rank unasked."""
+"""Tests run on 8 virtual CPU devices, in files marked `one_device` on one of them; and no array is
+broadcast to a higher rank unasked."""
 
+import functools
 import io
 import logging
 import os
@@ -18,7 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
-from interact_jax import places
+from interact_jax import places, sharding
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Of arrays that all devices hold, Orbax writes a part from each, and compiles a program for every
@@ -38,6 +40,7 @@ CACHE = {
 LONG = (
     "online/test_loop.py",
     "launch/test_oracle.py",
+    "launch/test_golden_steps.py",
     "models/test_attention.py",
     "test_claims.py",
     "test_notebooks.py",
@@ -90,6 +93,21 @@ def optimisation(request):
     that its tests start, and every other file as users do. The slow tests are all compiled so."""
     marked = request.node.get_closest_marker("compiled_quickly") is not None
     compiling.compile_quickly(marked and request.config.option.markexpr != "slow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices(request, optimisation):
+    """A file marked `one_device` sees one, as the CPU that most people begin on, and so do the
+    processes that its tests start: sampling on 8 is to do the same 8 times on the same cores."""
+    if request.node.get_closest_marker("one_device") is None:
+        yield
+        return
+    first = jax.devices()[:1]  # this process starts all of them, whatever its first file is
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", compiling.flags_of_one_device())
+        alone = functools.partial(sharding.make_mesh, devices=first)
+        patch.setattr(sharding, "make_mesh", alone)
+        yield
 
 
 def pytest_collection_modifyitems(items):

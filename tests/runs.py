@@ -31,7 +31,7 @@ PLAIN_SGD = {
     "optim.warmup_fraction": 0,
     "optim.clip_norm": "inf",
 }
-ONE_ROW_SHARD = {"mesh.data": 1, "mesh.sequence": 8}  # a device is one of 8 copies, not 1/8 of rows
+ONE_ROW_SHARD = {"mesh.data": 1, "mesh.sequence": -1}  # devices are copies, not 1/8 of rows each
 
 
 def tiny(directory: Path, template: str = "chatml", family: str = "qwen3", **sizes: Any) -> Any:

@@ -14,7 +14,7 @@ from launch import export
 from launch import train as launch_train
 from tests.runs import MEASURED, overrides, read_lines, records, tiny, train_arguments, write_lines
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 MARGIN = "held_out_margin"
 

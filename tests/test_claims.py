@@ -12,7 +12,7 @@ from interact_jax import config
 from interact_jax.online.schedule import parse_schedule, phase_at
 from tests.runs import outcome, read_lines
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 TWO = ["--quick", "--only", "(personalise|unrelated)/emoji,-sentence,polite/recommended/0"]
 

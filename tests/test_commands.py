@@ -11,7 +11,7 @@ import pytest
 import interact_jax
 from tests.runs import ROOT, program
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 PROGRAMS = sorted(file.stem.replace("_", "-") for file in (ROOT / "launch").glob("*.py"))
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import compare_objectives as compare
 from tests.runs import outcome, read_lines
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 SMALL = ["--interactions", "24", "--replies", "16"]
 TWO = ["--stage", "compare", "--only", "shipped/0/(start|sft/|sdpo/self)", *SMALL]

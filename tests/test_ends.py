@@ -13,7 +13,7 @@ from interact_jax.metrics import Journal
 from interact_jax.schema import RunStopped
 from tests.runs import EVEN, FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, tiny, write_lines
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 HANDLERS = "from interact_jax import ends; ends.GRACE = 0.2; ends.install_handlers()\n"
 READY = "print('ready', flush=True)\n"

@@ -12,7 +12,7 @@ from launch import export as launch_export
 from launch import train as launch_train
 from tests.runs import records, tensors, tiny, train_arguments, write_lines
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 @pytest.fixture(scope="module")

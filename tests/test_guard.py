@@ -15,7 +15,7 @@ from tests.runs import (
     train_arguments,
 )
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 SOUND = {
     "held_out_length": 20.0,

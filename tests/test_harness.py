@@ -30,7 +30,11 @@ from tests.network import no_network  # noqa: F401
 from tests.runs import outcome
 from tests.tiny import BOS, EOS, tiny_model, tiny_tokenizer
 
-pytestmark = [pytest.mark.compiled_quickly, pytest.mark.usefixtures("no_network")]
+pytestmark = [
+    pytest.mark.compiled_quickly,
+    pytest.mark.one_device,
+    pytest.mark.usefixtures("no_network"),
+]
 
 PROGRAM = Path(harness.__file__)
 POSITIONS = 96

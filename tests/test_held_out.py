@@ -25,7 +25,7 @@ from tests.runs import (
     write_lines,
 )
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 TALK = [
     ("Say {n}", "It is {n}.", "Shorter", "{n}", "Thank you"),

@@ -16,7 +16,7 @@ from interact_jax.pocket import LOGS
 from launch import train as launch_train
 from tests.runs import ONE_ROW_SHARD, outcome, train_arguments
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from launch import score
 from tests.logs import chat, write
 from tests.runs import tiny
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 def test_one_is_singular():

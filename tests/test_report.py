@@ -33,7 +33,7 @@ from tests.pages import Page, replies, run_page, step
 from tests.runs import train_arguments
 from tests.tiny import tiny_tokenizer
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 EVIL = "<script>alert(1)</script><img src=x> & \u202eback\x1b[31m\0"
 

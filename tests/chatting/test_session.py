@@ -19,7 +19,7 @@ from interact_jax.schema import InputError
 from launch import train
 from tests.runs import ONE_ROW_SHARD, overrides, read_lines, tensors, tiny
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 NEW_TOKENS = 6
 SETTINGS = {

@@ -15,7 +15,7 @@ from launch import export, train
 from tests.runs import FLOAT32, outcome, records, tiny, train_arguments, write_lines
 from tests.tiny import EOS, PAD, TEMPLATES, tiny_tokenizer
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 ASKED = [Message("user", "Hi")]
 Y = Message("assistant", "Hello.")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.faults import corrupt, kill, mutate
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 def test_no_corruption_is_silent_or_an_internal_failure(tmp_path, capsys):

@@ -15,7 +15,7 @@ from interact_jax.leaderboards.formats import read_answers
 from launch import answer, grade
 from tests.leaderboards.test_win_rates import N, annotations_file, gamed_file
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 PROGRAM = Path(answer.__file__)
 QUESTIONS = [

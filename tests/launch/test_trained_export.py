@@ -21,7 +21,7 @@ from tests.runs import (
     write_lines,
 )
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 TRAINED = {
     **FLOAT32,

@@ -1,5 +1,9 @@
 """Every backend of attention computes the dense formula, values and gradients, over any sight, and
-those that cut rows into blocks leave out what nothing sees."""
+those that cut rows into blocks leave out what nothing sees.
+
+Compiled quickly: kernels in C++ are not XLA's, those for TPUs are emulated, and golden scores are
+computed by optimised programs with each.
+"""
 
 import functools
 from types import SimpleNamespace
@@ -31,6 +35,8 @@ from interact_jax.models.attention.sight import (
 from interact_jax.schema import InputError
 from tests.marks import backends, needs_compiler
 from tests.trees import grow, random_window
+
+pytestmark = pytest.mark.compiled_quickly
 
 BOUND = {jnp.float32: 2e-5, jnp.bfloat16: 2**-6}  # times the largest expected entry
 

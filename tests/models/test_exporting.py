@@ -16,7 +16,7 @@ from interact_jax.models import hf
 from interact_jax.schema import InputError
 from tests.tiny import tiny_model, tiny_tokenizer
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 FOREIGN = {
     "README.md": "a model card",

@@ -22,7 +22,7 @@ from launch import train as launch_train
 from tests.online.runs import SMALL, settings, started, trained
 from tests.runs import ROOT, overrides, read_lines
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 @pytest.fixture(scope="module")

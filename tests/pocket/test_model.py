@@ -13,6 +13,8 @@ from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from pocket_model import gates
 
+pytestmark = pytest.mark.one_device
+
 
 @pytest.fixture(scope="module")
 def speaker():
