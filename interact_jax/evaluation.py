@@ -22,6 +22,7 @@ from interact_jax.generation.local import make_sampler
 from interact_jax.json_files import read_json
 from interact_jax.models.decoder import Decoder
 from interact_jax.online.feed import is_online
+from interact_jax.online.prompts import pocket_system
 from interact_jax.online.schedule import parse_schedule, phase_at
 from interact_jax.pocket import measure as pocket_measure
 from interact_jax.pocket import world
@@ -38,7 +39,10 @@ OTHER_REPLIES = (
     "difference in their shares is chance"
 )
 ROWS = 256  # replies at a time
-Measure = Callable[[Decoder, Any, ChatFormat, int, int, Sequence[world.Styles]], dict[str, float]]
+Measure = Callable[
+    [Decoder, Any, ChatFormat, int, int, Sequence[world.Styles], Sequence[Message]],
+    dict[str, float],
+]
 LOGGED = (pocket_measure.LOGGED_PREFERENCE,)
 
 
@@ -49,17 +53,18 @@ def measure_pocket(
     replies: int,
     seed: int,
     preferences: Sequence[world.Styles] = LOGGED,
+    system: Sequence[Message] = (),
 ) -> dict[str, float]:
     """Shares over `replies` sampled answers (temperature 1) to held-out requests of the pocket
     world: wanted styles, replies that have all of them, correct answers, readable replies; the mean
     over the `preferences`, by default that of the shipped logs' users. The answers depend on the
-    seed, and not on the preferences.
+    seed, and not on the preferences. `system` stands before every request.
 
     Raises InputError, before anything is sampled, for a preference that `world` does not know.
     """
     preferences = [world.check_preference(preference) for preference in preferences]
     requests = world.held_out_requests(replies, seed)
-    prompts = [chat.prompt([Message("user", request.text)]) for request in requests]
+    prompts = [chat.prompt([*system, Message("user", request.text)]) for request in requests]
     sampler = make_sampler(decoder, chat, [chat.eos_id], sharding.mesh_of(params), rows=ROWS)
     sampler.load(params)
     completions = sampler.sample(
@@ -118,7 +123,8 @@ def measure_replies(run: Any, interactions: int) -> dict[str, float]:
         try:
             with sharding.on(model.mesh):
                 values = measure(
-                    model.decoder, run.state.params, model.chat, replies, cfg.seed, preferences
+                    *(model.decoder, run.state.params, model.chat, replies, cfg.seed, preferences),
+                    pocket_system(cfg, model.chat) if is_online(cfg) else (),
                 )
         except NotFinite as error:
             if step == 0:

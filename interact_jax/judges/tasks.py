@@ -54,7 +54,8 @@ def _measure(
     params, model = side.load() if missing else None, side.model
     for name in missing:
         with progress.of(f"{side.name}: {name}"), sharding.on(model.mesh):
-            values = EVALUATIONS[name](model.decoder, params, model.chat, replies, seed, LOGGED)
+            measure = EVALUATIONS[name]
+            values = measure(model.decoder, params, model.chat, replies, seed, LOGGED, ())
         store.add(keys[name], {"task": name, "values": values})
     lines = {name: store.get(key) for name, key in keys.items()}
     return {name: line["values"] for name, line in lines.items() if line is not None}

@@ -219,13 +219,20 @@ def split(prompts: Sequence[Asked], share: float) -> tuple[list[Asked], list[Ask
 # ------------------------------------------------------------------------------ the pocket world
 
 
+def pocket_system(
+    cfg: Any, chat: ChatFormat, kind: str = PLAIN, report: Report | None = None
+) -> Messages:
+    """The system message of the requests, by online.system; `report` says what became of it."""
+    return Fitter(cfg, chat, kind, report or Report()).system_of(Asked((), POCKET))
+
+
 class PocketPrompts:
     """Requests of the pocket world, drawn one by one; those that it holds out are to measure by."""
 
     def __init__(self, cfg: Any, chat: ChatFormat, kind: str = PLAIN):
         """Raises InputError where a request does not fit the settings: none is ever dropped."""
         self.report, self._seed = Report(), cfg.seed
-        self._system = Fitter(cfg, chat, kind, self.report).system_of(Asked((), POCKET))
+        self._system = pocket_system(cfg, chat, kind, self.report)
         trial = Report()
         fitter = Fitter(cfg, chat, kind, trial)
         for index in range(TRIED):

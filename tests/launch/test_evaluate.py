@@ -213,7 +213,7 @@ def test_tasks_measure_every_checkpoint_once(run, tmp_path, capsys, monkeypatch)
     """With a measure that can be recomputed: of parameters, replies and seed."""
     asked = []
 
-    def norm(decoder, params, chat, replies, seed, preferences):
+    def norm(decoder, params, chat, replies, seed, preferences, system):
         asked.append(seed)
         return {"final": float(abs(params["final_norm_D"]).sum()), "replies": replies}
 

@@ -377,6 +377,23 @@ def test_before_and_after_are_measured_by_the_users_of_the_end(tmp_path):
     assert before["wanted_styles"] == pytest.approx(1 - wanted, abs=0.1)
 
 
+@pytest.mark.parametrize("system", ["auto", "Be kind."])
+def test_replies_are_measured_after_the_system_message_of_the_run(system, tmp_path, monkeypatch):
+    asked = []
+    requests_for = evaluation.requests_for
+    monkeypatch.setattr(
+        evaluation,
+        "requests_for",
+        lambda prompts, *rest: asked.extend(prompts) or requests_for(prompts, *rest),
+    )
+    more = {"online.system": system, "evaluation.name": "pocket", "evaluation.replies": 4}
+    run = started(tmp_path, more)
+    assert evaluation.measure_replies(run, 0)["readable"] > 0
+    texts = [run.model.chat.decode(ids) for ids in asked]
+    assert len(texts) == 4
+    assert all(("Be kind." in text) == (system != "auto") for text in texts)
+
+
 def test_settings_that_an_online_run_does_not_read_are_named(tmp_path, caplog):
     started(tmp_path, {"data.history": "reference", "data.repair": "drop"})
     (line,) = [r.getMessage() for r in caplog.records if "does not read" in r.getMessage()]
