@@ -24,6 +24,7 @@ import logging
 from pathlib import Path
 
 from interact_jax import cli, config, evaluation, memory, pocket, train
+from interact_jax.arguments import Parser
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.schema import Conversation
@@ -77,9 +78,7 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--attack", default=",".join(ATTACKS), help="comma-separated")
     parser.add_argument("--limits", default="inf,4", help="comma-separated")

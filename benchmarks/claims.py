@@ -39,6 +39,7 @@ from benchmarks import claims_page
 from benchmarks.claims_asked import MODES, PAPER
 from benchmarks.compare_objectives import read_results
 from interact_jax import cli, config, memory, places, pocket, train
+from interact_jax.arguments import Parser
 from interact_jax.judges.judge import FIRST, SECOND, Comparison
 from interact_jax.judges.pocket_judge import PocketJudge
 from interact_jax.online.schedule import parse_schedule, wants_of
@@ -309,9 +310,7 @@ def describe(record: Mapping[str, Any]) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="where RESULTS.jsonl is")
     add("--only", default="", metavar="REGEX", help="only cases whose names match")

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from interact_jax import cli, config, divergences, memory, pocket, train
+from interact_jax.arguments import Parser
 from interact_jax.generation import Completion
 from interact_jax.logits import Logits
 from interact_jax.models.decoder import Decoder, head_DxV
@@ -514,9 +515,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="logs and RESULTS.jsonl")
     add("--stage", default="all", choices=["all", *STAGES, "table"])

@@ -34,6 +34,7 @@ import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 from interact_jax import cli, memory, sharding  # noqa: E402
+from interact_jax.arguments import Parser  # noqa: E402
 from interact_jax.generation import Request, Sampler, SamplingParams  # noqa: E402
 from interact_jax.models import hf  # noqa: E402
 from interact_jax.models.attention import backend_for  # noqa: E402
@@ -45,9 +46,7 @@ Reply = list[int]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model-shape", default="small", help="a name of interact_jax.models.shapes")
     add("--batches", default="1,16,64", help="sequences at a time, comma-separated")

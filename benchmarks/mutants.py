@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import cli
+from interact_jax.arguments import Parser
 from interact_jax.places import write
 from interact_jax.schema import InputError
 
@@ -343,9 +344,7 @@ def show(record: Record) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Callable[..., object] = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="copy and MUTANTS.jsonl")
     add("--count", type=int, default=150, help="mutants to draw")

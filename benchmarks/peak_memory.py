@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # programs find one another there
 
 from interact_jax import cli, pocket
+from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.native import to_record
 from interact_jax.models.shapes import SHAPES
@@ -70,9 +71,7 @@ def write_talk(file: Path, tokens: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add: Callable[..., object] = parser.add_argument
     add("--shape", default="qwen3-0.6b", choices=list(SHAPES), help="of the model")
     add("--tokens", type=int, default=1200, help="in the row")
