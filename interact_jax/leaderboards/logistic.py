@@ -37,7 +37,7 @@ def fit(X_NxK: np.ndarray, p_N: np.ndarray, weight_N: np.ndarray, C: float) -> n
         size = 1.0
         while (after := objective(w_K + size * step_K)) > value and size > 1e-12:
             size /= 2
-        if size * abs(step_K).max() < TOLERANCE or after > value:
+        if size * np.max(abs(step_K)) < TOLERANCE or after > value:
             break
         w_K, value = w_K + size * step_K, after
     return w_K
@@ -71,8 +71,8 @@ def fit_by_folds(
         for c, C in enumerate(CHOICES):
             w_K = fit(X_NxK[~out_N], p_N[~out_N], weight_N[~out_N], C)
             losses[fold, c] = _loss(X_NxK[out_N], p_N[out_N], weight_N[out_N], w_K)
-    C = float(CHOICES[losses.mean(axis=0).argmin()])
-    return fit(X_NxK, p_N, weight_N, C), C
+    best = float(CHOICES[int(np.argmin(losses.mean(axis=0)))])
+    return fit(X_NxK, p_N, weight_N, best), best
 
 
 def folds(rows: int) -> np.ndarray:

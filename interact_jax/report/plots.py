@@ -100,7 +100,7 @@ def histogram(signals: Sequence[np.ndarray]) -> Figure:
     figure = Figure(figsize=TALL, layout="constrained")
     axes = figure.subplots()
     axes.bar(steps, counts, 1, color=colours, edgecolor=COLOURS["soft"], linewidth=0.5)
-    _log_counts(axes, int(counts.max(initial=1)))
+    _log_counts(axes, int(np.max(counts, initial=1)))
     labels = [_nats(tick) for tick in TICKS]
     labels[0], labels[-1] = f"≤ {labels[0]}", f"≥ {labels[-1]}"
     axes.set_xticks([LEVELS * strength(tick) for tick in TICKS], labels)
