@@ -82,8 +82,8 @@ def sdpo_of_8b():
 
 SLOW = pytest.mark.slow
 OBJECTIVES = [
-    {"objective.name": "top_k"},
     {"objective.name": "jsd", "teacher.name": "trust_region", "objective.kl_initial": 0.1},
+    pytest.param({"objective.name": "top_k"}, marks=SLOW),
     pytest.param({"objective.name": "reverse_kl"}, marks=SLOW),
     pytest.param({"objective.name": "forward_kl"}, marks=SLOW),
     pytest.param({"objective.name": "jsd"}, marks=SLOW),

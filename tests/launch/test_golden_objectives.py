@@ -33,8 +33,6 @@ LINES = (
 )
 FEW = (
     "sdpo, teacher ema 0.05",
-    "sdpo, kl_initial 0.1 (full vocabulary)",
-    "forward_kl",
     "jsd alpha 0.5",
     "top_k k 20",
     "dpo beta 0.1",

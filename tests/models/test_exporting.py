@@ -125,7 +125,12 @@ def crash_at(step, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [pytest.param("to one", marks=pytest.mark.slow), "to several", "to fewer"]
+    "change",
+    [
+        pytest.param("to one", marks=pytest.mark.slow),
+        pytest.param("to several", marks=pytest.mark.slow),
+        "to fewer",
+    ],
 )
 def test_a_crash_at_any_moment_leaves_no_mixture(model, change, tmp_path, monkeypatch):
     before, after = CHANGES[change]
