@@ -21,6 +21,7 @@ import argparse
 import collections
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -257,6 +258,12 @@ def _kl_sum(
 # ------------------------------------------------------------------------------------------- run
 
 
+def digest_of_weights() -> str:
+    """What tells the shipped model from those of other versions."""
+    weights = (pocket.MODEL / "model.safetensors").read_bytes()
+    return hashlib.blake2b(weights, digest_size=8).hexdigest()
+
+
 @dataclasses.dataclass
 class Bench:
     """What all cases have in common."""
@@ -296,8 +303,9 @@ class Bench:
             marks = list(self.marks(case, lr, start_of(vars(case), results)))
             fields = {"lr": lr, "marks": marks}
         sizes = {"interactions": self.interactions, "replies": self.replies}
+        made = {**sizes, "weights": digest_of_weights()}
         wall = round(time.perf_counter() - began, 1)
-        return {"case": case.name, **vars(case), **fields, **sizes, "wall_seconds": wall}
+        return {"case": case.name, **vars(case), **fields, **made, "wall_seconds": wall}
 
     def marks(self, case: Case, lr: float, before: Record | None) -> Iterator[Record]:
         """Train, and measure after some of the epochs. `seconds` exclude compilation: they are the
@@ -352,6 +360,11 @@ def run_cases(bench: Bench, cases: Sequence[Case], minutes: float) -> None:
                 f"{record['interactions']} --replies {record['replies']}. Give the same, or "
                 "another --out."
             )
+        if record.get("weights") != digest_of_weights():
+            raise InputError(
+                f"{bench.file}: {record['case']} was made with another shipped model. One table "
+                "cannot hold both: give another --out."
+            )
     took = collections.defaultdict(list)  # seconds of a stage's cases
     for record in results.values():
         took[record["stage"]].append(record["wall_seconds"])
@@ -389,7 +402,7 @@ EXPLAINED = """# Objectives and teachers on the pocket world
 
 Written by `benchmarks/compare_objectives.py --stage table`: {done} cases are done, {left} are left.
 They are the lines of `docs/data/compare_objectives.jsonl`. Copy that file to DIR/RESULTS.jsonl, and
-the program resumes from it with `--out DIR`.
+the program resumes from it with `--out DIR`, as long as the shipped model is the same.
 
 Settings are those of `configs/quickstart.py` except for objective, teacher and learning rate. The
 rate of each objective was tuned only with the teacher *self*, on logs of other users.

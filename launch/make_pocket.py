@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> None:
         "--save-every", type=cli.at_least(1), default=250, help="steps between saves"
     )
     command.add_argument("--minutes", type=float, default=math.inf, help="time limit")
-    command.add_argument("--start-from", type=Path, help="directory of a run to continue from")
+    command.add_argument(
+        "--start-from", type=Path, help="directory of a run, or of a model, to continue from"
+    )
 
     command = stage("export", "the newest weights of a run as a Hugging Face directory")
     command.add_argument("--run", type=Path, required=True, help="directory of the run")

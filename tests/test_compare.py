@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import compare_objectives as compare
-from tests.runs import outcome, read_lines
+from tests.runs import outcome, read_lines, write_lines
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
@@ -39,6 +39,14 @@ def test_goes_on_where_it_was(out, capsys):
         (mark,) = record["marks"]
         assert mark["kl"] > 0 and mark["steps"] == 1 and record["lr"] == compare.RATES[0]
     assert [p.name for p in (out / "logs").iterdir()] == ["shipped_0.jsonl.gz"]
+
+
+def test_results_of_another_model_are_refused(out, tmp_path, capsys):
+    lines = read_lines(out / "RESULTS.jsonl")
+    del lines[0]["weights"]
+    write_lines(tmp_path / "RESULTS.jsonl", lines)
+    status, error = outcome(compare.main, ["--out", str(tmp_path), *TWO], capsys)
+    assert status == 2 and f"{lines[0]['case']} was made with another shipped model" in error
 
 
 def test_other_sizes_are_refused(out, capsys):

@@ -25,6 +25,7 @@ from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
+from interact_jax.models.hf.tensor_files import SINGLE
 from interact_jax.schema import InputError, TokenStream
 from pocket_model import lessons, tokenizer
 
@@ -182,12 +183,15 @@ def save(params: Any, out: Path) -> None:
 
 
 def load(run: Path) -> Any:
-    """The parameters that `save` wrote. Raises InputError where there are none."""
+    """The parameters that `save` wrote, or those of a Hugging Face directory. Raises InputError
+    where there are neither."""
+    if (run / SINGLE).is_file():
+        return hf.load_params(run, read_config(CONFIG), "float32")
     try:
         with np.load(run / "params.npz") as file:
             flat = {name: jnp.asarray(file[name]) for name in file.files}
     except (OSError, ValueError) as error:
-        raise InputError(f"{run}: no parameters to export ({error}). Train there first.") from error
+        raise InputError(f"{run}: no parameters to read ({error}). Train there first.") from error
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -222,7 +226,7 @@ def train(
     `out`, and a line to train.jsonl every 100 steps.
 
     The learning rate follows a cosine down to zero over `steps`, or over `minutes` if those end
-    first. `start_from` is a run to continue from, with a new optimiser.
+    first. `start_from` is a run or an exported model to continue from, with a new optimiser.
     """
     out.mkdir(parents=True, exist_ok=True)
     if start_from:  # its parameters require its tokenizer

@@ -98,6 +98,16 @@ def test_parameters_are_saved_whole(tmp_path):
     assert all(jax.tree.leaves(same))
 
 
+def test_training_goes_on_from_the_shipped_model(tmp_path):
+    out = tmp_path / "run"
+    training.train(out, steps=1, rows=1, lr=0.0, seed=0, save_every=1, start_from=pocket.MODEL)
+    shipped, trained = training.load(pocket.MODEL), training.load(out)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), shipped, trained)
+    assert all(jax.tree.leaves(same)) and len(jax.tree.leaves(same)) > 10
+    written, expected = ((d / "tokenizer.json").read_text() for d in (out, pocket.MODEL))
+    assert written == expected
+
+
 def test_system_messages_render(chat):
     text = chat.render([Message("system", "Be brief."), Message("user", "Capital of Peru?")])
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
