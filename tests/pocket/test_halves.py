@@ -12,12 +12,15 @@ from interact_jax.data.dataset import POCKET_LOGS
 from launch import train as launch_train
 from tests.runs import write_lines
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.one_device]
 HALF = 0.5
 
 
 def logs():
-    return [json.loads(line) for line in gzip.decompress(POCKET_LOGS.read_bytes()).splitlines()]
+    """The shipped logs, one of each text: copies are on one side of a split, and would be none
+    once the follow-ups of one of them were dealt out anew."""
+    lines = [json.loads(line) for line in gzip.decompress(POCKET_LOGS.read_bytes()).splitlines()]
+    return list({tuple(m["content"] for m in one["messages"]): one for one in lines}.values())
 
 
 def shuffled(lines):
