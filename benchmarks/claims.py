@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # programs find on
 
 from benchmarks import claims_page
 from benchmarks.claims_asked import MODES, PAPER
-from benchmarks.compare_objectives import digest_of_weights, read_results
+from benchmarks.compare_objectives import read_results, shipped_model
 from interact_jax import cli, config, memory, places, pocket, train
 from interact_jax.arguments import Parser
 from interact_jax.judges.judge import FIRST, SECOND, Comparison
@@ -189,6 +189,7 @@ class Bench:
             **vars(case),
             **self.sizes,
             "settings": digest(cfg),
+            "model": shipped_model(),
             "wants": list(wants),
             "marks": marks,
             "shown": [list(texts) for texts, _ in zip(shown, range(SHOWN), strict=False)],
@@ -250,8 +251,8 @@ def win_rate(
 
 
 def digest(cfg: Any) -> str:
-    """What identifies the settings of a case, and the model that it begins with."""
-    text = json.dumps([config.flatten(cfg), digest_of_weights()], sort_keys=True, default=str)
+    """What identifies the settings of a case."""
+    text = json.dumps(config.flatten(cfg), sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -262,16 +263,16 @@ def check_results(
     file: Path, results: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int]
 ) -> None:
     """Raise InputError where results were made with other sizes, by other configs or from another
-    model: one table cannot hold both."""
+    shipped model: one table cannot hold both."""
     for case in cases():
         record = results.get(case.name)
         if record is None:
             continue
-        found = {name: record.get(name) for name in (*sizes, "settings")}
-        wanted = {**sizes, "settings": digest(settings(case, sizes["phase"]))}
+        made = {"settings": digest(settings(case, sizes["phase"])), "model": shipped_model()}
+        wanted = {**sizes, **made}
+        found = {name: record.get(name) for name in wanted}
         if found != wanted:
             other = ", ".join(name for name in wanted if wanted[name] != found[name])
-            other = other.replace("settings", "settings, or from another shipped model")
             raise InputError(
                 f"{file}: {case.name} was made with other {other}: {found}, now {wanted}. "
                 "Take another --out, or delete that line."

@@ -21,7 +21,6 @@ import argparse
 import collections
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -40,6 +39,7 @@ import numpy as np
 from interact_jax import cli, config, divergences, memory, pocket, train
 from interact_jax.arguments import Parser
 from interact_jax.generation import Completion
+from interact_jax.judges.sides import digest_of_model
 from interact_jax.logits import Logits
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.layers import linear
@@ -258,10 +258,10 @@ def _kl_sum(
 # ------------------------------------------------------------------------------------------- run
 
 
-def digest_of_weights() -> str:
+@functools.cache
+def shipped_model() -> str:
     """What tells the shipped model from those of other versions."""
-    weights = (pocket.MODEL / "model.safetensors").read_bytes()
-    return hashlib.blake2b(weights, digest_size=8).hexdigest()
+    return digest_of_model(pocket.MODEL)
 
 
 @dataclasses.dataclass
@@ -303,9 +303,8 @@ class Bench:
             marks = list(self.marks(case, lr, start_of(vars(case), results)))
             fields = {"lr": lr, "marks": marks}
         sizes = {"interactions": self.interactions, "replies": self.replies}
-        made = {**sizes, "weights": digest_of_weights()}
-        wall = round(time.perf_counter() - began, 1)
-        return {"case": case.name, **vars(case), **fields, **made, "wall_seconds": wall}
+        ends = {"model": shipped_model(), "wall_seconds": round(time.perf_counter() - began, 1)}
+        return {"case": case.name, **vars(case), **fields, **sizes, **ends}
 
     def marks(self, case: Case, lr: float, before: Record | None) -> Iterator[Record]:
         """Train, and measure after some of the epochs. `seconds` exclude compilation: they are the
@@ -360,7 +359,7 @@ def run_cases(bench: Bench, cases: Sequence[Case], minutes: float) -> None:
                 f"{record['interactions']} --replies {record['replies']}. Give the same, or "
                 "another --out."
             )
-        if record.get("weights") != digest_of_weights():
+        if record.get("model") != shipped_model():
             raise InputError(
                 f"{bench.file}: {record['case']} was made with another shipped model. One table "
                 "cannot hold both: give another --out."

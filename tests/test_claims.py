@@ -167,10 +167,11 @@ def test_the_page_names_what_is_missed(tmp_path):
     assert "- one preference, `emoji`: 2 of 2 collapsed" in unread
 
 
-def test_a_page_takes_no_results_of_other_settings(folder, tmp_path, capsys):
+def test_a_page_takes_no_results_of_other_settings_or_another_model(folder, tmp_path, capsys):
     unrelated, *_ = read_lines(folder / "RESULTS.jsonl")
-    line = json.dumps(unrelated | {"settings": "other"})
-    (tmp_path / "RESULTS.jsonl").write_text(line + "\n")
-    status, error = outcome(claims.main, [*places(tmp_path), "--quick", "--page"], capsys)
-    assert status == 2 and f"{unrelated['case']} was made with other settings" in error
+    for name in ("settings", "model"):
+        line = json.dumps(unrelated | {name: "other"})
+        (tmp_path / "RESULTS.jsonl").write_text(line + "\n")
+        status, error = outcome(claims.main, [*places(tmp_path), "--quick", "--page"], capsys)
+        assert status == 2 and f"{unrelated['case']} was made with other {name}: " in error
     assert not (tmp_path / "docs").exists()

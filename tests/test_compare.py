@@ -43,7 +43,7 @@ def test_goes_on_where_it_was(out, capsys):
 
 def test_results_of_another_model_are_refused(out, tmp_path, capsys):
     lines = read_lines(out / "RESULTS.jsonl")
-    del lines[0]["weights"]
+    del lines[0]["model"]
     write_lines(tmp_path / "RESULTS.jsonl", lines)
     status, error = outcome(compare.main, ["--out", str(tmp_path), *TWO], capsys)
     assert status == 2 and f"{lines[0]['case']} was made with another shipped model" in error

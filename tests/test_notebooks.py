@@ -22,10 +22,9 @@ from nbclient import NotebookClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import interact_jax
-from tests.compiling import flags_of_one_device
 from tests.runs import ROOT, read_lines, tiny
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]  # as their readers have
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -44,7 +43,6 @@ def cell_with(notebook, text):
 def execute(tmp_path, monkeypatch):
     """A function that runs a notebook in `tmp_path`, with other values behind its cell of settings
     (tagged "parameters"), and gives the executed one."""
-    monkeypatch.setenv("XLA_FLAGS", flags_of_one_device())  # one device, as its readers have
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def run(name, **values):

@@ -219,11 +219,9 @@ def split(prompts: Sequence[Asked], share: float) -> tuple[list[Asked], list[Ask
 # ------------------------------------------------------------------------------ the pocket world
 
 
-def pocket_system(
-    cfg: Any, chat: ChatFormat, kind: str = PLAIN, report: Report | None = None
-) -> Messages:
+def pocket_system(cfg: Any, chat: ChatFormat, report: Report | None = None) -> Messages:
     """The system message of the requests, by online.system; `report` says what became of it."""
-    return Fitter(cfg, chat, kind, report or Report()).system_of(Asked((), POCKET))
+    return Fitter(cfg, chat, PLAIN, report or Report()).system_of(Asked((), POCKET))
 
 
 class PocketPrompts:
@@ -232,7 +230,7 @@ class PocketPrompts:
     def __init__(self, cfg: Any, chat: ChatFormat, kind: str = PLAIN):
         """Raises InputError where a request does not fit the settings: none is ever dropped."""
         self.report, self._seed = Report(), cfg.seed
-        self._system = pocket_system(cfg, chat, kind, self.report)
+        self._system = pocket_system(cfg, chat, self.report)
         trial = Report()
         fitter = Fitter(cfg, chat, kind, trial)
         for index in range(TRIED):

@@ -15,7 +15,6 @@ import termios
 import pytest
 
 from launch import chat
-from tests.compiling import flags_of_one_device
 from tests.runs import ROOT, outcome, overrides, read_lines, tiny
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
@@ -41,7 +40,7 @@ def command(model, log, *flags):
 
 def environment(**more):
     kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    return {**kept, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags_of_one_device(), **more}
+    return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
 def test_a_script_at_a_pipe(model, tmp_path):
