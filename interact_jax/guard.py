@@ -1,7 +1,8 @@
 """Signs that a model is collapsing, reported while the run can still be saved.
 
 A model that is trained for too long, or too fast, first changes how it says things: its replies run
-on or shrink, it becomes certain of every token or of none, it moves far from where it began.
+on or shrink, it becomes certain of every token or of none, it moves far from where it began, and
+loses tokens of which it was sure.
 Measured on held-out prompts (`held_out`), relative to the same model before training.
 
 seen = guard.signs(before, now)
@@ -44,6 +45,7 @@ SIGNS = (
     Sign("held_out_entropy", lambda before, now: now < before / 4, "every reply is like another"),
     Sign("held_out_entropy", lambda before, now: now > 2 * before + 0.5, "replies are noise"),
     Sign("held_out_distance", lambda before, now: now > 1.0, "it is far from the initial model"),
+    Sign("held_out_forgotten", lambda before, now: now > 0.03, "it forgets what it was sure of"),
 )
 NOT_FINITE = "its log-probabilities are not finite"
 ADVICE = (

@@ -10,7 +10,10 @@ both, how much more likely it makes the reply that came after a complaint than t
 about, or a preferred reply than a rejected one; and, of replies sampled for held-out prompts, their
 length, entropy, and readable share. The distance moved is the Kullback-Leibler divergence
 KL(pi_0 || pi), estimated on the replies y of the initial model: the mean over their tokens of
-log pi_0(y_t | x, y_<t) - log pi(y_t | x, y_<t).
+log pi_0(y_t | x, y_<t) - log pi(y_t | x, y_<t). A model that takes on a style moves far from where
+it was at the few tokens where the style is decided, and keeps all that it was sure of; one that
+collapses loses that too, long before its replies cannot be read. So the share that is forgotten is
+the mean of max(0, 1 - pi / pi_0) over the tokens with pi_0 >= SURE.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ log = logging.getLogger(__name__)
 
 FOLDER, FILE, LOGPS = "held_out", "initial.jsonl", "initial.npy"
 GRAM = 4  # tokens in a row; a reply most of whose grams are repeats is repetitive
+SURE = 0.9  # a probability
 LEAST = 3 * GRAM  # shorter replies are never called repetitive
 
 SETTINGS = {
@@ -86,6 +90,7 @@ NAMES = (
     "held_out_finished",
     "held_out_readable",
     "held_out_distance",
+    "held_out_forgotten",
 )
 """What may be measured; `report.measures` says what each means, and its unit."""
 SAMPLED = ("held_out_entropy", "held_out_length", "held_out_finished", "held_out_readable")
@@ -209,7 +214,11 @@ class HeldOut:
             _write(begin / FOLDER, self.prompts, self.initial)
         if self.initial is not None and self.initial.trees:
             now = self._logps(params, self.initial.trees) if begin is None else self.initial.logps
-            measures["held_out_distance"] = _mean(self.initial.logps - now)
+            moved = self.initial.logps - now
+            measures["held_out_distance"] = _mean(moved)
+            sure = self.initial.logps >= math.log(SURE)
+            if sure.any():
+                measures["held_out_forgotten"] = _mean(np.maximum(0, 1 - np.exp(-moved[sure])))
         return measures, texts
 
     def first_replies(self) -> list[str] | None:

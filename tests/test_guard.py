@@ -23,6 +23,7 @@ SOUND = {
     "held_out_readable": 1.0,
     "held_out_entropy": 0.6,
     "held_out_distance": 0.0,
+    "held_out_forgotten": 0.0,
 }
 
 
@@ -36,6 +37,7 @@ SOUND = {
         ("held_out_entropy", 0.1),
         ("held_out_entropy", 2.0),
         ("held_out_distance", 1.5),
+        ("held_out_forgotten", 0.05),
     ],
 )
 def test_each_sign_is_told_with_its_figures(measure, value):
@@ -77,22 +79,22 @@ def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp
     settings = {
         "optim.lr": 1e-3,
         "optim.schedule": "constant",
-        "evaluation.every": 8,
+        "evaluation.every": 4,
         "evaluation.guard": "stop",
         "evaluation.replies": 128,
         "report.interactions": 0,
         "check_hindsight": 0,
     }
     workdir = tmp_path / "run"
-    with pytest.raises(RunStopped, match=r"signs of collapse: .*held_out_distance"):
+    with pytest.raises(RunStopped, match=r"signs of collapse: .*held_out_forgotten"):
         launch_train.main(train_arguments(workdir, settings))
     stopped = len(read_lines(workdir / "metrics.jsonl"))
-    assert 8 <= stopped < 80
+    assert 8 <= stopped < 40
     # Ended there, from the checkpoint that was saved.
     launch_train.main(train_arguments(workdir, {**settings, "steps": stopped, "epochs": 0}))
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["before"]["readable"] > 0.95 and summary["after"]["readable"] > 0.5
     # Who reads only what comes of it is told as well.
-    assert summary["collapse"].startswith("the model shows signs of collapse: it is far from the")
+    assert summary["collapse"].startswith("the model shows signs of collapse: it forgets what it")
     assert summary["collapse"] in capsys.readouterr().out.replace("\n", " ")
     assert f"**{summary['collapse'].split(' -> ')[0]}" in (workdir / "export/README.md").read_text()

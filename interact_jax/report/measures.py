@@ -83,6 +83,13 @@ MEASURES = {
         meaning="How far the model has moved: its Kullback-Leibler divergence from what it was "
         "before training. Should stay well below 1.",
     ),
+    "held_out_forgotten": Measure(
+        "forgotten of what it was sure of",
+        share=True,
+        held_out=True,
+        meaning="How much probability is lost on the tokens that the initial model gave at least "
+        "90 %, in its own replies. A new style takes next to nothing from these; a collapse does.",
+    ),
 }
 """By the names in `summary.json`. Others are shown by name, as a number."""
 

@@ -58,7 +58,7 @@ def lesson_texts(seed: int) -> Iterable[str]:
     """Every message and follow-up of TEXTS_TO_READ random lessons, and the names of the roles."""
     rng = random.Random(f"tokenizer {seed}")
     for _ in range(TEXTS_TO_READ):
-        lesson = lessons.draw_lesson(rng)
+        lesson = lessons.draw_lesson(rng, hindsight=lessons.HINDSIGHT_AT_FIRST)
         for message in lesson.messages:
             yield message.content
         if lesson.hindsight:
