@@ -17,6 +17,11 @@ each limit (`limits.user`, twice as much for `limits.conversation`; inf = off).
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the slow imports
+    from interact_jax import startup
+
+    startup.quieten()
+
 import argparse
 import dataclasses
 import json

@@ -35,6 +35,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # programs find one another there
 
+if __name__ == "__main__":  # before the slow imports
+    from interact_jax import startup
+
+    startup.quieten()
+
 from benchmarks import claims_page
 from benchmarks.claims_asked import MODES, PAPER
 from benchmarks.compare_objectives import read_results, shipped_model

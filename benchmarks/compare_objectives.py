@@ -17,6 +17,11 @@ when it is finished. Started again, the program continues with the next.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the slow imports
+    from interact_jax import startup
+
+    startup.quieten()
+
 import argparse
 import collections
 import dataclasses

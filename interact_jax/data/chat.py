@@ -11,15 +11,17 @@ import datetime
 import functools
 import itertools
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from interact_jax.data import thinking
 from interact_jax.data.abilities import Abilities, abilities_of
 from interact_jax.data.ending import END, choose_end, turn_end
 from interact_jax.data.rendering import DATE
-from interact_jax.data.templates import ChatTemplate
+from interact_jax.data.templates import ChatTemplate, Rendering
 from interact_jax.data.thinking import CLOSED, ON, PLAIN, THINKING, Thinking, parts_of
 from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.schema import InputError, Message
@@ -195,6 +197,17 @@ class ChatFormat:
         """The prompt as text, up to where the model's reply begins; `hindsight` is o or None.
         It is appended to the last user message, which tool messages may follow. `kind` says how
         the prompt treats reasoning: see `thinking`."""
+        rows, tools, thinking = self.rendering(messages, hindsight, tools, kind)
+        return self.finish(self.template.render(rows, tools, thinking=thinking), kind)
+
+    def rendering(
+        self,
+        messages: Sequence[Message],
+        hindsight: str | None = None,
+        tools: Sequence[Any] = (),
+        kind: str = PLAIN,
+    ) -> Rendering:
+        """What `render` asks of the template, whose text `finish` makes the prompt."""
         rows = [self._row(message) for message in messages]
         if hindsight is not None:
             last_user = next(row for row in reversed(rows) if row["role"] == "user")
@@ -202,7 +215,10 @@ class ChatFormat:
             last_user["content"] += self.hindsight.replace("{o}", hindsight.strip())
         if rows[0]["role"] != "user" or any(len(row) > 2 for row in rows):
             rows = self.abilities.fit(rows)
-        text = self.template.render(rows, tools, thinking=kind == ON)
+        return Rendering(rows, tools, thinking=kind == ON)
+
+    def finish(self, text: str, kind: str) -> str:
+        """The prompt, of what the template has made of it."""
         if kind == CLOSED and self.reasoning_format.opens(text):
             text += self.reasoning_format.between
         return text
@@ -274,19 +290,26 @@ class ChatFormat:
         opened = self.decode(ids or ()).lstrip().startswith(self.reasoning_format.opening)
         return opened == bool(self.reasoning_format.before)
 
-    def reply(self, y: Message, prompt_text: str, prompt_ids: Sequence[int]) -> list[int]:
+    def reply(
+        self,
+        y: Message,
+        prompt_text: str,
+        prompt_ids: Sequence[int] | np.ndarray,
+        ids_of: Callable[[str], Sequence[int] | np.ndarray] | None = None,
+    ) -> list[int]:
         """Token ids of y and its end; trailing white space of y is dropped first.
 
         Sampled ids are kept as they are. In place: y is tokenised after its prompt; where a token
-        would span the boundary between the two, y is tokenised alone.
+        would span the boundary between the two, y is tokenised alone. `ids_of` takes the place of
+        `encode` for texts that begin as the prompt does.
         """
         if y.token_ids is not None:
             return list(y.token_ids)
         text = y.content.rstrip()
         if self.reply_tokens == "in_place":
-            whole = self.encode(prompt_text + text)
-            if whole[: len(prompt_ids)] == list(prompt_ids):
-                return [*whole[len(prompt_ids) :], self.eos_id]
+            whole = np.asarray((ids_of or self.encode)(prompt_text + text))
+            if np.array_equal(whole[: len(prompt_ids)], prompt_ids):
+                return [*whole[len(prompt_ids) :].tolist(), self.eos_id]
         return [*self.encode(text), self.eos_id]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -13,7 +13,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,18 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.examples import Draft, Example, Target, as_ids
 from interact_jax.data.recipes import RECIPES, Recipe
 from interact_jax.data.sources import MOST_BYTES
+from interact_jax.data.stretches import Entangled
 from interact_jax.data.templates import Refusal
+from interact_jax.data.texts import Prompt, SharedTexts, Texts
 from interact_jax.schema import Conversation, InputError, Message
 from interact_jax.settings import Setting
 
 REFERENCE_MESSAGES = 5  # messages of history that the paper's code keeps
 REFERENCE_CONTEXT = 2048  # tokens of x, and of (x, o)
+LOOK_AHEAD = 4  # characters of a history, per token of a window, up to which it is rendered ahead
 LONGEST_REASON = 120  # characters of a template's refusal
 REFUSED = "conversations dropped: refused by the chat template"
+ENTANGLED = "conversations tokenised sequence by sequence: stretches of text depend on one another"
 TOO_LONG = "interactions dropped: longer than data.max_length by themselves"
 
 
@@ -71,8 +75,12 @@ def encode(
     settings: EncodeSettings,
     counts: Counts,
     recipe: Recipe = RECIPES["hindsight"],
+    texts: SharedTexts | None = None,
 ) -> list[list[Unit]]:
     """What `recipe` finds in a conversation, unit by unit, grouped by history window.
+
+    With `texts` sequences share what is rendered and tokenised. One of each conversation is
+    tokenised whole, and where that gives other ids, all are.
 
     `counts` collects what was lost or cut, by reason. Raises InputError, with the conversation's
     file and line, where the template refuses it and `on_error` is "stop".
@@ -95,13 +103,17 @@ def encode(
             )
         counts["conversations dropped: token_ids that the tokenizer does not have"] += 1
         return []
-    windows = WINDOWS[settings.history]
-    units = _weighted_units(conversation, recipe, settings, counts)
-    units = _units_with_answers(units, chat, counts)
+    drafts = _weighted_units(conversation, recipe, settings, counts)
+    units = list(_units_with_answers(drafts, chat, counts))
+
+    def windows(texts: Texts, counts: Counts) -> list[list[Unit]]:
+        found = WINDOWS[settings.history](conversation, units, texts, settings, counts)
+        return [[u for u in window if _has_counted_tokens(u, settings, counts)] for window in found]
+
     try:
-        kept = []
-        for window in windows(conversation, units, chat, settings, counts):
-            kept.append([unit for unit in window if _has_counted_tokens(unit, settings, counts)])
+        kept = _shared(windows, texts, counts) if texts else None
+        if kept is None:
+            kept = windows(Texts(chat), counts)
     except Refusal as error:
         if settings.on_error == "stop":
             where = conversation.source or conversation.id
@@ -114,6 +126,37 @@ def encode(
     reasoning = (e.target.reasoning for window in kept for unit in window for e in unit)
     counts.update(filter(None, reasoning))
     return [window for window in kept if window]
+
+
+def _shared(
+    windows: Callable[[Texts, Counts], list[list[Unit]]], texts: SharedTexts, counts: Counts
+) -> list[list[Unit]] | None:
+    """The windows by shared texts; None, and counted, where their ids are not to be had so."""
+    seen: Counts = collections.Counter()
+    try:
+        kept = windows(texts, seen)
+        texts.check()
+    except Entangled:
+        counts[ENTANGLED] += 1
+        return None
+    except Refusal:
+        counts.update(seen)
+        raise
+    counts.update(seen)
+    return kept
+
+
+def prompts_of(
+    conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, recipe: Recipe
+) -> Iterator[Prompt]:
+    """The prompts that `encode` will most likely ask for, to be rendered before."""
+    for draft in recipe.drafts(conversation):
+        x = draft.x if settings.history == "conversation" else _last_messages(draft.x)
+        if sum(len(message.content) for message in x) > LOOK_AHEAD * settings.max_length:
+            return  # the window will have hopped
+        kind = chat.learned_reply(draft.y).prompt
+        for o in dict.fromkeys([None, *draft.views.values()]):
+            yield Prompt(x, o, conversation.tools, kind)
 
 
 def _weighted_units(
@@ -179,7 +222,7 @@ def _has_counted_tokens(unit: Unit, settings: EncodeSettings, counts: Counts) ->
 def _hopping_windows(
     conversation: Conversation,
     units: Iterable[list[Draft]],
-    chat: ChatFormat,
+    texts: Texts,
     settings: EncodeSettings,
     counts: Counts,
 ) -> list[list[Unit]]:
@@ -197,7 +240,7 @@ def _hopping_windows(
 
         def encode_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
             kept = (*system, *x[start:])
-            return [_encode(draft, kept, conversation, chat) for draft in drafts]
+            return [_encode(draft, kept, conversation, texts) for draft in drafts]
 
         unit = encode_from(start)
         if _length(unit, settings) > settings.max_length:
@@ -219,24 +262,29 @@ def _hopping_windows(
     return [*windows, window]
 
 
+def _last_messages(x: Sequence[Message]) -> Sequence[Message]:
+    """What the paper's code keeps of a history."""
+    kept = x[-REFERENCE_MESSAGES:]
+    while kept and kept[0].role != "user":  # it starts with a user turn
+        kept = kept[1:]
+    if not kept:  # the tool turns alone are longer than that
+        kept = x[max(n for n, message in enumerate(x) if message.role == "user") :]
+    return kept
+
+
 def _reference_windows(
     conversation: Conversation,
     units: Iterable[list[Draft]],
-    chat: ChatFormat,
+    texts: Texts,
     settings: EncodeSettings,
     counts: Counts,
 ) -> list[list[Unit]]:
     window = []
     for drafts in units:
-        x = drafts[0].x[-REFERENCE_MESSAGES:]
-        while x and x[0].role != "user":  # history starts with a user turn
-            x = x[1:]
-        if not x:  # the tool turns alone are longer than that
-            last_user = max(n for n, message in enumerate(drafts[0].x) if message.role == "user")
-            x = drafts[0].x[last_user:]
+        x = _last_messages(drafts[0].x)
         unit = []
         for draft in drafts:
-            whole = _encode(draft, x, conversation, chat)
+            whole = _encode(draft, x, conversation, texts)
             for view, ids in whole.contexts.items():
                 if len(ids) > REFERENCE_CONTEXT:
                     name = "x" if draft.views[view] is None else "(x, o)"
@@ -278,23 +326,26 @@ def _encode(
     draft: Draft,
     x: Sequence[Message],
     conversation: Conversation,
-    chat: ChatFormat,
+    texts: Texts,
 ) -> Example:
+    def prompt(o: str | None = None) -> str:
+        return texts.render(Prompt(x, o, conversation.tools, reply.prompt))
+
+    chat = texts.chat
     reply = chat.learned_reply(draft.y)
-    text = chat.render(x, tools=conversation.tools, kind=reply.prompt)
+    text = prompt()
     if reply.prompt == thinking.ON and chat.reasoning_format.closes(text):
         # The messages switch reasoning off.
         reply = chat.learned_reply(draft.y, room=False)
-        text = chat.render(x, tools=conversation.tools, kind=reply.prompt)
+        text = prompt()
     reasoning = reply.reasoning
     if not reasoning and thinking.opens_a_block(text):
         reasoning = thinking.NO_BLOCK
-    x_ids = chat.encode(text)
+    x_ids = texts.ids(text)
     contexts = {
-        view: as_ids(x_ids if o is None else chat.prompt(x, o, conversation.tools, reply.prompt))
-        for view, o in draft.views.items()
+        view: x_ids if o is None else texts.ids(prompt(o)) for view, o in draft.views.items()
     }
-    y = as_ids(chat.reply(reply.y, text, x_ids))
+    y = as_ids(chat.reply(reply.y, text, x_ids, texts.ids))
     known = {}
     if reply.y.logps is not None:
         known["sampler"] = np.asarray(reply.y.logps, np.float32)

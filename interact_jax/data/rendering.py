@@ -4,7 +4,7 @@ A template is a program by whoever made the model. Here it can loop, multiply an
 likes: the kernel kills the process when a rendering has taken SECONDS of processor time, and denies
 it more than MEMORY; the program that asked goes on (`templates.py`). Input and output are lines of
 JSON: first the template, its variables and its date, then for each rendering its messages, tools
-and variables.
+and variables. A number announces as many renderings, which are read before the first is answered.
 
 The environment is that of transformers' `apply_chat_template`. Nothing but Jinja is imported, so
 the process starts at once.
@@ -150,6 +150,8 @@ def main() -> None:
         return
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
-        limit_time()
-        answer = render(template, setup["variables"], line)
-        print(json.dumps(answer), file=answers, flush=True)
+        announced = int(line) if line[:1].isdecimal() else 0
+        for request in [sys.stdin.readline() for _ in range(announced)] or [line]:
+            limit_time()
+            answer = render(template, setup["variables"], request)
+            print(json.dumps(answer), file=answers, flush=True)

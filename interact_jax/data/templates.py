@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import interact_jax
 from interact_jax.data import rendering
@@ -46,6 +46,15 @@ class Refusal(InputError):
 
     def __reduce__(self) -> tuple[type[Refusal], tuple[str, str | Path]]:  # from worker processes
         return Refusal, (self.reason, self.file)
+
+
+class Rendering(NamedTuple):
+    """What is to be rendered: messages as templates take them, the tools on offer, and whether
+    reasoning is on."""
+
+    rows: Sequence[Mapping[str, Any]]
+    tools: Sequence[Any] = ()
+    thinking: bool = False
 
 
 class ChatTemplate:
@@ -98,14 +107,30 @@ class ChatTemplate:
             raise Refusal(answer["error"], self._file)
         return answer["text"]
 
+    def render_all(self, renderings: Sequence[Rendering]) -> list[str | Refusal | None]:
+        """Many texts in one go, each with the generation prompt, or what `render` would raise. None
+        for those that the process did not come to: `render` them one by one."""
+        asked = [
+            _request(rows, tools, WITH_THINKING if thinking else None)
+            for rows, tools, thinking in renderings
+        ]
+        answers = self._process.ask_all(asked)
+        return [
+            None
+            if answer is None
+            else answer["text"]
+            if "text" in answer
+            else Refusal(answer["error"], self._file)
+            for answer in answers
+        ]
+
     def _ask(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Any] = (),
         variables: Mapping[str, Any] | None = None,
     ) -> Any:
-        request = {"messages": messages, "tools": tools or None, **(variables or {})}
-        return self._process.ask(json.dumps(request))
+        return self._process.ask(_request(messages, tools, variables))
 
     def _unusable(self, reason: str) -> InputError:
         return InputError(
@@ -115,6 +140,14 @@ class ChatTemplate:
 
     def __reduce__(self) -> Any:  # processes are not pickled
         return ChatTemplate, self._arguments
+
+
+def _request(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any],
+    variables: Mapping[str, Any] | None,
+) -> str:
+    return json.dumps({"messages": messages, "tools": tools or None, **(variables or {})})
 
 
 class _Process:
@@ -143,19 +176,32 @@ class _Process:
                 self._start()
             return self._answer(messages)
 
+    def ask_all(self, messages: Sequence[str]) -> list[dict[str, str] | None]:
+        """The answers, as far as it came."""
+        with self._lock:
+            if self._running.poll() is not None:
+                self._start()
+            return list(self._answers([str(len(messages)), *messages], len(messages)))
+
     def _answer(self, question: str) -> dict[str, str]:
+        (answer,) = self._answers([question], 1)
+        return {"error": TOO_EXPENSIVE} if answer is None else answer
+
+    def _answers(self, questions: Sequence[str], count: int) -> Iterator[dict[str, str] | None]:
+        """The next `count` lines that come after these; None once it was killed."""
         streams = self._running.stdin, self._running.stdout
         assert streams[0] is not None and streams[1] is not None
         try:
-            streams[0].write(question + "\n")
+            streams[0].writelines(f"{question}\n" for question in questions)
             streams[0].flush()
-            line = streams[1].readline()
-            if line.endswith("\n"):  # else it was killed meanwhile
-                return json.loads(line)
+            while count and (line := streams[1].readline()).endswith("\n"):
+                yield json.loads(line)
+                count -= 1
         except BrokenPipeError:
             pass
-        self._running.wait()
-        return {"error": TOO_EXPENSIVE}
+        if count:
+            self._running.wait()
+        yield from [None] * count
 
 
 _process = functools.lru_cache(maxsize=16)(_Process)  # models with the same template share it

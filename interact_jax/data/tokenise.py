@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import itertools
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.encode import Counts, EncodeSettings, encode
+from interact_jax.data.encode import Counts, EncodeSettings, encode, prompts_of
 from interact_jax.data.recipes import RECIPES
+from interact_jax.data.stretches import Stretches
+from interact_jax.data.texts import Rendered, SharedTexts, render_all
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.schema import Conversation, RunStopped
 
@@ -37,12 +41,51 @@ class Tokeniser:
     sharing: str
     recipe: str = "hindsight"
 
+    @functools.cached_property
+    def stretches(self) -> Stretches:
+        return Stretches(self.chat.tokenizer)
+
     def __call__(self, conversation: Conversation) -> Tokenised:
-        counts: Counts = collections.Counter()
+        (tokenised,) = self.all([conversation])
+        return tokenised
+
+    def all(self, conversations: Iterable[Conversation]) -> Iterator[Tokenised]:
+        """Every conversation, in order. While a portion is tokenised, the chat template's process
+        renders the next."""
+        with ThreadPoolExecutor(1) as other:
+            waiting: collections.deque[tuple[Sequence[Conversation], Future[Rendered]]]
+            waiting = collections.deque()
+            for portion in _portions(conversations):
+                waiting.append((portion, other.submit(self._render, portion)))
+                if len(waiting) > 1:
+                    yield from self._tokenise(*waiting.popleft())
+            while waiting:
+                yield from self._tokenise(*waiting.popleft())
+
+    def _render(self, portion: Sequence[Conversation]) -> Rendered:
+        prompts = (prompts_of(c, self.chat, self.settings, RECIPES[self.recipe]) for c in portion)
+        return render_all(self.chat, itertools.chain.from_iterable(prompts))
+
+    def _tokenise(
+        self, portion: Sequence[Conversation], rendering: Future[Rendered]
+    ) -> Iterator[Tokenised]:
+        rendered = rendering.result()
+        self.stretches.prepare(text for text in rendered.values() if isinstance(text, str))
         recipe = RECIPES[self.recipe]
-        windows = encode(conversation, self.chat, self.settings, counts, recipe)
-        trees = [tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)]
-        return Tokenised(trees, sum(len(window) for window in windows), counts)
+        for conversation in portion:
+            counts: Counts = collections.Counter()
+            texts = SharedTexts(self.chat, self.stretches, rendered)
+            windows = encode(conversation, self.chat, self.settings, counts, recipe, texts)
+            trees = [
+                tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)
+            ]
+            yield Tokenised(trees, sum(len(window) for window in windows), counts)
+
+
+def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    rest = iter(conversations)
+    while portion := list(itertools.islice(rest, PORTION)):
+        yield portion
 
 
 def tokenise(
@@ -54,13 +97,14 @@ def tokenise(
     dies.
     """
     if not workers:
-        yield from map(tokeniser, conversations)
+        yield from tokeniser.all(conversations)
         return
     # Spawned, not forked, since jax has started threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (tokeniser,))
     try:
-        yield from pool.map(_tokenise, conversations, chunksize=PORTION)
+        for portion in pool.map(_tokenise, _portions(conversations)):
+            yield from portion
     except BrokenProcessPool as error:
         raise RunStopped(
             f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
@@ -79,5 +123,5 @@ def _start_worker(tokeniser: Tokeniser) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops its workers
 
 
-def _tokenise(conversation: Conversation) -> Tokenised:
-    return _worker_tokeniser(conversation)
+def _tokenise(portion: list[Conversation]) -> list[Tokenised]:
+    return list(_worker_tokeniser.all(portion))

@@ -67,10 +67,11 @@ def test_the_first_error_comes_with_file_and_line(chat, tmp_path):
     assert f"logs.jsonl:{PORTION + 2}:" in messages[0]
 
 
-def die(conversation):
-    os._exit(1)
+class Dying:
+    def all(self, conversations):
+        os._exit(1)
 
 
 def test_a_worker_that_dies_stops_the_run_with_a_remedy():
     with pytest.raises(RunStopped, match=r"data\.workers lower"):
-        list(tokenise([None], die, workers=1))
+        list(tokenise([None], Dying(), workers=1))

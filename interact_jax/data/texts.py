@@ -1,0 +1,88 @@
+"""The texts of sequences, and their ids, as `encode` asks for them.
+
+Texts          every one rendered and tokenised by itself
+SharedTexts    rendered for many conversations at once, and joined from stretches that are tokenised
+               once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.examples import as_ids
+from interact_jax.data.stretches import Entangled, Stretches
+from interact_jax.data.templates import Refusal
+from interact_jax.schema import Message
+
+
+class Prompt(NamedTuple):
+    """What comes before y: the history x, the follow-up o where it is shown in hindsight, the tools
+    on offer, and the kind of prompt (see `thinking`)."""
+
+    x: Sequence[Message]
+    o: str | None
+    tools: Sequence[Any]
+    kind: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Tells prompts of living messages apart."""
+        return (*map(id, self.x), self.o, self.kind)
+
+
+Rendered = Mapping[tuple[Any, ...], str | Refusal | None]
+"""Texts of prompts, or how they were refused, by `Prompt.key`."""
+
+
+class Texts:
+    """Every text by itself."""
+
+    def __init__(self, chat: ChatFormat) -> None:
+        self.chat = chat
+
+    def render(self, prompt: Prompt) -> str:
+        """Raises Refusal where the chat template does."""
+        return self.chat.render(*prompt)
+
+    def ids(self, text: str) -> np.ndarray:
+        """The token ids [L] of a text that begins as a prompt does."""
+        return as_ids(self.chat.encode(text))
+
+
+class SharedTexts(Texts):
+    """Texts of one conversation; prompts that are not among the `rendered` are when asked for."""
+
+    def __init__(self, chat: ChatFormat, stretches: Stretches, rendered: Rendered) -> None:
+        super().__init__(chat)
+        self._stretches, self._rendered = stretches, rendered
+        self._shortest = ""
+
+    def render(self, prompt: Prompt) -> str:
+        text = self._rendered.get(prompt.key)
+        if isinstance(text, Refusal):
+            raise text
+        return super().render(prompt) if text is None else text
+
+    def ids(self, text: str) -> np.ndarray:
+        """Raises Entangled where stretches do not become ids by themselves."""
+        self._shortest = min(self._shortest or text, text, key=len)
+        return self._stretches.ids(text)
+
+    def check(self) -> None:
+        """Raise Entangled if the shortest of the texts has other ids when it is tokenised whole."""
+        if not np.array_equal(super().ids(self._shortest), self._stretches.ids(self._shortest)):
+            raise Entangled
+
+
+def render_all(chat: ChatFormat, prompts: Iterable[Prompt]) -> Rendered:
+    """These prompts, rendered in one go."""
+    unique = {prompt.key: prompt for prompt in prompts}
+    texts = chat.template.render_all([chat.rendering(*prompt) for prompt in unique.values()])
+    return {
+        key: chat.finish(text, prompt.kind) if isinstance(text, str) else text
+        for (key, prompt), text in zip(unique.items(), texts, strict=True)
+    }
