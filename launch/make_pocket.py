@@ -62,7 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     command = stage("export", "the newest weights of a run as a Hugging Face directory")
-    command.add_argument("--run", type=Path, required=True, help="directory of the run")
+    command.add_argument(
+        "--run",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="directory of the run; of several, the mean of their weights",
+    )
     command.add_argument("--out", type=Path, required=True, help="directory to write")
 
     command = stage("gate", "measure what a model can do")

@@ -84,7 +84,7 @@ MEASURES = {
         "before training. Should stay well below 1.",
     ),
     "held_out_forgotten": Measure(
-        "forgotten of what it was sure of",
+        "forgotten",
         share=True,
         held_out=True,
         meaning="How much probability is lost on the tokens that the initial model gave at least "

@@ -10,7 +10,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,18 +195,20 @@ def load(run: Path) -> Any:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def export(run: Path, out: Path) -> None:
-    """The newest parameters of a run as a Hugging Face directory, float32."""
-    raw, config = hf.load_config(run)
-    params = load(run)
+def export(run: Sequence[Path], out: Path) -> None:
+    """The newest parameters of a run as a Hugging Face directory, float32; of several, their mean
+    (a model soup, arXiv 2203.05482), with the tokenizer of the first."""
+    first = run[0]
+    raw, config = hf.load_config(first)
+    params = jax.tree.map(lambda *arrays: sum(arrays) / len(arrays), *map(load, run))
     hf.export(
         params,
         config,
         raw,
         out,
         dtype="float32",
-        source_dir=run,
-        tokenizer_dir=run,
+        source_dir=first,
+        tokenizer_dir=first,
         eos_ids=[CONFIG["eos_token_id"]],
     )
 

@@ -54,10 +54,12 @@ def trained(workdir, lines):
 
 
 def test_relevant_follow_ups_leave_hindsight_less_to_say_and_others_do_not(tmp_path):
+    """Within 1 %, which is what another seed of the run changes: these users all want the same, so
+    any complaint tells of it."""
     (relevant := tmp_path / "relevant").mkdir()
     (others := tmp_path / "others").mkdir()
     before, after = trained(relevant, logs())
-    assert after < 0.99 * before
+    assert after < 0.95 * before
     before_too, after_shuffled = trained(others, shuffled(logs()))
     assert before_too == pytest.approx(before, rel=1e-6), "the half that is held out is the same"
-    assert after_shuffled > before
+    assert after_shuffled > 0.99 * before

@@ -108,6 +108,16 @@ def test_training_goes_on_from_the_shipped_model(tmp_path):
     assert written == expected
 
 
+def test_an_export_of_several_runs_has_the_mean_of_their_weights(tmp_path):
+    runs = [tmp_path / name for name in ("a", "b", "c")]
+    for seed, run in enumerate(runs[:2]):
+        training.train(run, steps=1, rows=1, lr=1e-3, seed=seed, save_every=1)
+    training.export(runs[:2], runs[2])
+    for a, b, mean in zip(*map(jax.tree.leaves, map(training.load, runs)), strict=True):
+        assert (a != b).any() or (a == mean).all()
+        np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-6)
+
+
 def test_system_messages_render(chat):
     text = chat.render([Message("system", "Be brief."), Message("user", "Capital of Peru?")])
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")

@@ -1,0 +1,94 @@
+"""Tokens per second from files to rows, against the tokenizer alone on the same text.
+
+    python benchmarks/synthetic_logs.py --out logs --conversations 4000 --length 0.3 --parts 1
+    python benchmarks/feed.py --data 'logs/*' --tokenizer microsoft/Phi-3-mini-4k-instruct
+
+Read, tokenised, grown into trees and packed by one process, with nothing cached; the tokenizer is
+given the rendered conversations in one batch, with as many threads. They take turns, and the
+fastest of --repeats counts. Tokens are those of the rendered conversations.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # before the slow imports
+    from interact_jax import startup
+
+    startup.quieten()
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from interact_jax import cli, config
+from interact_jax.arguments import Parser
+from interact_jax.data.chat import ChatFormat
+from interact_jax.data.conversations import read_conversations
+from interact_jax.data.dataset import load_dataset
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.limits import Limits
+from interact_jax.data.pipeline import Draws, LogBatches, packing_for
+from interact_jax.schema import Conversation
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", required=True, help="a file, a directory or a glob in quotes")
+    add("--tokenizer", required=True, help="directory of a tokenizer with a chat template")
+    add("--format", default="auto", help="of the data")
+    add("--rows", type=cli.at_least(1), default=8, help="rows of a step")
+    add("--row-tokens", type=cli.at_least(1), default=4096)
+    add("--repeats", type=cli.at_least(1), default=3)
+    add("--json", default="", metavar="FILE", help="write the figures there")
+    args = parser.parse_args(argv)
+    chat = ChatFormat.load(args.tokenizer)
+    conversations, _ = read_conversations(args.data, args.format)
+    texts = [rendered(conversation, chat) for conversation in conversations]
+    tokens, alone, fed = 0, [], []
+    for _ in range(args.repeats):
+        began = time.perf_counter()
+        tokens = tokenise_alone(texts, chat)
+        alone.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        feed(args.data, args.format, chat, args.rows, args.row_tokens)
+        fed.append(time.perf_counter() - began)
+    figures = {
+        "conversations": len(conversations),
+        "tokens": tokens,
+        "tokenizer_alone": round(tokens / min(alone)),
+        "feed": round(tokens / min(fed)),
+        "ratio": round(min(alone) / min(fed), 3),
+    }
+    print(json.dumps(figures))
+    if args.json:
+        Path(args.json).write_text(json.dumps(figures) + "\n")
+
+
+def rendered(conversation: Conversation, chat: ChatFormat) -> str:
+    """The whole conversation, as one text."""
+    rows = [{"role": m.role, "content": m.content} for m in conversation.messages]
+    return chat.template.render(rows, finished=True)
+
+
+def tokenise_alone(texts: Sequence[str], chat: ChatFormat) -> int:
+    """How many tokens they have."""
+    found = chat.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return sum(len(encoding.ids) for encoding in found)
+
+
+def feed(path: str, format: str, chat: ChatFormat, rows: int, row_tokens: int) -> None:
+    """Every batch of one epoch."""
+    cfg = config.default()
+    cfg.batch.rows, cfg.batch.row_tokens, cfg.epochs = rows, row_tokens, 1.0
+    dataset = load_dataset(path, format, chat, EncodeSettings(), "tree")
+    draws = Draws(dataset.interactions, cfg.batch, 0, 1.0)
+    packing = packing_for(dataset, draws, row_tokens, rows, 0)
+    source = LogBatches(dataset, draws, packing, Limits.of(cfg))
+    for _ in range(source.steps_left()):
+        source.next()
+
+
+if __name__ == "__main__":
+    cli.run(main)
