@@ -1,11 +1,12 @@
 """Tokens per second from files to rows, against the tokenizer alone on the same text.
 
     python benchmarks/synthetic_logs.py --out logs --conversations 4000 --length 0.3 --parts 1
-    python benchmarks/feed.py --data 'logs/*' --tokenizer microsoft/Phi-3-mini-4k-instruct
+    python benchmarks/feed.py --data logs --tokenizer DIRECTORY
 
-Read, tokenised, grown into trees and packed by one process, with nothing cached; the tokenizer is
-given the rendered conversations in one batch, with as many threads. They take turns, and the
-fastest of --repeats counts. Tokens are those of the rendered conversations.
+Read, tokenised, grown into trees and packed by one process (and the one that renders its chat
+template), with nothing cached; the tokenizer, a fast one, is given the rendered conversations in
+one batch, with as many threads. They take turns, and the fastest of --repeats counts. Tokens are
+those of the rendered conversations.
 """
 
 from __future__ import annotations

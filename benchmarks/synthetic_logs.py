@@ -62,14 +62,17 @@ def main(argv: list[str] | None = None) -> None:
     add("--gzip", action="store_true", help="compress the parts")
     add("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if not args.length > 0:
+        raise InputError(f"--length {args.length}: expected a number above 0.")
     if args.out.exists():
         raise InputError(f"--out {args.out}: it exists. Name a directory that does not.")
     args.out.mkdir(parents=True)
     maker = Maker(args.seed, args.length, args.copies, args.personal)
-    bounds = [round(n * args.conversations / args.parts) for n in range(args.parts + 1)]
+    parts = min(args.parts, args.conversations)
+    bounds = [round(n * args.conversations / parts) for n in range(parts + 1)]
     for part, (start, end) in enumerate(itertools.pairwise(bounds)):
         suffix = ".jsonl.gz" if args.gzip else ".jsonl"
-        file = args.out / f"part-{part:05d}-of-{args.parts:05d}{suffix}"
+        file = args.out / f"part-{part:05d}-of-{parts:05d}{suffix}"
         with (gzip.open if args.gzip else open)(file, "wt", encoding="utf-8") as out:
             for number in range(start, end):
                 print(json.dumps(maker.conversation(number), ensure_ascii=False), file=out)

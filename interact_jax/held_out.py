@@ -427,8 +427,8 @@ def _read(folder: Path, prompts: Sequence[Prompt]) -> tuple[list[Completion], np
         return [Completion(**line) for line in lines], np.load(folder / LOGPS)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(
-            "%s: the initial model's replies cannot be read (%s); the distance from it is not "
-            "measured any more",
+            "%s: the initial model's replies cannot be read (%s); the distance from it, "
+            "and what is forgotten, are not measured any more",
             folder,
             error,
         )

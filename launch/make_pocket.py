@@ -6,8 +6,8 @@
     python launch/make_pocket.py logs --model interact_jax/pocket/model \\
         --out interact_jax/pocket/logs.jsonl.gz
 
-Nothing is downloaded. Two CPU cores train the shipped model in about an hour; you can run `export`
-during training.
+Nothing is downloaded. Two CPU cores train such a model in about an hour; `export` may run then.
+docs/pocket.md says how the shipped one came about.
 """
 
 from __future__ import annotations

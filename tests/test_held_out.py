@@ -27,6 +27,7 @@ from tests.runs import (
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
+OF_A_RANDOM_MODEL = set(held_out.NAMES) - {"held_out_forgotten"}  # it is sure of nothing
 TALK = [
     ("Say {n}", "It is {n}.", "Shorter", "{n}", "Thank you"),
     ("What comes after {n}?", "A number.", "Which one?"),
@@ -75,7 +76,7 @@ def test_measures_stand_in_the_log_and_in_the_summary(ended):
     first = read_lines(ended / "metrics.jsonl")[0]
     for name, value in summary["before"].items():
         assert first[f"before_{name}"] == pytest.approx(value, abs=1e-6)
-    assert set(found[5]) == set(held_out.NAMES)
+    assert set(found[5]) == OF_A_RANDOM_MODEL
     assert summary["before"]["held_out_distance"] == pytest.approx(0, abs=1e-6)
     assert found[5]["held_out_distance"] > 0
     assert 0 < found[5]["held_out_length"] <= 12
@@ -166,7 +167,7 @@ def test_without_what_the_initial_model_said_the_distance_is_left_out(
         logging.getLogger("interact_jax").propagate = True
         launch_train.main(train_arguments(workdir, settings))
     after = json.loads((workdir / "summary.json").read_text())["after"]
-    assert set(after) == set(held_out.NAMES) - {"held_out_distance"}
+    assert set(after) == OF_A_RANDOM_MODEL - {"held_out_distance"}
 
 
 def test_the_signal_is_that_of_the_interactions_held_out(settings, tmp_path):
@@ -207,7 +208,7 @@ def test_pairs_without_any_interaction_are_measured_too(settings, tmp_path):
     launch_train.main(train_arguments(tmp_path / "run", given))
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     signal = {"held_out_signal", "held_out_signal_abs"}
-    assert summary["after"].keys() == set(held_out.NAMES) - signal
+    assert summary["after"].keys() == OF_A_RANDOM_MODEL - signal
     assert summary["after"]["held_out_margin"] > summary["before"]["held_out_margin"]
     assert "Say" in (tmp_path / "run/report/replies.html").read_text()
 
@@ -306,7 +307,7 @@ def test_logits_that_are_not_finite_are_for_the_guard_and_in_no_file(settings, t
     assert "step 2: not finite: held_out_signal" in said
     assert "after.json: without held_out_signal" in said
     (summary,) = strict(workdir / "summary.json")
-    assert set(summary["before"]) == set(held_out.NAMES)
+    assert set(summary["before"]) == OF_A_RANDOM_MODEL
     assert not summary["after"].keys() & set(held_out.SAMPLED)
     assert strict(workdir / "report/after.json") == [summary["after"]]
     lines = strict(workdir / "metrics.jsonl")

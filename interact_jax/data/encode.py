@@ -150,6 +150,8 @@ def prompts_of(
     conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, recipe: Recipe
 ) -> Iterator[Prompt]:
     """The prompts that `encode` will most likely ask for, to be rendered before."""
+    if _unknown_id(conversation, chat) is not None:  # it will be dropped, or is an error
+        return
     for draft in recipe.drafts(conversation):
         x = draft.x if settings.history == "conversation" else _last_messages(draft.x)
         if sum(len(message.content) for message in x) > LOOK_AHEAD * settings.max_length:

@@ -150,8 +150,8 @@ def main() -> None:
         return
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
-        announced = int(line) if line[:1].isdecimal() else 0
-        for request in [sys.stdin.readline() for _ in range(announced)] or [line]:
+        announced = line[:1].isdecimal()
+        for request in [sys.stdin.readline() for _ in range(int(line))] if announced else [line]:
             limit_time()
             answer = render(template, setup["variables"], request)
             print(json.dumps(answer), file=answers, flush=True)

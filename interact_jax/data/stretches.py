@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-MOST = 1 << 22  # characters of stretches that are kept
-
 
 class Entangled(Exception):
     """A special token is no token of its own in the ids of a text."""
@@ -34,11 +32,11 @@ class Stretch(NamedTuple):
     after: str
 
 
-class Stretches:
-    """Ids of texts by one tokenizer; it remembers what it has seen, up to MOST characters."""
+class SpecialTokens:
+    """A tokenizer, and those of its special tokens at which it cuts texts."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         tokens = [
             token
             for token in tokenizer.added_tokens_decoder.values()
@@ -46,29 +44,40 @@ class Stretches:
             if token.special and not token.normalized and not token.single_word
         ]
         ids = tokenizer.convert_tokens_to_ids([token.content for token in tokens])
-        self._special = {
+        self.ids = {
             token.content: np.asarray([id], np.int32) for token, id in zip(tokens, ids, strict=True)
         }
-        self._strips_before = {token.content for token in tokens if token.lstrip}
+        self._strip_before = {token.content for token in tokens if token.lstrip}
         # A text without any is one stretch; the pattern then matches nothing.
-        longest_first = sorted(self._special, key=lambda token: (-len(token), token))
+        longest_first = sorted(self.ids, key=lambda token: (-len(token), token))
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
-        self._known: dict[Stretch, np.ndarray | None] = {}
-        self._characters = 0
 
-    def __reduce__(self) -> Any:  # what it remembers is not pickled
-        return Stretches, (self._tokenizer,)
+    def cut(self, text: str) -> list[Stretch]:
+        """The stretches of a text, at least one: empty ones, too."""
+        cut = self._pattern.split(text)  # stretch, token, stretch, ..., stretch
+        befores, afters = ["", *cut[1::2]], [*cut[1::2], ""]
+        return [
+            Stretch(before, text, after if after in self._strip_before else "")
+            for before, text, after in zip(befores, cut[::2], afters, strict=True)
+        ]
+
+
+class Stretches:
+    """Ids of texts; every stretch is remembered."""
+
+    def __init__(self, special: SpecialTokens) -> None:
+        self._special = special
+        self._known: dict[Stretch, np.ndarray | None] = {}
 
     def ids(self, text: str) -> np.ndarray:
         """The ids [L] of a text. Raises Entangled where the tokenizer does not work as said
         above."""
-        cut = self._pattern.split(text)  # stretch, token, stretch, ..., stretch
-        stretches = self._stretches(cut)
+        stretches = self._special.cut(text)
         self._learn(stretches)
         parts: list[np.ndarray] = []
         for n, stretch in enumerate(stretches):
             if n:
-                parts.append(self._special[stretch.before])
+                parts.append(self._special.ids[stretch.before])
             if stretch.text:
                 ids = self._known[stretch]
                 if ids is None:
@@ -78,38 +87,24 @@ class Stretches:
 
     def prepare(self, texts: Iterable[str]) -> None:
         """Tokenise what is new in these texts, all together."""
-        self._learn([s for text in texts for s in self._stretches(self._pattern.split(text))])
-
-    def _stretches(self, cut: list[str]) -> list[Stretch]:
-        befores, afters = ["", *cut[1::2]], [*cut[1::2], ""]
-        return [
-            Stretch(before, text, after if after in self._strips_before else "")
-            for before, text, after in zip(befores, cut[::2], afters, strict=True)
-        ]
+        self._learn(stretch for text in texts for stretch in self._special.cut(text))
 
     def _learn(self, stretches: Iterable[Stretch]) -> None:
-        if self._characters > MOST:
-            self._known.clear()
-            self._characters = 0
         new = list(dict.fromkeys(s for s in stretches if s.text and s not in self._known))
         if not new:
             return
-        for stretch, ids in zip(new, self._tokenise(["".join(s) for s in new]), strict=True):
-            self._known[stretch] = self._within(stretch, ids)
-            self._characters += len(stretch.text)
+        found = self._special.tokenizer(["".join(s) for s in new], add_special_tokens=False)
+        for stretch, ids in zip(new, found["input_ids"], strict=True):
+            self._known[stretch] = self._within(stretch, np.asarray(ids, np.int32))
 
     def _within(self, stretch: Stretch, ids: np.ndarray) -> np.ndarray | None:
         """The ids without those of the neighbours; None if these are not where they should be."""
         if stretch.before:
-            if not len(ids) or ids[0] != self._special[stretch.before]:
+            if not len(ids) or ids[0] != self._special.ids[stretch.before]:
                 return None
             ids = ids[1:]
         if stretch.after:
-            if not len(ids) or ids[-1] != self._special[stretch.after]:
+            if not len(ids) or ids[-1] != self._special.ids[stretch.after]:
                 return None
             ids = ids[:-1]
         return ids
-
-    def _tokenise(self, texts: list[str]) -> list[np.ndarray]:
-        found = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [np.asarray(ids, np.int32) for ids in found]

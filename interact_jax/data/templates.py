@@ -177,7 +177,7 @@ class _Process:
             return self._answer(messages)
 
     def ask_all(self, messages: Sequence[str]) -> list[dict[str, str] | None]:
-        """The answers, as far as it came."""
+        """The answers, as far as it came. All questions lie in the process's memory at once."""
         with self._lock:
             if self._running.poll() is not None:
                 self._start()

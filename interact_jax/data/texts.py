@@ -7,7 +7,8 @@ SharedTexts    rendered for many conversations at once, and joined from stretche
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ from interact_jax.data.examples import as_ids
 from interact_jax.data.stretches import Entangled, Stretches
 from interact_jax.data.templates import Refusal
 from interact_jax.schema import Message
+
+AHEAD = 1 << 24  # characters of messages that are rendered before they are asked for
+BATCH = 1 << 20  # characters of messages that the chat template's process has at once
 
 
 class Prompt(NamedTuple):
@@ -78,11 +82,33 @@ class SharedTexts(Texts):
             raise Entangled
 
 
-def render_all(chat: ChatFormat, prompts: Iterable[Prompt]) -> Rendered:
-    """These prompts, rendered in one go."""
-    unique = {prompt.key: prompt for prompt in prompts}
-    texts = chat.template.render_all([chat.rendering(*prompt) for prompt in unique.values()])
-    return {
-        key: chat.finish(text, prompt.kind) if isinstance(text, str) else text
-        for (key, prompt), text in zip(unique.items(), texts, strict=True)
-    }
+def render_ahead(chat: ChatFormat, prompts: Iterable[Prompt], stop: threading.Event) -> Rendered:
+    """These prompts, rendered BATCH characters of messages at a time; the first ones only, where
+    they have more than AHEAD, and as far as it has come when `stop` is set."""
+    rendered: dict[tuple[Any, ...], str | Refusal | None] = {}
+    for batch in _batches(prompts):
+        if stop.is_set():
+            break
+        texts = chat.template.render_all([chat.rendering(*prompt) for prompt in batch])
+        for prompt, text in zip(batch, texts, strict=True):
+            rendered[prompt.key] = chat.finish(text, prompt.kind) if isinstance(text, str) else text
+    return rendered
+
+
+def _batches(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
+    """The prompts, each once."""
+    seen, batch, sizes = set(), list[Prompt](), [0, 0]  # characters of the batch, and of all
+    for prompt in prompts:
+        if prompt.key in seen:
+            continue
+        size = sum(len(message.content) for message in prompt.x) + len(prompt.o or "")
+        sizes = [sizes[0] + size, sizes[1] + size]
+        if sizes[1] > AHEAD:
+            break
+        if batch and sizes[0] > BATCH:
+            yield batch
+            batch, sizes[0] = [], size
+        seen.add(prompt.key)
+        batch.append(prompt)
+    if batch:
+        yield batch

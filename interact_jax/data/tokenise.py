@@ -8,6 +8,7 @@ import functools
 import itertools
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,12 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import Counts, EncodeSettings, encode, prompts_of
 from interact_jax.data.recipes import RECIPES
-from interact_jax.data.stretches import Stretches
-from interact_jax.data.texts import Rendered, SharedTexts, render_all
+from interact_jax.data.stretches import SpecialTokens, Stretches
+from interact_jax.data.texts import Prompt, Rendered, SharedTexts, render_ahead
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.schema import Conversation, RunStopped
 
-PORTION = 64  # conversations that a worker gets at a time
+PORTION, CHARACTERS = 64, 1 << 18  # conversations that are worked on at a time, and their text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,39 +43,49 @@ class Tokeniser:
     recipe: str = "hindsight"
 
     @functools.cached_property
-    def stretches(self) -> Stretches:
-        return Stretches(self.chat.tokenizer)
+    def special(self) -> SpecialTokens:
+        return SpecialTokens(self.chat.tokenizer)
 
     def __call__(self, conversation: Conversation) -> Tokenised:
         (tokenised,) = self.all([conversation])
         return tokenised
 
     def all(self, conversations: Iterable[Conversation]) -> Iterator[Tokenised]:
-        """Every conversation, in order. While a portion is tokenised, the chat template's process
-        renders the next."""
+        """Every conversation, in order. While one portion becomes trees, the texts of the next are
+        rendered and tokenised."""
+        stop, waiting = threading.Event(), collections.deque[Future[_Prepared]]()
         with ThreadPoolExecutor(1) as other:
-            waiting: collections.deque[tuple[Sequence[Conversation], Future[Rendered]]]
-            waiting = collections.deque()
-            for portion in _portions(conversations):
-                waiting.append((portion, other.submit(self._render, portion)))
-                if len(waiting) > 1:
-                    yield from self._tokenise(*waiting.popleft())
-            while waiting:
-                yield from self._tokenise(*waiting.popleft())
+            try:
+                for portion in _portions(conversations):
+                    waiting.append(other.submit(self._prepare, portion, stop))
+                    if len(waiting) > 1:
+                        yield from self._tokenise(*waiting.popleft().result())
+                while waiting:
+                    yield from self._tokenise(*waiting.popleft().result())
+            finally:
+                stop.set()
 
-    def _render(self, portion: Sequence[Conversation]) -> Rendered:
-        prompts = (prompts_of(c, self.chat, self.settings, RECIPES[self.recipe]) for c in portion)
-        return render_all(self.chat, itertools.chain.from_iterable(prompts))
+    def _prepare(self, portion: list[Conversation], stop: threading.Event) -> _Prepared:
+        prompts = itertools.chain.from_iterable(map(self._prompts, portion))
+        rendered = render_ahead(self.chat, prompts, stop)
+        stretches = Stretches(self.special)
+        stretches.prepare(text for text in rendered.values() if isinstance(text, str))
+        return portion, rendered, stretches
+
+    def _prompts(self, conversation: Conversation) -> list[Prompt]:
+        recipe = RECIPES[self.recipe]
+        try:
+            return list(prompts_of(conversation, self.chat, self.settings, recipe))
+        except Exception:  # `encode` meets it as well, and says where
+            return []
 
     def _tokenise(
-        self, portion: Sequence[Conversation], rendering: Future[Rendered]
+        self, portion: list[Conversation], rendered: Rendered, stretches: Stretches
     ) -> Iterator[Tokenised]:
-        rendered = rendering.result()
-        self.stretches.prepare(text for text in rendered.values() if isinstance(text, str))
         recipe = RECIPES[self.recipe]
         for conversation in portion:
             counts: Counts = collections.Counter()
-            texts = SharedTexts(self.chat, self.stretches, rendered)
+            texts = SharedTexts(self.chat, stretches, rendered)
             windows = encode(conversation, self.chat, self.settings, counts, recipe, texts)
             trees = [
                 tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)
@@ -82,9 +93,19 @@ class Tokeniser:
             yield Tokenised(trees, sum(len(window) for window in windows), counts)
 
 
+_Prepared = tuple[list[Conversation], Rendered, Stretches]
+
+
 def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    rest = iter(conversations)
-    while portion := list(itertools.islice(rest, PORTION)):
+    """PORTION at a time, fewer where they have more than CHARACTERS."""
+    portion, size = list[Conversation](), 0
+    for conversation in conversations:
+        portion.append(conversation)
+        size += sum(len(message.content) for message in conversation.messages)
+        if len(portion) == PORTION or size > CHARACTERS:
+            yield portion
+            portion, size = [], 0
+    if portion:
         yield portion
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import queue
@@ -197,8 +198,14 @@ def load(run: Path) -> Any:
 
 def export(run: Sequence[Path], out: Path) -> None:
     """The newest parameters of a run as a Hugging Face directory, float32; of several, their mean
-    (a model soup, arXiv 2203.05482), with the tokenizer of the first."""
+    (a model soup, arXiv 2203.05482). Raises InputError where they have different tokenizers."""
     first = run[0]
+    for other, name in itertools.product(run[1:], tokenizer.FILES):
+        if (other / name).read_bytes() != (first / name).read_bytes():
+            raise InputError(
+                f"{other / name} differs from that of {first}: the mean of their weights would be "
+                "none of a model. Train both with --start-from one run."
+            )
     raw, config = hf.load_config(first)
     params = jax.tree.map(lambda *arrays: sum(arrays) / len(arrays), *map(load, run))
     hf.export(

@@ -4,19 +4,21 @@ import dataclasses
 import json
 import pickle
 import random
+import time
 from collections import Counter
 
 import pytest
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import read_conversations
-from interact_jax.data.encode import ENTANGLED, EncodeSettings, encode
+from interact_jax.data.encode import ENTANGLED, EncodeSettings, encode, prompts_of
 from interact_jax.data.fitting import fit
-from interact_jax.data.stretches import Stretches
-from interact_jax.data.tokenise import Tokeniser
+from interact_jax.data.recipes import RECIPES
+from interact_jax.data.stretches import SpecialTokens, Stretches
+from interact_jax.data.tokenise import PORTION, Tokeniser
 from interact_jax.data.tree import paths
 from interact_jax.pocket import MODEL
-from interact_jax.schema import Conversation, Message
+from interact_jax.schema import Conversation, InputError, Message
 from tests.tiny import TEMPLATES, tiny_tokenizer
 
 WORDS = (
@@ -241,7 +243,7 @@ def test_every_stretch_is_tokenised_once(chats):
             asked.extend([text] if isinstance(text, str) else text)
             return self._tokenizer(text, **options)
 
-    stretches = Stretches(Counting(chats["chatml"].tokenizer))
+    stretches = Stretches(SpecialTokens(Counting(chats["chatml"].tokenizer)))
     turns = [f"turn {n} " * 10 for n in range(50)]
     for n in range(50):
         text = "".join(f"<|im_start|>user\n{turn}<|im_end|>\n" for turn in turns[: n + 1])
@@ -249,22 +251,68 @@ def test_every_stretch_is_tokenised_once(chats):
     assert sum(map(len, asked)) < 1.5 * len(text)
 
 
-def test_what_is_remembered_is_bounded(chats, monkeypatch):
-    monkeypatch.setattr("interact_jax.data.stretches.MOST", 100)
-    stretches = Stretches(chats["chatml"].tokenizer)
-    for n in range(50):
-        text = f"<|im_start|>user\nquestion {n}<|im_end|>\n"
-        assert stretches.ids(text).tolist() == chats["chatml"].encode(text)
-    assert len(stretches._known) < 15
+def test_a_portion_without_prompts_to_render(chats):
+    """Conversations too long to be rendered ahead, alone in their portions, before others."""
+    rng = random.Random("long")
+    settings = dataclasses.replace(SETTINGS, max_length=64)
+    long = [Message(role, "word " * 200) for _ in range(3) for role in ("user", "assistant")]
+    many = [Conversation("long", (*long, Message("user", "Why?")))]
+    chat = chats["chatml"]
+    many += [conversation(rng, chat, f"c{n}") for n in range(3)]
+    assert not any(prompts_of(many[0], chat, settings, RECIPES["hindsight"]))
+    for one in many:
+        check([one], chat, settings)
+
+
+@pytest.mark.parametrize("least", [0, 300])
+@pytest.mark.parametrize("name", ["AHEAD", "BATCH"])
+def test_what_is_rendered_ahead_and_at_once_changes_nothing(chats, monkeypatch, name, least):
+    monkeypatch.setattr(f"interact_jax.data.texts.{name}", least)
+    rng = random.Random("batches")
+    check([conversation(rng, chats["think"], f"c{n}") for n in range(20)], chats["think"])
+
+
+def test_conversations_come_while_later_ones_are_bad(chats):
+    """Ids that no tokenizer has are an error of their conversation, at its turn."""
+    rng = random.Random("bad")
+    good = [conversation(rng, chats["chatml"], f"c{n}") for n in range(3)]
+    reply = Message("assistant", "Hello", token_ids=(2**40,))
+    bad = Conversation("bad", (Message("user", "Hi"), reply, Message("user", "No")))
+    found = Tokeniser(chats["chatml"], SETTINGS, "tree").all([*good, bad])
+    assert all(next(found).trees for _ in good)
+    with pytest.raises(InputError, match=f"^bad: token_ids hold {2**40}"):
+        next(found)
+
+
+def test_who_stops_reading_does_not_wait_for_the_next_portion(chats, monkeypatch):
+    monkeypatch.setattr("interact_jax.data.texts.BATCH", 0)
+    rng = random.Random("stop")
+    chat = chats["chatml"]
+    many = [conversation(rng, chat, f"c{n}") for n in range(2 * PORTION)]
+    asked = []
+
+    def render_all(self, renderings):
+        asked.extend(renderings)
+        time.sleep(0.01)
+        return [None] * len(renderings)
+
+    monkeypatch.setattr(type(chat.template), "render_all", render_all)
+    found = Tokeniser(chat, SETTINGS, "tree").all(many)
+    next(found)
+    found.close()
+    assert len(asked) < sum(len(list(c.interactions())) for c in many) * 2
 
 
 def test_it_remembers_nothing_in_another_process(chats):
-    stretches = Stretches(chats["chatml"].tokenizer)
-    stretches.ids("<|im_start|>user\nHi<|im_end|>")
-    assert stretches._known and not pickle.loads(pickle.dumps(stretches))._known
+    tokeniser = Tokeniser(chats["chatml"], SETTINGS, "tree")
+    rng = random.Random("pickled")
+    tokeniser(conversation(rng, chats["chatml"], "c"))
+    copy = pickle.loads(pickle.dumps(tokeniser))
+    text = "<|im_start|>user\nHi<|im_end|>"
+    assert Stretches(copy.special).ids(text).tolist() == chats["chatml"].encode(text)
 
 
 def test_texts_of_no_and_of_special_tokens_alone(chats):
     chat = chats["chatml"]
     for text in ("", "Hi", "<|im_end|>", "<|im_end|><|im_start|>", "\n<|im_end|>\n"):
-        assert Stretches(chat.tokenizer).ids(text).tolist() == chat.encode(text)
+        assert Stretches(SpecialTokens(chat.tokenizer)).ids(text).tolist() == chat.encode(text)

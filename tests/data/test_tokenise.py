@@ -12,7 +12,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tokenise import PORTION, tokenise
-from interact_jax.schema import InputError, RunStopped
+from interact_jax.schema import Conversation, InputError, Message, RunStopped
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
 
@@ -74,4 +74,4 @@ class Dying:
 
 def test_a_worker_that_dies_stops_the_run_with_a_remedy():
     with pytest.raises(RunStopped, match=r"data\.workers lower"):
-        list(tokenise([None], Dying(), workers=1))
+        list(tokenise([Conversation("c", (Message("user", "Hi"),))], Dying(), workers=1))

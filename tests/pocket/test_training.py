@@ -10,7 +10,7 @@ from interact_jax import pocket
 from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
-from interact_jax.schema import Message, TokenStream
+from interact_jax.schema import InputError, Message, TokenStream
 from pocket_model import lessons, tokenizer, training
 
 pytestmark = pytest.mark.compiled_quickly
@@ -110,12 +110,16 @@ def test_training_goes_on_from_the_shipped_model(tmp_path):
 
 def test_an_export_of_several_runs_has_the_mean_of_their_weights(tmp_path):
     runs = [tmp_path / name for name in ("a", "b", "c")]
+    settings = {"steps": 1, "rows": 1, "lr": 1e-3, "save_every": 1}
     for seed, run in enumerate(runs[:2]):
-        training.train(run, steps=1, rows=1, lr=1e-3, seed=seed, save_every=1)
+        training.train(run, seed=seed, start_from=pocket.MODEL, **settings)
     training.export(runs[:2], runs[2])
     for a, b, mean in zip(*map(jax.tree.leaves, map(training.load, runs)), strict=True):
         assert (a != b).any() or (a == mean).all()
         np.testing.assert_allclose(mean, (a + b) / 2, rtol=1e-6)
+    (runs[1] / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"b/tokenizer\.json differs from that of .*a: "):
+        training.export(runs[:2], tmp_path / "d")
 
 
 def test_system_messages_render(chat):
