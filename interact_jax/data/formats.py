@@ -15,6 +15,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from interact_jax.data.chat_exports import chatgpt, is_chatgpt, is_open_webui, open_webui
 from interact_jax.data.dialogues import Outcome, build_conversation, read_dialogue
 from interact_jax.data.message_trees import oasst_flat, oasst_tree
 from interact_jax.data.messages import Fault, Unclean, find_name, keys_of, require_object
@@ -253,6 +254,16 @@ FORMATS = {
         _reader_of(ultrafeedback),
         '{"instruction", "completions": [{"response", "overall_score"}]}',
         lambda record: "instruction" in record and "completions" in record,
+    ),
+    "chatgpt": Format(
+        _reader_of(chatgpt),
+        '{"mapping": {id: {"message", "parent", "children"}}}',
+        is_chatgpt,
+    ),
+    "open_webui": Format(
+        _reader_of(open_webui),
+        '{"chat": {"history": {"messages": {id: {"role", "content", "parentId"}}}}}',
+        is_open_webui,
     ),
     "oasst_tree": Format(
         _reader_of(oasst_tree),

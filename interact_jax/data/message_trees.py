@@ -38,7 +38,7 @@ def oasst_tree(record: Record, repair: str) -> Iterator[Outcome]:
             raise Fault("wrong type", f"'replies' is {reprlib.repr(replies)}, expected a list")
         return [dataclasses.replace(record, value=reply) for reply in replies]
 
-    yield from _Tree(name, replies_of, repair).paths(root, prompt | record.value)
+    yield from Tree(name, replies_of, repair).paths([root], _meta_of(prompt | record.value))
 
 
 def oasst_flat(
@@ -70,7 +70,7 @@ def oasst_flat(
         return [nodes[reply] for reply in replies.get(node.name, ())]
 
     for name in replies[""]:
-        yield from _Tree(name, replies_of, repair).paths(nodes[name], nodes[name].value)
+        yield from Tree(name, replies_of, repair).paths([nodes[name]], _meta_of(nodes[name].value))
 
     pending, rooted = list(replies[""]), set(replies[""])
     while pending:
@@ -82,6 +82,10 @@ def oasst_flat(
             parent = parents[name]
             problem = "leads to no first message" if parent in nodes else "is not in the file"
             yield Loss("parent not found", node.where, f"parent {parent!r} of {name!r} {problem}")
+
+
+def _meta_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value[key] for key in META if key in value}
 
 
 @dataclasses.dataclass(eq=False)
@@ -136,15 +140,17 @@ class _Path:
 
 
 @dataclasses.dataclass
-class _Tree:
-    """The messages of one tree; `name` is that of its paths, `replies_of` gives the children."""
+class Tree:
+    """The messages of one tree; `name` is that of its paths, `replies_of` gives the children, and
+    `user` is who spoke, where the format says."""
 
     name: str
     replies_of: Callable[[Record], list[Record]]
     repair: str
+    user: str = ""
 
-    def paths(self, root: Record, about: Mapping[str, Any]) -> Iterator[Outcome]:
-        """Every path from the root to a leaf, depth first in file order, as name.0, name.1, ...
+    def paths(self, roots: list[Record], meta: Mapping[str, Any]) -> Iterator[Outcome]:
+        """Every path from a root to a leaf, depth first in file order, as name.0, name.1, ...
 
         An interaction belongs to the first path that holds it:
 
@@ -154,11 +160,10 @@ class _Tree:
 
         A message that is deleted or cannot be used is left out with everything below it.
         """
-        meta = {key: about[key] for key in META if key in about}
         leaves, room = 0, MOST_TURNS
         path = _Path()
         pending: list[_Turn] = []
-        yield from self._grow([root], None, pending)
+        yield from self._grow(roots, None, pending)
         while pending:
             last = pending.pop()
             path.go_to(last)
@@ -176,7 +181,7 @@ class _Tree:
                 return
             messages, owned = path.emit()
             where = last.node.where
-            yield Conversation(f"{self.name}.{leaves}", messages, "", where, meta, owned)
+            yield Conversation(f"{self.name}.{leaves}", messages, self.user, where, meta, owned)
             leaves += 1
 
     def _grow(

@@ -48,6 +48,51 @@ def wildchat(**more: object) -> dict:
     return {"conversation": said, "model": "gpt-4", "language": "English", "toxic": False, **more}
 
 
+def chatgpt(texts: tuple[str, ...]) -> dict:
+    """The mapping of ChatGPT's export: a node without a message, an empty system message, and a
+    dialogue below them."""
+    mapping: dict = {
+        "root": {"id": "root", "message": None, "parent": None, "children": ["system"]},
+        "system": chatgpt_node("system", "system", "", "root", ["m0"]),
+    }
+    for i, text in enumerate(texts):
+        below = [f"m{i + 1}"] if i + 1 < len(texts) else []
+        above = f"m{i - 1}" if i else "system"
+        mapping[f"m{i}"] = chatgpt_node(f"m{i}", ROLES[i], text, above, below)
+    return mapping
+
+
+def chatgpt_node(name: str, role: str, text: str, parent: str, children: list, **more) -> dict:
+    message = {
+        "id": name,
+        "author": {"role": role, "name": None, "metadata": {}},
+        "create_time": 1700000000.5,
+        "content": {"content_type": "text", "parts": [text]},
+        "status": "finished_successfully",
+        "weight": 1.0,
+        "metadata": {},
+        "recipient": "all",
+        **more,
+    }
+    return {"id": name, "message": message, "parent": parent, "children": children}
+
+
+def open_webui(texts: tuple[str, ...]) -> dict:
+    nodes = {
+        f"m{i}": {
+            "id": f"m{i}",
+            "parentId": f"m{i - 1}" if i else None,
+            "childrenIds": [f"m{i + 1}"] if i + 1 < len(texts) else [],
+            "role": ROLES[i],
+            "content": text,
+            "timestamp": 1700000000,
+        }
+        for i, text in enumerate(texts)
+    }
+    history = {"messages": nodes, "currentId": f"m{len(texts) - 1}"}
+    return {"title": "t", "models": ["llama"], "history": history, "messages": [*nodes.values()]}
+
+
 PARTS = [
     {"role": r, "content": [{"type": "text", "text": t}]} for r, t in zip(ROLES, TEXTS, strict=True)
 ]
@@ -87,6 +132,12 @@ FORMS = {
         ],
         "m0.0",
     ),
+    "chatgpt": (
+        "chatgpt",
+        [{"title": "t", "conversation_id": "g", "mapping": chatgpt(TEXTS), "current_node": "m4"}],
+        "g.0",
+    ),
+    "open_webui": ("open_webui", [{"id": "w", "user_id": "u", "chat": open_webui(TEXTS)}], "w.0"),
     "hh_rlhf": ("hh_rlhf", [{"chosen": HH, "rejected": HH.replace("Four.", "Five.")}], "chats.1"),
     "wildchat": ("wildchat", [wildchat(conversation_id="w", hashed_ip="ip")], "w"),
     "wildchat_1m": (

@@ -100,6 +100,32 @@ def oasst_flat(n: int, talk: Talk) -> list[Any]:
     ]
 
 
+def chatgpt(n: int, talk: Talk) -> list[Any]:
+    mapping: dict[str, Any] = {"root": {"message": None, "parent": None, "children": ["m0"]}}
+    for i, text in enumerate(talk):
+        role = ("user", "assistant")[i % 2]
+        content = {"content_type": "text", "parts": [text]}
+        mapping[f"m{i}"] = {
+            "message": {"author": {"role": role}, "content": content, "recipient": "all"},
+            "parent": f"m{i - 1}" if i else "root",
+            "children": [f"m{i + 1}"] if i + 1 < len(talk) else [],
+        }
+    return [{"conversation_id": f"t{n}", "mapping": mapping}]
+
+
+def open_webui(n: int, talk: Talk) -> list[Any]:
+    messages = {
+        f"m{i}": {
+            "parentId": f"m{i - 1}" if i else None,
+            "childrenIds": [f"m{i + 1}"] if i + 1 < len(talk) else [],
+            "role": ("user", "assistant")[i % 2],
+            "content": text,
+        }
+        for i, text in enumerate(talk)
+    }
+    return [{"id": f"t{n}", "chat": {"history": {"messages": messages}}}]
+
+
 # name, which is that of the format -> the records of a dialogue; the recipes that learn from it
 FORMS: dict[str, tuple[Callable[[int, Talk], list[Any]], tuple[str, ...]]] = {
     "native": (native, ("hindsight", "replies", "revisions", "pairs", "chosen")),
@@ -112,6 +138,8 @@ FORMS: dict[str, tuple[Callable[[int, Talk], list[Any]], tuple[str, ...]]] = {
     "preference": (preference, ("pairs",)),
     "oasst_tree": (oasst_tree, ("hindsight",)),
     "oasst_flat": (oasst_flat, ("hindsight",)),
+    "chatgpt": (chatgpt, ("hindsight",)),
+    "open_webui": (open_webui, ("hindsight",)),
 }
 LAYOUTS = ("talks.jsonl", "talks.json", "talks.jsonl.gz", "talks.json.gz")
 
