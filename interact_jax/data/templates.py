@@ -102,10 +102,10 @@ class ChatTemplate:
         variables: dict[str, Any] = dict(WITH_THINKING) if thinking else {}
         if finished:
             variables["add_generation_prompt"] = False
-        answer = self._ask(messages, tools, variables)
-        if "error" in answer:
-            raise Refusal(answer["error"], self._file)
-        return answer["text"]
+        text = self._text_of(self._ask(messages, tools, variables))
+        if isinstance(text, Refusal):
+            raise text
+        return text
 
     def render_all(self, renderings: Sequence[Rendering]) -> list[str | Refusal | None]:
         """Many texts in one go, each with the generation prompt, or what `render` would raise. None
@@ -115,14 +115,10 @@ class ChatTemplate:
             for rows, tools, thinking in renderings
         ]
         answers = self._process.ask_all(asked)
-        return [
-            None
-            if answer is None
-            else answer["text"]
-            if "text" in answer
-            else Refusal(answer["error"], self._file)
-            for answer in answers
-        ]
+        return [None if answer is None else self._text_of(answer) for answer in answers]
+
+    def _text_of(self, answer: Mapping[str, str]) -> str | Refusal:
+        return Refusal(answer["error"], self._file) if "error" in answer else answer["text"]
 
     def _ask(
         self,

@@ -46,10 +46,6 @@ class Tokeniser:
     def special(self) -> SpecialTokens:
         return SpecialTokens(self.chat.tokenizer)
 
-    def __call__(self, conversation: Conversation) -> Tokenised:
-        (tokenised,) = self.all([conversation])
-        return tokenised
-
     def all(self, conversations: Iterable[Conversation]) -> Iterator[Tokenised]:
         """Every conversation, in order. While one portion becomes trees, the texts of the next are
         rendered and tokenised."""

@@ -306,7 +306,7 @@ def test_who_stops_reading_does_not_wait_for_the_next_portion(chats, monkeypatch
 def test_it_remembers_nothing_in_another_process(chats):
     tokeniser = Tokeniser(chats["chatml"], SETTINGS, "tree")
     rng = random.Random("pickled")
-    tokeniser(conversation(rng, chats["chatml"], "c"))
+    assert list(tokeniser.all([conversation(rng, chats["chatml"], "c")]))
     copy = pickle.loads(pickle.dumps(tokeniser))
     text = "<|im_start|>user\nHi<|im_end|>"
     assert Stretches(copy.special).ids(text).tolist() == chats["chatml"].encode(text)

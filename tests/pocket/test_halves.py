@@ -21,7 +21,11 @@ def logs():
     """The shipped logs, one of each text: copies are on one side of a split, and would be none
     once the follow-ups of one of them were dealt out anew."""
     lines = [json.loads(line) for line in gzip.decompress(POCKET_LOGS.read_bytes()).splitlines()]
-    return list({tuple(m["content"] for m in one["messages"]): one for one in lines}.values())
+    return list({texts_of(one): one for one in lines}.values())
+
+
+def texts_of(one):
+    return tuple(message["content"] for message in one["messages"])
 
 
 def shuffled(lines):
@@ -33,7 +37,6 @@ def shuffled(lines):
     for (one, at), text in zip(places, texts, strict=True):
         one["messages"][at] = {"role": "user", "content": text}
     # One that has become a copy of another would be held out or learned as that is.
-    texts_of = lambda one: tuple(m["content"] for m in one["messages"])  # noqa: E731
     times = Counter(map(texts_of, lines))
     return [one for one in lines if one not in learned or times[texts_of(one)] == 1]
 
