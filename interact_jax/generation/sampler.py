@@ -281,7 +281,7 @@ class Sampler:
         for first in range(0, max(map(len, parts)), FILLED):
             now = [of_shard[first : first + FILLED] for of_shard in parts]
             arrays = self._place(arrays_to_fill(now, table))
-            self._pool = self._fill(self._params, self._pool, *arrays)
+            self._pool = self._fill(self._params, *arrays, self._pool)
         if any(copies):
             arrays = self._place(arrays_to_copy(copies, self._pages[0].count))
             self._pool = self._copy(self._pool, *arrays)

@@ -47,18 +47,6 @@ class Drawn:
     sampling_logp_BxN: jax.Array
 
 
-def fill(
-    decoder: Decoder,
-    params: Any,
-    pool: Pool,
-    id_BxL: jax.Array,
-    place_BxL: jax.Array,
-    table_BxM: jax.Array,
-) -> Pool:
-    """The pool with the keys and values of these tokens."""
-    return paging.extend(decoder, params, id_BxL, place_BxL, table_BxM, pool)[1]
-
-
 def continue_rows(
     decoder: Decoder,
     eos_ids: tuple[int, ...],
@@ -126,7 +114,7 @@ def jit_steps(
     """(fill, copy_pages, continue_rows) for this decoder, jitted; the pool is donated. Samplers of
     equal decoders share them: nothing is traced again for every measurement of a run."""
     return (
-        jax.jit(functools.partial(fill, decoder), donate_argnums=1),
+        jax.jit(functools.partial(paging.fill, decoder), donate_argnums=4),
         jax.jit(copy_pages, donate_argnums=0),
         jax.jit(
             functools.partial(continue_rows, decoder, eos_ids, vocabulary, width), donate_argnums=1

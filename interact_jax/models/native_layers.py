@@ -62,9 +62,11 @@ def run(
     place_BxL: jax.Array,
     table_BxM: jax.Array,
     pool: Pool,
+    fill: bool = False,
 ) -> tuple[jax.Array, Pool]:
     """Hidden states [B, L, D] after the last layer, 0 where a token is padding, and the pool with
-    the keys and values of the tokens. `layers`: the stacked parameters."""
+    the keys and values of the tokens. `layers`: the stacked parameters. With `fill`, of the last
+    layer only keys and values are computed, and hidden states are those before it."""
     assert set(layers) <= set(WEIGHTS), "the kernel knows all weights of a layer"
     cosine, sine = rope_angles(jnp.maximum(place_BxL, 0), decoder.config)
     windows = [window or paged.UNLIMITED for window in decoder.config.windows]
@@ -85,6 +87,7 @@ def run(
         pool.values_NxUxGxWxK,
         *(layers.get(name, jnp.zeros(0, jnp.float32)) for name in WEIGHTS),
         eps=np.float32(decoder.config.norm_eps),
+        fill=fill,
     )
     return hidden_BxLxD, Pool(keys, values)
 

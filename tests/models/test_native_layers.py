@@ -1,6 +1,7 @@
 """The kernel that computes all layers for sampling on CPUs, against XLA's path."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,23 @@ def test_the_kernel_computes_what_xla_does(config):
     for ours, expected in pairs:
         assert np.abs(expected).max() > 0.5
         np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("config", [ALL, NONE], ids=["all", "none"])
+@pytest.mark.parametrize("attention", ["native", "xla"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])  # in bfloat16 a kernel only attends
+def test_filled_pages_are_those_of_extended_sequences(config, attention, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), random_params(config))
+    decoder = Decoder(config, jnp.dtype(dtype), attention=attention)
+    pool = Pool.empty(config, len(LENGTHS) * PAGES, decoder.dtype, paging.backend_of(decoder))
+    prompts, *_ = arrays()
+    filled = jax.jit(functools.partial(paging.fill, decoder))(params, *prompts, pool)
+    _, extended = jax.jit(functools.partial(paging.extend, decoder))(params, *prompts, pool)
+    for ours, expected in zip(jax.tree.leaves(filled), jax.tree.leaves(extended), strict=True):
+        assert all(np.abs(layer).max() > 0.5 for layer in np.asarray(expected, np.float32))
+        np.testing.assert_allclose(
+            np.asarray(ours, np.float32), np.asarray(expected, np.float32), rtol=1e-6, atol=1e-6
+        )
 
 
 def test_other_types_are_left_to_xla():

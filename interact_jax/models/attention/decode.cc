@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "large_pages.h"
 #include "paged.h"
 #include "products.h"
 #include "team.h"
@@ -100,16 +101,22 @@ class Layers {
     std::fill_n(heads_.get(), T_ * t.H * t.K, 0.0f);  // what a head is padded with
   }
 
+  // Keys and values of a layer, and nothing else.
+  void fill(const Weights& w, const Pool& pool) {
+    normalise_all(w);
+    multiply_all(team_, T_, D_, x_.get(),
+                 {{w.k, t_.G * K_, k_.get(), false}, {w.v, t_.G * K_, v_.get(), false}});
+    each_token([&](int64_t i) { place_keys(w, pool, i); });
+  }
+
   void run(const Weights& w, const Pool& pool, int32_t window) {
     float *x = x_.get(), *q = q_.get(), *gate = gate_.get();
     const int64_t HK = t_.H * K_, GK = t_.G * K_;
     t_.window = window;
-    each_token([&](int64_t i) {
-      normalise(D_, hidden.get() + i * D_, w.attention_norm, eps_, x + i * D_);
-    });
+    normalise_all(w);
     multiply_all(team_, T_, D_, x,
                  {{w.q, HK, q, false}, {w.k, GK, k_.get(), false}, {w.v, GK, v_.get(), false}});
-    each_token([&](int64_t i) { place_heads(w, pool, i); });
+    each_token([&](int64_t i) { place_queries(w, i), place_keys(w, pool, i); });
     const auto blocks = blocks_of(t_, pool);
     team_.run(static_cast<int64_t>(blocks.size()) * t_.G, [&](int64_t task) {
       attend(t_, pool, blocks[task / t_.G], task % t_.G);
@@ -138,16 +145,29 @@ class Layers {
     });
   }
 
-  // Biases, norms and rotation of a token's heads; keys and values go to their pages.
-  void place_heads(const Weights& w, const Pool& pool, int64_t i) {
-    const auto [b, l] = tokens_[i];
-    float *q = q_.get() + i * t_.H * K_, *k = k_.get() + i * t_.G * K_, *v = v_.get() + i * t_.G * K_;
-    add(t_.H * K_, w.q_bias, q), add(t_.G * K_, w.k_bias, k), add(t_.G * K_, w.v_bias, v);
-    const int64_t angle = (b * t_.L + l) * (K_ / 2);
+  void normalise_all(const Weights& w) {
+    each_token([&](int64_t i) {
+      normalise(D_, hidden.get() + i * D_, w.attention_norm, eps_, x_.get() + i * D_);
+    });
+  }
+
+  // Of the cosines and sines of a token.
+  int64_t angle(int64_t i) const { return (tokens_[i].first * t_.L + tokens_[i].second) * (K_ / 2); }
+
+  // Bias, norm and rotation of a token's queries.
+  void place_queries(const Weights& w, int64_t i) {
+    float* q = q_.get() + i * t_.H * K_;
+    add(t_.H * K_, w.q_bias, q);
     for (int64_t h = 0; h < t_.H; ++h)
-      rotate(q + h * K_, w.q_norm, angle, heads_.get() + (i * t_.H + h) * t_.K);
-    for (int64_t g = 0; g < t_.G; ++g) rotate(k + g * K_, w.k_norm, angle, k + g * K_);
-    keep(t_, pool, b, l, k, v, K_);
+      rotate(q + h * K_, w.q_norm, angle(i), heads_.get() + (i * t_.H + h) * t_.K);
+  }
+
+  // The same of its keys, which go to their page with the values.
+  void place_keys(const Weights& w, const Pool& pool, int64_t i) {
+    float *k = k_.get() + i * t_.G * K_, *v = v_.get() + i * t_.G * K_;
+    add(t_.G * K_, w.k_bias, k), add(t_.G * K_, w.v_bias, v);
+    for (int64_t g = 0; g < t_.G; ++g) rotate(k + g * K_, w.k_norm, angle(i), k + g * K_);
+    keep(t_, pool, tokens_[i].first, tokens_[i].second, k, v, K_);
   }
 
   // Norm, where there is a scale, and rotation of a head; `to` may be `head`.
@@ -183,11 +203,11 @@ Weights weights_of(const ffi::RemainingArgs& stacked, int64_t n, int64_t N) {
 }
 
 // hidden [B][L][D] (0 where a token is padding), cosine and sine [B][L][K / 2], window [N]; the
-// pool is changed in place.
+// pool is changed in place. With `fill`, the last layer makes keys and values only.
 ffi::Error run_layers(ffi::ThreadPool threads, Array hidden, Whole position, Whole table,
                       Array cosine, Array sine, Whole window, Array, Array,
                       ffi::RemainingArgs weights, Result out, Result keys, Result values,
-                      float eps) try {
+                      float eps, bool fill) try {
   const auto d = hidden.dimensions(), size = keys->dimensions();  // N pages G K P
   const int64_t B = d[0], L = d[1], D = d[2], N = size[0], G = size[2];
   const int64_t K = 2 * cosine.dimensions().back(), of_layer = keys->element_count() / N;
@@ -208,14 +228,21 @@ ffi::Error run_layers(ffi::ThreadPool threads, Array hidden, Whole position, Who
   const Tokens t{nullptr, nullptr, row.data(), position.typed_data(), table.typed_data(), B, L, H,
                  G, size[3], table.dimensions()[1], H / G, 0, 1.0f / std::sqrt(static_cast<float>(K))};
   if (!within(t, pool_of(0))) return no_such_page();
+  use_large_pages(keys->typed_data(), keys->size_bytes());
+  use_large_pages(values->typed_data(), values->size_bytes());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const Array array = *weights.get<Array>(i);
+    use_large_pages(array.typed_data(), array.size_bytes());
+  }
   std::fill_n(out->typed_data(), B * L * D, 0.0f);
   Team team(threads);
   Layers layers(team, t, tokens, D, F, K, eps, cosine.typed_data(), sine.typed_data());
   auto at = [&](size_t i) { return (tokens[i].first * L + tokens[i].second) * D; };
   for (size_t i = 0; i < tokens.size(); ++i)
     std::copy_n(hidden.typed_data() + at(i), D, layers.hidden.get() + i * D);
-  for (int64_t n = 0; n < N; ++n)
+  for (int64_t n = 0; n < N - fill; ++n)
     layers.run(weights_of(weights, n, N), pool_of(n), window.typed_data()[n]);
+  if (fill) layers.fill(weights_of(weights, N - 1, N), pool_of(N - 1));
   for (size_t i = 0; i < tokens.size(); ++i)
     std::copy_n(layers.hidden.get() + i * D, D, out->typed_data() + at(i));
   return ffi::Error::Success();
@@ -227,6 +254,7 @@ ffi::Error run_layers(ffi::ThreadPool threads, Array hidden, Whole position, Who
 ffi::Error multiply_head(ffi::ThreadPool threads, Array x, Array head, Result y, bool tied) try {
   const auto d = x.dimensions();
   const int64_t T = d[0], D = d[1], V = y->dimensions()[1];
+  use_large_pages(head.typed_data(), head.size_bytes());
   Team team(threads);
   if (!tied) {
     multiply_all(team, T, D, x.typed_data(), {{head.typed_data(), V, y->typed_data(), false}});
@@ -258,7 +286,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(decoder_layers, run_layers,
                                   .Ret<Array>()
                                   .Ret<Array>()
                                   .Ret<Array>()
-                                  .Attr<float>("eps"));
+                                  .Attr<float>("eps")
+                                  .Attr<bool>("fill"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(decoder_head, multiply_head,
                               ffi::Ffi::Bind()

@@ -14,6 +14,7 @@ Letters beyond the alphabet: U pages of a pool, W slots of a page, M pages of a 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,7 @@ def attend(
     rows and heads.
     """
     function = _native if backend == "native" else _xla
-    mesh = jax.sharding.get_abstract_mesh()
-    if shared_out(mesh):
-        pages = pool_spec(mesh, k_BxLxGxK.shape[2])
-        _, rows, heads, *_ = pages
-        tokens, of_row = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
-        everywhere = PartitionSpec()
-        function = jax.shard_map(
-            function,
-            in_specs=(*[tokens] * 3, of_row, of_row, pages, pages, everywhere, everywhere),
-            out_specs=(tokens, pages, pages),
-            check_vma=False,
-        )
-    out, keys, values = function(
+    out, keys, values = _on_each_device(function, k_BxLxGxK.shape[2], tokens=3, out=1, numbers=2)(
         q_BxLxHxK,
         k_BxLxGxK,
         v_BxLxGxK,
@@ -124,15 +113,59 @@ def attend(
     return out, Pool(keys, values)
 
 
+def write(
+    k_BxLxGxK: jax.Array,
+    v_BxLxGxK: jax.Array,
+    place_BxL: jax.Array,
+    table_BxM: jax.Array,
+    pool: Pool,
+    layer: jax.Array,
+) -> Pool:
+    """The pool with the keys and values of new tokens that attend to nothing."""
+    width = pool.keys_NxUxGxKxW.shape[3]  # the native backend's pages are padded
+    return Pool(
+        *_on_each_device(_write, k_BxLxGxK.shape[2], tokens=2, out=0, numbers=1)(
+            _widen(k_BxLxGxK, width),
+            _widen(v_BxLxGxK, width),
+            place_BxL,
+            table_BxM,
+            pool.keys_NxUxGxKxW,
+            pool.values_NxUxGxWxK,
+            layer,
+        )
+    )
+
+
+def _on_each_device(
+    function: Callable[..., Any], kv_heads: int, tokens: int, out: int, numbers: int
+) -> Callable[..., Any]:
+    """A function of `tokens` arrays of tokens' heads, places, table, keys, values and `numbers`
+    that hold for all, which returns `out` arrays of heads, keys and values: run by each device of a
+    mesh on its own rows and heads."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not shared_out(mesh):
+        return function
+    pages = pool_spec(mesh, kv_heads)
+    _, rows, heads, *_ = pages
+    token, of_row = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
+    return jax.shard_map(
+        function,
+        in_specs=(*[token] * tokens, of_row, of_row, pages, pages, *[PartitionSpec()] * numbers),
+        out_specs=(*[token] * out, pages, pages),
+        check_vma=False,
+    )
+
+
 def _native(q, k, v, place, table, keys, values, layer, window):
     K, padded = q.shape[3], keys.shape[3]
     widen = functools.partial(_widen, width=padded)
-    results = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (widen(q), keys, values)]
+    shapes = ((*q.shape[:3], padded), keys.shape, values.shape)
+    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     call = jax.ffi.ffi_call(
         targets()["paged_attention"], results, input_output_aliases={7: 1, 8: 2}
     )
     out, keys, values = call(
-        *map(widen, (q, k, v)),
+        *(widen(x.astype(jnp.float32)) for x in (q, k, v)),
         place,
         table,
         layer.reshape(1),
@@ -145,17 +178,20 @@ def _native(q, k, v, place, table, keys, values, layer, window):
 
 
 def _widen(x: jax.Array, width: int) -> jax.Array:
-    pad = [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]
-    return jnp.pad(x.astype(jnp.float32), pad)
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
-def _xla(q, k, v, place, table, keys, values, layer, window):
+def _write(k, v, place, table, keys, values, layer):
     page = jnp.take_along_axis(table, jnp.maximum(place, 0) // SLOTS, axis=1)
     page = jnp.where(place >= 0, page, keys.shape[1])  # no such page: padding is dropped
     slot = place % SLOTS
     keys = keys.at[layer, page, :, :, slot].set(k.astype(keys.dtype), mode="drop")
     values = values.at[layer, page, :, slot].set(v.astype(values.dtype), mode="drop")
+    return keys, values
 
+
+def _xla(q, k, v, place, table, keys, values, layer, window):
+    keys, values = _write(k, v, place, table, keys, values, layer)
     B, L, H, K = q.shape
     G, J = k.shape[2], BLOCK // SLOTS
     table = jnp.pad(table, ((0, 0), (0, -table.shape[1] % J)))

@@ -14,10 +14,11 @@ struct Product {
   bool add;
 };
 
-constexpr int64_t kDepth = 128;  // rows of a panel of weights, which stays in the first cache
+constexpr int64_t kDepth = 256;  // rows of a panel of weights, which stays in the nearest caches
 constexpr int64_t kPanel = kTileVectors * kLanes;  // its columns
 constexpr int64_t kColumns = 64;  // that a task multiplies
-constexpr int64_t kBlock = 192;   // rows of x that a task multiplies, at most
+constexpr int64_t kBlock = 384;   // rows of x that a task multiplies, at most
+constexpr int64_t kMany = 128;    // rows of x that are worth a copy of the panel in one piece
 constexpr int64_t kFew = 2;       // rows of x for which reading the weights is all that counts:
 constexpr int64_t kRows = 64;     // rows of weights of a task then
 constexpr int64_t kNarrow = 2048;  // floats of a row of sums that leaves room in the first cache
@@ -51,16 +52,26 @@ void few_rows(int64_t T, int64_t D, const float* x, const Product& p, int64_t fr
   }
 }
 
-// Panel by panel; the next one comes from memory while this one is multiplied.
+// Panel by panel. The next one comes from memory while this one is multiplied; for many rows it is
+// copied first: where rows of weights lie a power of two apart, they drive one another out of the
+// first cache.
 void more_rows(int64_t T, int64_t D, const float* x, const Product& p, int64_t from, int64_t to) {
   const int64_t F = p.F, whole = from + (to - from) / kLanes * kLanes;
+  float* copy = T < kMany ? nullptr : scratch(kDepth * kPanel);
   for (int64_t j = from; j < whole; j += kPanel)
     for (int64_t d = 0; d < D; d += kDepth) {
       const int64_t deep = std::min(kDepth, D - d), wide = std::min(kPanel, whole - j);
+      const float* panel = p.w + d * F + j;
+      for (int64_t k = 0; copy != nullptr && k < deep; ++k)
+        for (int64_t v = 0; v < wide; v += kLanes) store(copy + k * wide + v, load(panel + k * F + v));
       const bool last = d + kDepth >= D;
-      const int64_t ahead = !last ? kDepth * F : j + kPanel < whole ? kPanel - d * F : 0;
+      const int64_t ahead = copy != nullptr         ? 0
+                            : !last                 ? kDepth * F
+                            : j + kPanel < whole    ? kPanel - d * F
+                                                    : 0;
       multiply(static_cast<int>(T), static_cast<int>(deep), static_cast<int>(wide), x + d, D, 1,
-               p.w + d * F + j, F, p.y + j, F, p.add || d > 0, ahead);
+               copy != nullptr ? copy : panel, copy != nullptr ? wide : F, p.y + j, F,
+               p.add || d > 0, ahead);
     }
   for (int64_t t = 0; t < T; ++t)
     for (int64_t j = whole; j < to; ++j) {
