@@ -1,0 +1,1 @@
+"""From raw logs to prepared data: filters, shards, splits and the card beside them."""
