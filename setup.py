@@ -114,6 +114,7 @@ setup(
         "safetensors>=0.5",
         "ml-collections>=1.0",
         "ml-dtypes>=0.5",
+        "msgpack>=1",
         "numpy>=2.0",
         "psutil>=6",
         "matplotlib>=3.8",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -15,8 +17,10 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
 from interact_jax.data.copies import COPIES
 from interact_jax.data.encode import Counts, EncodeSettings
+from interact_jax.data.fingerprint import fingerprint
 from interact_jax.data.fitting import count_learned, fit, is_plain
 from interact_jax.data.formats import FORMATS
+from interact_jax.data.limits import Member
 from interact_jax.data.mending import REPAIR
 from interact_jax.data.recipes import RECIPES
 from interact_jax.data.records import MEND_LINE
@@ -73,25 +77,73 @@ SETTINGS = {
 
 
 @dataclasses.dataclass
-class Dataset:
-    """All conversations of a run as trees; `trees[i]` are those of one conversation."""
+class Counted:
+    """What was lost or mended, on the way from files to conversations (`read`) and from those to
+    trees (`counts`)."""
 
-    conversations: list[Conversation]
-    trees: list[list[Tree]]
-    interactions: list[int]  # of each conversation; or pairs, if a run learns from pairs
-    counts: Counts  # what was lost, mended or cut when the conversations became tokens
+    counts: Counts
     read: ReadReport
     examples: dict[str, str] = dataclasses.field(default_factory=dict)  # first place of each count
 
-    def note(self, counts: Counts, conversation: Conversation) -> None:
+    def note(self, counts: Counts, place: str) -> None:
         """Count what happened to a conversation."""
         self.counts.update(counts)
         for reason in counts:
-            self.examples.setdefault(reason, conversation.source or conversation.id)
+            self.examples.setdefault(reason, place)
+
+    def summary(self) -> Counts:
+        """Everything that was lost or mended, by reason."""
+        read = self.read
+        return read.lost + read.mended + read.copies + read.unused + self.counts
+
+
+@dataclasses.dataclass(kw_only=True)
+class Dataset(Counted):
+    """All conversations of a run as trees; `trees[i]` are those of one conversation."""
+
+    conversations: list[Conversation] = dataclasses.field(default_factory=list)
+    trees: list[list[Tree]] = dataclasses.field(default_factory=list)
+    interactions: list[int] = dataclasses.field(default_factory=list)
+    """Of each conversation; or pairs, if a run learns from pairs."""
+
+    known = True  # all trees are at hand
+
+    def __len__(self) -> int:
+        return len(self.trees)
+
+    @property
+    def prints(self) -> dict[str, str]:
+        """Digests of all that a run learns from (`fingerprint`)."""
+        return fingerprint(self)
 
     def trees_of(self, indices: Iterable[int]) -> list[Tree]:
         """The trees of these conversations."""
         return [tree for i in indices for tree in self.trees[i]]
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        """The weight of each conversation: that of all its units."""
+        return np.array([weight_of(trees) for trees in self.trees], np.float64)
+
+    @property
+    def users(self) -> np.ndarray:
+        """The user of each conversation, "" where nobody is named."""
+        return np.array([conversation.user for conversation in self.conversations], np.str_)
+
+    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
+        """These conversations, whose trees are at hand, as `Limits` sees them."""
+        chosen = (self.conversations[i] for i in indices)
+        return [(c.id, c.user, weight_of(of_one)) for c, of_one in zip(chosen, trees, strict=True)]
+
+    def follow(self, order: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]:
+        """A function that returns the trees of the next conversations of `order`."""
+        return lambda indices: [self.trees[i] for i in indices]
+
+    def totals(self, drawn_N: np.ndarray, ignore_first: int) -> dict[str, int]:
+        """Interactions, and counted tokens of replies, where conversation n was drawn so often."""
+        tokens = [counted_tokens(trees, ignore_first) for trees in self.trees]
+        values = {"interactions": self.interactions, "reply_tokens": tokens}
+        return {name: int(drawn_N @ np.array(each, np.int64)) for name, each in values.items()}
 
     def lines(self) -> list[str]:
         """What was read and what was lost, for people."""
@@ -105,6 +157,24 @@ class Dataset:
             example = f", such as {self.examples[reason]}" if reason in self.examples else ""
             lines.append(f"  {count_reason(times, reason)}{example}")
         return lines
+
+
+def counted_tokens(trees: Iterable[Tree], ignore_first: int) -> int:
+    """How many tokens of the replies count, where the first ones of each do not."""
+    lengths = (len(reply.target.y) for tree in trees for reply in tree.replies)
+    return sum(max(0, length - ignore_first) for length in lengths)
+
+
+def units_of(trees: Iterable[Tree]) -> int:
+    """How many units there are: interactions, or pairs of replies."""
+    targets = (reply.target for tree in trees for reply in tree.replies)
+    return len({(target.conversation, target.unit or target.id) for target in targets})
+
+
+def weight_of(trees: Iterable[Tree]) -> float:
+    """The weight of all units of a conversation."""
+    targets = (reply.target for tree in trees for reply in tree.replies)
+    return sum({target.unit: target.weight for target in targets}.values())
 
 
 def load_dataset(
@@ -154,11 +224,11 @@ def grow(
 ) -> Dataset:
     """Encode what `recipe` takes from conversations that were read, and grow their trees: none
     where nothing of them can be used."""
-    dataset = Dataset([], [], [], collections.Counter(), report)
+    dataset = Dataset(collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))
     results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
     for conversation, tokenised in _with_progress(conversations, results):
-        dataset.note(tokenised.counts, conversation)
+        dataset.note(tokenised.counts, conversation.source or conversation.id)
         if tokenised.trees:
             dataset.conversations.append(conversation)
             dataset.trees.append(tokenised.trees)
@@ -174,21 +244,30 @@ def _fit_all(
 ) -> Iterator[Conversation]:
     """The conversations that the chat template can show, in a form that it accepts."""
     for conversation in conversations:
-        if is_plain(conversation):
-            yield conversation
-            continue
         counts: Counts = collections.Counter()
-        try:
-            fitted = fit(conversation, chat.abilities, settings.repair, counts)
-        except InputError as error:
-            if settings.on_error == "stop":
-                raise InputError(f"{error} {MEND_LINE}.") from error
-            counts["conversations dropped: not as the chat template takes them"] += 1
-            fitted = None
+        fitted = fit_one(conversation, chat, settings, counts)
+        dataset.note(counts, conversation.source or conversation.id)
         if fitted is not None:
-            count_learned(fitted, counts)
             yield fitted
-        dataset.note(counts, conversation)
+
+
+def fit_one(
+    conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, counts: Counts
+) -> Conversation | None:
+    """The conversation in a form that the chat template accepts; None where there is none. `counts`
+    collects what was changed."""
+    if is_plain(conversation):
+        return conversation
+    try:
+        fitted = fit(conversation, chat.abilities, settings.repair, counts)
+    except InputError as error:
+        if settings.on_error == "stop":
+            raise InputError(f"{error} {MEND_LINE}.") from error
+        counts["conversations dropped: not as the chat template takes them"] += 1
+        return None
+    if fitted is not None:
+        count_learned(fitted, counts)
+    return fitted
 
 
 def _with_progress(

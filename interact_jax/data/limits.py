@@ -20,6 +20,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from interact_jax.settings import Setting
 
 SETTINGS = {
@@ -54,10 +56,19 @@ class Limits:
         """From the settings of a run."""
         return cls(cfg.limits.conversation, cfg.limits.user)
 
-    def log_factors(self, members: Sequence[Member]) -> dict[str, float]:
-        """The factor for the weights of each conversation in every step, by the limit on users over
-        the whole log."""
-        return dataclasses.replace(self, conversation=math.inf).step_factors(members, {})
+    def log_factors(self, users_N: np.ndarray, weights_N: np.ndarray) -> np.ndarray:
+        """The factor [N] for the weights of each conversation in every step, by the limit on users
+        over the whole log. `users_N`: names or numbers; "" or 0 is a user of its own."""
+        _, code_N = np.unique(users_N, return_inverse=True)
+        alone_N = users_N == users_N.dtype.type()
+        code_N[alone_N] = len(code_N) + np.arange(alone_N.sum())
+        _, code_N = np.unique(code_N, return_inverse=True)
+        of_user = np.bincount(code_N, weights_N)
+        total_N = of_user[code_N]
+        least = self.user * np.median(of_user)
+        factor_N = np.ones(len(total_N))
+        np.divide(least, total_N, out=factor_N, where=total_N > least)
+        return factor_N
 
     def step_factors(
         self, members: Sequence[Member], log_factors: Mapping[str, float]

@@ -11,14 +11,14 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from interact_jax.data.dataset import Dataset
+from interact_jax.data.dataset import counted_tokens, units_of
 from interact_jax.data.examples import Target
-from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint, legacy_digests
+from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
 from interact_jax.data.limits import Limits, Member, removed_share
 from interact_jax.data.order import Order
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
-from interact_jax.data.tree import Tree
+from interact_jax.data.tree import Size, Tree
 from interact_jax.printable import count, count_reason
 from interact_jax.schema import Batch, InputError
 from interact_jax.settings import Setting
@@ -48,6 +48,10 @@ SETTINGS = {
 }
 
 
+TOTALS = ("interactions", "reply_tokens")
+Read = Callable[[Sequence[int]], list[list[Tree]]]
+
+
 class Draws:
     """Which conversations each step gets.
 
@@ -55,7 +59,9 @@ class Draws:
     the only state is the number of conversations drawn so far.
     """
 
-    def __init__(self, interactions: Sequence[int], batch: Any, seed: int, epochs: float = 0):
+    def __init__(
+        self, interactions: Sequence[int] | np.ndarray, batch: Any, seed: int, epochs: float = 0
+    ):
         """`interactions` of each conversation; `batch` has `conversations` and `interactions`, one
         of them 0; `epochs=0` means no end."""
         self.interactions, self.batch = interactions, batch
@@ -79,6 +85,11 @@ class Draws:
                 break
         return indices
 
+    def indices(self, drawn: int = 0) -> Iterator[int]:
+        """All conversations from there on."""
+        numbers = itertools.count(drawn) if self.total is None else range(drawn, self.total)
+        return (self.order[n] for n in numbers)
+
     def steps(self, drawn: int = 0) -> Iterator[list[int]]:
         """All steps from there on; the last one may be smaller."""
         while indices := self.step(drawn):
@@ -93,8 +104,50 @@ class Draws:
         return epochs + np.bincount(np.array(last, np.int64), minlength=count)
 
 
+class Data(Protocol):
+    """What batches are made of: conversations by number, all in memory (`dataset.Dataset`) or read
+    as they are drawn (`stored.StoredDataset`)."""
+
+    @property
+    def interactions(self) -> Sequence[int] | np.ndarray:
+        """Of each conversation."""
+
+    @property
+    def users(self) -> np.ndarray:
+        """Of each conversation, "" or 0 where nobody is named."""
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of each conversation."""
+
+    @property
+    def prints(self) -> dict[str, str]:
+        """Digests of all that is learned, as `fingerprint`."""
+
+    @property
+    def known(self) -> bool:
+        """Whether all trees are at hand."""
+
+    def __len__(self) -> int: ...
+
+    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+        """The trees of these conversations."""
+
+    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
+        """These conversations, whose trees are at hand, as `Limits` sees them."""
+
+    def follow(self, order: Iterator[int]) -> Read:
+        """A function that returns the trees of the next conversations of `order`."""
+
+    def totals(self, drawn_N: np.ndarray, ignore_first: int) -> dict[str, int]:
+        """Interactions, and counted tokens of replies, where conversation n was drawn so often."""
+
+    def summary(self) -> Mapping[str, int]:
+        """Everything that was lost or mended, by reason."""
+
+
 def packing_for(
-    dataset: Dataset,
+    dataset: Data,
     draws: Draws,
     row_tokens: int,
     height: int,
@@ -102,9 +155,12 @@ def packing_for(
     known: Collection[str] = (),
 ) -> Packing:
     """Shapes for the first steps of a run; `known` as in `Packing.for_trees`."""
-    steps = (dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD))
-    all_trees = dataset.trees_of(range(len(dataset.trees)))
-    return Packing.for_trees(all_trees, row_tokens, height, ignore_first, steps, known)
+    steps = [dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD)]
+    if dataset.known:
+        trees = dataset.trees_of(range(len(dataset)))
+    else:  # `LogBatches` widens rows for what is larger than all of these
+        trees = [tree for step in steps for tree in step]
+    return Packing.for_trees(trees, row_tokens, height, ignore_first, steps, known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +202,7 @@ class BatchSource(Protocol):
 
 
 def check_position(
-    dataset: Dataset,
+    dataset: Data,
     position: Mapping[str, Any],
     parts: Collection[str] = tuple(DIFFERENCES),
     prints: Mapping[str, str] | None = None,
@@ -162,17 +218,17 @@ def check_position(
 
 
 def _data_change(
-    dataset: Dataset,
+    dataset: Data,
     position: Mapping[str, Any],
     parts: Collection[str],
     prints: Mapping[str, str] | None,
 ) -> str | None:
     """In words, how the data of a position differ from these; None where they do not."""
-    then, now = position["conversations"], len(dataset.trees)
+    then, now = position["conversations"], len(dataset)
     if then != now:
         return f"{count(then, 'conversation')}, now there {'is' if now == 1 else 'are'} {now:,}"
     if "data" in position:
-        change = difference(position["data"], prints or fingerprint(dataset), parts)
+        change = difference(position["data"], prints or dataset.prints, parts)
         return change and change.format(now)
     known = legacy_digests(dataset).items()  # earlier versions stored these, or fewer
     if all(position.get(name, number) == number for name, number in known):
@@ -204,14 +260,13 @@ class LogBatches:
     gain nothing here: those of `data.workers` tokenise.
     """
 
-    def __init__(
-        self, dataset: Dataset, draws: Draws, packing: Packing, limits: Limits | None = None
-    ):
+    def __init__(self, dataset: Data, draws: Draws, packing: Packing, limits: Limits | None = None):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
-        self._fingerprint = fingerprint(dataset)
-        indices = range(len(dataset.trees))
-        self._weights = [weight_of(trees) for trees in dataset.trees]  # of each conversation
-        self._log_factors = limits.log_factors(self._members(indices)) if limits else {}
+        self._fingerprint = dataset.prints
+        self._log_factors = np.ones(len(dataset))
+        if limits is not None:
+            self._log_factors = limits.log_factors(dataset.users, dataset.weights)
+        self._passed = dict.fromkeys(TOTALS, 0)  # by all batches up to here
         self._go_to(0)
 
     def steps_left(self) -> int:
@@ -220,17 +275,14 @@ class LogBatches:
 
     def totals(self) -> dict[str, int]:
         """How many interactions and counted reply tokens all batches up to here had."""
-        ignored = self.packing.ignore_first
-        tokens = [counted_tokens(trees, ignored) for trees in self.dataset.trees]
-        times = self.draws.times(self.drawn)
-        values = {"interactions": self.dataset.interactions, "reply_tokens": tokens}
-        return {name: int(times @ np.array(each, np.int64)) for name, each in values.items()}
+        if self.dataset.known:
+            return self.dataset.totals(self.draws.times(self.drawn), self.packing.ignore_first)
+        return dict(self._passed)
 
     def summary(self) -> list[str]:
         """What was lost or mended on the way from the files to here."""
-        read = self.dataset.read
-        lost = read.lost + read.mended + read.copies + read.unused + self.dataset.counts
-        return [count_reason(times, reason) for reason, times in sorted(lost.items())]
+        lost = sorted(self.dataset.summary().items())
+        return [count_reason(times, reason) for reason, times in lost]
 
     def next(self, state: Any = None) -> StepBatch:
         """The next batch. Logs do not depend on the state.
@@ -241,58 +293,78 @@ class LogBatches:
         if batch is None:
             raise IndexError(f"all {self.draws.total:,} conversations of the run are drawn")
         self.drawn += len(indices)
+        self.packing = batch.packing
+        counted = counted_tokens(batch.trees, self.packing.ignore_first)
+        for name, number in zip(TOTALS, (batch.interactions, counted), strict=True):
+            self._passed[name] += number
         return batch
 
     def position(self) -> dict[str, Any]:
         """What a checkpoint stores in order to continue from here."""
-        conversations = len(self.dataset.trees)
-        return {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
+        conversations = len(self.dataset)
+        place = {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
+        if self.dataset.known:
+            return place
+        return place | {"full": list(self.packing.full.counts()), "totals": self.totals()}
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to a position that `position()` returned; InputError if that was in other data."""
         check_position(self.dataset, position, prints=self._fingerprint)
+        if not self.dataset.known:
+            self.packing = dataclasses.replace(self.packing, full=Size(*position["full"]))
+            self._passed = dict(position["totals"])
         self._go_to(position["drawn"])
 
     def _go_to(self, drawn: int) -> None:
         self.drawn = drawn
         steps = _Steps(self.draws, drawn)
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
-        self._ahead = iter(grain.MapDataset.source(steps).map(self._pack).to_iter_dataset(reading))
+        # With a place in the data of its own: a thread that packs for an earlier position, and has
+        # not ended yet, goes on from there.
+        packer = _Packer(self, self.dataset.follow(self.draws.indices(drawn)))
+        batches = grain.MapDataset.source(steps).map(packer.pack)
+        self._ahead = iter(batches.to_iter_dataset(reading))
 
-    def _pack(self, indices: list[int]) -> tuple[list[int], StepBatch | None]:
+    def step_factors(self, indices: Sequence[int], members: Sequence[Member]) -> dict[str, float]:
+        """The factors for the weights of these conversations in a step of their own."""
+        if self.limits is None:
+            return {}
+        names = (name for name, *_ in members)
+        log_factors = {n: float(self._log_factors[i]) for n, i in zip(names, indices, strict=True)}
+        return self.limits.step_factors(members, log_factors)
+
+
+class _Packer:
+    """Packs the steps from a position on, in order."""
+
+    def __init__(self, source: LogBatches, read: Read):
+        self.source, self.read, self.packing = source, read, source.packing
+
+    def pack(self, indices: list[int]) -> tuple[list[int], StepBatch | None]:
         if not indices:  # read ahead, after the end
             return [], None
-        trees = self.dataset.trees_of(indices)
-        factors: dict[str, float] = {}  # of conversations' weights
-        if self.limits is not None:
-            factors = self.limits.step_factors(self._members(indices), self._log_factors)
+        dataset = self.source.dataset
+        of_each = self.read(indices)
+        trees = [tree for of_one in of_each for tree in of_one]
+        if not trees:
+            raise InputError(
+                f"nothing can be used of the {count(len(indices), 'conversation')} of a step. Set "
+                "batch.interactions higher, or leave such conversations out. What was lost so far: "
+                + "; ".join(self.source.summary())
+            )
+        if not dataset.known:
+            self.packing = self.packing.widened(trees)
+        members = dataset.members(indices, of_each) if self.source.limits else []
+        factors = self.source.step_factors(indices, members)
 
         def factor(target: Target) -> float:
             return factors.get(target.conversation, 1.0)
 
-        interactions = sum(self.dataset.interactions[i] for i in indices)
-        batch = step_batch(self.packing, trees, interactions, factor)
+        batch = step_batch(self.packing, trees, units_of(trees), factor)
         if any(factor < 1 for factor in factors.values()):
-            members = self._members(indices)
             limited = removed_share(members, factors)
             batch = dataclasses.replace(batch, metrics={"limited": limited})
         return indices, batch
-
-    def _members(self, indices: Iterable[int]) -> list[Member]:
-        pairs = ((self.dataset.conversations[i], self._weights[i]) for i in indices)
-        return [(conversation.id, conversation.user, weight) for conversation, weight in pairs]
-
-
-def counted_tokens(trees: Sequence[Tree], ignore_first: int) -> int:
-    """How many tokens of the replies count, where the first ones of each do not."""
-    lengths = (len(reply.target.y) for tree in trees for reply in tree.replies)
-    return sum(max(0, length - ignore_first) for length in lengths)
-
-
-def weight_of(trees: Sequence[Tree]) -> float:
-    """The weight of all units of a conversation."""
-    targets = (reply.target for tree in trees for reply in tree.replies)
-    return sum({target.unit: target.weight for target in targets}.values())
 
 
 def step_batch(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+import numpy as np
+
 from interact_jax.data.examples import Target
 from interact_jax.data.pack import Placed, pack
-from interact_jax.data.shapes import cost, full_row, plan_shapes, share_out
-from interact_jax.data.tree import Size, Tree, split
+from interact_jax.data.shapes import cost, full_row, plan_shapes, round_up, share_out
+from interact_jax.data.tree import Size, Tree, split, split_units
 from interact_jax.printable import count
 from interact_jax.schema import Batch
 
@@ -54,6 +56,16 @@ class Packing:
         parts = _split(trees, self.full)
         for shape, rows in share_out(parts, self.shapes, self.full, self.height):
             yield pack(rows, shape, self.height, self.ignore_first, factor, self.known)
+
+    def widened(self, trees: Sequence[Tree]) -> Packing:
+        """The same with rows that are large enough for each unit of these trees: where not all
+        trees were known when the shapes were chosen."""
+        crowded = (tree for tree in trees if not tree.size.fits(self.full))
+        units = [part for tree in crowded for part in split_units(tree)]
+        if all(part.size.fits(self.full) for part in units):
+            return self
+        needs = np.max([self.full.counts(), *(part.size.counts() for part in units)], axis=0)
+        return dataclasses.replace(self, full=round_up(needs, self.full.T))
 
     def largest(self, trees: Sequence[Tree]) -> Batch:
         """A batch of the largest planned shape with one of these trees, to compile programs in

@@ -88,6 +88,12 @@ class ChatTemplate:
             if TOO_EXPENSIVE in reasons or len(reasons) == len(CONVERSATIONS):
                 raise self._unusable(reasons[-1])
 
+    @property
+    def key(self) -> str:
+        """All that renderings depend on, as text."""
+        source, tokens, _, date, defaults = self._arguments
+        return json.dumps([source, dict(tokens), date, dict(defaults)], sort_keys=True)
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

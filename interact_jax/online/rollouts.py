@@ -21,9 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from interact_jax.data.dataset import counted_tokens, weight_of
 from interact_jax.data.examples import Target
 from interact_jax.data.limits import Limits, removed_share
-from interact_jax.data.pipeline import StepBatch, counted_tokens, step_batch, weight_of
+from interact_jax.data.pipeline import StepBatch, step_batch
 from interact_jax.data.rows import Packing
 from interact_jax.data.tokenise import Tokenised
 from interact_jax.generation.engine import Engine

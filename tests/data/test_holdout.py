@@ -22,7 +22,13 @@ def conversation(name, user="", opening="Hi", system=""):
 def dataset(conversations):
     empty = [[] for _ in conversations]
     ones = [1] * len(conversations)
-    return Dataset(list(conversations), empty, ones, collections.Counter(), ReadReport())
+    return Dataset(
+        collections.Counter(),
+        ReadReport(),
+        conversations=list(conversations),
+        trees=empty,
+        interactions=ones,
+    )
 
 
 MANY = [conversation(f"c{n}", opening=f"question {n}") for n in range(2_000)]

@@ -50,12 +50,27 @@ def test_a_conversation_drawn_twice_counts_twice():
 def test_a_flood_over_the_whole_log_does_not_shrink_the_others_in_a_step():
     log = [(f"a{n}", f"u{n}", 20) for n in range(99)] + [(f"m{n}", "mal", 1) for n in range(2000)]
     limits = Limits(conversation=8, user=4)
-    log_factors = limits.log_factors(log)
+    names, users, weights = map(np.array, zip(*log, strict=True))
+    log_factors = dict(zip(names, limits.log_factors(users, weights), strict=True))
     assert sum(log_factors[name] * n for name, user, n in log if user == "mal") == pytest.approx(80)
     step = [*log[:10], *log[200:230]]
     factors = limits.step_factors(step, log_factors)
     assert [factors[name] for name, *_ in step[:10]] == [1] * 10
     assert [factors[name] for name, *_ in step[10:]] == pytest.approx([80 / 2000] * 30)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1, 4, math.inf])
+def test_factors_over_a_log_are_those_of_a_step_with_all_of_it(limit):
+    rng = np.random.default_rng(3)
+    users = np.array(["", "a", "b", "c"])[rng.integers(0, 4, 40)]
+    weights = rng.integers(0, 9, 40) / 2
+    members = [(f"c{n}", user, w) for n, (user, w) in enumerate(zip(users, weights, strict=True))]
+    expected = Limits(user=limit).step_factors(members, {})
+    assert any(factor < 1 for factor in expected.values()) == (limit < math.inf)
+    factors = Limits(conversation=1, user=limit).log_factors(users, weights)
+    assert factors.tolist() == [*expected.values()]
+    numbers = np.unique(users, return_inverse=True)[1].astype(np.uint64)  # "" is 0
+    assert Limits(user=limit).log_factors(numbers, weights).tolist() == factors.tolist()
 
 
 def test_a_step_is_limited_by_the_weights_of_its_interactions(tmp_path):

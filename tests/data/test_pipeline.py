@@ -23,7 +23,7 @@ TURNS = [1, 3, 2, 1, 4, 1, 2]  # interactions of each conversation
 def batches(turns=TURNS, conversations=0, interactions=0, seed=0, epochs=0.0) -> LogBatches:
     rng = np.random.default_rng(0)
     trees = [grow(random_window(rng, n, name=f"c{i}")) for i, n in enumerate(turns)]
-    dataset = Dataset([], trees, turns, collections.Counter(), ReadReport())
+    dataset = Dataset(collections.Counter(), ReadReport(), trees=trees, interactions=turns)
     sizes = SimpleNamespace(conversations=conversations, interactions=interactions)
     draws = Draws(turns, sizes, seed, epochs)
     return LogBatches(dataset, draws, packing_for(dataset, draws, 64, 2, 0))

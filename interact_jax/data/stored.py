@@ -1,0 +1,350 @@
+"""Data that do not fit into memory: conversations in shards, their trees in a store on disk.
+
+    dataset = StoredDataset(shards, tokeniser, folder, workers=2)
+    read = dataset.follow(order)         a thread, or processes, make trees in this order, ahead
+    read([7, 3])                         the trees of the next two of them
+
+A conversation is read from its shard and tokenised when its turn comes near, and its trees are kept
+(`TreeStore`): a later epoch, or a later run with the same data, tokenizer and settings, reads them
+from there. In memory are numbers of the conversations (`shards.interactions`, `shards.users`), and
+the trees of the next AHEAD of them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from interact_jax.data.conversations import ReadReport
+from interact_jax.data.dataset import Counted, fit_one, weight_of
+from interact_jax.data.limits import Member
+from interact_jax.data.tokenise import Tokenised, Tokeniser
+from interact_jax.data.tree import Tree
+from interact_jax.data.tree_store import TreeStore
+from interact_jax.printable import count
+from interact_jax.schema import Conversation, RunStopped
+
+log = logging.getLogger(__name__)
+
+AHEAD = 512  # conversations whose trees wait for their turn
+PORTION = 64  # that are made at a time
+Read = Callable[[Sequence[int]], list[list[Tree]]]
+
+
+class Shards(Protocol):
+    """Conversations by number; picklable. `digest` is of all of them; `interactions` and `users`
+    [N] are known without reading any: users are numbers, 0 where nobody is named."""
+
+    digest: str
+    interactions: np.ndarray
+    users: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> list[Conversation]:
+        """These conversations."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Makes trees of conversations in shards. Pickled once for each worker."""
+
+    shards: Shards
+    tokeniser: Tokeniser
+
+    def make(self, indices: Sequence[int]) -> Iterator[tuple[int, Tokenised]]:
+        """The trees of these conversations, in order."""
+        settings, chat = self.tokeniser.settings, self.tokeniser.chat
+        counts = [collections.Counter[str]() for _ in indices]
+        fitted = [
+            fit_one(conversation, chat, settings, of_one)
+            for conversation, of_one in zip(self.shards.batch(indices), counts, strict=True)
+        ]
+        made = self.tokeniser.all(conversation for conversation in fitted if conversation)
+        for index, conversation, of_one in zip(indices, fitted, counts, strict=True):
+            result = Tokenised([], 0, collections.Counter()) if conversation is None else next(made)
+            yield index, dataclasses.replace(result, counts=of_one + result.counts)
+
+    def key(self) -> dict[str, Any]:
+        """All that trees depend on, as JSON."""
+        chat = self.tokeniser.chat
+        settings = dataclasses.asdict(self.tokeniser.settings)
+        weigh, _, function = settings["weigh"].rpartition(":")
+        return {
+            "conversations": self.shards.digest,
+            "tokenizer": _digest_of_tokenizer(chat.tokenizer),
+            "template": chat.template.key,
+            "chat": [chat.hindsight, chat.reply_tokens, chat.thinking, chat.end, chat.eos_id],
+            "settings": settings,
+            "weigh": [function, hashlib.blake2b(Path(weigh).read_bytes()).hexdigest()]
+            if weigh
+            else [],
+            "sharing": self.tokeniser.sharing,
+            "recipe": self.tokeniser.recipe,
+            "code": _digest_of_code(),
+        }
+
+
+def _digest_of_tokenizer(tokenizer: Any) -> str:
+    if tokenizer.is_fast:
+        text = tokenizer.backend_tokenizer.to_str()
+    else:
+        text = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    special = sorted(map(str, tokenizer.added_tokens_decoder.items()))
+    return hashlib.blake2b("\n".join([text, *special]).encode(), digest_size=16).hexdigest()
+
+
+@functools.cache
+def _digest_of_code() -> str:
+    """Of the modules that make trees: what another version made of the same text is not taken."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class StoredDataset(Counted):
+    """All conversations of a run, of which few are in memory."""
+
+    known = False  # not all trees are at hand
+
+    def __init__(self, shards: Shards, tokeniser: Tokeniser, folder: Path, workers: int = 0):
+        super().__init__(collections.Counter(), ReadReport(conversations=len(shards)))
+        self.shards, self.workers, self.folder = shards, workers, folder
+        self.maker = Maker(shards, tokeniser)
+        self.key = self.maker.key()
+        self.store = TreeStore.open(folder, self.key, len(shards))
+        self._counted_N = np.zeros(len(shards), bool)
+        self._following: _Follower | None = None
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    @property
+    def interactions(self) -> np.ndarray:
+        """Of each conversation, as they were counted when it was prepared."""
+        return self.shards.interactions
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Its interactions: other weights are not known before it is read."""
+        return self.shards.interactions.astype(np.float64)
+
+    @property
+    def users(self) -> np.ndarray:
+        """The user of each conversation, as a number; 0 where nobody is named."""
+        return self.shards.users
+
+    @functools.cached_property
+    def prints(self) -> dict[str, str]:
+        """As `fingerprint`, of what the data are made of, not of the trees."""
+
+        def digest(*names: str) -> str:
+            text = json.dumps({name: self.key[name] for name in names}, sort_keys=True)
+            return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+        return {
+            "conversations": digest("conversations"),
+            "contexts": digest("tokenizer", "template", "chat", "settings", "sharing", "recipe"),
+            "replies": digest("conversations", "tokenizer"),
+            "weights": digest("conversations", "weigh"),
+        }
+
+    def totals(self, drawn_N: np.ndarray, ignore_first: int) -> dict[str, int]:
+        """Not known before everything is read: whoever draws counts what has passed."""
+        raise NotImplementedError
+
+    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+        """The trees of these conversations, in any order; made now where they are not stored."""
+        made = dict(self._made(list(indices)))
+        return [tree for i in indices for tree in made[i].trees]
+
+    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
+        """These conversations, whose trees are at hand, as `Limits` sees them."""
+        return [
+            (_name_of(of_one) or f"\0{i}", str(self.users[i] or ""), weight_of(of_one))
+            for i, of_one in zip(indices, trees, strict=True)
+        ]
+
+    def follow(self, order: Iterator[int]) -> Read:
+        """A function that returns the trees of the next conversations of `order`, as it is called;
+        they are made ahead. Whoever was followed before is left."""
+        if self._following is not None:
+            self._following.close()
+        self._following = follower = _Follower(self, order)
+
+        def read(indices: Sequence[int]) -> list[list[Tree]]:
+            return [self._count(i, follower.take(i)).trees for i in indices]
+
+        return read
+
+    def close(self) -> None:
+        """Stop making trees, and close the store."""
+        if self._following is not None:
+            self._following.close()
+        self.store.close()
+
+    def lines(self) -> list[str]:
+        """What there is, for people: how much of it can be used shows as it is read."""
+        total = count(int(self.interactions.sum()), "interaction")
+        held = self.store.held()
+        return [
+            f"{count(len(self), 'conversation')} with {total}, prepared",
+            f"  token trees of {held:,} are in {self.store.folder}",
+        ]
+
+    def _made(self, indices: Sequence[int]) -> Iterator[tuple[int, Tokenised]]:
+        """The trees of these conversations, from the store or made now, in order."""
+        stored = {i: self.store.get(i) for i in indices}
+        made = self.maker.make([i for i in dict.fromkeys(indices) if stored[i] is None])
+        for i in indices:
+            found = stored[i]
+            if found is None:
+                _, found = next(made)
+                stored[i] = found
+                self.store.put(i, found)
+            yield i, found
+
+    def _count(self, index: int, tokenised: Tokenised) -> Tokenised:
+        """Count what a conversation lost, once in a run."""
+        if not self._counted_N[index]:
+            self._counted_N[index] = True
+            self.note(tokenised.counts, _name_of(tokenised.trees) or f"conversation {index:,}")
+        return tokenised
+
+
+def _name_of(trees: Sequence[Tree]) -> str:
+    return next((reply.target.conversation for tree in trees for reply in tree.replies), "")
+
+
+class _Follower:
+    """Trees in a given order, made ahead by a thread or, with workers, by processes."""
+
+    def __init__(self, dataset: StoredDataset, order: Iterator[int]):
+        self._dataset, self._order = dataset, order
+        self._waiting: queue.Queue[tuple[int, Tokenised] | BaseException] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="make trees", daemon=True)
+        self._thread.start()
+
+    def take(self, index: int) -> Tokenised:
+        """The trees of the next conversation, which has to be this one. Raises what stopped the
+        thread, when its turn has come."""
+        item: tuple[int, Tokenised] | BaseException | None = None
+        while item is None:
+            if self._stop.is_set():  # whoever still reads has been left
+                raise RuntimeError("the data are read from another place now")
+            with contextlib.suppress(queue.Empty):
+                item = self._waiting.get(timeout=1)
+        if isinstance(item, BaseException):
+            self._waiting.put(item)
+            raise item
+        assert item[0] == index, "conversations are read in the order that was announced"
+        return item[1]
+
+    def close(self) -> None:
+        """Leave what is not made yet."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for item in self._made():
+                if not self._put(item):
+                    return
+        except BaseException as error:  # whoever takes the next one raises it
+            self._put(error)
+
+    def _put(self, item: tuple[int, Tokenised] | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _made(self) -> Iterator[tuple[int, Tokenised]]:
+        portions = iter(lambda: list(itertools.islice(self._order, PORTION)), [])
+        if not self._dataset.workers:
+            for portion in portions:
+                yield from self._dataset._made(portion)
+            return
+        with _pool(self._dataset) as pool:
+            begun = collections.deque[tuple[list[int], Future[dict[int, Tokenised]] | None]]()
+            for portion in portions:
+                begun.append((portion, self._begin(pool, portion)))
+                if len(begun) > 2 * self._dataset.workers:
+                    yield from self._finish(*begun.popleft())
+                if self._stop.is_set():
+                    pool.shutdown(cancel_futures=True)
+                    return
+            while begun:
+                yield from self._finish(*begun.popleft())
+
+    def _begin(
+        self, pool: ProcessPoolExecutor, portion: list[int]
+    ) -> Future[dict[int, Tokenised]] | None:
+        missing = [i for i in dict.fromkeys(portion) if not self._dataset.store.has(i)]
+        return pool.submit(_put_all, missing) if missing else None
+
+    def _finish(
+        self, portion: list[int], future: Future[dict[int, Tokenised]] | None
+    ) -> Iterator[tuple[int, Tokenised]]:
+        try:
+            unkept = future.result() if future else {}
+        except BrokenProcessPool as error:
+            raise RunStopped(
+                f"one of {self._dataset.workers} processes that tokenise has died, perhaps for "
+                "lack of memory. Set data.workers lower; 0 tokenises in the main process."
+            ) from error
+        missing = [i for i in portion if i not in unkept]
+        kept = dict(self._dataset._made(missing))
+        for i in portion:
+            yield i, kept[i] if i in kept else unkept[i]
+
+
+def _pool(dataset: StoredDataset) -> ProcessPoolExecutor:
+    """Processes that put trees into the store. Spawned, not forked: jax has started threads."""
+    context = multiprocessing.get_context("spawn")
+    state = (dataset.maker, dataset.folder, dataset.key)
+    return ProcessPoolExecutor(dataset.workers, context, _start_worker, state)
+
+
+_worker: tuple[Maker, TreeStore]  # set in worker processes
+
+
+def _start_worker(maker: Maker, folder: Path, key: dict[str, Any]) -> None:
+    global _worker
+    _worker = maker, TreeStore.open(folder, key, len(maker.shards))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops its workers
+
+
+def _put_all(indices: list[int]) -> dict[int, Tokenised]:
+    """Make and store the trees of these conversations; those that could not be kept."""
+    maker, store = _worker
+    unkept = {}
+    for index, tokenised in maker.make(indices):
+        store.put(index, tokenised)
+        if store.full:
+            unkept[index] = tokenised
+    return unkept
