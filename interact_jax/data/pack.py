@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence, Set
+from typing import Any
 
 import numpy as np
 
@@ -38,15 +39,15 @@ def pack(
     Returns the batch, and where the reply of each example stands in it.
     """
     T, P, Q, R, J = capacity.counts()
-    trunk, *limbs = (_Stream(height, n) for n in (T, P, Q))
+    trunk, live, frozen = (_Stream(height, n) for n in (T, P, Q))
     segment_BxJ, parent_BxJ, fork_BxJ = np.zeros((3, height, J + 1), np.int32)
-    views = {view for trees in rows for tree in trees for r in tree.replies for view in r.places}
-    frozen_views = {view for trees in rows for tree in trees for view in tree.frozen_views & views}
-    example, unit = np.full((2, height, R), -1, np.int32)
-    target, side = np.zeros((2, height, R), np.int32)
-    weight, share = np.zeros((2, height, R), np.float32)
-    predictor = {view: np.zeros((height, R), np.int32) for view in sorted(views)}
-    logps = {name: np.full((height, R), np.nan, np.float32) for name in sorted(known)}
+    unit, side = np.full((height, R), -1, np.int32), np.zeros((height, R), np.int32)
+    share = np.zeros((height, R), np.float32)
+    entries = _Ranges()  # of R, one range for each reply
+    predicted: dict[str, tuple[_Ranges, _Ranges]] = {}  # by view: entries, and their predictors
+    given = {name: (_Ranges(), list[np.ndarray]()) for name in sorted(known)}
+    numbers, weights, targets = list[int](), list[float](), list[np.ndarray]()
+    used = [0] * height  # entries of each row
     placed: list[Placed] = []
 
     for b, trees in enumerate(rows):
@@ -54,47 +55,77 @@ def pack(
         for segment, tree in enumerate(trees, 1):
             trunk_at = trunk.append(b, tree.trunk, 0, segment, 0)
             starts: list[list[int]] = [[], []]  # of the live limbs, of the frozen ones
-            for kind, kind_limbs in enumerate((tree.live, tree.frozen)):
-                for limb in kind_limbs:
-                    starts[kind].append(limbs[kind].append(b, limb.ids, limb.fork, segment, branch))
+            for kind, limbs, stream in ((0, tree.live, live), (1, tree.frozen, frozen)):
+                for limb in limbs:
+                    starts[kind].append(stream.append(b, limb.ids, limb.fork, segment, branch))
                     segment_BxJ[b, branch], fork_BxJ[b, branch] = segment, limb.fork
                     branch += 1
-            members = collections.Counter(_unit_key(reply) for reply in tree.replies)
+            members = collections.Counter(map(_unit_key, tree.replies))
             for reply in tree.replies:
-                y = reply.target.y
-                n = len(y)
-                entries = slice(reply_at, reply_at + n)
-                t = np.arange(n)
+                target, n, entry = reply.target, len(reply.target.y), b * R + reply_at
                 for view, place in reply.places.items():
-                    depth = place.start + t
-                    index = trunk_at + depth
+                    if view not in predicted:
+                        predicted[view] = _Ranges(), _Ranges()
+                    of_view, predictors = predicted[view]
+                    on_trunk = n
                     if place.limb is not None:
-                        frozen = view in tree.frozen_views
-                        limb = tree.limbs_of(view)[place.limb]
-                        at = starts[frozen][place.limb] + depth - limb.fork
-                        index = at if frozen else np.where(depth < limb.fork, index, T + at)
-                    predictor[view][b, entries] = index
+                        is_frozen = view in tree.frozen_views
+                        fork = (tree.frozen if is_frozen else tree.live)[place.limb].fork
+                        # Live branches stand behind the trunk; frozen ones have all predictors.
+                        on_trunk = 0 if is_frozen else min(n, max(0, fork - place.start))
+                        at = starts[is_frozen][place.limb] + place.start + on_trunk - fork
+                        of_view.append(entry + on_trunk, n - on_trunk)
+                        predictors.append(at if is_frozen else T + at, n - on_trunk)
+                    of_view.append(entry, on_trunk)
+                    predictors.append(trunk_at + place.start, on_trunk)
                 key = _unit_key(reply)
                 if key != last:
                     last, units = key, units + 1
-                part = factor(reply.target) * reply.target.weight / members[key]
-                example[b, entries], target[b, entries] = examples, y
-                weight[b, entries] = part * (t >= ignore_first) / max(1, n - ignore_first)
-                for name in known & reply.target.known.keys():
-                    logps[name][b, entries] = reply.target.known[name]
-                unit[b, examples], side[b, examples] = units, reply.target.side
-                share[b, examples] = part
-                placed.append(Placed(reply.target.id, b, reply_at, n))
+                part = factor(target) * target.weight / members[key]
+                entries.append(entry, n)
+                numbers.append(examples)
+                weights.append(part / max(1, n - ignore_first))
+                targets.append(target.y)
+                for name, (of_name, logps) in given.items():
+                    if name in target.known:
+                        of_name.append(entry, n)
+                        logps.append(target.known[name])
+                unit[b, examples], side[b, examples], share[b, examples] = units, target.side, part
+                placed.append(Placed(target.id, b, reply_at, n))
                 reply_at += n
                 examples += 1
             last = None
+        used[b] = reply_at
+    shape, counted = (height, R), entries.places() >= ignore_first
+    flat = np.stack([entries.repeat(numbers), _joined(targets)]).astype(np.int32)
+    example, target_BxR = _in_rows(flat, used, shape)
+    example[np.arange(R) >= np.array(used)[:, None]] = -1
+    weight = (entries.repeat(weights) * counted).astype(np.float32)
+    predictor = {
+        view: _scatter(shape, 0, np.int32, of_view.all(), predictors.all())
+        for view, (of_view, predictors) in sorted(predicted.items())
+    }
+    logps_of = {
+        name: _scatter(shape, np.nan, np.float32, of_name.all(), _joined(logps))
+        for name, (of_name, logps) in given.items()
+    }
+    kinds = {tree.frozen_views for trees in rows for tree in trees}
     batch = Batch(
         trunk=trunk.tokens(),
-        live=limbs[0].tokens(),
-        frozen=limbs[1].tokens(),
+        live=live.tokens(),
+        frozen=frozen.tokens(),
         branches=Branches(segment_BxJ, parent_BxJ, fork_BxJ),
-        replies=Replies(example, target, weight, predictor, logps, unit, side, share),
-        frozen_views=tuple(sorted(frozen_views)),
+        replies=Replies(
+            example,
+            target_BxR,
+            _in_rows(weight[None], used, shape)[0],
+            predictor,
+            logps_of,
+            unit,
+            side,
+            share,
+        ),
+        frozen_views=tuple(sorted(predicted.keys() & frozenset().union(*kinds))),
     )
     return batch, placed
 
@@ -103,25 +134,79 @@ def _unit_key(reply: Reply) -> tuple[str, str]:
     return reply.target.conversation, reply.target.unit
 
 
+class _Ranges:
+    """Ranges of numbers, one behind the other: collected one by one, written out at once."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.lengths: list[int] = []
+
+    def append(self, start: int, length: int) -> None:
+        self.starts.append(start)
+        self.lengths.append(length)
+
+    def places(self) -> np.ndarray:
+        """The place of every number in its range."""
+        lengths = np.array(self.lengths, np.int64)
+        return np.arange(lengths.sum()) - self.repeat(np.cumsum(lengths) - lengths)
+
+    def all(self) -> np.ndarray:
+        """Every number."""
+        return self.places() + self.repeat(np.array(self.starts, np.int64))
+
+    def repeat(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """A value of each range, for every number of it."""
+        return np.repeat(np.asarray(values), np.array(self.lengths, np.int64))
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
+
+
+def _in_rows(flat_CxN: np.ndarray, used_B: Sequence[int], shape: tuple[int, int]) -> np.ndarray:
+    """Arrays [C, *shape] whose rows begin with what is behind one another in `flat_CxN`."""
+    arrays, end = np.zeros((len(flat_CxN), *shape), flat_CxN.dtype), 0
+    for b, used in enumerate(used_B):
+        start, end = end, end + used
+        arrays[:, b, :used] = flat_CxN[:, start:end]
+    return arrays
+
+
+def _scatter(
+    shape: tuple[int, int], fill: float, dtype: Any, index: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """An array of `fill` with values at places of it laid out flat."""
+    array = np.full(shape, fill, dtype)
+    array.reshape(-1)[index] = values
+    return array
+
+
 class _Stream:
-    """Rows of one token array, which are filled from the left."""
+    """Rows of one token array, which are filled from the left, one row after the other."""
 
     def __init__(self, height: int, length: int):
-        self.arrays = np.zeros((4, height, length), np.int32)  # id, position, segment, branch
-        self.used = np.zeros(height, np.int64)
+        self.height, self.length = height, length
+        self.used = [0] * height
+        self.ids: list[np.ndarray] = []
+        self.pieces: list[tuple[int, int, int, int]] = []  # length, first position, segment, branch
 
     def append(self, b: int, ids: np.ndarray, first: int, segment: int, branch: int) -> int:
         """Append ids to row b, with positions from `first` on; returns where they start."""
-        start, end = int(self.used[b]), int(self.used[b]) + len(ids)
-        self.arrays[0, b, start:end] = ids
-        self.arrays[1, b, start:end] = first + np.arange(len(ids))
-        self.arrays[2, b, start:end] = segment
-        self.arrays[3, b, start:end] = branch
-        self.used[b] = end
+        start = self.used[b]
+        self.used[b] += len(ids)
+        self.ids.append(ids)
+        self.pieces.append((len(ids), first, segment, branch))
         return start
 
     def tokens(self) -> TokenStream:
-        return TokenStream(*self.arrays)
+        """The array: ids, positions, segments and branches."""
+        pieces_4xM = np.array(self.pieces, np.int32).reshape(-1, 4).T
+        lengths_M = pieces_4xM[0].copy()
+        pieces_4xM[1] -= np.cumsum(lengths_M) - lengths_M  # the first position, less its place
+        flat_4xN = np.repeat(pieces_4xM, lengths_M, axis=1)
+        flat_4xN[1] += np.arange(flat_4xN.shape[1], dtype=np.int32)
+        flat_4xN[0] = _joined(self.ids)
+        return TokenStream(*_in_rows(flat_4xN, self.used, (self.height, self.length)))
 
 
 def padding(batch: Batch) -> tuple[int, int]:

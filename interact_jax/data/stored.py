@@ -193,7 +193,14 @@ class StoredDataset(Counted):
         self._following = follower = _Follower(self, order)
 
         def read(indices: Sequence[int]) -> list[list[Tree]]:
-            return [self._count(i, follower.take(i)).trees for i in indices]
+            taken = [follower.take(i) for i in indices]
+            # What is stored is read here: the thread that makes trees would hold up this one.
+            missing = [i for i, made in zip(indices, taken, strict=True) if made is None]
+            stored = dict(self._made(missing))
+            return [
+                self._count(i, made or stored[i]).trees
+                for i, made in zip(indices, taken, strict=True)
+            ]
 
         return read
 
@@ -236,20 +243,24 @@ def _name_of(trees: Sequence[Tree]) -> str:
     return next((reply.target.conversation for tree in trees for reply in tree.replies), "")
 
 
+_Made = tuple[int, Tokenised | None]
+"""A conversation and its trees; None where they are stored."""
+
+
 class _Follower:
     """Trees in a given order, made ahead by a thread or, with workers, by processes."""
 
     def __init__(self, dataset: StoredDataset, order: Iterator[int]):
         self._dataset, self._order = dataset, order
-        self._waiting: queue.Queue[tuple[int, Tokenised] | BaseException] = queue.Queue(AHEAD)
+        self._waiting: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="make trees", daemon=True)
         self._thread.start()
 
-    def take(self, index: int) -> Tokenised:
-        """The trees of the next conversation, which has to be this one. Raises what stopped the
-        thread, when its turn has come."""
-        item: tuple[int, Tokenised] | BaseException | None = None
+    def take(self, index: int) -> Tokenised | None:
+        """The trees of the next conversation, which has to be this one; None where they are stored.
+        Raises what stopped the thread, when its turn has come."""
+        item: _Made | BaseException | None = None
         while item is None:
             if self._stop.is_set():  # whoever still reads has been left
                 raise RuntimeError("the data are read from another place now")
@@ -274,7 +285,7 @@ class _Follower:
         except BaseException as error:  # whoever takes the next one raises it
             self._put(error)
 
-    def _put(self, item: tuple[int, Tokenised] | BaseException) -> bool:
+    def _put(self, item: _Made | BaseException) -> bool:
         while not self._stop.is_set():
             try:
                 self._waiting.put(item, timeout=0.1)
@@ -283,17 +294,20 @@ class _Follower:
                 continue
         return False
 
-    def _made(self) -> Iterator[tuple[int, Tokenised]]:
+    def _made(self) -> Iterator[_Made]:
+        dataset = self._dataset
         portions = iter(lambda: list(itertools.islice(self._order, PORTION)), [])
-        if not self._dataset.workers:
+        if not dataset.workers:
             for portion in portions:
-                yield from self._dataset._made(portion)
+                made = dict(dataset._made(self._missing(portion)))
+                yield from ((i, made.get(i)) for i in portion)
             return
-        with _pool(self._dataset) as pool:
+        with _pool(dataset) as pool:
             begun = collections.deque[tuple[list[int], Future[dict[int, Tokenised]] | None]]()
             for portion in portions:
-                begun.append((portion, self._begin(pool, portion)))
-                if len(begun) > 2 * self._dataset.workers:
+                missing = self._missing(portion)
+                begun.append((portion, pool.submit(_put_all, missing) if missing else None))
+                if len(begun) > 2 * dataset.workers:
                     yield from self._finish(*begun.popleft())
                 if self._stop.is_set():
                     pool.shutdown(cancel_futures=True)
@@ -301,15 +315,12 @@ class _Follower:
             while begun:
                 yield from self._finish(*begun.popleft())
 
-    def _begin(
-        self, pool: ProcessPoolExecutor, portion: list[int]
-    ) -> Future[dict[int, Tokenised]] | None:
-        missing = [i for i in dict.fromkeys(portion) if not self._dataset.store.has(i)]
-        return pool.submit(_put_all, missing) if missing else None
+    def _missing(self, portion: list[int]) -> list[int]:
+        return [i for i in dict.fromkeys(portion) if not self._dataset.store.has(i)]
 
     def _finish(
         self, portion: list[int], future: Future[dict[int, Tokenised]] | None
-    ) -> Iterator[tuple[int, Tokenised]]:
+    ) -> Iterator[_Made]:
         try:
             unkept = future.result() if future else {}
         except BrokenProcessPool as error:
@@ -317,10 +328,7 @@ class _Follower:
                 f"one of {self._dataset.workers} processes that tokenise has died, perhaps for "
                 "lack of memory. Set data.workers lower; 0 tokenises in the main process."
             ) from error
-        missing = [i for i in portion if i not in unkept]
-        kept = dict(self._dataset._made(missing))
-        for i in portion:
-            yield i, kept[i] if i in kept else unkept[i]
+        yield from ((i, unkept.get(i)) for i in portion)
 
 
 def _pool(dataset: StoredDataset) -> ProcessPoolExecutor:
