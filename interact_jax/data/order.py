@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import grain
 import numpy as np
 
+KNOWN = 1 << 16  # numbers of a shuffled index that are kept: each is asked for several times
 SMALL = 32
 """Grain shuffles 2^16 numbers and walks through them until one is below the count: 4 ms for an
 index of 12, 1 ms for one of 32."""
@@ -19,14 +21,15 @@ class Order:
         """Every epoch is in a new random order, which depends on the seed alone; without a seed,
         all are in the order 0, 1, ..."""
         self.count, self.seed = count, seed
-        self._large: Any = None
+        self._large: Callable[[int], int] | None = None
         if seed is not None and count >= SMALL:
-            self._large = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+            shuffled = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+            self._large = functools.lru_cache(KNOWN)(lambda n: int(shuffled[n]))
         self._epoch: tuple[int, np.ndarray] | None = None  # the last one that was asked for
 
     def __getitem__(self, n: int) -> int:
         if self._large is not None:
-            return int(self._large[n])
+            return self._large(n)
         epoch, place = divmod(n, self.count)
         if self.seed is None:
             return place

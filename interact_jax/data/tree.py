@@ -15,6 +15,7 @@ dropped before prefixes are compared, and a reply token is a pair (predictor, ta
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -94,7 +95,7 @@ class Tree:
     replies: tuple[Reply, ...]
     frozen_views: frozenset[str]
 
-    @property
+    @functools.cached_property
     def size(self) -> Size:
         return Size(
             T=len(self.trunk),
