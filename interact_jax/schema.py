@@ -84,8 +84,16 @@ class History(Sequence[Message]):
         self._system = messages[: int(start > 0 and messages[0].role == "system")]
         self._messages, self._start, self._stop = messages, start, stop
 
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """Tells histories of living messages apart."""
+        return id(self._messages), self._start, self._stop
+
     def __len__(self) -> int:
         return len(self._system) + max(0, self._stop - self._start)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter((*self._system, *self._messages[self._start : self._stop]))
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
@@ -93,7 +101,7 @@ class History(Sequence[Message]):
     def __getitem__(self, index: slice) -> tuple[Message, ...]: ...
     def __getitem__(self, index: int | slice) -> Message | tuple[Message, ...]:
         if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
+            return tuple(self)[index]
         place = range(len(self))[index]
         before = len(self._system)
         return self._system[0] if place < before else self._messages[self._start + place - before]

@@ -305,12 +305,16 @@ class ChatFormat:
         """
         if y.token_ids is not None:
             return list(y.token_ids)
-        text = y.content.rstrip()
-        if self.reply_tokens == "in_place":
+        if text := self.text_of(y):
             whole = np.asarray((ids_of or self.encode)(prompt_text + text))
             if np.array_equal(whole[: len(prompt_ids)], prompt_ids):
                 return [*whole[len(prompt_ids) :].tolist(), self.eos_id]
-        return [*self.encode(text), self.eos_id]
+        return [*self.encode(y.content.rstrip()), self.eos_id]
+
+    def text_of(self, y: Message) -> str:
+        """The text of y that is tokenised behind its prompt; "" where none is."""
+        in_place = y.token_ids is None and self.reply_tokens == "in_place"
+        return y.content.rstrip() if in_place else ""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, with special tokens written out and spaces unchanged."""

@@ -148,17 +148,19 @@ def _shared(
 
 def prompts_of(
     conversation: Conversation, chat: ChatFormat, settings: EncodeSettings, recipe: Recipe
-) -> Iterator[Prompt]:
-    """The prompts that `encode` will most likely ask for, to be rendered before."""
+) -> Iterator[tuple[Prompt, str]]:
+    """The prompts that `encode` will most likely ask for, to be rendered before, and the text that
+    it will tokenise behind each, "" where it will not."""
     if _unknown_id(conversation, chat) is not None:  # it will be dropped, or is an error
         return
     for draft in recipe.drafts(conversation):
         x = draft.x if settings.history == "conversation" else _last_messages(draft.x)
         if sum(len(message.content) for message in x) > LOOK_AHEAD * settings.max_length:
             return  # the window will have hopped
-        kind = chat.learned_reply(draft.y).prompt
+        reply = chat.learned_reply(draft.y)
         for o in dict.fromkeys([None, *draft.views.values()]):
-            yield Prompt(x, o, conversation.tools, kind)
+            text = chat.text_of(reply.y) if o is None else ""
+            yield Prompt(x, o, conversation.tools, reply.prompt), text
 
 
 def _weighted_units(
@@ -241,7 +243,7 @@ def _hopping_windows(
         first = x[len(system)]
 
         def encode_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
-            kept = (*system, *x[start:])
+            kept = x if start == len(system) else (*system, *x[start:])
             return [_encode(draft, kept, conversation, texts) for draft in drafts]
 
         unit = encode_from(start)

@@ -18,6 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from interact_jax import startup
+
+with startup.without_torch("transformers"):
+    from transformers import PreTrainedTokenizerFast
+
 
 class Entangled(Exception):
     """A special token is no token of its own in the ids of a text."""
@@ -47,10 +52,24 @@ class SpecialTokens:
         self.ids = {
             token.content: np.asarray([id], np.int32) for token, id in zip(tokens, ids, strict=True)
         }
+        own = getattr(type(tokenizer), "_encode_plus", None)
+        self._is_plain = own is PreTrainedTokenizerFast._encode_plus
         self._strip_before = {token.content for token in tokens if token.lstrip}
         # A text without any is one stretch; the pattern then matches nothing.
         longest_first = sorted(self.ids, key=lambda token: (-len(token), token))
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text, tokenised whole."""
+        if not self._is_plain:
+            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # As the call above does it, but without the place of each token in its text.
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = False
+        found = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
 
     def cut(self, text: str) -> list[Stretch]:
         """The stretches of a text, at least one: empty ones, too."""
@@ -93,8 +112,8 @@ class Stretches:
         new = list(dict.fromkeys(s for s in stretches if s.text and s not in self._known))
         if not new:
             return
-        found = self._special.tokenizer(["".join(s) for s in new], add_special_tokens=False)
-        for stretch, ids in zip(new, found["input_ids"], strict=True):
+        found = self._special.encode_all(["".join(s) for s in new])
+        for stretch, ids in zip(new, found, strict=True):
             self._known[stretch] = self._within(stretch, np.asarray(ids, np.int32))
 
     def _within(self, stretch: Stretch, ids: np.ndarray) -> np.ndarray | None:

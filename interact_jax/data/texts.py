@@ -17,7 +17,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.examples import as_ids
 from interact_jax.data.stretches import Entangled, Stretches
 from interact_jax.data.templates import Refusal
-from interact_jax.schema import Message
+from interact_jax.schema import History, Message
 
 AHEAD = 1 << 24  # characters of messages that are rendered before they are asked for
 BATCH = 1 << 20  # characters of messages that the chat template's process has at once
@@ -35,7 +35,8 @@ class Prompt(NamedTuple):
     @property
     def key(self) -> tuple[Any, ...]:
         """Tells prompts of living messages apart."""
-        return (*map(id, self.x), self.o, self.kind)
+        x = self.x.key if isinstance(self.x, History) else tuple(map(id, self.x))
+        return (*x, self.o, self.kind)
 
 
 Rendered = Mapping[tuple[Any, ...], str | Refusal | None]
@@ -60,10 +61,16 @@ class Texts:
 class SharedTexts(Texts):
     """Texts of one conversation; prompts that are not among the `rendered` are when asked for."""
 
-    def __init__(self, chat: ChatFormat, stretches: Stretches, rendered: Rendered) -> None:
+    def __init__(
+        self,
+        chat: ChatFormat,
+        stretches: Stretches,
+        rendered: Rendered,
+        whole: Mapping[str, list[int]],
+    ) -> None:
         super().__init__(chat)
-        self._stretches, self._rendered = stretches, rendered
-        self._shortest = ""
+        self._stretches, self._rendered, self._whole = stretches, rendered, whole
+        self._shortest = self._sample = ""
 
     def render(self, prompt: Prompt) -> str:
         text = self._rendered.get(prompt.key)
@@ -73,12 +80,18 @@ class SharedTexts(Texts):
 
     def ids(self, text: str) -> np.ndarray:
         """Raises Entangled where stretches do not become ids by themselves."""
-        self._shortest = min(self._shortest or text, text, key=len)
+        if text in self._whole:
+            self._sample = text
+        elif not self._shortest or len(text) < len(self._shortest):
+            self._shortest = text
         return self._stretches.ids(text)
 
     def check(self) -> None:
-        """Raise Entangled if the shortest of the texts has other ids when it is tokenised whole."""
-        if not np.array_equal(super().ids(self._shortest), self._stretches.ids(self._shortest)):
+        """Raise Entangled if one of the texts has other ids when it is tokenised whole: one that
+        was, else the shortest."""
+        text = self._sample or self._shortest
+        whole = self._whole[text] if self._sample else super().ids(text)
+        if not np.array_equal(whole, self._stretches.ids(text)):
             raise Entangled
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import itertools
 import multiprocessing
 import signal
 import threading
@@ -62,13 +61,20 @@ class Tokeniser:
                 stop.set()
 
     def _prepare(self, portion: list[Conversation], stop: threading.Event) -> _Prepared:
-        prompts = itertools.chain.from_iterable(map(self._prompts, portion))
+        asked = [self._prompts(conversation) for conversation in portion]
+        prompts = (prompt for of_one in asked for prompt, _ in of_one)
         rendered = render_ahead(self.chat, prompts, stop)
-        stretches = Stretches(self.special)
-        stretches.prepare(text for text in rendered.values() if isinstance(text, str))
-        return portion, rendered, stretches
+        stretches, texts, samples = Stretches(self.special), list[str](), list[str]()
+        for of_one in asked:
+            found = [(rendered.get(prompt.key), y) for prompt, y in of_one]
+            own = [text + y for text, y in found if isinstance(text, str)]
+            texts += own
+            samples += [min(own, key=len)] if own else []
+        stretches.prepare(texts)
+        whole = dict(zip(samples, self.special.encode_all(samples), strict=True))
+        return portion, rendered, stretches, whole
 
-    def _prompts(self, conversation: Conversation) -> list[Prompt]:
+    def _prompts(self, conversation: Conversation) -> list[tuple[Prompt, str]]:
         recipe = RECIPES[self.recipe]
         try:
             return list(prompts_of(conversation, self.chat, self.settings, recipe))
@@ -76,12 +82,16 @@ class Tokeniser:
             return []
 
     def _tokenise(
-        self, portion: list[Conversation], rendered: Rendered, stretches: Stretches
+        self,
+        portion: list[Conversation],
+        rendered: Rendered,
+        stretches: Stretches,
+        whole: dict[str, list[int]],
     ) -> Iterator[Tokenised]:
         recipe = RECIPES[self.recipe]
         for conversation in portion:
             counts: Counts = collections.Counter()
-            texts = SharedTexts(self.chat, stretches, rendered)
+            texts = SharedTexts(self.chat, stretches, rendered, whole)
             windows = encode(conversation, self.chat, self.settings, counts, recipe, texts)
             trees = [
                 tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)
@@ -89,7 +99,8 @@ class Tokeniser:
             yield Tokenised(trees, sum(len(window) for window in windows), counts)
 
 
-_Prepared = tuple[list[Conversation], Rendered, Stretches]
+_Prepared = tuple[list[Conversation], Rendered, Stretches, dict[str, list[int]]]
+"""A portion, its prompts as text, their stretches, and a text of each tokenised whole."""
 
 
 def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
