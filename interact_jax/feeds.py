@@ -14,21 +14,31 @@ from typing import Any, Protocol
 
 from interact_jax import known, sharding
 from interact_jax.data import holdout
-from interact_jax.data.dataset import Dataset, load_dataset
+from interact_jax.data.conversations import ReadReport
+from interact_jax.data.dataset import Dataset, grow, load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import BatchSource, Draws, LogBatches, packing_for
+from interact_jax.data.order import Order
+from interact_jax.data.pipeline import BatchSource, Data, Draws, LogBatches, packing_for
+from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
+from interact_jax.data.stored import StoredDataset, cache_folder
+from interact_jax.data.tokenise import Tokeniser
 from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method
 from interact_jax.online.feed import RolloutFeed, is_online
 from interact_jax.online.record import Record
 from interact_jax.opening import OpenedModel
-from interact_jax.schema import InputError
+from interact_jax.printable import count
+from interact_jax.schema import Conversation, InputError
+from interact_jax.teachers import INITIAL
 
 log = logging.getLogger(__name__)
+
+HELD_OUT = "validation"  # the split of prepared data to measure by
+SHOWN = 256  # conversations of prepared data from which the report's examples are taken
 
 
 class Feed(Protocol):
@@ -55,7 +65,7 @@ class Feed(Protocol):
 
 def check_files(cfg: Any) -> None:
     """Raise InputError where there is no file of logs: before a model is downloaded for them."""
-    if not is_online(cfg) and cfg.data.path != "pocket":
+    if not is_online(cfg) and cfg.data.path != "pocket" and not is_prepared(cfg.data.path):
         find_files(cfg.data.path)
 
 
@@ -78,7 +88,7 @@ def has_record(cfg: Any, workdir: Path) -> bool:
 
 
 class LogFeed:
-    """Conversations of files."""
+    """Conversations of files, or prepared ones."""
 
     copies = 0
 
@@ -91,31 +101,20 @@ class LogFeed:
         kept: Mapping[str, Any],
     ):
         log.info("reading %s", cfg.data.path)
-        dataset = load_dataset(
-            cfg.data.path,
-            cfg.data.format,
-            model.chat,
-            EncodeSettings.of(cfg),
-            cfg.sharing,
-            cfg.data.workers,
-            method.recipe,
-        )
-        for line in dataset.lines():
-            log.info("%s", line)
-        dataset, held_out = holdout.split(dataset, cfg.evaluation.holdout)
-        log.info("%s", holdout.describe(held_out, dataset, cfg.evaluation.holdout))
+        open_data = _open_prepared if is_prepared(cfg.data.path) else _read_files
+        data, self.dataset, held_out = open_data(cfg, model, method)
         if kept:
             if "step" in kept["position"]:
                 raise InputError(
                     "the run to be resumed learned online. Set online.prompts as it was, or use "
                     "another --workdir (with --config.start_from to continue from the parameters)."
                 )
-            known.check_resumed(dataset, method.known, kept)
+            known.check_resumed(data, method.known, kept)
         self.held_out = HeldOut.of(held_out, model, cfg)
-        self.draws = Draws(dataset.interactions, cfg.batch, cfg.seed, cfg.epochs)
+        self.draws = Draws(data.interactions, cfg.batch, cfg.seed, cfg.epochs)
         height = cfg.batch.rows * sharding.row_shards(model.mesh)
         self.packing = packing_for(
-            dataset,
+            data,
             self.draws,
             cfg.batch.row_tokens,
             height,
@@ -123,21 +122,77 @@ class LogFeed:
             method.known,
         )
         log.info("%s", self.packing)
-        self.trees = dataset.trees_of(self.draws.step(0))
-        self.dataset = dataset
-        self._cfg, self._model, self._method, self._workdir = cfg, model, method, workdir
+        self.trees = data.trees_of(self.draws.step(0))
+        self._data, self._cfg, self._model = data, cfg, model
+        self._method, self._workdir = method, workdir
 
     def open(self, params: Any, saved: Mapping[str, Any]) -> LogBatches:
-        self.dataset = known.complete(
-            self.dataset,
-            self._method.known,
-            self._model,
-            params,
-            self._cfg,
-            self._workdir,
-            resumed=bool(saved),
-        )
-        source = LogBatches(self.dataset, self.draws, self.packing, Limits.of(self._cfg))
+        if isinstance(self._data, Dataset):
+            self._data = self.dataset = known.complete(
+                self._data,
+                self._method.known,
+                self._model,
+                params,
+                self._cfg,
+                self._workdir,
+                resumed=bool(saved),
+            )
+        source = LogBatches(self._data, self.draws, self.packing, Limits.of(self._cfg))
         if saved:
             source.seek(saved["position"])
         return source
+
+
+Opened = tuple[Data, Dataset, Sequence[Conversation]]
+"""What is learned, all or the first of it in memory, and what is held out."""
+
+
+def _read_files(cfg: Any, model: OpenedModel, method: Method) -> Opened:
+    dataset = load_dataset(
+        cfg.data.path,
+        cfg.data.format,
+        model.chat,
+        EncodeSettings.of(cfg),
+        cfg.sharing,
+        cfg.data.workers,
+        method.recipe,
+    )
+    for line in dataset.lines():
+        log.info("%s", line)
+    dataset, held_out = holdout.split(dataset, cfg.evaluation.holdout)
+    log.info("%s", holdout.describe(held_out, dataset, cfg.evaluation.holdout))
+    return dataset, dataset, held_out
+
+
+def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
+    """Prepared data, and their own split to measure by."""
+    if INITIAL in method.known:
+        raise InputError(
+            f"objective.name={cfg.objective.name} needs the initial model's log-probabilities of "
+            "every reply before the first step, and those of prepared data are not kept. Set "
+            "data.path to files that fit into memory."
+        )
+    settings = EncodeSettings.of(cfg)
+    shards = PreparedData(cfg.data.path)
+    tokeniser = Tokeniser(model.chat, settings, cfg.sharing, method.recipe)
+    data = StoredDataset(shards, tokeniser, cache_folder(cfg.data.cache), cfg.data.workers)
+    for line in data.lines():
+        log.info("%s", line)
+    first = shards.batch(range(min(len(shards), SHOWN)))
+    sample = grow(first, ReadReport(), model.chat, settings, cfg.sharing, recipe=method.recipe)
+    held_out = _held_out(cfg)
+    log.info(
+        "held out, to measure by: %s",
+        f"{count(len(held_out), 'conversation')} of the split {HELD_OUT}" if held_out else "nothing",
+    )
+    return data, sample, held_out
+
+
+def _held_out(cfg: Any) -> list[Conversation]:
+    """Some conversations of the split to measure by, more than are measured; none without it."""
+    if not cfg.evaluation.holdout or HELD_OUT not in splits_of(cfg.data.path):
+        return []
+    data = PreparedData(cfg.data.path, HELD_OUT)
+    order = Order(len(data), seed=0)
+    most = min(len(data), 2 * cfg.evaluation.interactions)
+    return data.batch([order[n] for n in range(most)])

@@ -17,6 +17,7 @@ from typing import Any
 
 from interact_jax import checkpoint, config, digests, places
 from interact_jax.data.dataset import POCKET_LOGS
+from interact_jax.data.prepared import CARD, is_prepared
 from interact_jax.data.records import find_files
 from interact_jax.models import hf
 from interact_jax.online.feed import is_online
@@ -62,6 +63,8 @@ def _conditions(cfg: Any, workdir: Path) -> dict[str, Any]:
 def _data_files(cfg: Any, workdir: Path) -> list[Path | str]:
     if is_online(cfg):
         return list(record_files(Path(cfg.online.replay or workdir)))
+    if is_prepared(cfg.data.path):
+        return [Path(cfg.data.path) / CARD]
     return [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from interact_jax import digests, files
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.fingerprint import DIFFERENCES, fingerprint, legacy_digests
-from interact_jax.data.pipeline import check_position
+from interact_jax.data.pipeline import Data, check_position
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.opening import OpenedModel
@@ -74,7 +74,7 @@ def complete(
     return _add_initial(dataset, initial)
 
 
-def check_resumed(dataset: Dataset, names: Collection[str], kept: Mapping[str, Any]) -> None:
+def check_resumed(dataset: Data, names: Collection[str], kept: Mapping[str, Any]) -> None:
     """Raise InputError where a run was begun with other data than `dataset`, which is not completed
     yet: `kept` is what its checkpoint has beside the state."""
     if "position" in kept:

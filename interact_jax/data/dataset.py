@@ -23,6 +23,7 @@ from interact_jax.data.formats import FORMATS
 from interact_jax.data.limits import Member
 from interact_jax.data.mending import REPAIR
 from interact_jax.data.recipes import RECIPES
+from interact_jax.data.prepared import PreparedData, is_prepared
 from interact_jax.data.records import MEND_LINE
 from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
@@ -64,6 +65,12 @@ SETTINGS = {
         MOST_BYTES,
         "largest size of a file, in bytes after unpacking; a larger one is an error",
         least=1,
+        free=True,
+    ),
+    "data.cache": Setting(
+        "",
+        "directory for the token trees of prepared data, which later runs find there; empty = "
+        "trees/ in this user's cache",
         free=True,
     ),
     "data.workers": Setting(
@@ -193,6 +200,10 @@ def load_dataset(
     nothing is left.
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
+    if is_prepared(path):
+        prepared = PreparedData(path)
+        report = ReadReport(conversations=len(prepared))
+        return grow(list(prepared), report, chat, settings, sharing, workers, recipe)
     count_units, expected = RECIPES[recipe].count_units, RECIPES[recipe].expected
     with progress.of(f"reading {input_name(path)}"):
         conversations, report = read_conversations(

@@ -38,8 +38,9 @@ from interact_jax.data.limits import Member
 from interact_jax.data.tokenise import Tokenised, Tokeniser
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_store import TreeStore
+from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
-from interact_jax.schema import Conversation, RunStopped
+from interact_jax.schema import Conversation, InputError, RunStopped
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,14 @@ class Maker:
             "recipe": self.tokeniser.recipe,
             "code": _digest_of_code(),
         }
+
+
+def cache_folder(given: str) -> Path:
+    """The folder that is given, or this user's. Raises InputError where there is none."""
+    try:
+        return Path(given).expanduser() if given else cache_directory() / "trees"
+    except OSError as error:
+        raise InputError(f"data.cache is not set, and {error}.") from error
 
 
 def _digest_of_tokenizer(tokenizer: Any) -> str:
