@@ -63,12 +63,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="SPEC",
         help="a filter, NAME or NAME:SETTING=VALUE,...; give as many as you like, in order",
     )
-    add(
-        "--splits",
-        default=format_splits(DEFAULT),
-        metavar="NAME=SHARE,...",
-        help="by a hash of the user",
-    )
+    shares = format_splits(DEFAULT)
+    add("--splits", default=shares, metavar="NAME=SHARE,...", help="by a hash of the user")
     add("--tokenizer", default="", metavar="NAME", help="count tokens: a model's name, or pocket")
     add("--license", default="", metavar="NAME", help="of the logs, for the card")
     add("--source", default="", metavar="TEXT", help="where they are from, for the card")

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 from interact_jax import places
 from interact_jax.data.sources import MOST_BYTES
@@ -63,7 +63,7 @@ class Job:
     @functools.cached_property
     def surveys(self) -> list[tuple[int, Survey]]:
         """Those filters that decide when all is read, with their number."""
-        return [(n, cast(Survey, f)) for n, f in enumerate(self.filters) if is_survey(f)]
+        return [(n, f) for n, f in enumerate(self.filters) if is_survey(f)]
 
     @property
     def folder(self) -> Path:
