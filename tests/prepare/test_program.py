@@ -1,0 +1,199 @@
+"""launch/prepare_data.py: killed at any moment, it goes on to the same bytes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from interact_jax.schema import InputError
+from launch import prepare_data
+from tests.prepare.little import content, parse_filter, write_logs
+from tests.runs import ROOT
+
+pytestmark = pytest.mark.one_device
+ALL = ["--filter", "talkative", "--filter", "once", "--filter", "quiet"]
+
+
+def arguments(logs, out, *more):
+    given = ["--data", str(logs), "--out", str(out), "--part-bytes", "6000", *ALL]
+    return [*given, "--splits", "train=0.8,test=0.2", "--processes", "1", *more]
+
+
+def start(given, **options):
+    command = [sys.executable, "-m", "tests.prepare.program", *given]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, **options
+    )
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the program in this process; its output."""
+    monkeypatch.setattr(prepare_data, "parse_filter_of", lambda: parse_filter)
+
+    def run(*given):
+        prepare_data.main([*map(str, given)])
+        return capsys.readouterr().out
+
+    return run
+
+
+def finished(out):
+    """The parts that are done, with the times of their shards."""
+    parts = {p.name.split(".")[0] for p in (out / "parts").glob("*.written.json")}
+    shards = {p: p.stat().st_mtime_ns for p in out.glob("*array_record-*")}
+    return {p: t for p, t in shards.items() if p.name[-14:-9] in parts}
+
+
+def kill_again_and_again(run, tmp_path, kills, files, each, longest, processes):
+    """Kill the program so often, each time at a random moment after its work began."""
+    logs = write_logs(tmp_path / "logs", files, each)
+    whole, out = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    whole.parent.mkdir()
+    out.parent.mkdir()
+    run(*arguments(logs, whole))
+    rng, done = random.Random(kills), {}
+    for kill in range(kills):
+        began = time.time_ns()
+        program = start(
+            arguments(logs, out, "--processes", str(processes[kill % len(processes)])),
+            start_new_session=True,
+        )
+        lock = out / "lock"
+        while program.poll() is None and not (
+            lock.exists() and lock.stat().st_mtime_ns > began and (out / "parts/plan.json").exists()
+        ):
+            time.sleep(0.002)
+        time.sleep(rng.random() * longest)
+        program.kill()
+        program.communicate()
+        now = finished(out)
+        assert {p: now.get(p) for p in done} == done
+        done = now
+    assert program.returncode == -signal.SIGKILL or (out / "card.json").exists()
+    wait_for_orphans(out)
+    before = finished(out)
+    run(*arguments(logs, out))
+    assert content(out) == content(whole)
+    assert {p: t for p, t in finished(out).items() if p in before} == before
+    return len(before)
+
+
+def wait_for_orphans(out):
+    """The workers of a program that was killed end by themselves."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        found = subprocess.run(["pgrep", "-f", f"{out}|spawn_main"], capture_output=True, text=True)
+        parents = [
+            line
+            for number in found.stdout.split()
+            for line in [_parent_of(number)]
+            if line == "1" and int(number) != os.getpid()
+        ]
+        if not parents:
+            return
+        time.sleep(0.1)
+
+
+def _parent_of(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[1]
+    except OSError:
+        return ""
+
+
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, tmp_path):
+    kill_again_and_again(run, tmp_path, 5, 8, 100, 0.5, [1])
+
+
+def test_its_workers_end_with_it(run, tmp_path):
+    """They would write for a program that is not there any more."""
+    kill_again_and_again(run, tmp_path, 1, 4, 60, 0.0, [2])
+
+
+@pytest.mark.slow
+def test_killed_many_times(run, tmp_path):
+    kill_again_and_again(run, tmp_path, 30, 20, 2000, 4.0, [1, 2])
+
+
+def test_a_full_disk_is_reported_and_waited_for(run, tmp_path):
+    logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
+    given = arguments(logs, out)
+    limit = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", sys.executable]
+    found = subprocess.run(
+        [*limit, "-m", "tests.prepare.program", *given],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "File too large. Make room, and start the same command again" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert run(*given).endswith(f"prepared: {out}\n")
+
+
+def test_what_it_says_fits_the_terminal(run, tmp_path):
+    logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
+    text = run(*arguments(logs, out, "--license", "CC0-1.0", "--source", "our shop"))
+    assert text.startswith("read 3 files, 120 records: 120 conversations\n  talkative: dropped ")
+    assert all(len(line) <= 80 for line in text.splitlines()[:-1])
+    card = json.loads((out / "card.json").read_text())
+    assert (card["license"], card["source"]) == ("CC0-1.0", "our shop")
+    assert card["command"].startswith("interact prepare-data --data ")
+    assert run(*arguments(logs, out, "--license", "CC0-1.0", "--source", "our shop")) == text
+
+
+def test_shares_of_machines(run, tmp_path):
+    logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
+    whole = run(*arguments(logs, tmp_path / "whole"))
+    first = run(*arguments(logs, out, "--process-index", 1, "--process-count", 2))
+    assert "3 parts of other machines are not yet" in first
+    last = run(*arguments(logs, out, "--process-index", 0, "--process-count", 2))
+    assert last.splitlines()[-2] == whole.splitlines()[-2]
+
+
+def test_a_dry_run_writes_nothing(run, tmp_path):
+    logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
+    text = run(*arguments(logs, out, "--dry-run", "--limit", 4))
+    assert "would keep" in text and not out.exists()
+
+
+@pytest.mark.parametrize(
+    "more, said",
+    [
+        (["--filter", "chatty"], "--filter chatty: there is no such filter"),
+        (["--name", "My-Logs"], "--name My-Logs: expected small letters"),
+        (["--splits", "train=2"], "--splits train=2: "),
+        (["--limit", "3"], "--limit 3: only with --dry-run"),
+        (["--process-index", "2", "--process-count", "2"], "the first machine is 0"),
+        (["--processes", "x"], "--processes: x: expected a whole number"),
+        (["--data", "absent"], "absent: no such file"),
+        (["--data", "-"], "standard input cannot be read again"),
+        (["--tokenizer", "a b"], "no such directory"),
+        (["--part-byte", "3"], "--part-byte: there is no such option. Did you mean --part-bytes?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_arguments_are_refused(more, said, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    logs = write_logs(tmp_path / "logs")
+    with pytest.raises(InputError) as error:
+        run(*arguments(logs, tmp_path / "out", *more))
+    assert said in str(error.value)
+
+
+def test_two_at_once_are_refused(run, tmp_path):
+    from interact_jax import lock
+
+    logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
+    with lock.hold(out), pytest.raises(InputError, match="another run is active"):
+        run(*arguments(logs, out))
