@@ -43,9 +43,7 @@ class Quiet:
         changed = sum(a != b for a, b in zip(messages, conversation.messages, strict=True))
         if not changed:
             return conversation
-        return Changed(
-            dataclasses.replace(conversation, messages=messages), {"capitals": changed}
-        )
+        return Changed(dataclasses.replace(conversation, messages=messages), {"capitals": changed})
 
 
 @dataclasses.dataclass(frozen=True)

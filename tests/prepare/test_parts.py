@@ -1,6 +1,7 @@
 """The input is cut into parts that together hold what the files hold."""
 
 import gzip
+import itertools
 import json
 
 import pytest
@@ -39,7 +40,7 @@ def test_a_cut_file_is_read_as_the_whole_one(size, end, tmp_path):
     assert read(parts) == whole and len(whole) == 39
     assert any(item.id == "log.8" for item in whole if isinstance(item, Conversation))
     spans = [part.span for part in parts if part.span]
-    assert all(a.end == b.start for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.end == b.start for a, b in itertools.pairwise(spans))
 
 
 def test_parts_of_many_files_have_what_read_conversations_has(tmp_path):

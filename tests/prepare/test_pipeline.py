@@ -130,7 +130,8 @@ def test_filters_drop_change_and_are_counted(logs, tmp_path, expected):
 def test_the_earliest_of_those_that_are_alike_stays(logs, tmp_path):
     prepared(logs, tmp_path / "out", "once")
     places = {
-        c.messages[0].content: (c.source.rpartition("log-")[2]) for c in everything(tmp_path / "out")
+        c.messages[0].content: (c.source.rpartition("log-")[2])
+        for c in everything(tmp_path / "out")
     }
     assert places["Question 2?"] == "0.jsonl:3"
 

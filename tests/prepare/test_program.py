@@ -3,13 +3,14 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from interact_jax import lock
 from interact_jax.schema import InputError
 from launch import prepare_data
 from tests.prepare.little import content, parse_filter, write_logs
@@ -24,13 +25,11 @@ def arguments(logs, out, *more):
     return [*given, "--splits", "train=0.8,test=0.2", "--processes", "1", *more]
 
 
-def start(given, **options):
+def start(given):
     command = [sys.executable, "-m", "tests.prepare.program", *given]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True, **options
-    )
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.fixture
@@ -52,76 +51,79 @@ def finished(out):
     return {p: t for p, t in shards.items() if p.name[-14:-9] in parts}
 
 
-def kill_again_and_again(run, tmp_path, kills, files, each, longest, processes):
-    """Kill the program so often, each time at a random moment after its work began."""
+def children_of(number):
+    """The processes that a process has started, and theirs."""
+    found = []
+    for listed in Path(f"/proc/{number}/task").glob("*/children"):
+        for child in listed.read_text().split():
+            found += [child, *children_of(child)]
+    return found
+
+
+def is_alive(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill_again_and_again(run, tmp_path, kills, files, each, processes):
+    """Kill the program so often, each time at a random moment after its work began; how many
+    different states it left behind."""
     logs = write_logs(tmp_path / "logs", files, each)
     whole, out = tmp_path / "a" / "out", tmp_path / "b" / "out"
     whole.parent.mkdir()
     out.parent.mkdir()
+    began = time.monotonic()
     run(*arguments(logs, whole))
-    rng, done = random.Random(kills), {}
+    longest = (time.monotonic() - began) / kills
+    rng, done, states = random.Random(kills), {}, set()
     for kill in range(kills):
         began = time.time_ns()
-        program = start(
-            arguments(logs, out, "--processes", str(processes[kill % len(processes)])),
-            start_new_session=True,
-        )
-        lock = out / "lock"
-        while program.poll() is None and not (
-            lock.exists() and lock.stat().st_mtime_ns > began and (out / "parts/plan.json").exists()
-        ):
+        number = processes[kill % len(processes)]
+        program = start(arguments(logs, out, "--processes", str(number)))
+        while program.poll() is None and not has_begun(out, began):
+            time.sleep(0.002)
+        while number > 1 and program.poll() is None and len(children_of(program.pid)) < number:
             time.sleep(0.002)
         time.sleep(rng.random() * longest)
+        workers = children_of(program.pid)
         program.kill()
         program.communicate()
+        until = time.monotonic() + 20
+        while alive := list(filter(is_alive, workers)):
+            assert time.monotonic() < until, f"orphans: {alive}"
+            time.sleep(0.01)
         now = finished(out)
         assert {p: now.get(p) for p in done} == done
         done = now
-    assert program.returncode == -signal.SIGKILL or (out / "card.json").exists()
-    wait_for_orphans(out)
-    before = finished(out)
+        states.add(frozenset(p.name for p in out.rglob("*")))
     run(*arguments(logs, out))
     assert content(out) == content(whole)
-    assert {p: t for p, t in finished(out).items() if p in before} == before
-    return len(before)
+    assert {p: t for p, t in finished(out).items() if p in done} == done
+    return len(states)
 
 
-def wait_for_orphans(out):
-    """The workers of a program that was killed end by themselves."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        found = subprocess.run(["pgrep", "-f", f"{out}|spawn_main"], capture_output=True, text=True)
-        parents = [
-            line
-            for number in found.stdout.split()
-            for line in [_parent_of(number)]
-            if line == "1" and int(number) != os.getpid()
-        ]
-        if not parents:
-            return
-        time.sleep(0.1)
-
-
-def _parent_of(number):
+def has_begun(out, began):
     try:
-        with open(f"/proc/{number}/stat") as file:
-            return file.read().rpartition(")")[2].split()[1]
+        is_ours = (out / "lock").stat().st_mtime_ns > began
     except OSError:
-        return ""
+        return False
+    return is_ours and (out / "parts" / "plan.json").exists()
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, tmp_path):
-    kill_again_and_again(run, tmp_path, 5, 8, 100, 0.5, [1])
+    assert kill_again_and_again(run, tmp_path, 5, 6, 400, [1]) > 1
 
 
 def test_its_workers_end_with_it(run, tmp_path):
     """They would write for a program that is not there any more."""
-    kill_again_and_again(run, tmp_path, 1, 4, 60, 0.0, [2])
+    kill_again_and_again(run, tmp_path, 1, 4, 60, [2])
 
 
 @pytest.mark.slow
 def test_killed_many_times(run, tmp_path):
-    kill_again_and_again(run, tmp_path, 30, 20, 2000, 4.0, [1, 2])
+    kill_again_and_again(run, tmp_path, 30, 20, 2000, [1, 2])
 
 
 def test_a_full_disk_is_reported_and_waited_for(run, tmp_path):
@@ -192,8 +194,6 @@ def test_bad_arguments_are_refused(more, said, run, tmp_path, monkeypatch):
 
 
 def test_two_at_once_are_refused(run, tmp_path):
-    from interact_jax import lock
-
     logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
     with lock.hold(out), pytest.raises(InputError, match="another run is active"):
         run(*arguments(logs, out))
