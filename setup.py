@@ -117,7 +117,6 @@ setup(
         "numpy>=2.0",
         "array-record>=0.8",
         "tensorflow-datasets>=4.9.9",  # without TensorFlow: prepared data
-        "importlib_resources>=6",  # tensorflow-datasets does not ask for it
         "psutil>=6",
         "matplotlib>=3.8",
         "rich>=13",

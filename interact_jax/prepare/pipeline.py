@@ -77,8 +77,8 @@ def prepare(
     InputError for bad input, and where the directory is about other input or other settings.
     """
     about, share = about or About(), share or Share()
-    with _holding(out, share) as folder, Workers(processes) as workers:
-        parts = _planned(settings, folder)
+    with holding(out, share) as folder, Workers(processes) as workers:
+        parts = planned(settings, folder)
         job = Job(settings, out, len(parts), tuple(filters), tokenizer)
         numbers = range(len(parts))
         if describing.is_described(out):
@@ -106,7 +106,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _holding(out: Path, share: Share) -> Iterator[Path]:
+def holding(out: Path, share: Share) -> Iterator[Path]:
     """Hold the lock of the directory, or of a share of it; its folder of parts."""
     folder = out / "parts"
     if out.is_dir() and not folder.is_dir() and any(p.name != "lock" for p in out.iterdir()):
@@ -138,7 +138,7 @@ def _remove_partial(job: Job, share: Share) -> None:
 # ------------------------------------------------------------------------------------- the plan
 
 
-def _planned(settings: Settings, folder: Path) -> list[Part]:
+def planned(settings: Settings, folder: Path) -> list[Part]:
     """The parts as they were first planned here. Raises InputError where input or settings differ
     from those of the plan."""
     inputs, file = find_inputs(settings.data), folder / PLAN
@@ -217,7 +217,7 @@ def _wait(job: Job, share: Share, is_done: Any, what: str) -> list[int]:
 
 def _finish(job: Job, parts: list[Part], about: About) -> dict[str, Any]:
     """Describe what was written, if the input is still what was planned."""
-    _planned(job.settings, job.folder)
+    planned(job.settings, job.folder)
     for part in parts:
         writing.remove_kept(job, part.number)
     (job.folder / "decided.json").unlink(missing_ok=True)

@@ -161,8 +161,8 @@ def test_machines_that_wait_write_their_own_share(logs, tmp_path, monkeypatch):
     turns = []
 
     def other_works(seconds):
-        parts = [p for p in pipeline._planned(job.settings, job.folder) if p.number % 2]
-        whole = dataclasses.replace(job, parts=len(pipeline._planned(job.settings, job.folder)))
+        parts = [p for p in pipeline.planned(job.settings, job.folder) if p.number % 2]
+        whole = dataclasses.replace(job, parts=len(pipeline.planned(job.settings, job.folder)))
         turns.append(seconds)
         for part in parts:
             if len(turns) == 1:
