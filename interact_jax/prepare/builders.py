@@ -45,7 +45,7 @@ class LogsConfig(tfds.core.BuilderConfig):
     processes: int = 1
 
 
-class _Logs(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):
+class _Logs(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """What the builders have in common; each has the format that its logs are in."""
 
     VERSION = tfds.core.Version(RELEASE)

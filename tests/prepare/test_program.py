@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -25,11 +26,45 @@ def arguments(logs, out, *more):
     return [*given, "--splits", "train=0.8,test=0.2", "--processes", "1", *more]
 
 
-def start(given):
-    command = [sys.executable, "-m", "tests.prepare.program", *given]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+class Programs:
+    """Starts the program in processes of their own, one after the other."""
+
+    def __init__(self, log):
+        self._log, self.process = log, 0
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.prepare.program", "serve"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _ask(self, line):
+        self._server.stdin.write(f"{line}\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+    def start(self, given, most=None):
+        self._log.write_text("")
+        line = {"given": given, "log": str(self._log), "most": most}
+        self.process = self._ask(json.dumps(line))
+
+    def wait(self):
+        """The status of the program, and what it said."""
+        return self._ask("wait"), self._log.read_text()
+
+    def close(self):
+        self._server.stdin.close()
+        assert self._server.wait() == 0
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    found = Programs(tmp_path_factory.mktemp("programs") / "log")
+    yield found
+    found.close()
 
 
 @pytest.fixture
@@ -67,7 +102,7 @@ def is_alive(number):
         return False
 
 
-def kill_again_and_again(run, tmp_path, kills, files, each, processes):
+def kill_again_and_again(run, programs, tmp_path, kills, files, each, processes):
     """Kill the program so often, each time at a random moment after its work began; how many
     different states it left behind."""
     logs = write_logs(tmp_path / "logs", files, each)
@@ -81,15 +116,17 @@ def kill_again_and_again(run, tmp_path, kills, files, each, processes):
     for kill in range(kills):
         began = time.time_ns()
         number = processes[kill % len(processes)]
-        program = start(arguments(logs, out, "--processes", str(number)))
-        while program.poll() is None and not has_begun(out, began):
+        programs.start(arguments(logs, out, "--processes", str(number)))
+        process = programs.process
+        while is_alive(process) and not has_begun(out, began):
             time.sleep(0.002)
-        while number > 1 and program.poll() is None and len(children_of(program.pid)) < number:
+        while number > 1 and is_alive(process) and len(children_of(process)) < number:
             time.sleep(0.002)
         time.sleep(rng.random() * longest)
-        workers = children_of(program.pid)
-        program.kill()
-        program.communicate()
+        workers = children_of(process)
+        os.kill(process, signal.SIGKILL)
+        status, said = programs.wait()
+        assert status in (0, -signal.SIGKILL), said
         until = time.monotonic() + 20
         while alive := list(filter(is_alive, workers)):
             assert time.monotonic() < until, f"orphans: {alive}"
@@ -112,34 +149,28 @@ def has_begun(out, began):
     return is_ours and (out / "parts" / "plan.json").exists()
 
 
-def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, tmp_path):
-    assert kill_again_and_again(run, tmp_path, 5, 6, 400, [1]) > 1
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, programs, tmp_path):
+    assert kill_again_and_again(run, programs, tmp_path, 5, 6, 400, [1]) > 1
 
 
-def test_its_workers_end_with_it(run, tmp_path):
+def test_its_workers_end_with_it(run, programs, tmp_path):
     """They would write for a program that is not there any more."""
-    kill_again_and_again(run, tmp_path, 1, 4, 60, [2])
+    kill_again_and_again(run, programs, tmp_path, 1, 4, 60, [2])
 
 
 @pytest.mark.slow
-def test_killed_many_times(run, tmp_path):
-    kill_again_and_again(run, tmp_path, 30, 20, 2000, [1, 2])
+def test_killed_many_times(run, programs, tmp_path):
+    kill_again_and_again(run, programs, tmp_path, 30, 20, 2000, [1, 2])
 
 
-def test_a_full_disk_is_reported_and_waited_for(run, tmp_path):
+def test_a_full_disk_is_reported_and_waited_for(run, programs, tmp_path):
     logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
     given = arguments(logs, out)
-    limit = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", sys.executable]
-    found = subprocess.run(
-        [*limit, "-m", "tests.prepare.program", *given],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert (found.returncode, found.stdout) == (1, "")
-    assert "File too large. Make room, and start the same command again" in found.stderr
-    assert "Traceback" not in found.stderr
+    programs.start(given, most=1 << 16)
+    status, said = programs.wait()
+    assert status == 1 and "Traceback" not in said
+    assert "File too large. Make room, and start the same command again" in said
+    assert not list(out.rglob("*.tmp"))
     assert run(*given).endswith(f"prepared: {out}\n")
 
 
