@@ -116,6 +116,8 @@ setup(
         "ml-dtypes>=0.5",
         "msgpack>=1",
         "numpy>=2.0",
+        "array-record>=0.8",
+        "tensorflow-datasets>=4.9.9",  # without TensorFlow: prepared data
         "psutil>=6",
         "matplotlib>=3.8",
         "rich>=13",
@@ -128,6 +130,7 @@ setup(
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
         "eval": EVAL,
+        "beam": ["apache-beam>=2.70"],  # interact_jax/prepare/beam.py
         "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
         "test": TEST,
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],

@@ -45,9 +45,9 @@ def overview(programs: dict[str, str]) -> str:
     for command, program in programs.items():
         text = (shipped.folder("launch") / f"{program}.py").read_text(encoding="utf-8")
         summary = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
-        indent = " " * 14
+        indent = " " * 16
         wrapped = textwrap.fill(summary, 78, initial_indent=indent, subsequent_indent=indent)
-        lines.append(f"  {command:<12}{wrapped[14:]}")
+        lines.append(f"  {command:<14}{wrapped[16:]}")
     return "\n".join(
         [
             "usage: interact COMMAND ...",

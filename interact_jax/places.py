@@ -228,11 +228,16 @@ def _open(out: str | Path) -> contextlib.AbstractContextManager[BinaryIO]:
     return _replace(Path(os.path.realpath(out)))
 
 
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` for what replaces it once it is complete, which `remove_partial` knows.
+    It is unique: two programs may be writing to the same path."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(TOKEN)}.tmp")
+
+
 @contextlib.contextmanager
 def _replace(path: Path) -> Iterator[BinaryIO]:
     """A file beside `path` that replaces it, with its permissions, once it is on disk."""
-    # Under a unique name: two programs may be writing to the same path.
-    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(TOKEN)}.tmp")
+    temporary = temporary_name(path)
     with contextlib.ExitStack() as failed:
         with open(temporary, "xb") as file:
             failed.callback(temporary.unlink, missing_ok=True)

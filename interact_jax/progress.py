@@ -15,10 +15,18 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,28 @@ def of(what: str) -> Iterator[None]:
     seconds = time.monotonic() - began
     if seconds > FIRST:
         log.info("%s took %.0f s", what, seconds)
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int, things: str) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` things are done: what this yields is called after each."""
+    console, done, began = Console(stderr=True), 0, time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
+    times = (TextColumn(things), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("left"))
+    shown = is_wanted() and console.is_terminal
+    with bar(), Progress(*columns, *times, console=console, disable=not shown) as line:
+        task, wait = line.add_task(what.replace("[", r"\["), total=total), FIRST
+
+        def advance() -> None:
+            nonlocal done, wait
+            done += 1
+            line.advance(task)
+            seconds = time.monotonic() - began
+            if not shown and seconds > wait:
+                log.info("%s: %d of %d %s, %.0f s so far", what, done, total, things, seconds)
+                wait = 2 * seconds
+
+        yield advance
 
 
 @contextlib.contextmanager

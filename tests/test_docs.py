@@ -14,7 +14,19 @@ import pytest
 from interact_jax import config
 from interact_jax.data.conversations import read_conversations
 from interact_jax.hindsight_check import HindsightCheck
-from launch import answer, bench, chat, evaluate, export, generate, grade, plan, score, train
+from launch import (
+    answer,
+    bench,
+    chat,
+    evaluate,
+    export,
+    generate,
+    grade,
+    plan,
+    prepare_data,
+    score,
+    train,
+)
 from tests.runs import ROOT
 from tests.snippets import python_blocks
 
@@ -31,6 +43,7 @@ PROGRAMS = {
     "generate": generate,
     "grade": grade,
     "plan": plan,
+    "prepare_data": prepare_data,
     "score": score,
     "train": train,
 }

@@ -78,6 +78,7 @@ LAYERS = (
         "hub",
         "leaderboards",
         "harness",
+        "prepare",
     },
     {"chatting"},
 )

@@ -30,7 +30,7 @@ from interact_jax.data.records import (
     find_files,
     read_records,
 )
-from interact_jax.data.sources import MOST_BYTES
+from interact_jax.data.sources import MOST_BYTES, Span
 from interact_jax.places import input_name
 from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
@@ -129,8 +129,7 @@ def read_conversations(
     collector = _Collector(report, count_units, expected, on_error, repair, copies)
     for file, stem in find_files(path).items():
         report.files += 1
-        records = _count_records(read_records(file, stem, max_bytes), report)
-        for item in FORMATS[format].read(records, repair):
+        for item in read_outcomes(file, stem, report, format, repair, max_bytes):
             collector.take(item)
     report.conversations = len(collector.conversations)
     if not collector.conversations:
@@ -138,6 +137,22 @@ def read_conversations(
         headline = f"{input_name(path)}: {missing} to learn from. Expected {expected}."
         raise InputError("\n".join([headline, *report.lines()]))
     return collector.conversations, report
+
+
+def read_outcomes(
+    file: str,
+    stem: str,
+    report: ReadReport,
+    format: str = "auto",
+    repair: str = "join",
+    max_bytes: int = MOST_BYTES,
+    span: Span | None = None,
+) -> Iterator[Outcome]:
+    """What one file, or a `span` of it, holds, in order: Conversations, whether there is something
+    to learn from in them or not, Losses and Notes. Nothing is kept, and nothing raised; `report`
+    counts the records."""
+    records = _count_records(read_records(file, stem, max_bytes, span), report)
+    return FORMATS[format].read(records, repair)
 
 
 def _count_records(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Record | Loss]:

@@ -23,6 +23,7 @@ from interact_jax.data.sources import (
     LONGEST,
     MOST_BYTES,
     Source,
+    Span,
     lines_of,
     other_kind,
 )
@@ -112,19 +113,26 @@ def find_files(path: str) -> dict[str, str]:
     }
 
 
-def read_records(path: str, stem: str, max_bytes: int = MOST_BYTES) -> Iterator[Record | Loss]:
+def read_records(
+    path: str, stem: str, max_bytes: int = MOST_BYTES, span: Span | None = None
+) -> Iterator[Record | Loss]:
     """The records of one file, plain or gzip, JSON lines or JSON lists, in order; at most
-    `max_bytes` of it, after unpacking.
+    `max_bytes` of it, after unpacking. Of a `span`, its lines: together, the spans of a file have
+    the records that the file has.
 
     Lines are streamed; a list is held in memory. Blank lines are skipped.
     """
-    source = Source(path, max_bytes)
+    source = Source(path, max_bytes, span)
     empty = True
     try:
         chunks = filter(None, source)
         head = b""
         while len(head) < 64 and (more := next(chunks, b"")):  # gzip members may be tiny
             head += more
+        if span is not None:
+            empty = False
+            yield from _read_lines(source, itertools.chain([head], chunks), stem)
+            return
         if (other := other_kind(path, head)) is not None:
             yield Loss(other.reason, source.name, other.detail, other.remedy)
             return
@@ -145,7 +153,7 @@ def read_records(path: str, stem: str, max_bytes: int = MOST_BYTES) -> Iterator[
 
 def _read_lines(source: Source, chunks: Iterable[bytes], stem: str) -> Iterator[Record | Loss]:
     number = 0
-    for number, line in enumerate(lines_of(chunks), 1):
+    for number, line in enumerate(lines_of(chunks), source.span.line if source.span else 1):
         where = f"{source.name}:{number}"
         if line is None:
             yield Loss("line too long", where, f"it has more than {LONGEST:,} bytes")

@@ -7,7 +7,7 @@ import functools
 import shlex
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from interact_jax import places
 
@@ -47,19 +47,32 @@ class Cut(NamedTuple):
     remedy: str
 
 
+class Span(NamedTuple):
+    """A stretch of a plain file of JSON lines, from the beginning of a line to the end of one."""
+
+    start: int
+    end: int
+    line: int  # the number of its first line in the file
+
+
 class Source:
-    """Iterates over the bytes of a file, unpacked if it is gzip (by magic bytes or by name).
+    """Iterates over the bytes of a file, or of a `span` of it, unpacked if it is gzip (by magic
+    bytes or by name).
 
     If a gzip file is damaged, or a file is longer than `max_bytes`, everything before that point is
     yielded, and `cut` says what is wrong once the iteration has ended.
     """
 
-    def __init__(self, path: str, max_bytes: int = MOST_BYTES):
+    def __init__(self, path: str, max_bytes: int = MOST_BYTES, span: Span | None = None):
         self.path, self.name, self.max_bytes = path, places.input_name(path), max_bytes
+        self.span = span
         self.cut: Cut | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         with places.reading(self.path, self.max_bytes) as file:
+            if self.span is not None:
+                yield from self._limit(_stretch(file, self.span))
+                return
             is_gzip = file.peek(2)[:2] == GZIP_MAGIC or self.path.endswith(".gz")
             chunks = iter(functools.partial(file.read, CHUNK), b"")
             yield from self._limit(self._unpack(chunks) if is_gzip else chunks)
@@ -93,6 +106,14 @@ class Source:
                     unpacker, inside, between = zlib.decompressobj(GZIP_WBITS), False, True
         if inside:
             self.cut = Cut("damaged gzip", "it ends too early: the file was cut off", FIX_FILE)
+
+
+def _stretch(file: BinaryIO, span: Span) -> Iterator[bytes]:
+    file.seek(span.start)
+    left = span.end - span.start
+    while left > 0 and (chunk := file.read(min(left, CHUNK))):
+        yield chunk
+        left -= len(chunk)
 
 
 def _salvage(unpacker: Any, chunk: bytes) -> bytes:

@@ -1,0 +1,111 @@
+"""What is prepared, how, and where: all that a process needs to know to prepare a part.
+
+OUT/                                             what remains
+  NAME-SPLIT.array_record-00000-of-00012         a shard for each part and split
+  NAME-SPLIT.sizes-00000-of-00012.npy            with --tokenizer, see `writing`
+  dataset_info.json features.json                for TFDS
+  card.json README.md                            what is in it, and what is not
+  parts/plan.json                                the input and the settings
+  parts/00000.read.json 00000.written.json       what was counted in each part
+  parts/00000.{kept,ids,note-0,decided.json}     removed when its shards are written
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from interact_jax import places
+from interact_jax.data.sources import MOST_BYTES
+from interact_jax.prepare.filtering import Filter, Survey
+from interact_jax.prepare.parts import PART_BYTES
+from interact_jax.prepare.splits import DEFAULT, Splits, format_splits
+from interact_jax.schema import InputError
+
+VERSION = 1  # of what is written
+SAMPLES = 3  # conversations shown for each reason for which a filter drops some
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides about the shards; another value makes other data."""
+
+    data: str
+    name: str = "conversations"
+    format: str = "auto"
+    on_error: str = "stop"
+    repair: str = "join"
+    max_bytes: int = MOST_BYTES
+    filters: tuple[str, ...] = ()
+    splits: Splits = DEFAULT
+    part_bytes: int = PART_BYTES
+    tokenizer: str = ""
+    samples: int = SAMPLES
+
+    def to_json(self) -> dict[str, Any]:
+        shown = {"filters": list(self.filters), "splits": format_splits(self.splits)}
+        return dataclasses.asdict(self) | shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The settings with the filters that they name; `tokenizer` is the directory of one, or ""."""
+
+    settings: Settings
+    out: Path
+    parts: int
+    filters: tuple[Filter | Survey, ...]
+    tokenizer: str = ""
+
+    @functools.cached_property
+    def surveys(self) -> list[tuple[int, Survey]]:
+        """Those filters that decide when all is read, with their number."""
+        return [(n, f) for n, f in enumerate(self.filters) if is_survey(f)]
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "parts"
+
+    def file(self, part: int, what: str) -> Path:
+        return self.folder / f"{part:05d}.{what}"
+
+    def shard(self, split: str, part: int, kind: str = "array_record") -> Path:
+        end = ".npy" if kind == "sizes" else ""
+        return self.out / f"{self.settings.name}-{split}.{kind}-{part:05d}-of-{self.parts:05d}{end}"
+
+    def was_read(self, part: int) -> bool:
+        return self.file(part, "read.json").exists()
+
+    def is_written(self, part: int) -> bool:
+        return self.file(part, "written.json").exists()
+
+
+def is_survey(given: Filter | Survey) -> TypeGuard[Survey]:
+    return hasattr(given, "decide")
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, with what is in it, as JSON values; `dataclasses.asdict` spoils Counters."""
+    if dataclasses.is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
+def write_json(file: Path, value: Any) -> None:
+    """A JSON file, complete or not there at all."""
+    places.write(file, json.dumps(value, indent=1, ensure_ascii=True) + "\n")
+
+
+def read_json(file: Path) -> Any:
+    """A file of `write_json`. Raises InputError."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: cannot be read ({error}). Delete {file.parent.parent} and prepare it again."
+        ) from None
