@@ -183,7 +183,9 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
     held_out = _held_out(cfg)
     log.info(
         "held out, to measure by: %s",
-        f"{count(len(held_out), 'conversation')} of the split {HELD_OUT}" if held_out else "nothing",
+        f"{count(len(held_out), 'conversation')} of the split {HELD_OUT}"
+        if held_out
+        else "nothing",
     )
     return data, sample, held_out
 

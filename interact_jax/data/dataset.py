@@ -22,8 +22,8 @@ from interact_jax.data.fitting import count_learned, fit, is_plain
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.limits import Member
 from interact_jax.data.mending import REPAIR
-from interact_jax.data.recipes import RECIPES
 from interact_jax.data.prepared import PreparedData, is_prepared
+from interact_jax.data.recipes import RECIPES
 from interact_jax.data.records import MEND_LINE
 from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise

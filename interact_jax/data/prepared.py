@@ -18,12 +18,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from interact_jax.data.array_records import decode, read, reader_of
 from interact_jax.json_files import FILE_NAME, check, read_json, whole
 from interact_jax.schema import Conversation, InputError
 
 CARD = "card.json"
+INDEX = np.dtype(
+    [("user", "<u8"), ("interactions", "<u4"), ("tokens", "<u4"), ("reply_tokens", "<u4")]
+)
+"""Numbers of a conversation, in a .npy file beside its shard: a hash of the user, 0 where nobody is
+named; its interactions; and its tokens and those of its replies, each message by itself, 0 where no
+tokenizer was given."""
 MOST_OPEN = 64  # shards
+FILE = {"file": FILE_NAME, "size": whole(0, 2**62)}
 SHARD = {"file": FILE_NAME, "records": whole(0, 2**62), "size": whole(0, 2**62)}
 
 
@@ -47,6 +56,8 @@ class PreparedData(Sequence[Conversation]):
         self._files = [self.directory / shard["file"] for shard in shards]
         for file, shard in zip(self._files, shards, strict=True):
             _check_size(file, shard["size"])
+        index = _read_index(self.directory, found)
+        self.users, self.interactions = index["user"].copy(), index["interactions"].astype(np.int32)
         self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
         self._records = [shard["records"] for shard in shards]
         self._prepare_readers()
@@ -111,6 +122,31 @@ class PreparedData(Sequence[Conversation]):
 
 def _split_of(directory: Path, split: str) -> dict[str, Any]:
     """What the card says about a split. Raises InputError."""
+    card = _card_of(directory)
+    splits = card["splits"]
+    if split not in splits:
+        near = difflib.get_close_matches(split, splits, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise InputError(
+            f"{directory}: there is no split {split!r}, expected one of {', '.join(splits)}.{hint}"
+        )
+    found = splits[split]
+    try:
+        for kind, form in (("shards", SHARD), ("index", FILE)):
+            for each in found[kind]:
+                check(each, form, directory / CARD)
+                if not each.keys() >= form.keys():
+                    raise KeyError(f"{', '.join(form)} of its {kind}")
+        if len(found["index"]) != len(found["shards"]):
+            raise KeyError("an index of each shard")
+        if not isinstance(found["digest"], str):
+            raise TypeError("no digest")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{directory / CARD}: split {split}: {error} is missing.") from None
+    return found
+
+
+def _card_of(directory: Path) -> dict[str, Any]:
     if not (directory / CARD).is_file():
         if is_prepared(directory):
             raise InputError(
@@ -124,23 +160,28 @@ def _split_of(directory: Path, split: str) -> dict[str, Any]:
     splits = card.get("splits")
     if not isinstance(splits, dict) or not splits:
         raise InputError(f"{directory / CARD}: no card of prepared data: it has no splits.")
-    if split not in splits:
-        near = difflib.get_close_matches(split, splits, 1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise InputError(
-            f"{directory}: there is no split {split!r}, expected one of {', '.join(splits)}.{hint}"
-        )
-    found = splits[split]
-    try:
-        for shard in found["shards"]:
-            check(shard, SHARD, directory / CARD)
-            if not shard.keys() >= SHARD.keys():
-                raise KeyError("file, records or size of a shard")
-        if not isinstance(found["digest"], str):
-            raise TypeError("no digest")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory / CARD}: split {split}: {error} is missing.") from None
-    return found
+    return card
+
+
+def splits_of(directory: str | Path) -> list[str]:
+    """The names of the splits. Raises InputError where nothing is prepared there."""
+    return list(_card_of(Path(directory))["splits"])
+
+
+def _read_index(directory: Path, split: dict[str, Any]) -> np.ndarray:
+    """The numbers of all conversations of a split. Raises InputError."""
+    parts = []
+    for shard, described in zip(split["shards"], split["index"], strict=True):
+        file = directory / described["file"]
+        _check_size(file, described["size"])
+        try:
+            part = np.load(file, allow_pickle=False)
+            if part.dtype != INDEX or part.shape != (shard["records"],):
+                raise ValueError("it has other numbers than its shard has records")
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{file}: damaged: {error}. Copy or prepare it again.") from None
+        parts.append(part)
+    return np.concatenate(parts) if parts else np.zeros(0, INDEX)
 
 
 def _check_size(file: Path, size: int) -> None:

@@ -158,16 +158,15 @@ def _filters(job: Job, read: list[Any], written: list[Any]) -> list[dict[str, An
 
 def _split(name: str, share: float, shards: list[Any]) -> dict[str, Any]:
     totals = _sum(each["totals"] for each in shards)
-    sizes = [each["sizes"] for each in shards if "sizes" in each]
     histograms = {
         kind: _by_size(_sum(each["histograms"][kind] for each in shards))
         for kind in HISTOGRAMS
-        if sizes or "token" not in kind
+        if totals.get("tokens") or "token" not in kind
     }
     described = [
         {key: each[key] for key in ("file", "records", "size", "digest")} for each in shards
     ]
-    found = {
+    return {
         "share": share,
         "conversations": sum(each["records"] for each in shards),
         **{kind: totals.get(kind, 0) for kind in histograms},
@@ -175,8 +174,8 @@ def _split(name: str, share: float, shards: list[Any]) -> dict[str, Any]:
         "histograms": histograms,
         "digest": digest_of(described),
         "shards": described,
+        "index": [each["index"] for each in shards],
     }
-    return found | ({"sizes": sizes} if sizes else {})
 
 
 def _by_size(histogram: Mapping[Any, int]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 OUT/                                             what remains
   NAME-SPLIT.array_record-00000-of-00012         a shard for each part and split
-  NAME-SPLIT.sizes-00000-of-00012.npy            with --tokenizer, see `writing`
+  NAME-SPLIT.index-00000-of-00012.npy            numbers of each record, see `data.prepared`
   dataset_info.json features.json                for TFDS
   card.json README.md                            what is in it, and what is not
   parts/plan.json                                the input and the settings
@@ -73,7 +73,7 @@ class Job:
         return self.folder / f"{part:05d}.{what}"
 
     def shard(self, split: str, part: int, kind: str = "array_record") -> Path:
-        end = ".npy" if kind == "sizes" else ""
+        end = ".npy" if kind == "index" else ""
         return self.out / f"{self.settings.name}-{split}.{kind}-{part:05d}-of-{self.parts:05d}{end}"
 
     def was_read(self, part: int) -> bool:

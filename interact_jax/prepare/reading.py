@@ -43,9 +43,10 @@ class Facts(NamedTuple):
     characters: int
     tokens: int  # 0 without a tokenizer
     reply_tokens: int
+    user: int  # 0 where nobody is named
 
 
-FACTS = struct.Struct("<6I")
+FACTS = struct.Struct("<6IQ")
 
 
 class Survivor(NamedTuple):
@@ -149,13 +150,16 @@ def survivors(job: Job, part: Part, counts: Counts, limit: int | None = None) ->
                 len(kept.messages),
                 sum(len(message.content) for message in kept.messages),
                 *measure(kept),
+                int.from_bytes(_digest(kept.user), "little") if kept.user else 0,
             ),
-            hashlib.blake2b(
-                kept.id.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES
-            ).digest(),
+            _digest(kept.id),
             notes,
         )
     counts.check(part.name)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=ID_BYTES).digest()
 
 
 def _read(job: Job, part: Part, counts: Counts, limit: int | None) -> Iterator[Conversation]:

@@ -1,8 +1,5 @@
-"""The second pass over a part: what was decided is done, and its shards are written.
-
-With a tokenizer, a file of sizes stands beside each shard: a .npy of uint32 [records, 2], in the
-order of the records, the tokens of each conversation and those of the assistant's messages in it.
-"""
+"""The second pass over a part: what was decided is done, and its shards are written, each with an
+index beside it (`prepared.INDEX`): numbers of every conversation, in the order of the records."""
 
 from __future__ import annotations
 
@@ -19,6 +16,7 @@ import numpy as np
 
 from interact_jax import places
 from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
+from interact_jax.data.prepared import INDEX
 from interact_jax.prepare.deciding import decision_of
 from interact_jax.prepare.job import Job, plain, write_json
 from interact_jax.prepare.parts import Part
@@ -60,21 +58,18 @@ def write_part(job: Job, part: int) -> None:
     decision = decision_of(job, part)
     splits = [name for name, _ in job.settings.splits]
     counts = [SplitCounts() for _ in splits]
-    sizes: list[list[tuple[int, int]]] = [[] for _ in splits]
+    index: list[list[tuple[int, ...]]] = [[] for _ in splits]
     samples: dict[str, Any] = {}
     with _writers([job.shard(name, part) for name in splits]) as writers:
         for facts, example in _decided(job, part, decision, samples):
             writers[facts.split].write(example)
             counts[facts.split].add(facts, len(example))
-            sizes[facts.split].append((facts.tokens, facts.reply_tokens))
+            index[facts.split].append(tuple(getattr(facts, name) for name in INDEX.names or ()))
     written = {}
-    for name, counted, of_split in zip(splits, counts, sizes, strict=True):
-        shard = job.shard(name, part)
-        written[name] = plain(counted) | describe(shard)
-        if job.tokenizer:
-            file = job.shard(name, part, "sizes")
-            places.write(file, _npy(np.array(of_split, "<u4").reshape(-1, 2)))
-            written[name]["sizes"] = describe(file)
+    for name, counted, numbers in zip(splits, counts, index, strict=True):
+        shard, file = job.shard(name, part), job.shard(name, part, "index")
+        places.write(file, _npy(np.array(numbers, INDEX)))
+        written[name] = plain(counted) | describe(shard) | {"index": describe(file)}
     record = {
         "splits": written,
         "dropped": decision["dropped"],
@@ -159,9 +154,7 @@ def _npy(array: np.ndarray) -> bytes:
 def check_shards(job: Job, part: Part, record: dict[str, Any]) -> None:
     """That the shards of a part are there, in the size that was written. Raises InputError."""
     for counted in record["splits"].values():
-        for each in (counted, counted.get("sizes")):
-            if each is None:
-                continue
+        for each in (counted, counted["index"]):
             file = job.out / each["file"]
             size = file.stat().st_size if file.is_file() else None
             if size != each["size"]:

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from interact_jax.data.conversations import read_conversations
+from interact_jax.data.conversations import count_interactions, read_conversations
 from interact_jax.data.prepared import PreparedData
 from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.models.hf.directories import POCKET
@@ -33,6 +33,7 @@ from tests.prepare.little import (
 )
 
 pytestmark = pytest.mark.one_device
+TOKENS = ("tokens", "reply_tokens")
 ALL = ("talkative", "once", "quiet")
 
 
@@ -321,16 +322,16 @@ def test_tokens_are_counted_and_stand_beside_the_shards(logs, tmp_path):
     tokenizer = load_tokenizer(POCKET)
     for name, _ in SPLITS:
         split = card["splits"][name]
-        sizes = [np.load(tmp_path / "out" / each["file"]) for each in split["sizes"]]
-        assert [len(s) for s in sizes] == [shard["records"] for shard in split["shards"]]
-        sizes = np.concatenate(sizes)
-        assert sizes.dtype == np.uint32 and sizes.sum(0).tolist() == [
-            split["tokens"],
-            split["reply_tokens"],
-        ]
-        for one, (tokens, of_replies) in zip(
-            PreparedData(tmp_path / "out", name), sizes, strict=True
-        ):
+        parts = [np.load(tmp_path / "out" / each["file"]) for each in split["index"]]
+        assert [len(part) for part in parts] == [shard["records"] for shard in split["shards"]]
+        index = np.concatenate(parts)
+        assert [int(index[kind].sum()) for kind in TOKENS] == [split[kind] for kind in TOKENS]
+        data = PreparedData(tmp_path / "out", name)
+        assert data.interactions.tolist() == [count_interactions(one) for one in data]
+        names = {one.user: number for one, number in zip(data, data.users, strict=True)}
+        assert [names[one.user] for one in data] == data.users.tolist()
+        assert len(set(names.values())) == len(names) and names.get("", 0) == 0
+        for one, (tokens, of_replies) in zip(data, index[list(TOKENS)], strict=True):
             lengths = {
                 m: len(tokenizer(m.content, add_special_tokens=False)["input_ids"])
                 for m in one.messages
