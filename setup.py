@@ -116,6 +116,8 @@ setup(
         "ml-dtypes>=0.5",
         "numpy>=2.0",
         "psutil>=6",
+        "pyarrow>=17",  # Parquet
+        "zstandard>=0.22",
         "matplotlib>=3.8",
         "rich>=13",
         "tensorboardX>=2.6.2",

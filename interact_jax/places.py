@@ -81,6 +81,17 @@ class _Reader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        sizes = {os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._file.fileno()).st_size}
+        self._at = sizes.get(whence, 0) + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
     def readinto(self, buffer: Any) -> int:
         data = os.pread(self._file.fileno(), len(buffer), self._at)
         buffer[: len(data)] = data

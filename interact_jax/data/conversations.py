@@ -65,7 +65,7 @@ class ReadReport:
 
     def note(self, counter: collections.Counter[str], item: Loss | Note) -> None:
         """Count a loss or a note, and keep the first of its kind as an example."""
-        counter[item.reason] += 1 if isinstance(item, Loss) else item.times
+        counter[item.reason] += item.times
         self.examples.setdefault(item.reason, f"{item.where}: {item.detail}")
 
     def lines(self) -> list[str]:
