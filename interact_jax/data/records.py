@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from interact_jax import places
+from interact_jax import places, remote
 from interact_jax.data import parquet
 from interact_jax.data.losses import (
     FIX_LINE,
@@ -59,12 +59,31 @@ def find_files(path: str) -> dict[str, str]:
     """The files that `path` (a file, a directory or a glob) stands for, sorted: file -> stem.
 
     A directory stands for all files below it that end as SUFFIXES do; hidden ones are left out, as
-    by any glob. "-" is standard input. Stems name the records: `logs/a/train.jsonl.gz` is "train"
-    when read alone and "a/train" when read together with `logs/b/train.jsonl.gz`.
+    by any glob. "-" is standard input; hf://, gs:// and s3:// lead elsewhere (see `remote`). Stems
+    name the records: `logs/a/train.jsonl.gz` is "train" when read alone and "a/train" when read
+    together with `logs/b/train.jsonl.gz`.
     Raises InputError where there is no such file.
     """
     if path == places.STANDARD:
         return {path: "stdin"}
+    ordered = remote.find(path, SUFFIXES) if remote.is_remote(path) else _find_here(path)
+    if not ordered:
+        raise InputError(
+            f"{path or repr(path)}: no such file. Expected a file, a directory that holds "
+            f"{', '.join(SUFFIXES)} files, or a quoted glob such as 'logs/*.jsonl.gz'; looked from "
+            f"{os.getcwd()}."
+        )
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in ordered])
+    relatives = [os.path.relpath(name, top) for name in ordered]
+    stems = [_ENDINGS.sub("", name) for name in relatives]
+    times = collections.Counter(stems)
+    return {
+        name: stem if times[stem] == 1 else relative
+        for name, stem, relative in zip(ordered, stems, relatives, strict=True)
+    }
+
+
+def _find_here(path: str) -> list[str]:
     path = os.path.expanduser(path)
     matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
     files: set[str] = set()
@@ -74,21 +93,7 @@ def find_files(path: str) -> dict[str, str]:
             files.update(f for f in below if f.lower().endswith(SUFFIXES) and os.path.isfile(f))
         else:
             files.add(name)
-    if not files:
-        raise InputError(
-            f"{path or repr(path)}: no such file. Expected a file, a directory that holds "
-            f"{', '.join(SUFFIXES)} files, or a quoted glob such as 'logs/*.jsonl.gz'; looked from "
-            f"{os.getcwd()}."
-        )
-    ordered = sorted(files)
-    top = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in ordered])
-    relatives = [os.path.relpath(name, top) for name in ordered]
-    stems = [_ENDINGS.sub("", name) for name in relatives]
-    times = collections.Counter(stems)
-    return {
-        name: stem if times[stem] == 1 else relative
-        for name, stem, relative in zip(ordered, stems, relatives, strict=True)
-    }
+    return sorted(files)
 
 
 def read_records(path: str, stem: str, max_bytes: int = MOST_BYTES) -> Iterator[Record | Loss]:
