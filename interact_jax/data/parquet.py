@@ -12,13 +12,14 @@ from __future__ import annotations
 import datetime
 import decimal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interact_jax import places
 from interact_jax.data.losses import FIX_LINE, Loss, Record
+from interact_jax.data.parquet_pages import BadPages, Group, check_pages, read_groups
 from interact_jax.data.sources import PARQUET_MAGIC, too_large
 from interact_jax.data.unpacking import FIX_FILE, Broken, Cut
 
@@ -45,35 +46,44 @@ def read_parquet(path: str, stem: str, max_bytes: int) -> Iterator[Record | Loss
     name = places.input_name(path)
     with places.reading(path, max_bytes) as file:
         try:
-            table = _open(file)
+            table, groups = _open(file)
         except Broken as broken:
             reason, detail, remedy = broken.cut
             yield Loss(reason, name, detail, remedy)
             return
-        yield from _Reader(table, name, stem, max_bytes).items()
+        yield from _Reader(file, table, groups, name, stem, max_bytes).items()
 
 
-def _open(file: Any) -> pq.ParquetFile:
-    """The file, whose schema and row groups can be read. Raises Broken."""
+def _open(file: BinaryIO) -> tuple[pq.ParquetFile, list[Group]]:
+    """The file and its row groups. Raises Broken."""
     try:
+        groups = read_groups(file)
         # By default whole columns of a row group would be read ahead.
         table = pq.ParquetFile(
             file, pre_buffer=False, buffer_size=BUFFER, page_checksum_verification=True
         )
         columns = table.schema_arrow.names
-        sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        if len(groups) != table.num_row_groups or len(set(columns)) < len(columns):
+            raise BadPages("it has two columns of one name, or two numbers of row groups")
     except Exception as error:  # pyarrow raises a dozen kinds
         raise _damage("it cannot be opened", error) from None
-    if min(sizes, default=0) < 0 or len(set(columns)) < len(columns):
-        raise _damage("it has two columns of one name, or groups of less than no row")
-    return table
+    return table, groups
 
 
 class _Reader:
     """Reads row group by row group; `_left` bytes may still come."""
 
-    def __init__(self, table: pq.ParquetFile, name: str, stem: str, max_bytes: int):
-        self._table, self._name, self._stem = table, name, stem
+    def __init__(
+        self,
+        file: BinaryIO,
+        table: pq.ParquetFile,
+        groups: Sequence[Group],
+        name: str,
+        stem: str,
+        max_bytes: int,
+    ):
+        self._file, self._table, self._groups = file, table, groups
+        self._name, self._stem = name, stem
         self._max_bytes = self._left = max_bytes
         self._columns = tuple(table.schema_arrow.names)
         self._next = 1  # the row that comes next, counted from 1
@@ -81,8 +91,8 @@ class _Reader:
     def items(self) -> Iterator[Record | Loss]:
         """Every row, or its loss."""
         end = 1
-        for group in range(self._table.num_row_groups):
-            end += self._table.metadata.row_group(group).num_rows
+        for group, about in enumerate(self._groups):
+            end += about.rows
             try:
                 for batch in self._batches(group):
                     yield from self._rows(batch)
@@ -100,12 +110,12 @@ class _Reader:
 
     def _batches(self, group: int) -> Iterator[pa.RecordBatch]:
         """Some rows at a time. Raises Broken."""
-        about = self._table.metadata.row_group(group)
+        about = self._groups[group]
         try:
-            values = max((about.column(i).num_values for i in range(about.num_columns)), default=0)
-            if values * LEAST_BYTES > self._left:
+            check_pages(self._file, about)
+            if about.values * LEAST_BYTES > self._left:
                 raise Broken(too_large(self._max_bytes))
-            size = max(1, min(MOST_ROWS, BATCH_BYTES * about.num_rows // about.total_byte_size))
+            size = max(1, min(MOST_ROWS, BATCH_BYTES * about.rows // max(about.size, 1)))
             yield from self._table.iter_batches(size, [group], use_threads=False)
         except Broken:
             raise

@@ -314,7 +314,7 @@ def test_unreadable_file(tmp_path):
             '{"id": 1}'.encode("utf-16"),
             r"as UTF-16 does\. Convert it, `iconv .*a.jsonl >",
         ),
-        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", r"damaged zstd: it ends too early"),
+        ("b.jsonl", b"\x28\xb5\x2f\xfd\x00", r"damaged zstd: it ends too early"),
         ("a.zip", b"PK\x03\x04\x00", r"zip file.*plain, .gz or .zst"),
     ],
 )
@@ -322,7 +322,7 @@ def test_files_of_other_kinds_are_told_what_reads_them(tmp_path, name, data, mes
     path = write(tmp_path, name, data)
     with pytest.raises(InputError, match=message):
         read_conversations(path)
-    write(tmp_path, "b.jsonl", native(("user", "q"), ("assistant", "a"), ("user", "o")))
+    write(tmp_path, "c.jsonl", native(("user", "q"), ("assistant", "a"), ("user", "o")))
     found, report = read_conversations(f"{tmp_path}/*", on_error="skip")
     assert len(found) == 1 and sum(report.lost.values()) == 1
 
