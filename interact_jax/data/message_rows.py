@@ -43,7 +43,7 @@ SECOND = 10**9  # nanoseconds
 MOST_SECONDS = 10**11  # numbers from there on are milliseconds; a thousand times that, microseconds
 LONGEST_TIME = 64  # characters
 LARGEST_TIME = 10**25
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 ZONE = re.compile(r"\s*(?:(Z|UTC|GMT)|([+-]\d\d:?\d\d))$", re.IGNORECASE)
 TIMES = "ISO 8601 (2024-05-01T10:00:00+02:00; without a zone, UTC) or seconds or ms since 1970"
 
