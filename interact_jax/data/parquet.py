@@ -180,7 +180,7 @@ def _as_json(value: Any) -> Any:
     try:
         plain = value.as_py()
     except (ValueError, OverflowError, ImportError):  # a date beyond Python's, nanoseconds
-        return str(value.cast(pa.int64()).as_py())
+        return str(value.value)
     if isinstance(plain, decimal.Decimal):
         return int(plain) if plain == plain.to_integral_value() else float(plain)
     if isinstance(plain, datetime.date | datetime.time):

@@ -73,6 +73,8 @@ def check_pages(file: BinaryIO, group: Group) -> None:
         first = min(column[FIRST_PAGE], column.get(DICTIONARY_PAGE) or column[FIRST_PAGE])
         end = min(first + column[PACKED] + SLACK, size)
         values = 0
+        if not column[VALUES]:
+            continue
         try:
             for header in _pages(file, first, end, column[UNPACKED] + SLACK):
                 values += sum(header[key][PAGE_VALUES] for key in DATA_PAGES if key in header)

@@ -167,6 +167,7 @@ def test_every_type_becomes_json(tmp_path):
         "exact": pa.array([decimal.Decimal("1.50")]),
         "whole": pa.array([decimal.Decimal("7")]),
         "day": pa.array([day]),
+        "late": pa.array([2**31 - 1], pa.int32()).cast(pa.date32()),
         "hour": pa.array([datetime.time(1, 2)]),
         "fine": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns")),
         "far": pa.array([2**62], pa.timestamp("us")),
@@ -180,6 +181,7 @@ def test_every_type_becomes_json(tmp_path):
     assert record.value == {
         **{"large": "x", "view": "x", "coded": "x", "listed": ["x", None], "map": {"k": 1}},
         **{"small": 1, "half": 0.5, "exact": 1.5, "whole": 7, "day": "2024-02-29"},
+        "late": str(2**31 - 1),
         **{"hour": "01:02:00", "fine": "2023-11-14T22:13:20.123456+00:00", "flag": True},
         **{"far": f"{2**62} us after 1970", "zoned": "1970-01-01T00:00:00+00:00"},
     }
@@ -192,6 +194,18 @@ def test_text_that_is_not_utf8_costs_its_row(tmp_path):
     found = list(read_records(str(tmp_path / "a.parquet"), "a"))
     assert isinstance(found[1], Loss) and found[1].reason == "not UTF-8"
     assert found[1].where.endswith(":row 2") and [f.where[-1] for f in found] == ["1", "2", "3"]
+
+
+def test_row_groups_without_rows(tmp_path):
+    """One before others, and a file of nothing else."""
+    table = pa.Table.from_pylist([good("a")])
+    for name, tables in (("a", [table.slice(0, 0), table]), ("b", [table.slice(0, 0)] * 2)):
+        with pq.ParquetWriter(tmp_path / f"{name}.parquet", table.schema) as writer:
+            for each in tables:
+                writer.write_table(each)
+    assert [c.id for c in read_conversations(str(tmp_path / "a.parquet"))[0]] == ["a"]
+    with pytest.raises(InputError, match=r"b\.parquet: empty file"):
+        read_conversations(str(tmp_path / "b.parquet"))
 
 
 # ------------------------------------------------------------------------------------- damage
