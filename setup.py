@@ -111,6 +111,7 @@ setup(
         "tokenizers>=0.21",
         "jinja2>=3.1.6",  # chat templates; transformers does not ask for it
         "huggingface_hub>=0.30",
+        "fsspec>=2024.2",  # of data elsewhere: of the hub, and in buckets
         "safetensors>=0.5",
         "ml-collections>=1.0",
         "ml-dtypes>=0.5",
@@ -119,6 +120,8 @@ setup(
         "array-record>=0.8",
         "tensorflow-datasets>=4.9.9",  # without TensorFlow: prepared data
         "psutil>=6",
+        "pyarrow>=17",  # Parquet
+        "zstandard>=0.22",
         "matplotlib>=3.8",
         "rich>=13",
         "tensorboardX>=2.6.2",
@@ -127,6 +130,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],  # drivers before 580
+        "gs": ["gcsfs>=2024.2"],  # data.path=gs://BUCKET/...
+        "s3": ["s3fs>=2024.2"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
         "eval": EVAL,

@@ -35,6 +35,7 @@ PATHS = (
     "model.path",
     "model.tokenizer",
     "data.path",
+    "data.mapping",
     "start_from",
     "online.prompts",
     "online.user_model",

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import checkpoint, config, digests, places
+from interact_jax import checkpoint, config, digests, places, remote
 from interact_jax.data.dataset import POCKET_LOGS
 from interact_jax.data.prepared import CARD, is_prepared
 from interact_jax.data.records import find_files
@@ -29,9 +29,13 @@ NAME = "finished.json"
 
 def write(cfg: Any, workdir: Path, lines: Sequence[str]) -> None:
     """Write `finished.json`: the state of the run's files, and the `lines` that it ended with."""
+    try:
+        conditions = _conditions(cfg, workdir)
+    except (OSError, InputError):  # data elsewhere, out of reach: the next start looks for itself
+        return
     record = {
         "lines": list(lines),
-        "conditions": _conditions(cfg, workdir),
+        "conditions": conditions,
         "files": _digests(workdir),
     }
     places.write(workdir / NAME, json.dumps(record, indent=1) + "\n")
@@ -52,12 +56,19 @@ def read(cfg: Any, workdir: Path) -> list[str] | None:
 def _conditions(cfg: Any, workdir: Path) -> dict[str, Any]:
     """Settings, checkpoints, size and time of the data's files."""
     data = _data_files(cfg, workdir)
-    stats = [os.stat(name) for name in data]
     return {
         "settings": config.to_json(cfg),
         "checkpoints": sorted(checkpoint.finished_steps(workdir)),
-        "data": [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(data, stats, strict=True)],
+        "data": [[str(file), *_state(file)] for file in data],
     }
+
+
+def _state(file: Path | str) -> list[int | str]:
+    """What is another when the file is."""
+    if remote.is_remote(file):
+        return [remote.state(str(file))]
+    stat = os.stat(file)
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _data_files(cfg: Any, workdir: Path) -> list[Path | str]:

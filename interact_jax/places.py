@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from interact_jax import remote
 from interact_jax.schema import InputError
 
 STANDARD = "-"
@@ -48,10 +49,12 @@ def input_name(path: str | Path) -> str:
 
 
 def reading(path: str | Path, most: int = sys.maxsize) -> io.BufferedReader:
-    """A reader of a file from its beginning. Standard input and pipes, which can be read only once,
-    are copied so that they can be read again: `most` bytes, and one more that shows there are
-    more. Raises InputError for an impossible name."""
+    """A reader of a file, here or elsewhere (see `remote`), from its beginning. Standard input and
+    pipes, which can be read only once, are copied so that they can be read again: `most` bytes, and
+    one more that shows there are more. Raises InputError for an impossible name."""
     check_name(str(path), path)
+    if remote.is_remote(path):
+        return remote.reading(str(path))
     if str(path) != STANDARD and (os.path.isfile(path) or not os.path.exists(path)):
         return open(path, "rb")
     return io.BufferedReader(_Reader(_read_all(str(path), most)))
@@ -80,6 +83,17 @@ class _Reader(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        sizes = {os.SEEK_CUR: self._at, os.SEEK_END: os.fstat(self._file.fileno()).st_size}
+        self._at = sizes.get(whence, 0) + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
 
     def readinto(self, buffer: Any) -> int:
         data = os.pread(self._file.fileno(), len(buffer), self._at)

@@ -43,6 +43,7 @@ SETTINGS = {
     "data.on_error": "--on-error",
     "data.repair": "--repair",
     "data.copies": "--copies",
+    "data.mapping": "--mapping",
     "data.max_bytes": "--max-bytes",
     "data.special_tokens": "--special-tokens",
     "data.thinking": "--thinking",
@@ -140,6 +141,7 @@ def score(args: argparse.Namespace) -> None:
         on_error=args.on_error,
         repair=args.repair,
         copies=args.copies,
+        mapping=args.mapping,
         max_bytes=args.max_bytes,
     )
     dataset = load_dataset(args.data, args.format, chat, settings, args.sharing)

@@ -6,17 +6,21 @@ import gzip
 import json
 from pathlib import Path
 
+import zstandard
+
 from interact_jax.data.conversations import read_conversations
 
 
 def write(directory: Path, name: str, data: bytes | str | list) -> str:
-    """Write bytes, text, or a list of records as JSON lines; gzip where the name says so."""
+    """Write bytes, text, or a list of records as JSON lines; packed where the name says so."""
     if isinstance(data, list):
         data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in data)
     if isinstance(data, str):
         data = data.encode()
     if name.endswith(".gz"):
         data = gzip.compress(data)
+    if name.endswith(".zst"):
+        data = zstandard.compress(data)
     path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)

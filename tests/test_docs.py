@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import importlib.util
 import os
 import re
@@ -12,6 +11,7 @@ import shlex
 import pytest
 
 from interact_jax import config
+from interact_jax.data.columns import USUAL
 from interact_jax.data.conversations import read_conversations
 from interact_jax.hindsight_check import HindsightCheck
 from launch import (
@@ -121,25 +121,25 @@ def test_commands_are_accepted(file, monkeypatch):
 
 
 def test_messages_of_a_table_are_grouped(tmp_path, monkeypatch):
-    """Two conversations, told in turns; a comma, a line break and a mark are in the texts."""
+    """With the files as they are shown."""
     monkeypatch.chdir(tmp_path)
-    rows = [
-        ("a", "user", "Hi, you"),
-        ("b", "user", "Two\nlines"),
-        ("a", "assistant", ""),
-        *((name, role, "ñ 🙂") for name in "ba" for role in ("assistant", "user")),
+    for name, content in re.findall(
+        r"cat > (\S+) <<'END'\n(.*?)END\n", (DOCS / "data.md").read_text(), re.DOTALL
+    ):
+        (tmp_path / name).write_text(content)
+    tickets, report = read_conversations("tickets.csv", mapping="columns.toml")
+    told, _ = read_conversations("talks.jsonl")
+    assert [[m.content for m in c.messages] for c in tickets] == [
+        [m.content for m in c.messages[:3]] for c in told
     ]
-    with open("talks.csv", "w", newline="", encoding="utf-8-sig") as table:
-        writer = csv.writer(table)
-        writer.writerow(("conversation", "user", "role", "content"))
-        writer.writerows((name, f"u{name}", role, text) for name, role, text in rows)
-    exec(python_blocks("data.md")[0], {})
-    found, _ = read_conversations("talks.jsonl")
-    assert [(c.id, c.user) for c in found] == [("a", "ua"), ("b", "ub")]
-    assert [[m.content for m in c.messages] for c in found] == [
-        ["Hi, you", "ñ 🙂", "ñ 🙂"],
-        ["Two\nlines", "ñ 🙂", "ñ 🙂"],
-    ]
+    assert [c.id for c in tickets] == ["7", "8"] and tickets[0].meta == {"rating": 2.0}
+    assert not report.lost and not report.mended
+
+
+def test_usual_names_of_columns_are_those_that_are_listed():
+    for field, names in USUAL.items():
+        listed = ", ".join(f"`{name}`" for name in names.split(", "))
+        assert f"| {field} | {listed} |" in (DOCS / "data.md").read_text()
 
 
 def test_users_react_and_endpoints_open_as_shown(capsys, monkeypatch):

@@ -13,6 +13,7 @@ LAYERS = (
         "schema",
         "settings",
         "shipped",
+        "remote",
         "places",
         "printable",
         "files",

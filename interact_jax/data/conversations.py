@@ -13,12 +13,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
+import itertools
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from interact_jax.data.columns import load_columns
 from interact_jax.data.copies import COPIES, digest_of
 from interact_jax.data.dialogues import Outcome
-from interact_jax.data.formats import FORMATS
+from interact_jax.data.formats import FORMATS, ROWS, Reader, rows_with
 from interact_jax.data.mending import LEFT_OUT, REPAIR
 from interact_jax.data.records import (
     FIX_LINE,
@@ -65,7 +67,7 @@ class ReadReport:
 
     def note(self, counter: collections.Counter[str], item: Loss | Note) -> None:
         """Count a loss or a note, and keep the first of its kind as an example."""
-        counter[item.reason] += 1 if isinstance(item, Loss) else item.times
+        counter[item.reason] += item.times
         self.examples.setdefault(item.reason, f"{item.where}: {item.detail}")
 
     def lines(self) -> list[str]:
@@ -103,13 +105,15 @@ def read_conversations(
     repair: str = "join",
     max_bytes: int = MOST_BYTES,
     copies: str = "keep",
+    mapping: str = "",
 ) -> tuple[list[Conversation], ReadReport]:
     """Read every conversation with something to learn from: at least one interaction.
 
     To learn from something else, pass `count_units`, which counts it in a conversation, and in
     `expected` what a conversation needs, to follow "Expected" in messages.
 
-    `path` is a file, a directory, a glob, or "-"; plain or gzip; `format` a name in FORMATS. With
+    `path` is a file, a directory, a glob, or "-"; `format` a name in FORMATS. `mapping` is a file
+    that names the columns of rows that are a message each (see `columns`). With
     `on_error="stop"`, the first thing that cannot be read raises InputError with file, line and
     remedy; with "skip", it and what contains it are left out and counted. Input that can be read
     but is not clean is mended as `repair` says (`mending.REPAIR`) and counted. A conversation
@@ -125,11 +129,11 @@ def read_conversations(
     _check_choice("data.on_error", on_error, ON_ERROR)
     _check_choice("data.repair", repair, REPAIR)
     _check_choice("data.copies", copies, COPIES)
+    read, format = _reader_of(format, mapping)
     report = ReadReport()
     collector = _Collector(report, count_units, expected, on_error, repair, copies)
-    for file, stem in find_files(path).items():
-        report.files += 1
-        for item in read_outcomes(file, stem, report, format, repair, max_bytes):
+    for records in _records_together(path, format, max_bytes, report):
+        for item in read(records, repair):
             collector.take(item)
     report.conversations = len(collector.conversations)
     if not collector.conversations:
@@ -147,12 +151,41 @@ def read_outcomes(
     repair: str = "join",
     max_bytes: int = MOST_BYTES,
     span: Span | None = None,
+    mapping: str = "",
 ) -> Iterator[Outcome]:
     """What one file, or a `span` of it, holds, in order: Conversations, whether there is something
     to learn from in them or not, Losses and Notes. Nothing is kept, and nothing raised; `report`
     counts the records."""
+    read, _ = _reader_of(format, mapping)
     records = _count_records(read_records(file, stem, max_bytes, span), report)
-    return FORMATS[format].read(records, repair)
+    return read(records, repair)
+
+
+def _reader_of(format: str, mapping: str) -> tuple[Reader, str]:
+    """The reader of a format, and the format. Raises InputError for a mapping that does not go with
+    it."""
+    if mapping and format not in ("auto", ROWS):
+        raise InputError(
+            f"data.mapping={mapping} names columns of rows, but data.format is {format!r}: set one "
+            "of them only."
+        )
+    if mapping or format == ROWS:
+        return rows_with(load_columns(mapping)), ROWS
+    return FORMATS[format].read, format
+
+
+def _records_together(
+    path: str, format: str, max_bytes: int, report: ReadReport
+) -> Iterable[Iterator[Record | Loss]]:
+    """The records that a reader is given at once: those of a file, or of all files where a session
+    may go on in the next."""
+
+    def records_of(file: str, stem: str) -> Iterator[Record | Loss]:
+        report.files += 1
+        yield from _count_records(read_records(file, stem, max_bytes), report)
+
+    each = itertools.starmap(records_of, find_files(path).items())
+    return [itertools.chain.from_iterable(each)] if format == ROWS else each
 
 
 def _count_records(items: Iterable[Record | Loss], report: ReadReport) -> Iterator[Record | Loss]:

@@ -41,6 +41,12 @@ SETTINGS = {
     "data.format": Setting(
         "auto", "format of the conversations; auto looks at the records", tuple(FORMATS)
     ),
+    "data.mapping": Setting(
+        "",
+        "TOML file that names the columns of tables with a row for every message; empty = their "
+        "usual names",
+        before="",
+    ),
     "data.on_error": Setting(
         "stop",
         "what to do with a record that cannot be read: stop with its file and line, or skip"
@@ -215,6 +221,7 @@ def load_dataset(
             settings.repair,
             settings.max_bytes,
             settings.copies,
+            settings.mapping,
         )
     dataset = grow(conversations, report, chat, settings, sharing, workers, recipe)
     if not dataset.trees:

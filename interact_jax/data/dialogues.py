@@ -26,13 +26,14 @@ def read_dialogue(
     """The dialogue under a key, or `turns` in its place. `known` are fields of turns that the
     format uses. Raises Fault."""
     values = require(record.value, key, list) if turns is None else turns
-    parsed = [*_system_beside(record.value), *read_turns(values, key, known)]
+    parsed = [*system_beside(record.value), *read_turns(values, key, known)]
     if len(parsed) > 1 and parsed[0].index < 0 and parsed[0].message == parsed[1].message:
         del parsed[0]  # the record has it twice
     return mend(parsed, record.where, repair)
 
 
-def _system_beside(value: Mapping[str, Any]) -> Iterator[Turn]:
+def system_beside(value: Mapping[str, Any]) -> Iterator[Turn]:
+    """The system prompts that stand beside the turns. Raises Fault."""
     for key in SYSTEM_KEYS:
         if isinstance(value.get(key), str | list) and value[key]:
             with faults_at(key):

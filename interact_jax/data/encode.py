@@ -50,6 +50,7 @@ class EncodeSettings:
     on_error: str = "stop"
     repair: str = "join"
     copies: str = "keep"
+    mapping: str = ""
     max_bytes: int = MOST_BYTES  # of a file that are read, unpacked
     weigh: str = ""
     ignore_first: int = 0  # tokens of y that the objective does not count

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from interact_jax.data.chat_exports import chatgpt, is_chatgpt, is_open_webui, open_webui
+from interact_jax.data.columns import Columns
 from interact_jax.data.dialogues import Outcome, build_conversation, read_dialogue
+from interact_jax.data.message_rows import is_message_row, read_rows
 from interact_jax.data.message_trees import oasst_flat, oasst_tree
 from interact_jax.data.messages import Fault, Unclean, find_name, keys_of, require_object
 from interact_jax.data.preferences import (
@@ -32,6 +34,7 @@ from interact_jax.data.sources import GROUP
 from interact_jax.data.turns import ROLE_KEYS, TEXT_KEYS
 
 Reader = Callable[[Iterable[Record | Loss], str], Iterator[Outcome]]
+ROWS = "rows"  # the format of tables with a row for every message
 SAMPLE = 100  # records that decide the format of a file
 MOST_PENDING = 1000  # records and losses that are held back meanwhile, at most
 
@@ -195,6 +198,15 @@ def _read_oasst_flat(items: Iterable[Record | Loss], repair: str) -> Iterator[Ou
     return oasst_flat(items, repair, lambda fault, item: _misfit(fault, item, "oasst_flat"))
 
 
+def rows_with(columns: Columns) -> Reader:
+    """The reader of rows that are a message each, with these columns."""
+
+    def read(items: Iterable[Record | Loss], repair: str) -> Iterator[Outcome]:
+        return read_rows(items, repair, columns, lambda fault, item: _misfit(fault, item, ROWS))
+
+    return read
+
+
 def _misfit(fault: Fault, record: Record, format: str) -> Loss:
     """The loss of a record, which mentions another format if the record looks like that one."""
     detail, value, sign = fault.detail, record.value, FORMATS[format].sign
@@ -215,6 +227,11 @@ class Format:
 _read_messages = _reader_of(native)
 FORMATS = {
     "auto": Format(auto, "as most of the first records of each file look"),
+    ROWS: Format(
+        rows_with(Columns()),
+        '{"session", "role", "text"}, a row for every message',
+        is_message_row,
+    ),
     "preference": Format(  # before those with `messages`, which some of its rows have as well
         _reader_of(preference),
         '{"prompt", "chosen", "rejected"}, texts or [{"role", "content"}]',

@@ -1,4 +1,4 @@
-"""From files to JSON records: globs, gzip, JSON lines and JSON lists, one record at a time.
+"""From files to records: globs, JSON lines, JSON lists and tables, one record at a time.
 
 What cannot be read is not raised but yielded as a `Loss`, in its place among the records. So one
 code path serves both stopping at the first fault and reading everything else.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import collections
-import dataclasses
 import glob
 import itertools
 import json
@@ -17,9 +16,17 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from interact_jax import places
+from interact_jax import places, remote
+from interact_jax.data import parquet
+from interact_jax.data.losses import (
+    FIX_LINE,
+    MEND_LINE,
+    NOTHING_WRONG,
+    Loss,
+    Note,
+    Record,
+)
 from interact_jax.data.sources import (
-    FIX_FILE,
     LONGEST,
     MOST_BYTES,
     Source,
@@ -27,85 +34,49 @@ from interact_jax.data.sources import (
     lines_of,
     other_kind,
 )
+from interact_jax.data.tables import DELIMITERS, delimiter_of, read_table
+from interact_jax.data.unpacking import FIX_FILE
 from interact_jax.schema import InputError
 
-SUFFIXES = (".json", ".jsonl", ".gz")
+__all__ = [
+    "FIX_LINE",
+    "MEND_LINE",
+    "NOTHING_WRONG",
+    "Loss",
+    "Note",
+    "Record",
+    "find_files",
+    "read_records",
+]
+
+SUFFIXES = (".json", ".jsonl", *DELIMITERS, parquet.ENDING, ".gz", ".zst")
 _SPACE, _SPACE_AND_MARKS = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n\ufeff]*")
+_ENDINGS = re.compile(rf"({'|'.join(map(re.escape, SUFFIXES))})+$", re.IGNORECASE)
 MARK = "\ufeff"  # byte order mark: in concatenated files it also occurs in the middle
 PIECE = 1 << 12  # characters of a list that are decoded at a time, more if an item is longer
-
-# What a person can do about a loss; without a remedy nothing is wrong.
-FIX_LINE = "Fix the line, or set --config.data.on_error=skip to leave out what it spoils, counted"
-MEND_LINE = f"{FIX_LINE}; data.repair=join mends it"
-NOTHING_WRONG = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One JSON value of a file.
-
-    `where` is for people ("logs/chats.jsonl:17"); `name` serves as an id where there
-    is none ("chats.17"), unique over the files that were read together.
-    """
-
-    value: Any
-    where: str
-    name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """Something that could not be used: a line, a message, a conversation, part of a file."""
-
-    reason: str  # the kind, by which it is counted: "broken JSON"
-    where: str
-    detail: str
-    remedy: str = FIX_LINE
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}: {self.detail}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Note:
-    """Something that was mended, or an unused field: reported, and never an error."""
-
-    reason: str
-    where: str
-    detail: str
-    unused: bool = False
-    times: int = 1
 
 
 def find_files(path: str) -> dict[str, str]:
     """The files that `path` (a file, a directory or a glob) stands for, sorted: file -> stem.
 
-    A directory stands for every .json, .jsonl and .gz file below it; hidden ones are left out, as
-    by any glob. "-" is standard input. Stems name the records: `logs/a/train.jsonl.gz` is "train"
-    when read alone and "a/train" when read together with `logs/b/train.jsonl.gz`.
+    A directory stands for all files below it that end as SUFFIXES do; hidden ones are left out, as
+    by any glob. "-" is standard input; hf://, gs:// and s3:// lead elsewhere (see `remote`). Stems
+    name the records: `logs/a/train.jsonl.gz` is "train" when read alone and "a/train" when read
+    together with `logs/b/train.jsonl.gz`.
     Raises InputError where there is no such file.
     """
     if path == places.STANDARD:
         return {path: "stdin"}
-    path = os.path.expanduser(path)
-    matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
-    files: set[str] = set()
-    for name in matches:
-        if os.path.isdir(name):
-            below = glob.glob(os.path.join(glob.escape(name), "**", "*"), recursive=True)
-            files.update(f for f in below if f.endswith(SUFFIXES) and os.path.isfile(f))
-        else:
-            files.add(name)
-    if not files:
+    ordered = remote.find(path, SUFFIXES) if remote.is_remote(path) else _find_here(path)
+    if not ordered:
         raise InputError(
             f"{path or repr(path)}: no such file. Expected a file, a directory that holds "
             f"{', '.join(SUFFIXES)} files, or a quoted glob such as 'logs/*.jsonl.gz'; looked from "
             f"{os.getcwd()}."
         )
-    ordered = sorted(files)
     top = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in ordered])
     relatives = [os.path.relpath(name, top) for name in ordered]
-    stems = [re.sub(r"(\.(json|jsonl|gz))+$", "", name) for name in relatives]
+    stems = [_ENDINGS.sub("", name) for name in relatives]
     times = collections.Counter(stems)
     return {
         name: stem if times[stem] == 1 else relative
@@ -113,39 +84,67 @@ def find_files(path: str) -> dict[str, str]:
     }
 
 
+def _find_here(path: str) -> list[str]:
+    path = os.path.expanduser(path)
+    matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+    files: set[str] = set()
+    for name in matches:
+        if os.path.isdir(name):
+            below = glob.glob(os.path.join(glob.escape(name), "**", "*"), recursive=True)
+            files.update(f for f in below if f.lower().endswith(SUFFIXES) and os.path.isfile(f))
+        else:
+            files.add(name)
+    return sorted(files)
+
+
 def read_records(
     path: str, stem: str, max_bytes: int = MOST_BYTES, span: Span | None = None
 ) -> Iterator[Record | Loss]:
-    """The records of one file, plain or gzip, JSON lines or JSON lists, in order; at most
-    `max_bytes` of it, after unpacking. Of a `span`, its lines: together, the spans of a file have
-    the records that the file has.
+    """The records of one file, in order; at most `max_bytes` of it, after unpacking. Of a `span`,
+    its lines: together, the spans of a file have the records that the file has.
 
-    Lines are streamed; a list is held in memory. Blank lines are skipped.
+    It is Parquet, or JSON lines, JSON lists or a table, plain or packed. Lines are streamed; a list
+    is held in memory. Blank lines are skipped.
     """
-    source = Source(path, max_bytes, span)
-    empty = True
+    empty, name = True, places.input_name(path)
     try:
-        chunks = filter(None, source)
-        head = b""
-        while len(head) < 64 and (more := next(chunks, b"")):  # gzip members may be tiny
-            head += more
-        if span is not None:
-            empty = False
-            yield from _read_lines(source, itertools.chain([head], chunks), stem)
-            return
-        if (other := other_kind(path, head)) is not None:
-            yield Loss(other.reason, source.name, other.detail, other.remedy)
-            return
-        head = head.removeprefix(codecs.BOM_UTF8)
-        read = _read_list if head.lstrip().startswith(b"[") else _read_lines
-        for item in read(source, itertools.chain([head], chunks), stem):
+        source = Source(path, max_bytes, span)
+        lines = None if span is None else _read_lines(source, source, stem)
+        for item in lines or _read_kind(path, stem, max_bytes):
             empty = False
             yield item
     except OSError as error:
         empty = False
-        yield Loss("unreadable file", source.name, error.strerror or str(error), FIX_FILE)
-    if empty:
-        yield Loss("empty file", source.name, "there is no record in it", FIX_FILE)
+        yield Loss("unreadable file", name, error.strerror or str(error), FIX_FILE)
+    if empty and span is None:
+        yield Loss("empty file", name, "there is no record in it", FIX_FILE)
+
+
+def _read_kind(path: str, stem: str, max_bytes: int) -> Iterator[Record | Loss]:
+    """The records of a file by its kind. Raises OSError."""
+    if parquet.is_parquet(path, max_bytes):
+        yield from parquet.read_parquet(path, stem, max_bytes)
+        return
+    source = Source(path, max_bytes)
+    chunks: Iterator[bytes] = filter(None, source)
+    head = b""
+    while len(head) < 64 and (more := next(chunks, b"")):  # gzip members may be tiny
+        head += more
+    if (other := other_kind(path, head)) is not None:
+        yield Loss(other.reason, source.name, other.detail, other.remedy)
+        return
+    head = head.removeprefix(codecs.BOM_UTF8)
+    begin, delimiter, chunks = (
+        head.lstrip()[:1],
+        delimiter_of(path),
+        itertools.chain([head], chunks),
+    )
+    if delimiter is not None and begin not in (b"{", b"["):
+        yield from read_table(source, chunks, stem, delimiter)
+    elif begin == b"[":
+        yield from _read_list(source, chunks, stem)
+    else:
+        yield from _read_lines(source, chunks, stem)
 
 
 # ------------------------------------------------------------------------------------- JSON lines

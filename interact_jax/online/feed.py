@@ -42,7 +42,7 @@ from interact_jax.settings import Setting
 log = logging.getLogger(__name__)
 
 LOGS_ONLY = (  # settings of how logs are read
-    *("data.format", "data.repair", "data.copies", "data.workers", "data.history"),
+    *("data.format", "data.repair", "data.copies", "data.mapping", "data.workers", "data.history"),
     *("data.max_reply", "evaluation.interactions"),
 )
 FOLLOW_UP = 64  # tokens of the follow-ups that programs are first compiled for

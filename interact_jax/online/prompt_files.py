@@ -67,7 +67,7 @@ class Report:
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def drop(self, loss: Loss) -> None:
-        self.dropped[loss.reason] += 1
+        self.dropped[loss.reason] += loss.times
         self.examples.setdefault(loss.reason, f"{loss.where}: {loss.detail}")
 
     def change(self, reason: str, where: str) -> None:

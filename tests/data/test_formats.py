@@ -164,6 +164,11 @@ FORMS = {
         ],
         "chats.1",
     ),
+    "rows": (
+        "rows",
+        [{"session": "s", **turn} for turn in turns(("user", "assistant"), "role", "text")],
+        "s",
+    ),
     "wildfeedback_rows": ("wildfeedback", [wildchat(conversation_id="w")], "w"),
 }
 

@@ -303,25 +303,26 @@ def test_unreadable_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.parquet", b"PAR1\x15\x04\x15", r"Parquet file.*read_parquet\(.*to_json\('logs.jsonl'"),
-        ("a.jsonl", b"PAR1\x15\x04\x15", r"Parquet file"),  # by what it is, not by its name
-        ("a.csv", b"id,prompt\n1,hello\n", r"table.*read_csv\(.*to_json\('logs.jsonl'"),
-        ("a.TSV", b"id\tprompt\n1\thello\n", r"table.*read_csv\(.*sep="),
-        ("a.csv", b"id,role,content\n1,user,hello\n", r"single message: docs/data.md"),
+        ("a.parquet", b"PAR1\x15\x04\x15", r"damaged Parquet: it cannot be opened"),
+        ("a.jsonl", b"PAR1\x15\x04\x15", r"damaged Parquet"),  # by what it is, not by its name
+        ("a.parquet.gz", b"PAR1\x15\x04\x15", r"Parquet file.*Unpack.*Parquet as it is"),
+        ("a.csv", b"id,prompt\n1,hello\n", r"unknown format: found the keys 'id', 'prompt'"),
+        ("a.TSV", b"id\tprompt\n1\thello\n", r"unknown format: found the keys 'id', 'prompt'"),
+        ("a.csv", b"id,role,content\n1,user,hello\n", r"single message.*docs/data.md"),
         (
             "a.jsonl",
             '{"id": 1}'.encode("utf-16"),
             r"as UTF-16 does\. Convert it, `iconv .*a.jsonl >",
         ),
-        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd\x00", r"zstd file.*plain or .gz"),
-        ("a.zip", b"PK\x03\x04\x00", r"zip file.*plain or .gz"),
+        ("b.jsonl", b"\x28\xb5\x2f\xfd\x00", r"damaged zstd: it ends too early"),
+        ("a.zip", b"PK\x03\x04\x00", r"zip file.*plain, .gz or .zst"),
     ],
 )
 def test_files_of_other_kinds_are_told_what_reads_them(tmp_path, name, data, message):
     path = write(tmp_path, name, data)
     with pytest.raises(InputError, match=message):
         read_conversations(path)
-    write(tmp_path, "b.jsonl", native(("user", "q"), ("assistant", "a"), ("user", "o")))
+    write(tmp_path, "c.jsonl", native(("user", "q"), ("assistant", "a"), ("user", "o")))
     found, report = read_conversations(f"{tmp_path}/*", on_error="skip")
     assert len(found) == 1 and sum(report.lost.values()) == 1
 

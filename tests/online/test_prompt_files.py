@@ -117,7 +117,7 @@ def test_broken_lines_and_other_kinds_of_files(tmp_path):
         read_prompt_files(broken)
     found, report = read_prompt_files(broken, on_error="skip")
     assert texts(found) == ["a"] and report.dropped == {"broken JSON": 1}
-    with pytest.raises(InputError, match=r"Parquet file.*pandas\.read_parquet"):
+    with pytest.raises(InputError, match=r"p\.parquet: damaged Parquet"):
         read(tmp_path, b"PAR1....", name="p.parquet")
     with pytest.raises(InputError, match="empty file"):
         read(tmp_path, "", name="empty.jsonl")
