@@ -1,0 +1,58 @@
+"""E-mail addresses and IPv6 addresses in a text."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+_LABEL = r"[0-9A-Za-zÀ-ÖØ-öø-ÿ](?:[0-9A-Za-zÀ-ÖØ-öø-ÿ-]{0,61}[0-9A-Za-zÀ-ÖØ-öø-ÿ])?"
+_DOMAIN = re.compile(
+    rf"@((?:{_LABEL}\.){{1,8}}(?:xn--[0-9A-Za-z-]{{2,59}}|[A-Za-z]{{2,24}}))(?![0-9A-Za-z_])"
+)
+LOCAL = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.!#$%&'*+/=?^_`{|}~-"
+"""RFC 5322's atoms and dots; addresses in other scripts (RFC 6531) are not covered: most often such
+letters before an address are the end of a sentence."""
+EDGES = ".!#$%&'*/=?^`{|}~-"  # marks that begin no address in practice: quotes, paths, bullets
+LONGEST_LOCAL = 64
+FILES = frozenset({"png", "jpg", "jpeg", "gif", "svg", "webp", "ico"})
+"""What follows the dot in the name of a picture such as icon@2x.png."""
+
+
+def emails(text: str) -> Iterator[tuple[int, int, str]]:
+    """name@example.com"""
+    end = 0
+    for match in _DOMAIN.finditer(text) if "@" in text else ():
+        at = match.start()
+        before = text[max(end, at - LONGEST_LOCAL) : at]
+        local = before[len(before.rstrip(LOCAL)) :].lstrip(EDGES)
+        label, _, last = match[1].rpartition(".")
+        if not local or local.endswith(".") or (local == "git" and text[match.end() :][:1] == ":"):
+            continue
+        if last.lower() in FILES and re.fullmatch(r"\dx", label):
+            continue
+        end = match.end()
+        yield at - len(local), end, "e-mail"
+
+
+_HEXTETS = re.compile(r"[0-9A-Fa-f:](?<![\w:.][0-9A-Fa-f:])[0-9A-Fa-f:]{4,44}(?![\w:])")
+GLOBAL = "23"  # 2000::/3 is what networks assign
+
+
+def ipv6(text: str) -> Iterator[tuple[int, int, str]]:
+    """2001:db8::7, in full or shortened; not loopback, and not what may be code (a::b)."""
+    if text.count(":") < 2:
+        return
+    for match in _HEXTETS.finditer(text):
+        given = match[0].rstrip(":") if not match[0].endswith("::") else match[0]
+        if given.count(":") < 2:
+            continue
+        try:
+            address = ipaddress.IPv6Address(given)
+        except ValueError:
+            continue
+        groups = [group for group in given.split(":") if group]
+        local = groups[:1] and groups[0].lower()[:2] in ("fe", "fd")
+        assigned = groups[:1] and len(groups[0]) == 4 and groups[0][0] in GLOBAL
+        if (local or assigned) and not address.is_loopback:
+            yield match.start(), match.start() + len(given), "ip"
