@@ -35,7 +35,7 @@ def emails(text: str) -> Iterator[tuple[int, int, str]]:
         yield at - len(local), end, "e-mail"
 
 
-_HEXTETS = re.compile(r"[0-9A-Fa-f:](?<![\w:.][0-9A-Fa-f:])[0-9A-Fa-f:]{4,44}(?![\w:])")
+_HEXTETS = re.compile(r"[0-9A-Fa-f:](?<![\w:.][0-9A-Fa-f:])[0-9A-Fa-f:]{4,44}(?![\w:])", re.ASCII)
 GLOBAL = "23"  # 2000::/3 is what networks assign
 
 
@@ -44,7 +44,12 @@ def ipv6(text: str) -> Iterator[tuple[int, int, str]]:
     if text.count(":") < 2:
         return
     for match in _HEXTETS.finditer(text):
-        given = match[0].rstrip(":") if not match[0].endswith("::") else match[0]
+        start, stop = match.span()
+        if match[0][0] == ":" != match[0][1]:  # of the sentence
+            start += 1
+        if match[0][-1] == ":" != match[0][-2]:
+            stop -= 1
+        given = text[start:stop]
         if given.count(":") < 2:
             continue
         try:
@@ -55,4 +60,4 @@ def ipv6(text: str) -> Iterator[tuple[int, int, str]]:
         local = groups[:1] and groups[0].lower()[:2] in ("fe", "fd")
         assigned = groups[:1] and len(groups[0]) == 4 and groups[0][0] in GLOBAL
         if (local or assigned) and not address.is_loopback:
-            yield match.start(), match.start() + len(given), "ip"
+            yield start, stop, "ip"

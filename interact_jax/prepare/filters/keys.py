@@ -67,11 +67,11 @@ def keys(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _formed(text: str) -> Iterator[tuple[int, int]]:
-    if _SIGNS.search(text):
-        for match in _FORMS.finditer(text):
-            form = match[0]
-            if not form.startswith("sk-") or any(map(str.isdigit, form)):  # or sk-learn-and-so-on
-                yield match.span()
+    for sign in _SIGNS.finditer(text):
+        match = _FORMS.match(text, sign.start())
+        # Without a digit, sk- begins words such as sk-learn.
+        if match and (not match[0].startswith("sk-") or any(map(str.isdigit, match[0]))):
+            yield match.span()
     if ":AA" in text:
         for match in TELEGRAM.finditer(text):
             yield match.span()

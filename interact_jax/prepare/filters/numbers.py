@@ -8,18 +8,19 @@ from collections.abc import Iterator
 
 # A run of groups: digits, and up to three marks between them.
 _RUN = re.compile(r"\d(?:[ .\-/()\u00a0\u2009\u202f\u2010-\u2013]{0,3}\d){3,39}", re.ASCII)
+_DIGIT = re.compile(r"[0-9]")
 _GROUP = re.compile(r"\d+", re.ASCII)
 MOST_GROUPS = 12  # of a run that are looked at together
 BEFORE = 28  # characters in front of a number that say what it is
 
 _PHONE_WORDS = re.compile(
-    r"(?:\bphone|\btel\b|\bt[eé]l[eé]|\bmobil|\bmóvil|\bm[oó]vil|\bcell\b|\bcall\b|\bfax\b|\bhandy"
+    r"(?:phone|fon\b|(?:ruf|fon|handy|mobil)nummer|\btel\b|\bt[eé]l[eé]|\bmobil|\bmóvil|\bm[oó]vil|\bcell\b|\bcall\b|\bfax\b|\bhandy"
     r"|\bwhats ?app|\bportable|\bappel|\bllam|\brufnummer|\banrufen|\bsms\b|\btext me"
     r"|电话|手机|致电|拨打|联系方式|微信|電話)",
     re.IGNORECASE,
 )
 _OTHER_WORDS = re.compile(
-    r"(?:\border|\binvoice|\bticket|\bisbn|\bissn|\btracking|\bref\b|\brefer|\bserial|\bid\b|\bno\."
+    r"(?:\border|\w{3}nummer|\binvoice|\bticket|\bisbn|\bissn|\btracking|\br[eé]f|\bserial|\bid\b|\bno\."
     r"|\bnr\.|\bversion|\bversión|\bbestell|\brechnung|\bauftrag|\bcommande|\bfacture|\bpedido"
     r"|\bfactura|\bnúmero de|\bnuméro de|\bprice|\bpreis|\bprix|\bprecio|\bpopulation|\bart\."
     r"|\bstep|\bseed|\bpid\b|\bcommit|\brelease|\bbuild|\bfirmware|\bsection|\bkapitel"
@@ -43,6 +44,8 @@ _ISSUERS = re.compile(
     r"|3(?:0[0-5]|[689]\d)\d{11}$|62\d{14,17}$|(?:50|5[6-8]|63|67)\d{14,17}$"
 )
 _LAYOUTS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (6, 13), (4, 4, 4, 1), (4, 4, 5)}
+BREAKS = (". ", ".. ", " / ", "/ ", " /", ") (")
+"""Marks that part two numbers."""
 CALLING = re.compile(
     r"1[2-9]|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
     r"|2[1-69]\d|3[578]\d|42\d|5[09]\d|6[789]\d|8[0578]\d|9[679]\d"
@@ -67,7 +70,7 @@ _IBAN_MARKS = " -.\u00a0"
 
 def ibans(text: str) -> Iterator[tuple[int, int, str]]:
     """DE89 3704 0044 0532 0130 00, grouped or not."""
-    for match in _IBAN.finditer(text):
+    for match in _IBAN.finditer(text) if _DIGIT.search(text) else ():
         if stop := _iban_end(text, match.start()):
             yield match.start(), stop, "iban"
 
@@ -95,10 +98,10 @@ def _iban_end(text: str, start: int) -> int:
 def numbers(text: str) -> Iterator[tuple[int, int, str]]:
     """Card numbers, IPv4 addresses and phone numbers, the likeliest of them where a number may be
     several."""
-    for run in _RUN.finditer(text):
+    for run in _RUN.finditer(text) if _DIGIT.search(text) else ():
         start = run.start()
         groups = [(start + g.start(), start + g.end()) for g in _GROUP.finditer(run[0])]
-        first = 0
+        first = len(groups) if _is_like_iban(text, groups) else 0
         while first < len(groups):
             taken = _longest(text, groups, first)
             if taken is None:
@@ -107,6 +110,15 @@ def numbers(text: str) -> Iterator[tuple[int, int, str]]:
             stop, kind = taken
             yield _opening(text, groups[first][0], kind), groups[stop - 1][1], kind
             first = stop
+
+
+def _is_like_iban(text: str, groups: list[tuple[int, int]]) -> bool:
+    """Whether two letters, two digits and groups of four say that this was meant to be an account,
+    though its check digits are wrong."""
+    start = groups[0][0]
+    sizes = [b - a for a, b in groups]
+    letters = text[max(0, start - 2) : start]
+    return letters.isalpha() and sizes[0] == 2 and len(sizes) > 3 and {*sizes[1:-1]} == {4}
 
 
 def _longest(text: str, groups: list[tuple[int, int]], first: int) -> tuple[int, str] | None:
@@ -144,7 +156,7 @@ def _goes_on(character: str) -> bool:
 
 
 def _is_card(digits: str, sizes: tuple[int, ...], marks: list[str], before: str) -> bool:
-    if not 13 <= len(digits) <= 19 or not _ISSUERS.match(digits) or before in (".", ","):
+    if not 13 <= len(digits) <= 19 or not _ISSUERS.match(digits) or before in (".", ",", "+"):
         return False
     whole = len(sizes) == 1 or (sizes in _LAYOUTS and len({*marks}) == 1 and len(marks[0]) == 1)
     return whole and len({*digits}) > 1 and _luhn(digits)
@@ -172,12 +184,21 @@ def _is_ipv4(
         return False
     a, b = int(parts[0]), int(parts[1])
     private = a in (0, 10, 127, 255) or (a, b) in ((192, 168), (169, 254))
-    return not (private or (a == 172 and 16 <= b < 32) or _is_named(_OTHER_WORDS, context))
+    return not (private or (a == 172 and 16 <= b < 32) or _announced(context) == "other")
 
 
-def _is_named(words: re.Pattern[str], context: str) -> bool:
-    """Whether one of the words stands before a number, in the same sentence."""
-    return bool(words.search(re.split(r"[;\n!?]|[.,] (?=[A-ZÀ-Þ])", context)[-1]))
+def _announced(context: str) -> str:
+    """What the nearest word of ours before a number says that it is: "phone", "other" or ""."""
+    sentence = re.split(r"[;\n!?]|[.] (?=[A-ZÀ-Þ])", context)[-1]
+    phone, other = _end_of(_PHONE_WORDS, sentence), _end_of(_OTHER_WORDS, sentence)
+    if not phone and not other:
+        return ""
+    return "phone" if phone >= other else "other"
+
+
+def _end_of(words: re.Pattern[str], sentence: str) -> int:
+    """Where the last of the words ends; 0 where there is none."""
+    return max((match.end() for match in words.finditer(sentence)), default=0)
 
 
 def _is_phone(
@@ -190,7 +211,7 @@ def _is_phone(
     context: str,
 ) -> bool:
     """ITU-T E.164 in any layout; national numbers by their layout, or by a word before them."""
-    if not 7 <= len(digits) <= 17 or any(mark in (". ", ") - ", ".. ") for mark in marks):
+    if not 7 <= len(digits) <= 17 or any(mark in BREAKS for mark in marks):
         return False
     opening = text[_opening(text, start, "phone") : start]
     if "+" in opening:
@@ -204,15 +225,19 @@ def _is_phone(
         or context.endswith(("/", "=", "-"))
     ):
         return False
-    if _is_named(_OTHER_WORDS, context) or _is_isbn(digits, marks):
+    announced = _announced(context)
+    if re.match(r"[.,]\d", text[stop : stop + 2]):  # a decimal number
+        return False
+    dotted = marks == ["."] * 3 and max(sizes) <= 3  # as an address or a version
+    if announced == "other" or dotted or _is_isbn(digits, marks):
         return False
     if digits.startswith("00"):
         return (
             11 <= len(digits) <= 17 and bool(CALLING.match(digits, 2)) and not context.endswith("#")
         )
-    if _is_named(_PHONE_WORDS, context):
+    if announced == "phone":
         return len(digits) <= 15
-    if context.endswith(("#", ".", ",", ":")) and not context.endswith((": ",)):
+    if re.search(r"[#.,]$|\d:$", context):
         return False
     return _is_national(digits, sizes, marks, bool(opening))
 
@@ -230,6 +255,8 @@ def _is_national(digits: str, sizes: tuple[int, ...], marks: list[str], bracket:
     ):
         return True
     if len(digits) == 11 and re.match(r"1[3-9]", digits) and sizes in ((11,), (3, 4, 4), (3, 8)):
+        return True
+    if len(digits) == 9 and digits[0] in "67" and sizes == (3, 3, 3):
         return True
     return len(digits) == 9 and digits[0] in "6789" and sizes in ((3, 2, 2, 2), (2, 3, 2, 2))
 
