@@ -31,12 +31,13 @@ FORMS = (
     r"shpat_[0-9a-fA-F]{32}",  # Shopify
     r"SG\.[\w-]{16,32}+\.[\w-]{16,64}+",  # SendGrid
     r"eyJ[\w-]{8,4096}+\.eyJ[\w-]{8,8192}+\.[\w-]{0,2048}+",  # JSON Web Tokens
+    r"[Bb]earer [\w.~+/-]{20,1024}+",
 )
 _FORMS = re.compile(r"(?<![0-9A-Za-z_])(?:" + "|".join(FORMS) + ")", re.ASCII)
 # The beginnings of FORMS: searched without looking around, which is ten times as fast.
 _SIGNS = re.compile(
     r"A(?:KIA|SIA|Iza)|g(?:h[opsur]_|ithub_pat_|lpat-)|[prs]k[-_]|whsec_|xox[a-z]-|xapp-"
-    r"|hooks\.slack|GOCSPX-|ya29\.|hf_|npm_|pypi-|dop_v1_|shpat_|SG\.|eyJ"
+    r"|hooks\.slack|GOCSPX-|ya29\.|hf_|npm_|pypi-|dop_v1_|shpat_|SG\.|eyJ|[Bb]earer "
 )
 _BLOCK = re.compile(r"-----BEGIN (?:[0-9A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----", re.ASCII)
 _BLOCK_END = "-----END"
@@ -48,7 +49,13 @@ _NAMED = re.compile(
     r"(?:([\"'])([^\s\"']{8,255}+)\1|([0-9A-Za-z+/=_.~-]{16,255}+))",
     re.ASCII | re.IGNORECASE,
 )
+_PASSWORD = re.compile(
+    r"(?:passwor[dt]|mot de passe|contraseña|密码)(?:\s?(?:[=:：]|is|ist|est|es|是))\s?"
+    r"[\"'“]?([^\s\"'”()，。]{6,64}+)(?!\()",
+    re.IGNORECASE,
+)
 _NAMES = ("ecret", "oken", "assw", "pwd", "key", "redential", "ECRET", "OKEN", "ASSW", "PWD", "KEY")
+_PASSWORDS = ("assw", "ASSW", "mot de passe", "ontrase", "密码")
 PLACEHOLDER = re.compile(
     r"(?i)your|example|changeme|xxxx|\*\*\*\*|\.\.\.|<|\$\{|env|none|null|test"
 )
@@ -67,10 +74,14 @@ def keys(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _formed(text: str) -> Iterator[tuple[int, int]]:
+    end = 0
     for sign in _SIGNS.finditer(text):
-        match = _FORMS.match(text, sign.start())
-        # Without a digit, sk- begins words such as sk-learn.
-        if match and (not match[0].startswith("sk-") or any(map(str.isdigit, match[0]))):
+        match = _FORMS.match(text, sign.start()) if sign.start() >= end else None
+        if not match:
+            continue
+        end = match.end()
+        words = match[0].startswith(("sk-", "Bearer", "bearer"))  # sk-learn; bearer of-news
+        if not words or any(map(str.isdigit, match[0])):
             yield match.span()
     if ":AA" in text:
         for match in TELEGRAM.finditer(text):
@@ -99,14 +110,18 @@ def _named(text: str) -> Iterator[tuple[int, int]]:
         for match in _IN_URL.finditer(text):
             if not PLACEHOLDER.search(match[1]):
                 yield match.span(1)
-    if any(name in text for name in _NAMES):
-        for match in _NAMED.finditer(text):
-            group = 2 if match[2] else 3
-            value = match[group]
-            plain = group == 3 and not (any(c.isdigit() for c in value) and entropy(value) > 3)
-            words = "_" in value and value.replace("_", "").isalpha()
-            if not (plain or words or PLACEHOLDER.search(value)):
-                yield match.span(group)
+    for match in _NAMED.finditer(text) if any(name in text for name in _NAMES) else ():
+        group = 2 if match[2] else 3
+        value = match[group]
+        plain = group == 3 and not (any(map(str.isdigit, value)) and entropy(value) > 3)
+        words = "_" in value and value.replace("_", "").isalpha()
+        if not (plain or words or PLACEHOLDER.search(value)):
+            yield match.span(group)
+    for match in _PASSWORD.finditer(text) if any(name in text for name in _PASSWORDS) else ():
+        value = match[1].rstrip(".,;!?")
+        mixed = any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+        if mixed and not PLACEHOLDER.search(value):
+            yield match.start(1), match.start(1) + len(value)
 
 
 def random_looking(text: str, bits: float) -> Iterator[tuple[int, int, str]]:

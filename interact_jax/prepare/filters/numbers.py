@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 _RUN = re.compile(r"\d(?:[ .\-/()\u00a0\u2009\u202f\u2010-\u2013]{0,3}\d){3,39}", re.ASCII)
 _DIGIT = re.compile(r"[0-9]")
 _GROUP = re.compile(r"\d+", re.ASCII)
-MOST_GROUPS = 12  # of a run that are looked at together
+LEAST_DIGITS, MOST_DIGITS, MOST_GROUPS = 7, 19, 12  # of a number
+LEAST_DENSITY = 1.5  # digits of a group, on average
 BEFORE = 28  # characters in front of a number that say what it is
 
 _PHONE_WORDS = re.compile(
-    r"(?:phone|fon\b|(?:ruf|fon|handy|mobil)nummer|\btel\b|\bt[eé]l[eé]|\bmobil|\bmóvil|\bm[oó]vil|\bcell\b|\bcall\b|\bfax\b|\bhandy"
+    r"(?:phone|fon\b|(?:ruf|fon|handy|mobil)nummer|\btel\b|\btlf\b|\bt[eé]l[eé]|\bmobil|\bmóvil|\bm[oó]vil|\bcell\b|\bcall\b|\bfax\b|\bhandy"
     r"|\bwhats ?app|\bportable|\bappel|\bllam|\brufnummer|\banrufen|\bsms\b|\btext me"
     r"|电话|手机|致电|拨打|联系方式|微信|電話)",
     re.IGNORECASE,
@@ -23,10 +25,13 @@ _OTHER_WORDS = re.compile(
     r"(?:\border|\w{3}nummer|\binvoice|\bticket|\bisbn|\bissn|\btracking|\br[eé]f|\bserial|\bid\b|\bno\."
     r"|\bnr\.|\bversion|\bversión|\bbestell|\brechnung|\bauftrag|\bcommande|\bfacture|\bpedido"
     r"|\bfactura|\bnúmero de|\bnuméro de|\bprice|\bpreis|\bprix|\bprecio|\bpopulation|\bart\."
-    r"|\bstep|\bseed|\bpid\b|\bcommit|\brelease|\bbuild|\bfirmware|\bsection|\bkapitel"
+    r"|\bstep|\bseed|\bpid\b|\bcommit|\brelease|\bbuild|\bfirmware|\bsection|\bkapitel|\bchap|\bcapítulo"
     r"|订单|发票|编号|单号|版本|价格|快递)",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"[;\n!?]|[.] (?=[A-ZÀ-Þ])")
+_MOBILE = re.compile(r"01[567]\d+$|0[67]\d+$")  # those that are written in one piece
+_AMERICAN = re.compile(r"1?(?:[2-9]\d\d){2}\d{4}")
 _MONEY = re.compile(
     r"\s?(?:[$€£¥%]|USD|EUR|euros?\b|dollars?\b|元|円|pesos\b|people\b|bytes\b)", re.I
 )
@@ -98,55 +103,65 @@ def _iban_end(text: str, start: int) -> int:
 def numbers(text: str) -> Iterator[tuple[int, int, str]]:
     """Card numbers, IPv4 addresses and phone numbers, the likeliest of them where a number may be
     several."""
-    for run in _RUN.finditer(text) if _DIGIT.search(text) else ():
-        start = run.start()
-        groups = [(start + g.start(), start + g.end()) for g in _GROUP.finditer(run[0])]
-        first = len(groups) if _is_like_iban(text, groups) else 0
-        while first < len(groups):
-            taken = _longest(text, groups, first)
+    for found in _RUN.finditer(text) if _DIGIT.search(text) else ():
+        run = _Run(text, *found.span())
+        first = len(run.groups) if run.is_like_iban() else 0
+        while first < len(run.groups):
+            taken = run.longest(first)
             if taken is None:
                 first += 1
                 continue
-            stop, kind = taken
-            yield _opening(text, groups[first][0], kind), groups[stop - 1][1], kind
-            first = stop
+            number, kind = taken
+            yield number.opening if kind == "phone" else number.start, number.stop, kind
+            first += len(number.sizes)
 
 
-def _is_like_iban(text: str, groups: list[tuple[int, int]]) -> bool:
-    """Whether two letters, two digits and groups of four say that this was meant to be an account,
-    though its check digits are wrong."""
-    start = groups[0][0]
-    sizes = [b - a for a, b in groups]
-    letters = text[max(0, start - 2) : start]
-    return letters.isalpha() and sizes[0] == 2 and len(sizes) > 3 and {*sizes[1:-1]} == {4}
+class _Run:
+    """Groups of digits, from a number or several in a row, and what was said before them."""
+
+    def __init__(self, text: str, start: int, stop: int):
+        self.text, self.start = text, start
+        self.groups = [match.span() for match in _GROUP.finditer(text, start, stop)]
+        self.sizes = [b - a for a, b in self.groups]
+
+    def is_like_iban(self) -> bool:
+        """Whether two letters, two digits and groups of four say that this was meant to be an
+        account, though its check digits are wrong."""
+        letters = self.text[max(0, self.start - 2) : self.start]
+        fours = len(self.sizes) > 3 and {*self.sizes[1:-1]} == {4}
+        return letters.isalpha() and self.sizes[0] == 2 and fours
+
+    def longest(self, first: int) -> tuple[_Number, str] | None:
+        """The longest number that begins with a group, and its kind."""
+        digits, stops = 0, list[int]()
+        dotted = self.text[self.groups[first][1] : self.groups[first][1] + 1] == "."
+        for stop in range(first + 1, min(len(self.groups), first + MOST_GROUPS) + 1):
+            digits += self.sizes[stop - 1]
+            if digits > MOST_DIGITS:
+                break
+            dense = digits >= LEAST_DENSITY * (stop - first)
+            if (digits >= LEAST_DIGITS and dense) or (dotted and stop == first + 4):
+                stops.append(stop)
+        for stop in reversed(stops):
+            number = _Number(self, first, stop)
+            if kind := number.kind():
+                return number, kind
+        return None
+
+    @functools.cached_property
+    def announced(self) -> str:
+        """What the nearest word of ours before the run says that it is: "phone", "other" or ""."""
+        before = self.text[max(0, self.start - BEFORE) : self.start]
+        sentence = _SENTENCE_END.split(before)[-1]
+        phone, other = _end_of(_PHONE_WORDS, sentence), _end_of(_OTHER_WORDS, sentence)
+        if not phone and not other:
+            return ""
+        return "phone" if phone >= other else "other"
 
 
-def _longest(text: str, groups: list[tuple[int, int]], first: int) -> tuple[int, str] | None:
-    """(group after the end, kind) of the longest number that begins with a group."""
-    for stop in range(min(len(groups), first + MOST_GROUPS), first, -1):
-        chosen = groups[first:stop]
-        if kind := _kind(text, chosen):
-            return stop, kind
-    return None
-
-
-def _kind(text: str, groups: list[tuple[int, int]]) -> str:
-    """What groups of digits are; "" where they are nothing of ours."""
-    start, stop = groups[0][0], groups[-1][1]
-    digits = "".join(text[a:b] for a, b in groups)
-    before, after = text[max(0, start - 1) : start], text[stop : stop + 2]
-    if _goes_on(before) or _goes_on(after[:1]):
-        return ""
-    marks = [text[a:b] for (_, a), (b, _) in itertools.pairwise(groups)]
-    sizes = tuple(b - a for a, b in groups)
-    context = text[max(0, start - BEFORE) : start]
-    if _is_card(digits, sizes, marks, before):
-        return "card"
-    if _is_ipv4(text, groups, marks, before, after, context):
-        return "ip"
-    if _is_phone(text, start, stop, digits, sizes, marks, context):
-        return "phone"
-    return ""
+def _end_of(words: re.Pattern[str], sentence: str) -> int:
+    """Where the last of the words ends; 0 where there is none."""
+    return max((match.end() for match in words.finditer(sentence)), default=0)
 
 
 def _goes_on(character: str) -> bool:
@@ -155,11 +170,109 @@ def _goes_on(character: str) -> bool:
     return character.isascii() and (character.isalnum() or character in ("_", "@"))
 
 
-def _is_card(digits: str, sizes: tuple[int, ...], marks: list[str], before: str) -> bool:
-    if not 13 <= len(digits) <= 19 or not _ISSUERS.match(digits) or before in (".", ",", "+"):
-        return False
-    whole = len(sizes) == 1 or (sizes in _LAYOUTS and len({*marks}) == 1 and len(marks[0]) == 1)
-    return whole and len({*digits}) > 1 and _luhn(digits)
+class _Number:
+    """Some groups of a run, which may be a number of ours."""
+
+    def __init__(self, run: _Run, first: int, stop: int):
+        self.run, self.text = run, run.text
+        groups = run.groups[first:stop]
+        self.start, self.stop = groups[0][0], groups[-1][1]
+        self.parts = [self.text[a:b] for a, b in groups]
+        self.sizes = tuple(run.sizes[first:stop])
+        self.marks = [self.text[a:b] for (_, a), (b, _) in itertools.pairwise(groups)]
+        self.digits = "".join(self.parts)
+        self.before = self.text[self.start - 1 : self.start] if self.start else ""
+        self.after = self.text[self.stop : self.stop + 2]
+
+    def kind(self) -> str:
+        """What it is; "" where it is nothing of ours."""
+        if _goes_on(self.before) or _goes_on(self.after[:1]):
+            return ""
+        if self.is_card():
+            return "card"
+        if self.is_ipv4():
+            return "ip"
+        return "phone" if self.is_phone() else ""
+
+    def is_card(self) -> bool:
+        if not 13 <= len(self.digits) <= 19 or self.before in (".", ",", "+"):
+            return False
+        mark = self.marks[0] if self.marks else ""
+        grouped = self.sizes in _LAYOUTS and {*self.marks} == {mark} and len(mark) == 1
+        if not (len(self.sizes) == 1 or grouped) or not _ISSUERS.match(self.digits):
+            return False
+        return len({*self.digits}) > 1 and _luhn(self.digits)
+
+    def is_ipv4(self) -> bool:
+        """Four numbers up to 255 that lead somewhere: not of this machine or a private network."""
+        if self.marks != ["."] * 3 or max(self.sizes) > 3 or self.before in (".", "-"):
+            return False
+        if any(int(p) > 255 or (len(p) > 1 and p[0] == "0") for p in self.parts):
+            return False
+        if self.after[:1] in (".", "-") and self.after[1:].isdigit():
+            return False
+        a, b = int(self.parts[0]), int(self.parts[1])
+        private = a in (0, 10, 127, 255) or (a, b) in ((192, 168), (169, 254))
+        return not (private or (a == 172 and 16 <= b < 32) or self.run.announced == "other")
+
+    @functools.cached_property
+    def opening(self) -> int:
+        """Where a phone number begins: at "+" or "(", where it has these."""
+        for opening in ("(+", "+(", "+", "("):
+            if self.text.endswith(opening, 0, self.start):
+                return self.start - len(opening)
+        return self.start
+
+    def is_phone(self) -> bool:
+        """ITU-T E.164 in any layout; national numbers by their layout, or by a word before them."""
+        size = len(self.digits)
+        if size < LEAST_DIGITS or size > 17 or any(mark in BREAKS for mark in self.marks):
+            return False
+        if "+" in self.text[self.opening : self.start]:
+            decimal = self.marks == ["."]
+            return 8 <= size <= 16 and bool(CALLING.match(self.digits)) and not decimal
+        if self.digits.startswith("00"):
+            is_one = size >= 11 and bool(CALLING.match(self.digits, 2)) and self.before != "#"
+        else:
+            is_one = self.before not in ("#", ".", ",") and self.is_national()
+        if not is_one and (size > 15 or self.run.announced != "phone"):
+            return False
+        return not self.is_something_else()
+
+    def is_national(self) -> bool:
+        """Layouts that little else has. In turn: a trunk 0 (Germany, France, Britain, Japan,
+        landlines in China); North America; mobiles in China, India, Russia, Spain."""
+        digits, sizes = self.digits, self.sizes
+        if digits[0] == "0":
+            grouped = 1 < len(sizes) <= 6 and min(sizes) >= 2
+            mobile = len(sizes) == 1 and _MOBILE.match(digits)
+            return 9 <= len(digits) <= 12 and bool(grouped or mobile)
+        if len(digits) in (10, 11) and _AMERICAN.fullmatch(digits):
+            bracket = self.opening < self.start
+            if sizes[-3:] == (3, 3, 4) or (bracket and sizes == (3, 7)):
+                return True
+        if len(digits) == 11 and digits[0] == "1" and digits[1] in "3456789":
+            return sizes in ((11,), (3, 4, 4), (3, 8))
+        if len(digits) in (10, 11) and digits[-10] in "6789":
+            russian = sizes[-4:] == (3, 3, 2, 2) and self.marks[-1] == "-"
+            return sizes == (5, 5) or russian
+        spanish = sizes in ((3, 2, 2, 2), (2, 3, 2, 2)) or (
+            sizes == (3, 3, 3) and digits[0] in "67"
+        )
+        return len(digits) == 9 and digits[0] in "6789" and spanish
+
+    def is_something_else(self) -> bool:
+        """A price, a date, a decimal number, a path, a book, or what was called something else."""
+        text, start, stop = self.text, self.start, self.stop
+        dotted = self.marks == ["."] * 3 and max(self.sizes) <= 3  # as an address or a version
+        if dotted or self.before in ("/", "=", "-") or self.after[:1] in ("/", "="):
+            return True
+        if (self.after[:1] in (".", ",") and self.after[1:].isdigit()) or len({*self.digits}) < 3:
+            return True
+        money = _MONEY.match(text, stop) or _MONEY_BEFORE.search(text, max(0, start - 4), start)
+        if money or _DATE.match(text, start) or _is_isbn(self.digits, self.marks):
+            return True
+        return self.run.announced == "other"
 
 
 def _luhn(digits: str) -> bool:
@@ -168,112 +281,9 @@ def _luhn(digits: str) -> bool:
     return (sum(map(int, digits[-1::-2])) + sum(d - 9 * (d > 9) for d in doubled)) % 10 == 0
 
 
-def _is_ipv4(
-    text: str,
-    groups: list[tuple[int, int]],
-    marks: list[str],
-    before: str,
-    after: str,
-    context: str,
-) -> bool:
-    """Four numbers up to 255 that lead somewhere: not of this machine or a private network."""
-    if marks != ["."] * 3 or before in (".", "-") or (after[:1] in ".-" and after[1:].isdigit()):
-        return False
-    parts = [text[a:b] for a, b in groups]
-    if any(len(p) > 3 or int(p) > 255 or (len(p) > 1 and p[0] == "0") for p in parts):
-        return False
-    a, b = int(parts[0]), int(parts[1])
-    private = a in (0, 10, 127, 255) or (a, b) in ((192, 168), (169, 254))
-    return not (private or (a == 172 and 16 <= b < 32) or _announced(context) == "other")
-
-
-def _announced(context: str) -> str:
-    """What the nearest word of ours before a number says that it is: "phone", "other" or ""."""
-    sentence = re.split(r"[;\n!?]|[.] (?=[A-ZÀ-Þ])", context)[-1]
-    phone, other = _end_of(_PHONE_WORDS, sentence), _end_of(_OTHER_WORDS, sentence)
-    if not phone and not other:
-        return ""
-    return "phone" if phone >= other else "other"
-
-
-def _end_of(words: re.Pattern[str], sentence: str) -> int:
-    """Where the last of the words ends; 0 where there is none."""
-    return max((match.end() for match in words.finditer(sentence)), default=0)
-
-
-def _is_phone(
-    text: str,
-    start: int,
-    stop: int,
-    digits: str,
-    sizes: tuple[int, ...],
-    marks: list[str],
-    context: str,
-) -> bool:
-    """ITU-T E.164 in any layout; national numbers by their layout, or by a word before them."""
-    if not 7 <= len(digits) <= 17 or any(mark in BREAKS for mark in marks):
-        return False
-    opening = text[_opening(text, start, "phone") : start]
-    if "+" in opening:
-        decimal = len(marks) == 1 and marks[0] == "."
-        return 8 <= len(digits) <= 16 and bool(CALLING.match(digits)) and not decimal
-    if _MONEY.match(text, stop) or _MONEY_BEFORE.search(context) or _DATE.match(text, start):
-        return False
-    if (
-        len({*digits}) < 3
-        or text[stop : stop + 1] in ("/", "=")
-        or context.endswith(("/", "=", "-"))
-    ):
-        return False
-    announced = _announced(context)
-    if re.match(r"[.,]\d", text[stop : stop + 2]):  # a decimal number
-        return False
-    dotted = marks == ["."] * 3 and max(sizes) <= 3  # as an address or a version
-    if announced == "other" or dotted or _is_isbn(digits, marks):
-        return False
-    if digits.startswith("00"):
-        return (
-            11 <= len(digits) <= 17 and bool(CALLING.match(digits, 2)) and not context.endswith("#")
-        )
-    if announced == "phone":
-        return len(digits) <= 15
-    if re.search(r"[#.,]$|\d:$", context):
-        return False
-    return _is_national(digits, sizes, marks, bool(opening))
-
-
-def _is_national(digits: str, sizes: tuple[int, ...], marks: list[str], bracket: bool) -> bool:
-    """Layouts that little else has. In turn: a trunk 0 (Germany, France, Britain, landlines in
-    China); North America; China's mobiles; Spain."""
-    if digits[0] == "0":
-        grouped = len(sizes) > 1 and min(sizes) >= 2 and len(sizes) <= 6
-        mobile = len(sizes) == 1 and re.match(r"01[567]\d|0[67]\d", digits)
-        return 9 <= len(digits) <= 12 and bool(grouped or mobile)
-    american = digits[1:] if len(digits) == 11 and digits[0] == "1" else digits
-    if re.fullmatch(r"(?:[2-9]\d\d){2}\d{4}", american) and (
-        sizes[-3:] == (3, 3, 4) or (bracket and sizes == (3, 7))
-    ):
-        return True
-    if len(digits) == 11 and re.match(r"1[3-9]", digits) and sizes in ((11,), (3, 4, 4), (3, 8)):
-        return True
-    if len(digits) == 9 and digits[0] in "67" and sizes == (3, 3, 3):
-        return True
-    return len(digits) == 9 and digits[0] in "6789" and sizes in ((3, 2, 2, 2), (2, 3, 2, 2))
-
-
 def _is_isbn(digits: str, marks: list[str]) -> bool:
     """ISBN-10 with three hyphens, or ISBN-13."""
     if len(digits) == 13 and digits[:3] in ("978", "979"):
         return True
     sum_ = sum((10 - place) * int(d) for place, d in enumerate(digits[:10]))
     return len(digits) == 10 and marks == ["-"] * 3 and sum_ % 11 == 0
-
-
-def _opening(text: str, start: int, kind: str) -> int:
-    """Where a number begins that has its first digit at `start`: a phone number at "+" or "("."""
-    if kind != "phone":
-        return start
-    for opening in ("(+", "+(", "+", "("):
-        if text.endswith(opening, 0, start) and not text.endswith("++", 0, start):
-            return start - len(opening)
-    return start
