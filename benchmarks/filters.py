@@ -16,6 +16,7 @@ import importlib
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,14 @@ from interact_jax import cli
 from interact_jax.arguments import Parser
 from interact_jax.data.conversations import read_conversations
 from interact_jax.prepare.filtering import Survey
-from interact_jax.prepare.filters import FILTERS, language, parse_filter, spans
+from interact_jax.prepare.filters import FILTERS, language, parse_filter
 from interact_jax.prepare.filters.duplicates import Duplicates
 from interact_jax.prepare.filters.near_duplicates import NearDuplicates
+from interact_jax.prepare.filters.personal import Personal
 from interact_jax.schema import Conversation
 
 Find = Callable[[str], Iterable[tuple[int, int, str]]]
-Row = Sequence[object]
+Row = Sequence[str]
 HARMLESS = 2  # sentences without personal data, for each of a kind
 LETTERS = (10, 20, 40, 80, 160)  # of texts whose language is told
 SPEC = {"model": "model:missing=keep", "time": "time:since=2020-01-01,missing=keep"}
@@ -56,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         recall, precision = personal(find, args.seed, args.sentences)
         print_table("Personal data: recall", names, [(name, *row) for row in recall])
         print_table("Personal data: precision", names, [(name, *row) for row in precision])
+    header = ("found by", *planted.MAKERS, "harmless ones left")
+    print_table("Formats not seen", header, [(n, *unseen(f)) for n, f in finders(4.2).items()])
     header = ("language", *(f"{n} letters" for n in LETTERS))
     print_table("Language told rightly", header, list(languages()))
     talks = read_conversations(args.data)[0] if args.data else given
@@ -110,10 +114,16 @@ def surveyed(survey: Survey, given: Sequence[Conversation]) -> list[bool]:
 # ------------------------------------------------------------------------------- personal data
 
 
-def finders() -> dict[str, Find]:
-    found: dict[str, Find] = {
-        "personal": lambda text: [(s.start, s.stop, s.kind) for s in spans.find(text)]
-    }
+def found_by(filter: Personal) -> Find:
+    return lambda text: [(span.start, span.stop, span.kind) for span in filter.spans(text)]
+
+
+def finders(entropy: float | None = None) -> dict[str, Find]:
+    """The filter with its defaults and, where it is given, with an `entropy`; and datafog."""
+    filters = {"personal": Personal()}
+    if entropy is not None:
+        filters[f"personal:entropy={entropy}"] = Personal(entropy=entropy)
+    found = {name: found_by(filter) for name, filter in filters.items()}
     try:
         module = importlib.import_module(
             "datafog.processing.text_processing.regex_annotator.regex_annotator"
@@ -148,11 +158,21 @@ def personal(find: Find, seed: int, sentences: int) -> tuple[list[Row], list[Row
     return table(recalled, planted_), table(right, found)
 
 
+def unseen(find: Find) -> Row:
+    """Of the formats of each kind how many were found, of harmless ones how many were left."""
+    row = []
+    for kind, things in planted.UNSEEN.items():
+        hits = [any(what == kind for *_, what in find(f"so {thing} then")) for thing in things]
+        clean = [not any(True for _ in find(f"so {thing} then")) for thing in things]
+        row.append(f"{sum(hits if kind else clean)} of {len(things)}")
+    return row
+
+
 def table(
     part: collections.Counter[tuple[str, str]], whole: collections.Counter[tuple[str, str]]
 ) -> list[Row]:
     """A row for each kind, with a share for each language and one for all of them."""
-    rows = []
+    rows: list[Row] = []
     for kind in planted.MAKERS:
         keys = [(kind, tongue) for tongue in planted.LANGUAGES]
         shares = [percent(part[key], whole[key]) for key in keys]
@@ -195,20 +215,17 @@ def speeds(given: Sequence[Conversation]) -> Iterator[Row]:
     """Megabytes of text (UTF-8) a second and process; the fastest of three."""
     size = sum(len(m.content.encode()) for c in given for m in c.messages) / 1e6
     for name in FILTERS:
-        made = parse_filter(SPEC.get(name, name))
-        work = made.note if hasattr(made, "note") else made
-        seconds = min(timed(lambda work=work: [work(c) for c in given]) for _ in range(3))  # type: ignore[misc]
-        decided = ""
-        if hasattr(made, "decide"):
-            notes = np.frombuffer(b"".join(map(made.note, given)), np.uint8)
-            parts = [notes.reshape(-1, made.width)]
-            decided = f"{timed(lambda made=made, parts=parts: list(made.decide(parts))):.3f}"  # type: ignore[misc]
-        yield name, f"{size / seconds:.1f}", decided
+        made: Any = parse_filter(SPEC.get(name, name))
+        is_survey = hasattr(made, "decide")
+        work = made.note if is_survey else made
+        seconds = min(timed(lambda work: [*map(work, given)], work) for _ in range(3))
+        decided = timed(surveyed, made, given) - seconds if is_survey else None
+        yield name, f"{size / seconds:.1f}", "" if decided is None else f"{max(0, decided):.1f}"
 
 
-def timed(work: Callable[[], object]) -> float:
+def timed(work: Callable[..., object], *given: object) -> float:
     began = time.perf_counter()
-    work()
+    work(*given)
     return time.perf_counter() - began
 
 

@@ -304,6 +304,72 @@ def plant(seed: int, number: int, language: str, kind: str) -> Planted:
     return Planted(text, language, kind, start, start + len(thing))
 
 
+UNSEEN = {  # other formats than above, written down after the patterns, which were left so
+    "e-mail": (
+        "<jan.kowalski@poczta.example.pl>", "mailto:info@xn--bcher-kva.example",
+        "ann@example.com.br", "tomás.núñez@example.es", "ann(at)example.com",
+        "ann AT example DOT com", "a_b-c.d+e@e-x.info", '"john doe"@example.com',
+        "ann@[203.0.113.9]", "邮箱:lihua88@163.com;", "john@example.photography",
+        "root@srv1.int.example.net",
+    ),
+    "phone": (
+        "+48 601 234 567", "601 234 567", "+90 532 123 45 67", "0532 123 45 67",
+        "+7 (912) 345-67-89", "89123456789", "+82 10-1234-5678", "010-1234-5678",
+        "+55 11 91234-5678", "(21) 2345-6789", "+39 06 1234 5678", "06 1234 5678",
+        "+351 912 345 678", "912 345 678", "+31 6 12345678", "06-12345678", "+971 50 123 4567",
+        "+91-98765-43210", "09876543210", "+30 210 1234567", "ext. 4021, 212 555 0134",
+        "phone no: 5550134", "Mob. 07700900123", "+1 (212) 555 0134 x12", "tel:+12125550134",
+        "+44(0)2079460123", "0041 44 123 45 67", "133 1234 1234", "4008-123-123", "02-2345-6789",
+    ),
+    "card": (
+        "4012888888881881", "4012 8888 8888 1881", "5105-1051-0510-5100", "30569309025904",
+        "3530111333300000", "6200000000000005", "card=5555555555554444", "4222 2222 2222 2",
+        "CVV 123, 4242.4242.4242.4242", "3714 496353 98431",
+    ),
+    "iban": (
+        "PL61109010140000071219812874", "NL91 ABNA 0417 1643 00",
+        "IT60 X054 2811 1010 0000 0123 456", "SE45 5000 0000 0583 9825 7466",
+        "BR1800360305000010009795493C1", "IBAN:AT611904300234573201", "no93 8601 1117 947",
+        "TR33 0006 1005 1978 6457 8413 26",
+    ),
+    "ip": (
+        "93.184.216.34", "http://93.184.216.34:8080/", "[2001:db8::1]:443", "93.184.216.0/24",
+        "2001:0db8:0000:0000:0000:ff00:0042:8329", "::ffff:93.184.216.34", "IP=198.51.100.23;",
+        "fd12:3456:789a:1::1",
+    ),
+    "key": (
+        "ASIAY34FZKBOKMUTVV7A", "gho_16C7e42F292c6912E7710c838347Ae178B4a",
+        "Token abcdef0123456789abcdef0123",
+        "MTIzNDU2Nzg5MDEyMzQ1Njc4.XabcdE.abcdefghijklmnopqrstuvwxyz0",
+        "client_secret=9f86d081884c7d659a2f", "mysql -u root -pS3cret!9x",
+        "SECRET_KEY = 'django-insecure-8f$k2m!x9'", "passwd=Adm1nAdm1n",
+        "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq==",
+        "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ", "mot de passe : Soleil2023",
+        "contraseña es Madrid1987", "key-3ax6xnjp29jd6fds4gc373sgvjxteol0",
+        "nvapi-A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6", "gsk_A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6",
+        "r8_A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7r8",
+    ),
+    "": (
+        "Apollo 11, 1969-07-20 20:17:40", "1:100000", "x = 3.0e8", "0x1F4A9C2E", "RFC 2822, 5322",
+        "17.03.1984", "3/14/2015 9:26", "20190823-142233", "UTC-05:00", "GMT+0100", "1e6 1e7 1e8",
+        "page 123-456", "ISBN 9783161484100", "DOI 10.1000/182", "arXiv:2603.12273",
+        "10.1145/3292500.3330701", "2,147,483,647", "4.294.967.296", "99 999 999", "1 234 567,89",
+        "€1.234.567", "USD 5000000000", "12345678", "1234567890", "98765432109",
+        "EAN 5901234123457", "UPC 036000291452", "VIN 1HGCM82633A004352", "part 0034-5567-89",
+        "flight LH 2034", "A4 210 x 297 mm", "1920x1080", "24-70 mm", "S/N 4025515373",
+        "192.168.0.254/24", "172.16.5.4", "255.255.255.0", "OS 10.15.7.1",
+        "Chrome/120.0.6099.130", "rev 3.11.7.2", "2.5.29.17", "a@b", "x@y.z", "@user.name",
+        "@media (min-width: 600px)", "A@B.T", "foo::bar::baz", "fe:ed:fa:ce", "12:34:56:78",
+        "dead:beef", "HH:MM:SS", "key: value", "token_ids = [1, 2]", "password policy: min8chars",
+        "the password is required", "secret = load_secret('db')", "sk_buff_head_init",
+        "AKIA is a prefix", "Bearer authentication is", "eyJ is how a JWT begins",
+        "bcrypt $2b$12$abc", "0123456789abcdef", "sha256:e3b0c44298fc1c149afbf4c8996fb924",
+        "3.141592653589793", "100 200 300 400", "1-800-FLOWERS", "[1, 2, 3, 4, 5, 6, 7, 8]",
+        "01 02 03 04", "555", "7 8 9 10 11 12",
+    ),
+}  # fmt: skip
+"""Things of each kind, and harmless ones under ""."""
+
 # -------------------------------------------------------------------------------------- copies
 
 COPIES = ("exact", "case and space", "10 % of words", "20 % of words", "same instruction")

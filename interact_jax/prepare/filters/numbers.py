@@ -217,9 +217,12 @@ class _Number:
 
     @functools.cached_property
     def opening(self) -> int:
-        """Where a phone number begins: at "+" or "(", where it has these."""
+        """Where a phone number begins: at "+", or at "(" where it ends before the number does."""
+        brackets = [c for mark in self.marks for c in mark if c in "()"]
+        closed = brackets[:1] == [")"]
         for opening in ("(+", "+(", "+", "("):
-            if self.text.endswith(opening, 0, self.start):
+            bracket = "(" in opening
+            if closed >= bracket and self.text.endswith(opening, 0, self.start):
                 return self.start - len(opening)
         return self.start
 

@@ -111,7 +111,8 @@ class _Redaction:
         what comes before it has not changed either."""
         content, fields = self.text(given.content), self.value(dict(given.fields))
         if content != given.content or fields != given.fields:
-            self.left_out[IDS_LEFT_OUT] += given.token_ids is not None
+            if given.token_ids is not None:
+                self.left_out[IDS_LEFT_OUT] += 1
             return dataclasses.replace(
                 given,
                 content=content,

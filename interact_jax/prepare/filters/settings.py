@@ -110,7 +110,7 @@ def written(value: Any) -> str:
         return NONE
     if isinstance(value, bool):
         return str(value).lower()
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def describe(filter: type[Any]) -> list[str]:
