@@ -1,6 +1,7 @@
 """Users, duplicates and near duplicates: decided over all conversations, whatever the parts are."""
 
 import dataclasses
+import itertools
 import random
 
 import numpy as np
@@ -12,6 +13,7 @@ from interact_jax.prepare.filters.duplicates import Duplicates
 from interact_jax.prepare.filters.near_duplicates import (
     NearDuplicates,
     bands_for,
+    first_alike,
     group,
     shingles,
 )
@@ -155,6 +157,35 @@ def test_groups_are_chains_of_alike_signatures():
     assert group(signatures, 0.74).tolist() == [0, 1, 2, 3, 2, 5, 6]
     assert group(signatures, 0.8).tolist() == [*range(7)]
     assert group(signatures[::-1], 0.6).tolist() == [0, 1, 2, 3, 2, 5, 2]
+
+
+def test_what_is_left_out_is_like_one_that_is_kept():
+    """A chain of seven, each like its neighbours only: every other one is kept."""
+    random_ = np.random.default_rng(0)
+    signatures = random_.integers(0, 65_536, (7, 128), np.uint16)
+    for place in range(1, 7):
+        half = slice(0, 64) if place % 2 else slice(64, 128)
+        signatures[place, half] = signatures[place - 1, half]
+        signatures[place, 32:96] = signatures[place - 1, 32:96]
+    first = first_alike(signatures, 0.7)
+    assert (group(signatures, 0.7) == 0).all()
+    for place, kept_one in enumerate(first):
+        assert first[kept_one] == kept_one <= place
+        assert np.mean(signatures[place] == signatures[kept_one]) >= 0.7
+    kept_ones = np.flatnonzero(first == np.arange(7))
+    assert 2 <= len(kept_ones) < 7
+    for a, b in itertools.combinations(kept_ones, 2):
+        assert np.mean(signatures[a] == signatures[b]) < 0.7
+
+
+def test_paths_of_a_tree_that_share_turns_are_kept():
+    shared = [" ".join(f"word{n}" for n in range(80))] * 3
+    one = dataclasses.replace(talk(*shared, "a reply to it", "thanks"), owned=frozenset({1, 3}))
+    two = dataclasses.replace(talk(*shared, "another reply", "no"), owned=frozenset({3}))
+    assert kept(NearDuplicates(), [one, two, two]) == [0, 1, 2]
+    assert kept(NearDuplicates(), [one, one]) == [0], "the first path owns all of its turns"
+    whole = [dataclasses.replace(path, owned=None) for path in (one, two)]
+    assert kept(NearDuplicates(), whole) == [0]
 
 
 def test_the_first_of_each_group_is_kept_whatever_the_parts():

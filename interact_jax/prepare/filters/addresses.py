@@ -57,7 +57,7 @@ def ipv6(text: str) -> Iterator[tuple[int, int, str]]:
         except ValueError:
             continue
         groups = [group for group in given.split(":") if group]
-        local = groups[:1] and groups[0].lower()[:2] in ("fe", "fd")
-        assigned = groups[:1] and len(groups[0]) == 4 and groups[0][0] in GLOBAL
-        if (local or assigned) and not address.is_loopback:
-            yield start, stop, "ip"
+        if len(groups) > 1 and not address.is_loopback:
+            local = groups[0].lower()[:2] in ("fe", "fd")
+            if local or (len(groups[0]) == 4 and groups[0][0] in GLOBAL):
+                yield start, stop, "ip"

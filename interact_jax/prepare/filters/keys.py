@@ -6,6 +6,7 @@ The forms are those that the services document, as scanners of secrets collect t
 from __future__ import annotations
 
 import collections
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ PLACEHOLDER = re.compile(
     r"(?i)your|example|changeme|xxxx|\*\*\*\*|\.\.\.|<|\$\{|env|none|null|test"
 )
 TELEGRAM = re.compile(r"(?<![0-9A-Za-z])\d{8,10}:AA[\w-]{33}(?![\w-])", re.ASCII)
-LONG = re.compile(r"(?<![0-9A-Za-z+/=_-])[0-9A-Za-z+/_-]{20,200}+={0,2}(?![0-9A-Za-z+/=_-])")
+LONG = re.compile(r"(?<![0-9A-Za-z+/=_.:-])[0-9A-Za-z+/_-]{20,200}+={0,2}(?![0-9A-Za-z+/=_-])")
+TURNS = 0.4  # of the characters of a random word: upper case, lower case or digit, unlike the last
 
 
 def keys(text: str) -> Iterator[tuple[int, int, str]]:
@@ -113,7 +115,8 @@ def _named(text: str) -> Iterator[tuple[int, int]]:
     for match in _NAMED.finditer(text) if any(name in text for name in _NAMES) else ():
         group = 2 if match[2] else 3
         value = match[group]
-        plain = group == 3 and not (any(map(str.isdigit, value)) and entropy(value) > 3)
+        unquoted = group == 3 and not (any(map(str.isdigit, value)) and entropy(value) > 3)
+        plain = unquoted or value.isalpha()
         words = "_" in value and value.replace("_", "").isalpha()
         if not (plain or words or PLACEHOLDER.search(value)):
             yield match.span(group)
@@ -125,13 +128,14 @@ def _named(text: str) -> Iterator[tuple[int, int]]:
 
 
 def random_looking(text: str, bits: float) -> Iterator[tuple[int, int, str]]:
-    """Words of 20 characters or more with upper and lower case and digits, and an entropy of at
-    least `bits` a character: random characters of base64 have about 4.2 at 24, 4.8 at 40; English 4
-    at most, and hashes in hexadecimal lack one of the cases."""
+    """Words of 20 characters or more that mix upper case, lower case and digits from one character
+    to the next, with an entropy of at least `bits` a character. Random characters of base64 have
+    4.2 at 24, 4.8 at 40; names in code have 4 and change less often; hashes in hexadecimal lack one
+    of the cases; addresses on the web are passed over."""
     for match in LONG.finditer(text):
-        word = match[0]
-        mixed = word.lower() != word != word.upper() and any(map(str.isdigit, word))
-        if mixed and entropy(word) >= bits:
+        kinds = [(c.isdigit(), c.isupper()) for c in match[0]]
+        turns = sum(a != b for a, b in itertools.pairwise(kinds))
+        if len({*kinds}) == 3 and turns >= TURNS * len(kinds) and entropy(match[0]) >= bits:
             yield match.start(), match.end(), "key"
 
 

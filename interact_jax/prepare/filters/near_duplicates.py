@@ -27,6 +27,7 @@ from interact_jax.schema import Conversation
 
 SEED = 1
 RECALL = 0.99  # of pairs at the threshold that share a band
+ROUNDS = 10
 CHUNK = 1 << 16  # pairs whose signatures are compared at once
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 """Thai, Lao, Burmese, Khmer, kana and Han: words have no spaces between them, a letter is one."""
@@ -37,8 +38,8 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in Fibona
 @dataclasses.dataclass(frozen=True)
 class NearDuplicates(Settings):
     """Conversations like an earlier one: their word n-grams have at least `threshold` of their
-    union in common. Chains of such conversations are a group, of which the first is kept. Texts
-    without a word are like nothing.
+    union in common. What is left out is like an earlier one that is kept. Texts without a word
+    are like nothing, nor are paths of a message tree that share turns with an earlier path.
 
     Memory: twice `permutations` bytes a conversation, the same again while it is decided, and 60
     bytes more.
@@ -59,7 +60,8 @@ class NearDuplicates(Settings):
     def note(self, conversation: Conversation) -> bytes:
         sketch = rensa.RMinHash(self.permutations, SEED)
         texts = (message.content for _, message in messages_of(conversation, self.of))
-        if not (found := shingles(texts, self.shingle)):
+        found = [] if _shares_turns(conversation) else shingles(texts, self.shingle)
+        if not found:
             return b"\xff" * self.width
         sketch.update(found)
         entries = np.array(sketch.digest(), np.uint32)
@@ -68,7 +70,7 @@ class NearDuplicates(Settings):
     def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
         notes, lengths = gather(notes_NxW, self.width)
         signatures_NxP = notes.view("<u2")
-        first_N = group(signatures_NxP, self.threshold)
+        first_N = first_alike(signatures_NxP, self.threshold)
 
         def answer(index: int) -> Dropped | None:
             first = first_N[index]
@@ -79,6 +81,14 @@ class NearDuplicates(Settings):
             return Dropped("almost a copy of an earlier conversation", detail)
 
         return in_parts(lengths, answer)
+
+
+def _shares_turns(conversation: Conversation) -> bool:
+    """Whether some interactions of this path of a message tree belong to an earlier one."""
+    if conversation.owned is None:
+        return False
+    whole = dataclasses.replace(conversation, owned=None)
+    return any(index not in conversation.owned for _, index in whole.replies())
 
 
 def shingles(texts: Iterable[str], words: int) -> list[str]:
@@ -102,19 +112,49 @@ def bands_for(threshold: float, permutations: int) -> tuple[int, int]:
     return permutations, 1
 
 
+def first_alike(signatures_NxP: np.ndarray, threshold: float) -> np.ndarray:
+    """Of each signature the index of an earlier one that is kept and that it is like; its own where
+    it is kept.
+
+    Of each group the first is kept, those like it are not, and the others, at the far ends of
+    chains, are grouped again. After ROUNDS they are kept.
+    """
+    first_N, rest = np.arange(len(signatures_NxP)), np.arange(len(signatures_NxP))
+    for _ in range(ROUNDS):
+        among = signatures_NxP if len(rest) == len(first_N) else signatures_NxP[rest]
+        first = rest[group(among, threshold)]
+        rest, first = rest[first != rest], first[first != rest]
+        alike = are_alike(signatures_NxP, first, rest, threshold)
+        first_N[rest[alike]] = first[alike]
+        rest = rest[~alike]
+    return first_N
+
+
 def group(signatures_NxP: np.ndarray, threshold: float) -> np.ndarray:
-    """Of each signature the index of the first one of its group."""
+    """Of each signature the index of the first one of its group: chains of alike ones."""
     count, permutations = signatures_NxP.shape
     bands, rows = bands_for(threshold, permutations)
     first_N = np.arange(count)
     empty_N = (signatures_NxP == 0xFFFF).all(axis=1)
-    least = threshold * permutations
     for band in range(bands):
         key_N = _hash(signatures_NxP[:, band * rows : (band + 1) * rows])
-        for a, b in _chunks(*_candidates(key_N, first_N, empty_N)):
-            alike = np.count_nonzero(signatures_NxP[a] == signatures_NxP[b], axis=1) >= least
-            _join(first_N, a[alike], b[alike])
+        earlier, later = _candidates(key_N, first_N, empty_N)
+        alike = are_alike(signatures_NxP, earlier, later, threshold)
+        _join(first_N, earlier[alike], later[alike])
     return first_N
+
+
+def are_alike(
+    signatures_NxP: np.ndarray, one: np.ndarray, other: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Whether so large a share of the entries of two signatures is equal, pair by pair."""
+    alike = np.zeros(len(one), bool)
+    least = threshold * signatures_NxP.shape[1]
+    for start in range(0, len(one), CHUNK):
+        part = slice(start, start + CHUNK)
+        equal = signatures_NxP[one[part]] == signatures_NxP[other[part]]
+        alike[part] = np.count_nonzero(equal, axis=1) >= least
+    return alike
 
 
 def _hash(rows_NxR: np.ndarray) -> np.ndarray:
@@ -140,11 +180,6 @@ def _candidates(
     earlier = np.concatenate([order_N[place - 1], order_N[start_N[place]]])
     new = (first_N[earlier] != first_N[later]) & ~empty_N[later]
     return earlier[new], later[new]
-
-
-def _chunks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, len(a), CHUNK):
-        yield a[start : start + CHUNK], b[start : start + CHUNK]
 
 
 def _join(first_N: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:

@@ -32,6 +32,7 @@ _OTHER_WORDS = re.compile(
 _SENTENCE_END = re.compile(r"[;\n!?]|[.] (?=[A-ZÀ-Þ])")
 _MOBILE = re.compile(r"01[567]\d+$|0[67]\d+$")  # those that are written in one piece
 _AMERICAN = re.compile(r"1?(?:[2-9]\d\d){2}\d{4}")
+_CLOCK = re.compile(r"\d:$")
 _MONEY = re.compile(
     r"\s?(?:[$€£¥%]|USD|EUR|euros?\b|dollars?\b|元|円|pesos\b|people\b|bytes\b)", re.I
 )
@@ -49,8 +50,7 @@ _ISSUERS = re.compile(
     r"|3(?:0[0-5]|[689]\d)\d{11}$|62\d{14,17}$|(?:50|5[6-8]|63|67)\d{14,17}$"
 )
 _LAYOUTS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (6, 13), (4, 4, 4, 1), (4, 4, 5)}
-BREAKS = (". ", ".. ", " / ", "/ ", " /", ") (")
-"""Marks that part two numbers."""
+_BREAK = re.compile(r"\.[ (]|\) ?[(.]|/ | /|  ")  # marks that part two numbers
 CALLING = re.compile(
     r"1[2-9]|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
     r"|2[1-69]\d|3[578]\d|42\d|5[09]\d|6[789]\d|8[0578]\d|9[679]\d"
@@ -229,15 +229,17 @@ class _Number:
     def is_phone(self) -> bool:
         """ITU-T E.164 in any layout; national numbers by their layout, or by a word before them."""
         size = len(self.digits)
-        if size < LEAST_DIGITS or size > 17 or any(mark in BREAKS for mark in self.marks):
+        if size < LEAST_DIGITS or size > 17 or any(map(_BREAK.search, self.marks)):
             return False
         if "+" in self.text[self.opening : self.start]:
             decimal = self.marks == ["."]
             return 8 <= size <= 16 and bool(CALLING.match(self.digits)) and not decimal
-        if self.digits.startswith("00"):
-            is_one = size >= 11 and bool(CALLING.match(self.digits, 2)) and self.before != "#"
+        if self.before in ("#", ".", ",") or _CLOCK.search(self.text, self.start - 2, self.start):
+            is_one = False
+        elif self.parts[0].startswith("00"):
+            is_one = size >= 11 and bool(CALLING.match(self.digits, 2))
         else:
-            is_one = self.before not in ("#", ".", ",") and self.is_national()
+            is_one = self.is_national()
         if not is_one and (size > 15 or self.run.announced != "phone"):
             return False
         return not self.is_something_else()
@@ -246,6 +248,8 @@ class _Number:
         """Layouts that little else has. In turn: a trunk 0 (Germany, France, Britain, Japan,
         landlines in China); North America; mobiles in China, India, Russia, Spain."""
         digits, sizes = self.digits, self.sizes
+        if " (" in self.marks[sizes[0] == 1 :]:  # a year behind something else
+            return False
         if digits[0] == "0":
             grouped = 1 < len(sizes) <= 6 and min(sizes) >= 2
             mobile = len(sizes) == 1 and _MOBILE.match(digits)
