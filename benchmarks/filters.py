@@ -233,12 +233,15 @@ def million(conversations: int = 1_000_000) -> Row:
     """Seconds and memory to decide near duplicates, one in ten of which is a copy with a tenth of
     its signature changed."""
     survey, rng = NearDuplicates(), np.random.default_rng(1)
-    shape = (conversations, survey.width // 2)
+    shape = (conversations, survey.permutations)
     signatures = rng.integers(0, 2**16, shape, np.uint16)
     copied = rng.permutation(conversations)[: conversations // 5].reshape(2, -1)
     changed = rng.random((copied.shape[1], shape[1])) < 0.1
     signatures[copied[1]] = np.where(changed, signatures[copied[1]], signatures[copied[0]])
-    parts = np.array_split(signatures.astype("<u2", copy=False).view(np.uint8), 100)
+    parts = [
+        np.pad(part.astype("<u2").view(np.uint8), ((0, 0), (0, survey.width - 2 * shape[1])))
+        for part in np.array_split(signatures, 100)
+    ]
     del signatures
     seconds = timed(lambda: [sum(map(bool, part)) for part in survey.decide(iter(parts))])
     return f"{seconds:.0f}", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}"

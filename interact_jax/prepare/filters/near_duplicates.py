@@ -12,6 +12,7 @@ two a conversation and band, whatever is in the logs.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
@@ -26,6 +27,7 @@ from interact_jax.prepare.filters.texts import ALL, WHOSE, messages_of
 from interact_jax.schema import Conversation
 
 SEED = 1
+TREE_BYTES = 8
 RECALL = 0.99  # of pairs at the threshold that share a band
 ROUNDS = 10
 CHUNK = 1 << 16  # pairs whose signatures are compared at once
@@ -39,10 +41,10 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, as in Fibona
 class NearDuplicates(Settings):
     """Conversations like an earlier one: their word n-grams have at least `threshold` of their
     union in common. What is left out is like an earlier one that is kept. Texts without a word
-    are like nothing, nor are paths of a message tree that share turns with an earlier path.
+    are like nothing, and paths of one message tree, which share turns, are not compared.
 
-    Memory: twice `permutations` bytes a conversation, the same again while it is decided, and 60
-    bytes more.
+    Memory: twice `permutations` and 8 bytes a conversation, the same again while it is decided, and
+    60 bytes more.
     """
 
     name: ClassVar[str] = "near_duplicates"
@@ -55,40 +57,68 @@ class NearDuplicates(Settings):
 
     @property
     def width(self) -> int:
-        return 2 * self.permutations
+        return 2 * self.permutations + TREE_BYTES
 
     def note(self, conversation: Conversation) -> bytes:
         sketch = rensa.RMinHash(self.permutations, SEED)
         texts = (message.content for _, message in messages_of(conversation, self.of))
-        found = [] if _shares_turns(conversation) else shingles(texts, self.shingle)
-        if not found:
-            return b"\xff" * self.width
+        if not (found := shingles(texts, self.shingle)):
+            return b"\xff\xff" * self.permutations + bytes(TREE_BYTES)
         sketch.update(found)
         entries = np.array(sketch.digest(), np.uint32)
-        return (entries & 0xFFFF).astype("<u2").tobytes()
+        return (entries & 0xFFFF).astype("<u2").tobytes() + _tree_of(conversation)
 
     def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
         notes, lengths = gather(notes_NxW, self.width)
-        signatures_NxP = notes.view("<u2")
-        first_N = first_alike(signatures_NxP, self.threshold)
+        columns = notes.view("<u2")
+        sketches = Sketches(columns[:, : self.permutations], columns[:, self.permutations :])
+        first_N = first_alike(sketches, self.threshold)
 
         def answer(index: int) -> Dropped | None:
             first = first_N[index]
             if first == index:
                 return None
-            alike = np.mean(signatures_NxP[index] == signatures_NxP[first])
-            detail = f"number {first + 1:,}, similarity about {alike:.2f}"
+            one, other = sketches.signatures_NxP[[index, first]]
+            detail = f"number {first + 1:,}, similarity about {np.mean(one == other):.2f}"
             return Dropped("almost a copy of an earlier conversation", detail)
 
         return in_parts(lengths, answer)
 
 
-def _shares_turns(conversation: Conversation) -> bool:
-    """Whether some interactions of this path of a message tree belong to an earlier one."""
+@dataclasses.dataclass(frozen=True)
+class Sketches:
+    """What is known of N conversations: signatures of P entries, and of which tree they are paths;
+    zeros where they are of none."""
+
+    signatures_NxP: np.ndarray
+    trees_Nx4: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.signatures_NxP)
+
+    def at(self, places: np.ndarray) -> Sketches:
+        """Those at some places."""
+        return Sketches(self.signatures_NxP[places], self.trees_Nx4[places])
+
+    def alike(self, one: np.ndarray, other: np.ndarray, threshold: float) -> np.ndarray:
+        """Whether at least so large a share of their entries is equal, pair by pair."""
+        alike = np.zeros(len(one), bool)
+        least = threshold * self.signatures_NxP.shape[1]
+        for start in range(0, len(one), CHUNK):
+            part = slice(start, start + CHUNK)
+            a, b = one[part], other[part]
+            equal = self.signatures_NxP[a] == self.signatures_NxP[b]
+            tree = self.trees_Nx4[a]
+            siblings = (tree == self.trees_Nx4[b]).all(axis=1) & tree.any(axis=1)
+            alike[part] = (np.count_nonzero(equal, axis=1) >= least) & ~siblings
+        return alike
+
+
+def _tree_of(conversation: Conversation) -> bytes:
+    """The same for all paths of a message tree, which have one place in the log."""
     if conversation.owned is None:
-        return False
-    whole = dataclasses.replace(conversation, owned=None)
-    return any(index not in conversation.owned for _, index in whole.replies())
+        return bytes(TREE_BYTES)
+    return hashlib.blake2b(conversation.source.encode(), digest_size=TREE_BYTES).digest()
 
 
 def shingles(texts: Iterable[str], words: int) -> list[str]:
@@ -112,49 +142,36 @@ def bands_for(threshold: float, permutations: int) -> tuple[int, int]:
     return permutations, 1
 
 
-def first_alike(signatures_NxP: np.ndarray, threshold: float) -> np.ndarray:
-    """Of each signature the index of an earlier one that is kept and that it is like; its own where
-    it is kept.
+def first_alike(sketches: Sketches, threshold: float) -> np.ndarray:
+    """Of each conversation the index of an earlier one that is kept and that it is like; its own
+    where it is kept.
 
     Of each group the first is kept, those like it are not, and the others, at the far ends of
     chains, are grouped again. After ROUNDS they are kept.
     """
-    first_N, rest = np.arange(len(signatures_NxP)), np.arange(len(signatures_NxP))
+    first_N, rest = np.arange(len(sketches)), np.arange(len(sketches))
     for _ in range(ROUNDS):
-        among = signatures_NxP if len(rest) == len(first_N) else signatures_NxP[rest]
+        among = sketches if len(rest) == len(sketches) else sketches.at(rest)
         first = rest[group(among, threshold)]
         rest, first = rest[first != rest], first[first != rest]
-        alike = are_alike(signatures_NxP, first, rest, threshold)
+        alike = sketches.alike(first, rest, threshold)
         first_N[rest[alike]] = first[alike]
         rest = rest[~alike]
     return first_N
 
 
-def group(signatures_NxP: np.ndarray, threshold: float) -> np.ndarray:
-    """Of each signature the index of the first one of its group: chains of alike ones."""
-    count, permutations = signatures_NxP.shape
+def group(sketches: Sketches, threshold: float) -> np.ndarray:
+    """Of each conversation the index of the first one of its group: chains of alike ones."""
+    count, permutations = sketches.signatures_NxP.shape
     bands, rows = bands_for(threshold, permutations)
     first_N = np.arange(count)
-    empty_N = (signatures_NxP == 0xFFFF).all(axis=1)
+    empty_N = (sketches.signatures_NxP == 0xFFFF).all(axis=1)
     for band in range(bands):
-        key_N = _hash(signatures_NxP[:, band * rows : (band + 1) * rows])
+        key_N = _hash(sketches.signatures_NxP[:, band * rows : (band + 1) * rows])
         earlier, later = _candidates(key_N, first_N, empty_N)
-        alike = are_alike(signatures_NxP, earlier, later, threshold)
+        alike = sketches.alike(earlier, later, threshold)
         _join(first_N, earlier[alike], later[alike])
     return first_N
-
-
-def are_alike(
-    signatures_NxP: np.ndarray, one: np.ndarray, other: np.ndarray, threshold: float
-) -> np.ndarray:
-    """Whether so large a share of the entries of two signatures is equal, pair by pair."""
-    alike = np.zeros(len(one), bool)
-    least = threshold * signatures_NxP.shape[1]
-    for start in range(0, len(one), CHUNK):
-        part = slice(start, start + CHUNK)
-        equal = signatures_NxP[one[part]] == signatures_NxP[other[part]]
-        alike[part] = np.count_nonzero(equal, axis=1) >= least
-    return alike
 
 
 def _hash(rows_NxR: np.ndarray) -> np.ndarray:
