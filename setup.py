@@ -116,7 +116,7 @@ setup(
         "ml-dtypes>=0.5",
         "numpy>=2.0",
         "psutil>=6",
-        "py3langid>=0.4,<0.5",  # launch/prepare.py: languages, near duplicates
+        "py3langid>=0.4,<0.5",  # languages; rensa: near duplicates
         "rensa>=0.5,<0.6",
         "matplotlib>=3.8",
         "rich>=13",

@@ -31,6 +31,7 @@ LAYERS = (
         "progress",
     },
     {"sharding", "models", "data"},
+    {"prepare"},
     {
         "scoring",
         "objectives",

@@ -32,30 +32,48 @@ FORMS = (
     r"shpat_[0-9a-fA-F]{32}",  # Shopify
     r"SG\.[\w-]{16,32}+\.[\w-]{16,64}+",  # SendGrid
     r"eyJ[\w-]{8,4096}+\.eyJ[\w-]{8,8192}+\.[\w-]{0,2048}+",  # JSON Web Tokens
-    r"[Bb]earer [\w.~+/-]{20,1024}+",
+    r"gsk_[0-9A-Za-z]{32,64}+",  # Groq
+    r"nvapi-[\w-]{32,80}+",  # NVIDIA
+    r"r8_[0-9A-Za-z]{32,64}+",  # Replicate
+    r"key-[0-9a-z]{32}(?![0-9a-z])",  # Mailgun
+    r"(?:[Bb]earer|[Tt]oken) [\w.~+/-]{20,1024}+",
 )
 _FORMS = re.compile(r"(?<![0-9A-Za-z_])(?:" + "|".join(FORMS) + ")", re.ASCII)
 # The beginnings of FORMS: searched without looking around, which is ten times as fast.
 _SIGNS = re.compile(
     r"A(?:KIA|SIA|Iza)|g(?:h[opsur]_|ithub_pat_|lpat-)|[prs]k[-_]|whsec_|xox[a-z]-|xapp-"
-    r"|hooks\.slack|GOCSPX-|ya29\.|hf_|npm_|pypi-|dop_v1_|shpat_|SG\.|eyJ|[Bb]earer "
+    r"|hooks\.slack|GOCSPX-|ya29\.|hf_|npm_|pypi-|dop_v1_|shpat_|SG\.|eyJ|gsk_|nvapi-|r8_|key-"
+    r"|[Bb]earer |[Tt]oken "
 )
 _BLOCK = re.compile(r"-----BEGIN (?:[0-9A-Z]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----", re.ASCII)
 _BLOCK_END = "-----END"
 _BODY = re.compile(r"[0-9A-Za-z+/=\s\\:,-]{0,20000}+", re.ASCII)  # where the end is missing
 _IN_URL = re.compile(r"://[^\s/:@\"'<>]{0,64}+:([^\s/@\"'<>]{1,128}+)@")
 _NAMED = re.compile(
-    r"(?:secret|token|passw(?:or)?d|passwd|pwd|api_?-?key|access_?-?key|auth_?-?key|credential)"
+    r"(?:secret|token|passw(?:or)?d|passwd|pwd|api_?-?key|access_?-?key|account_?-?key|auth_?-?key|credential)"
     r"[\w-]{0,24}+[\"']?\s{0,4}+(?:=|:|=>)\s{0,4}+"
     r"(?:([\"'])([^\s\"']{8,255}+)\1|([0-9A-Za-z+/=_.~-]{16,255}+))",
     re.ASCII | re.IGNORECASE,
 )
 _PASSWORD = re.compile(
-    r"(?:passwor[dt]|mot de passe|contraseña|密码)(?:\s?(?:[=:：]|is|ist|est|es|是))\s?"
+    r"(?:passwor[dt]|passwd|mot de passe|contraseña|密码)(?:\s?(?:[=:：]|is|ist|est|es|是))\s?"
     r"[\"'“]?([^\s\"'”()，。]{6,64}+)(?!\()",
     re.IGNORECASE,
 )
-_NAMES = ("ecret", "oken", "assw", "pwd", "key", "redential", "ECRET", "OKEN", "ASSW", "PWD", "KEY")
+_NAMES = (
+    "ecret",
+    "oken",
+    "assw",
+    "pwd",
+    "key",
+    "Key",
+    "redential",
+    "ECRET",
+    "OKEN",
+    "ASSW",
+    "PWD",
+    "KEY",
+)
 _PASSWORDS = ("assw", "ASSW", "mot de passe", "ontrase", "密码")
 PLACEHOLDER = re.compile(
     r"(?i)your|example|changeme|xxxx|\*\*\*\*|\.\.\.|<|\$\{|env|none|null|test"
@@ -82,7 +100,7 @@ def _formed(text: str) -> Iterator[tuple[int, int]]:
         if not match:
             continue
         end = match.end()
-        words = match[0].startswith(("sk-", "Bearer", "bearer"))  # sk-learn; bearer of-news
+        words = match[0].startswith(("sk-", "key-")) or " " in match[0]  # sk-learn; bearer of-news
         if not words or any(map(str.isdigit, match[0])):
             yield match.span()
     if ":AA" in text:

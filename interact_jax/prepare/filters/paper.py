@@ -1,7 +1,7 @@
 """The paper's two selections of data, for WildFeedback and for WildChat (arXiv 2603.12273).
 
-    interact prepare ... paper                               what WildFeedback was filtered by
-    interact prepare ... paper:data=wildchat sample          what WildChat was
+    paper                                     what WildFeedback was filtered by
+    paper:data=wildchat, and then sample      what WildChat was filtered by
 
 `Paper` is what one conversation alone decides; `Sample` is the shuffle, and where it stops. That
 the paper's history is the last five messages, from a user's on, is no property of a conversation
