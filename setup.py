@@ -122,6 +122,8 @@ setup(
         "psutil>=6",
         "pyarrow>=17",  # Parquet
         "zstandard>=0.22",
+        "py3langid>=0.4,<0.5",  # languages; rensa: near duplicates
+        "rensa>=0.5,<0.6",
         "matplotlib>=3.8",
         "rich>=13",
         "tensorboardX>=2.6.2",

@@ -32,6 +32,7 @@ LAYERS = (
         "progress",
     },
     {"sharding", "models", "data"},
+    {"prepare"},
     {
         "scoring",
         "objectives",

@@ -10,6 +10,7 @@ from typing import Any
 
 from interact_jax.data.mending import Dialogue, mend
 from interact_jax.data.messages import Fault, faults_at, require
+from interact_jax.data.moderation import moderation_of
 from interact_jax.data.records import Loss, Note, Record
 from interact_jax.data.turns import Turn, read_turn, read_turns
 from interact_jax.schema import Conversation, Preference
@@ -53,13 +54,15 @@ def build_conversation(
     """The conversation of a record, named after the record where it has no id, and the losses and
     notes on it.
 
-    Scalar values of the record become its meta data: language, toxicity, model, time. Other values
-    are counted as not used, except `known`, which the reader has used.
+    Scalar values of the record become its meta data: language, toxicity, model, time; and so does
+    what `moderation` makes of nested results. Other values are counted as not used, except `known`,
+    which the reader has used: its turns stand under one of these.
     """
     yield from dialogue.losses
     yield from dialogue.notes
-    tools, used = tools_of(record.value), ("id", "user", *SYSTEM_KEYS, *known)
-    meta = {}
+    turns = (turn for key in known for turn in _list(record.value, key))
+    meta, moderation = moderation_of(record.value, turns)
+    tools, used = tools_of(record.value), {"id", "user", *SYSTEM_KEYS, *known, *moderation}
     for key, value in record.value.items():
         if key in used or (key == "tools" and tools):
             continue
@@ -79,6 +82,12 @@ def build_conversation(
         restarts=dialogue.restarts,
         tools=tools,
     )
+
+
+def _list(value: Mapping[str, Any], key: str) -> list[Any]:
+    """The list under a key, empty where there is none."""
+    found = value.get(key)
+    return found if isinstance(found, list) else []
 
 
 def tools_of(value: Mapping[str, Any]) -> tuple[Any, ...]:

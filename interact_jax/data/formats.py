@@ -21,6 +21,7 @@ from interact_jax.data.dialogues import Outcome, build_conversation, read_dialog
 from interact_jax.data.message_rows import is_message_row, read_rows
 from interact_jax.data.message_trees import oasst_flat, oasst_tree
 from interact_jax.data.messages import Fault, Unclean, find_name, keys_of, require_object
+from interact_jax.data.moderation import TURN_MARKS
 from interact_jax.data.preferences import (
     hh_rlhf,
     is_hh_rlhf,
@@ -56,7 +57,7 @@ def native(record: Record, repair: str) -> Iterator[Outcome]:
 
 def sharegpt(record: Record, repair: str) -> Iterator[Outcome]:
     """ShareGPT, FastChat, Vicuna: `conversations` of turns with `from` and `value`."""
-    dialogue = read_dialogue(record, "conversations", repair)
+    dialogue = read_dialogue(record, "conversations", repair, TURN_MARKS)
     identity, user = find_name(record.value, "id"), _user_of(record)
     yield from build_conversation(record, dialogue, identity, user, known=("conversations",))
 
@@ -75,7 +76,8 @@ def wildchat(record: Record, repair: str) -> Iterator[Outcome]:
     `conversation_hash` is a hash of the content, the same for the same words; `turn_identifier`
     tells them apart (dataset card of WildChat-1M). The first edition has a `conversation_id`.
     """
-    dialogue = read_dialogue(record, "conversation", repair, ("turn_identifier",))
+    known = ("turn_identifier", *TURN_MARKS)
+    dialogue = read_dialogue(record, "conversation", repair, known)
     identity = find_name(record.value, "conversation_hash", "conversation_id", "id")
     first = next(iter(record.value["conversation"]), None)
     turn = find_name(first, "turn_identifier") if isinstance(first, dict) else ""
