@@ -110,14 +110,12 @@ class _Row:
 
     def session(self) -> str:
         """The name of its session. Raises Fault."""
-        key, value = self.columns.get("session"), self.value("session")
-        if key is None or key not in self.record.value:
-            missing = "session" if key is None else f"{key!r}"
-            raise Fault("missing key", f"no {missing}, found {keys_of(self.record.value)}")
+        value, key = self._required("session"), self.columns["session"]
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # as where a table has gaps
         if type(value) not in (str, int) or value == "":
-            detail = f"column {key!r} is {reprlib.repr(value)}, expected the name of a session"
+            shown = "empty" if value in (None, "") else reprlib.repr(value)
+            detail = f"column {key!r} is {shown}, expected the name of a session"
             raise Fault("no session", detail)
         return check_text(str(value), f"column {key!r}")
 

@@ -23,7 +23,6 @@ from interact_jax.data.unpacking import FIX_FILE
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 PACKED = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
-SPARE = 8  # how many times its length a file may be read again behind quotes that are not closed
 MARK = "\ufeff"  # byte order mark
 
 
@@ -106,11 +105,9 @@ def _rows(lines: _Lines, source: Source, reader: Iterator[list[str]]) -> Iterato
 
 
 def _spoiled(reason: str, detail: str, lines: _Lines, source: Source) -> Loss:
-    """The loss of the row that was read last: of its first line, if the others are read again."""
-    where, count = f"{source.name}:{lines.first}", len(lines.taken)
-    if count > 1 and not lines.give_back():
-        return Loss(reason, where, f"{detail}; {count:,} lines from there are lost", times=count)
-    return Loss(reason, where, detail)
+    """The loss of the first line of the row that was read last; the others are read again."""
+    lines.give_back()
+    return Loss(reason, f"{source.name}:{lines.first}", detail)
 
 
 class Line(NamedTuple):
@@ -131,7 +128,6 @@ class _Lines:
     def __init__(self, chunks: Iterable[bytes]):
         self._coming = _decoded(lines_of(chunks))
         self._ahead = collections.deque[Line]()
-        self._spare = 0
         self.first, self.taken = 1, list[Line]()
 
     def __iter__(self) -> Iterator[str]:
@@ -141,7 +137,6 @@ class _Lines:
         line = self._ahead.popleft() if self._ahead else next(self._coming)
         if not self._ahead and (following := next(self._coming, None)) is not None:
             self._ahead.append(following)
-            self._spare += SPARE * len(following.text)
         self.taken.append(line)
         return line.text
 
@@ -158,15 +153,11 @@ class _Lines:
         self.first += len(self.taken)
         self.taken.clear()
 
-    def give_back(self) -> bool:
-        """Let all lines of the row but the first come again, unless that was done too often."""
-        cost = sum(len(line.text) for line in self.taken[1:])
-        if cost > self._spare:
-            return False
-        self._spare -= cost
+    def give_back(self) -> None:
+        """Let all lines of the row but the first come again: at most once each, for a quote is not
+        closed before the next one that stands alone."""
         self._ahead.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
-        return True
 
 
 def _decoded(lines: Iterable[bytes | None]) -> Iterator[Line]:

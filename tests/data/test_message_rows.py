@@ -152,7 +152,7 @@ def test_a_row_that_cannot_be_read_leaves_a_gap(tmp_path, mapping):
     for i, (key, value) in faults.items():
         rows[i][key] = value
     path = save(tmp_path, "a.csv", rows)
-    with pytest.raises(InputError, match=r"a\.csv:18: no session: column 'chat_id' is ''"):
+    with pytest.raises(InputError, match=r"a\.csv:18: no session: column 'chat_id' is empty"):
         read_conversations(path, mapping=mapping)
     conversations, report = read_conversations(path, mapping=mapping, on_error="skip")
     lost = {"unknown role": 1, "bad time": 1, "no session": 1, "no follow-up": 1}

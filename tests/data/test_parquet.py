@@ -242,23 +242,22 @@ def test_what_is_cut_off_is_told(tmp_path, end):
         read_conversations(str(path))
 
 
-def test_a_page_that_wants_gigabytes_is_refused_before(tmp_path, monkeypatch):
-    """By its own header, which its column's size does not allow."""
-    data = packed(1, 1)
-    groups = parquet.read_groups(io.BytesIO(data))
-    at = min(c[9] for c in groups[0].columns)
-    header, length = parquet_pages._header(io.BytesIO(data), at)
-    low = header[2] << 1
-    small = bytes([low & 127 | 128, low >> 7]) if low > 127 else bytes([low])
-    large = b"\xfe\xff\xff\xff\x0f"  # 2 GiB
-    start = data.index(small, at)
-    assert start < at + length
-    swollen = data[:start] + large + data[start + len(small) :]
+def test_a_page_that_wants_more_than_its_column_is_refused_before(tmp_path, monkeypatch):
+    """By its own header, without any other change to the file."""
+    out = io.BytesIO()
+    table = pa.table({"prompt": ["x" * 10_000]})
+    pq.write_table(table, out, compression="none", use_dictionary=False)
+    data = out.getvalue()
+    at = parquet.read_groups(out)[0].columns[0][9]
+    header, length = parquet_pages._header(out, at)
+    size = header[2] << 1  # as it stands there, in three bytes
+    small = bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14])
+    start = data.index(small, at, at + length)
     path = tmp_path / "a.parquet"
-    path.write_bytes(swollen)
-    monkeypatch.setattr(parquet.pq.ParquetFile, "iter_batches", None)  # it would be called
+    path.write_bytes(data[:start] + b"\xfe\xff\x7f" + data[start + 3 :])  # a megabyte
+    monkeypatch.setattr(parquet.pq.ParquetFile, "iter_batches", None)  # what it must not come to
     [loss] = read_records(str(path), "a")
-    assert isinstance(loss, Loss) and loss.reason == "damaged Parquet"
+    assert isinstance(loss, Loss) and "a page does not begin as pages do" in loss.detail
 
 
 def test_read_up_to_the_bound(tmp_path):
