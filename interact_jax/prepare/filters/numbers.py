@@ -259,7 +259,7 @@ class _Number:
             if sizes[-3:] == (3, 3, 4) or (bracket and sizes == (3, 7)):
                 return True
         if len(digits) == 11 and digits[0] == "1" and digits[1] in "3456789":
-            return sizes in ((11,), (3, 4, 4), (3, 8))
+            return sizes in ((11,), (3, 4, 4), (3, 8)) and "." not in self.marks
         if len(digits) in (10, 11) and digits[-10] in "6789":
             russian = sizes[-4:] == (3, 3, 2, 2) and self.marks[-1] == "-"
             return sizes == (5, 5) or russian

@@ -4,7 +4,9 @@ Found are e-mail addresses, phone, card and account numbers (IBAN), IP addresses
 and passwords (`spans`). NOT found are names, postal addresses, dates of birth, numbers of passports
 and insurances, and what somebody tells in words. docs/filters.md measures it.
 
-`datafog` 4.9 is not used: DATAFOG.
+`datafog` 4.9 is not used. In the sentences of `benchmarks/filters.py`, in five languages, it finds
+83 % of e-mail addresses, 50 % of phone and of card numbers, 54 % of IP addresses, no IBAN and no
+key; 75 % of what it takes for a phone number is one.
 """
 
 from __future__ import annotations
