@@ -201,8 +201,7 @@ def _filter(
 ) -> tuple[Conversation, list[bytes]] | None:
     """The conversation as the filters leave it, with the notes that surveys take in their place
     among the filters; None where one drops it."""
-    original, notes = conversation, []
-    most = job.settings.samples
+    notes, most = list[bytes](), job.settings.samples
     for each, counted in zip(job.filters, counts.filters, strict=True):
         if is_survey(each):
             note = each.note(conversation)
@@ -213,7 +212,7 @@ def _filter(
         outcome = cast(Filter, each)(conversation)
         if isinstance(outcome, Dropped):
             counted.dropped[outcome.reason] += 1
-            counted.add_sample(outcome.reason, sample_of(original, outcome.detail), most)
+            counted.add_sample(outcome.reason, sample_of(conversation, outcome.detail), most)
             return None
         if isinstance(outcome, Changed):
             counted.changed.update(outcome.counts)

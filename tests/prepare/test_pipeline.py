@@ -127,6 +127,13 @@ def test_filters_drop_change_and_are_counted(logs, tmp_path, expected):
     assert f"dropped {few}: few messages" in text and "changed" in text
 
 
+def test_no_samples_where_none_are_wanted(logs, tmp_path):
+    card = prepared(logs, tmp_path / "out", *ALL, samples=0)
+    assert not any(samples for each in card["filters"] for samples in each["samples"].values())
+    assert "uestion" not in (tmp_path / "out" / "README.md").read_text()
+    assert "uestion" not in (tmp_path / "out" / "card.json").read_text()
+
+
 def test_the_earliest_of_those_that_are_alike_stays(logs, tmp_path):
     prepared(logs, tmp_path / "out", "once")
     places = {
@@ -348,6 +355,11 @@ def test_a_dry_run_says_what_the_run_will_do(logs, tmp_path, expected):
     assert f"  talkative: dropped {few} x few messages" in lines
     assert f"  once: dropped {seen} x seen" in lines
     assert "log-0.jsonl:1), 1, expected 3: Question 0?" in text
+    at = lines.index("    seen, such as")
+    assert [line.rpartition(": ")[2] for line in lines[at + 1 : at + 4]] == [
+        sample["opening"]
+        for sample in prepared(logs, tmp_path / "once", *ALL)["filters"][1]["samples"]["seen"]
+    ]
     assert f"would keep {kept} of 120; nothing was written" in text
     card = prepared(logs, tmp_path / "out", *ALL)
     assert card["counts"]["kept"] == kept
