@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from interact_jax import places
 from interact_jax.data.conversations import read_conversations
 from interact_jax.data.prepared import PreparedData
 from interact_jax.data.tokenizer import load_tokenizer
@@ -229,6 +230,20 @@ def test_a_run_that_stops_goes_on(module, name, calls, logs, tmp_path, stopped_a
     assert {p: p.stat().st_mtime_ns for p in before} == before
     if (name, calls) == ("write_part", 4):
         assert len(before) == 8
+
+
+def test_what_a_killed_share_left_is_removed(logs, tmp_path):
+    """By the same share, that of others stays: they may be at work."""
+    out = tmp_path / "out"
+    prepared(logs, out, *ALL, share=Share(1, 2))
+    left = [
+        places.temporary_name(out / "parts" / name)
+        for name in ("00001.kept", "00003.shard-train", "00005.note-1", "00000.kept")
+    ]
+    for each in left:
+        each.write_bytes(b"half")
+    prepared(logs, out, *ALL, share=Share(1, 2))
+    assert [each.exists() for each in left] == [False, False, False, True]
 
 
 def test_a_finished_one_is_left_as_it_is(logs, tmp_path):
