@@ -76,7 +76,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="dropped conversations that the card shows for each reason; 0 shows none",
     )
     add("--dry-run", action="store_true", help="show what would be dropped; write nothing")
-    add("--limit", type=COUNT, default=0, metavar="N", help="with --dry-run: read N of each part")
+    add(
+        "--limit",
+        type=COUNT,
+        default=0,
+        metavar="N",
+        help="with --dry-run: N of each part; 0 = all",
+    )
     add(
         "--part-bytes",
         type=POSITIVE,

@@ -83,3 +83,22 @@ def test_a_bar_of_samples_leaves_nothing_in_a_log(logged):
     with sampler._progress_bar(True, 2) as advance:
         advance(2)
     assert logged() == []
+
+
+def test_what_is_counted_is_told_at_growing_intervals(soon, logged):
+    with progress.counting("reading", 40, "parts") as advance:
+        for _ in range(40):
+            time.sleep(0.02)
+            advance()
+    lines = logged()
+    assert 2 <= len(lines) <= 5
+    assert all(line.startswith("reading: ") and " of 40 parts, " in line for line in lines)
+
+
+def test_what_is_counted_is_a_bar_on_a_terminal(monkeypatch, logged):
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    with progress.counting("reading", 2, "parts") as advance:
+        advance()
+        advance()
+    assert "reading" in screen.getvalue() and "2/2" in screen.getvalue()

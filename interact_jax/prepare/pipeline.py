@@ -124,13 +124,15 @@ def holding(out: Path, share: Share) -> Iterator[Path]:
 
 
 def _remove_partial(job: Job, share: Share) -> None:
-    """Remove what killed processes left: of the parts of this share."""
+    """Remove what killed processes left: of the parts of this share, where there are others."""
     if share.count == 1:
         places.remove_partial(job.folder)
         places.remove_partial(job.out)
         return
+    splits = [name for name, _ in job.settings.splits]
+    kinds = ["kept", "ids", "read.json", "written.json", *(f"note-{n}" for n, _ in job.surveys)]
+    kinds += [f"{kind}-{name}" for kind in ("shard", "sizes") for name in splits]
     own = share.own(range(job.parts))
-    kinds = ("kept", "ids", "read.json", "written.json", *(f"note-{n}" for n, _ in job.surveys))
     if names := [job.file(part, kind).name for part in own for kind in kinds]:
         places.remove_partial(job.folder, *names)
 

@@ -22,7 +22,6 @@ from interact_jax import places
 from interact_jax.data.array_records import IN_ORDER, Writer, encode
 from interact_jax.data.conversations import ReadReport, count_interactions, read_outcomes
 from interact_jax.data.records import Loss, Note
-from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.prepare.filtering import Changed, Dropped, Filter
 from interact_jax.prepare.job import Job, is_survey, plain, write_json
 from interact_jax.prepare.parts import Part
@@ -117,9 +116,10 @@ def read_part(job: Job, part: Part) -> None:
 
 
 @contextlib.contextmanager
-def complete(file: Path) -> Iterator[Path]:
-    """The name of a temporary file, which gets the name `file` when all of it is on disk."""
-    temporary = places.temporary_name(file)
+def complete(file: Path, own: Path | None = None) -> Iterator[Path]:
+    """The name of a temporary file, which gets the name `file` when all of it is on disk. It is
+    made beside `own`, if given, a name by which what a killed process left is found."""
+    temporary = places.temporary_name(own or file)
     try:
         yield temporary
         places.sync(temporary)
@@ -205,8 +205,7 @@ def _filter(
 ) -> tuple[Conversation, list[bytes]] | None:
     """The conversation as the filters leave it, with the notes that surveys take in their place
     among the filters; None where one drops it."""
-    original, notes = conversation, []
-    most = job.settings.samples
+    notes, most = list[bytes](), job.settings.samples
     for each, counted in zip(job.filters, counts.filters, strict=True):
         if is_survey(each):
             note = each.note(conversation)
@@ -217,7 +216,7 @@ def _filter(
         outcome = cast(Filter, each)(conversation)
         if isinstance(outcome, Dropped):
             counted.dropped[outcome.reason] += 1
-            counted.add_sample(outcome.reason, sample_of(original, outcome.detail), most)
+            counted.add_sample(outcome.reason, sample_of(conversation, outcome.detail), most)
             return None
         if isinstance(outcome, Changed):
             counted.changed.update(outcome.counts)
@@ -248,7 +247,11 @@ class Tokens:
     message by itself, without a chat template."""
 
     def __init__(self, directory: str):
-        self._tokenizer = load_tokenizer(Path(directory)) if directory else None
+        self._tokenizer: Any = None
+        if directory:
+            from interact_jax.data.tokenizer import load_tokenizer  # it takes seconds
+
+            self._tokenizer = load_tokenizer(Path(directory))
 
     def __call__(self, conversation: Conversation) -> tuple[int, int]:
         messages = conversation.messages

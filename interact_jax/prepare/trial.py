@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,6 @@ from interact_jax.prepare.readme import filter_lines
 from interact_jax.prepare.workers import Workers
 from interact_jax.printable import count
 
-LISTED = "      "
-
 
 def dry_run(
     settings: Settings, filters: Sequence[Filter | Survey], processes: int, limit: int | None
@@ -27,64 +24,37 @@ def dry_run(
     """In lines, what would be kept and dropped, of the first `limit` conversations of each part."""
     parts = plan_parts(settings.data, settings.format, settings.part_bytes)
     job = Job(settings, Path(), len(parts), tuple(filters))
-    tasks = [(job, part, limit) for part in parts]
     with Workers(processes) as workers:
-        found = sorted(workers.each(_try_part, tasks, "reading"), key=lambda result: result[0])
-    counts = [each for _, each, _, _ in found]
-    decisions = [Decision(each.kept) for each in counts]
-    for order, (number, survey) in enumerate(job.surveys):
-        notes = [
-            np.frombuffer(of_part[order], np.uint8).reshape(-1, survey.width)
-            for _, _, of_part, _ in found
+        found = dict(workers.each(_try_part, [(job, part, limit) for part in parts], "reading"))
+        counts = [found[part.number][0] for part in parts]
+        decisions = [Decision(each.kept) for each in counts]
+        for order, (number, survey) in enumerate(job.surveys):
+            bytes_of_parts = (found[part.number][1][order] for part in parts)
+            notes = [np.frombuffer(b, np.uint8).reshape(-1, survey.width) for b in bytes_of_parts]
+            apply_survey(number, survey, notes, decisions, settings.samples)
+        totals = [
+            _sum_of([each.filters[number] for each in counts], settings.samples)
+            for number in range(len(filters))
         ]
-        apply_survey(number, survey, notes, decisions, settings.samples)
+        wanted = _wanted(decisions, totals, settings.samples)
+        tasks = [(job, parts[number], cases, limit) for number, cases in wanted.items()]
+        for samples in workers.each(_samples_of, tasks, "reading samples"):
+            for number, reason, sample in samples:
+                totals[number].add_sample(reason, sample, settings.samples)
     kept = sum(int(decision.stays.sum()) for decision in decisions)
-    items = sum(each.items for each in counts)
-    lines = [
-        f"read {count(len(parts), 'part')}: {count(sum(c.records for c in counts), 'record')}, "
-        f"{count(sum(c.conversations for c in counts), 'conversation')}"
-    ]
-    for kind in ("lost", "ignored", "mended"):
-        total = sum((getattr(each, kind) for each in counts), collections.Counter[str]())
-        for reason, times in total.most_common():
-            example = next(c.examples[reason] for c in counts if reason in c.examples)
-            lines.append(f"  {times:,} x {reason}, such as {example}")
-    dropped = 0
-    for number, text in enumerate(settings.filters):
-        own = _sum_of([each.filters[number] for each in counts], settings.samples)
-        for decision, (_, _, _, openings) in zip(decisions, found, strict=True):
-            own.dropped.update(decision.dropped.get(number, {}))
-            for reason, cases in decision.samples.get(number, {}).items():
-                for index, detail in cases:
-                    sample = {**openings[index], "detail": detail}
-                    own.add_sample(reason, sample, settings.samples)
-        dropped += own.dropped.total()
-        lines += filter_lines([{"filter": text, "dropped": own.dropped, "changed": own.changed}])
-        for reason, samples in own.samples.items():
-            lines.append(f"    {reason}, such as")
-            lines += [
-                f"{LISTED}{s['id']} ({s['source']}), {s['detail']}: {s['opening']}" for s in samples
-            ]
-    lost = sum(each.lost.total() + each.ignored.total() for each in counts)
-    if items != kept + dropped + lost:
-        raise AssertionError(f"{items} read, but {kept} kept, {dropped} dropped, {lost} lost")
-    return [*lines, f"would keep {kept:,} of {items:,}; nothing was written"]
+    return [*_read_lines(counts), *_filter_lines(settings, totals), _check(counts, totals, kept)]
 
 
-def _try_part(
-    job: Job, part: Part, limit: int | None
-) -> tuple[int, Counts, list[bytes], list[dict[str, str]]]:
+def _try_part(job: Job, part: Part, limit: int | None) -> tuple[int, tuple[Counts, list[bytes]]]:
+    """What is counted of a part, and the notes of the surveys."""
     counts, notes = Counts(), [bytearray() for _ in job.surveys]
-    openings = []
-    for conversation, _, _, own in survivors(job, part, counts, limit):
-        for all_notes, note in zip(notes, own, strict=True):
+    for survivor in survivors(job, part, counts, limit):
+        for all_notes, note in zip(notes, survivor.notes, strict=True):
             all_notes += note
-        if job.surveys:
-            openings.append(sample_of(conversation, ""))
-    return part.number, counts, [bytes(note) for note in notes], openings
+    return part.number, (counts, [bytes(note) for note in notes])
 
 
-def _sum_of(counts: Sequence[FilterCounts], most: int) -> Any:
+def _sum_of(counts: Sequence[FilterCounts], most: int) -> FilterCounts:
     total = FilterCounts()
     for each in counts:
         total.dropped.update(each.dropped)
@@ -93,3 +63,72 @@ def _sum_of(counts: Sequence[FilterCounts], most: int) -> Any:
             for sample in samples:
                 total.add_sample(reason, sample, most)
     return total
+
+
+Cases = dict[int, tuple[int, str, str]]  # by index in a part: filter, reason, detail
+
+
+def _wanted(
+    decisions: Sequence[Decision], totals: Sequence[FilterCounts], most: int
+) -> dict[int, Cases]:
+    """Add what the surveys decided to the totals; which conversations to show of it, by part."""
+    wanted: dict[int, Cases] = {}
+    times: collections.Counter[tuple[int, str]] = collections.Counter()
+    for part, decision in enumerate(decisions):
+        for number, dropped in decision.dropped.items():
+            totals[number].dropped.update(dropped)
+        for number, reasons in decision.samples.items():
+            for reason, cases in reasons.items():
+                for index, detail in cases[: most - times[number, reason]]:
+                    times[number, reason] += 1
+                    wanted.setdefault(part, {})[index] = (number, reason, detail)
+    return wanted
+
+
+def _samples_of(
+    job: Job, part: Part, cases: Cases, limit: int | None
+) -> list[tuple[int, str, dict[str, str]]]:
+    """A part is read again for a few conversations: to hold all of them would take much memory."""
+    found = []
+    for index, survivor in enumerate(survivors(job, part, Counts(), limit)):
+        if index in cases:
+            number, reason, detail = cases[index]
+            found.append((number, reason, sample_of(survivor.conversation, detail)))
+        if len(found) == len(cases):
+            break
+    return found
+
+
+def _read_lines(counts: Sequence[Counts]) -> list[str]:
+    lines = [
+        f"read {count(len(counts), 'part')}: {count(sum(c.records for c in counts), 'record')}, "
+        f"{count(sum(c.conversations for c in counts), 'conversation')}"
+    ]
+    for kind in ("lost", "ignored", "mended"):
+        total = sum((getattr(each, kind) for each in counts), collections.Counter[str]())
+        for reason, times in total.most_common():
+            example = next(c.examples[reason] for c in counts if reason in c.examples)
+            lines.append(f"  {times:,} x {reason}, such as {example}")
+    return lines
+
+
+def _filter_lines(settings: Settings, totals: Sequence[FilterCounts]) -> list[str]:
+    lines = []
+    for text, own in zip(settings.filters, totals, strict=True):
+        lines += filter_lines([{"filter": text, "dropped": own.dropped, "changed": own.changed}])
+        for reason, samples in own.samples.items():
+            lines.append(f"    {reason}, such as")
+            lines += [
+                f"      {s['id']} ({s['source']}), {s['detail']}: {s['opening']}" for s in samples
+            ]
+    return lines
+
+
+def _check(counts: Sequence[Counts], totals: Sequence[FilterCounts], kept: int) -> str:
+    """The last line, once the sums are right."""
+    items = sum(each.items for each in counts)
+    dropped = sum(each.dropped.total() for each in totals)
+    lost = sum(each.lost.total() + each.ignored.total() for each in counts)
+    if items != kept + dropped + lost:
+        raise AssertionError(f"{items} read, but {kept} kept, {dropped} dropped, {lost} lost")
+    return f"would keep {kept:,} of {items:,}; nothing was written"

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from interact_jax import places
 from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
 from interact_jax.data.prepared import INDEX
 from interact_jax.prepare.deciding import decision_of
@@ -60,7 +59,7 @@ def write_part(job: Job, part: int) -> None:
     counts = [SplitCounts() for _ in splits]
     index: list[list[tuple[int, ...]]] = [[] for _ in splits]
     samples: dict[str, Any] = {}
-    with _writers([job.shard(name, part) for name in splits]) as writers:
+    with _writers(job, part, splits) as writers:
         for facts, example in _decided(job, part, decision, samples):
             writers[facts.split].write(example)
             counts[facts.split].add(facts, len(example))
@@ -68,7 +67,8 @@ def write_part(job: Job, part: int) -> None:
     written = {}
     for name, counted, numbers in zip(splits, counts, index, strict=True):
         shard, file = job.shard(name, part), job.shard(name, part, "index")
-        places.write(file, _npy(np.array(numbers, INDEX)))
+        with complete(file, job.file(part, f"index-{name}")) as temporary:
+            temporary.write_bytes(_npy(np.array(numbers, INDEX)))
         written[name] = plain(counted) | describe(shard) | {"index": describe(file)}
     record = {
         "splits": written,
@@ -87,10 +87,14 @@ def remove_kept(job: Job, part: int) -> None:
 
 
 @contextlib.contextmanager
-def _writers(files: list[Path]) -> Iterator[list[Writer]]:
-    """A writer for each file, all of which get their names when they are complete."""
+def _writers(job: Job, part: int, splits: list[str]) -> Iterator[list[Writer]]:
+    """A writer for the shard of each split; they get their names when all of them are complete."""
     with contextlib.ExitStack() as stack:
-        writers = [Writer(stack.enter_context(complete(file))) for file in files]
+        writers = []
+        for name in splits:
+            own = job.file(part, f"shard-{name}")
+            file = stack.enter_context(complete(job.shard(name, part), own))
+            writers.append(Writer(file))
         yield writers
         for writer in writers:
             writer.close()

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from interact_jax import places
 from interact_jax.data.conversations import count_interactions, read_conversations
 from interact_jax.data.prepared import PreparedData
 from interact_jax.data.tokenizer import load_tokenizer
@@ -128,6 +129,13 @@ def test_filters_drop_change_and_are_counted(logs, tmp_path, expected):
     assert f"dropped {few}: few messages" in text and "changed" in text
 
 
+def test_no_samples_where_none_are_wanted(logs, tmp_path):
+    card = prepared(logs, tmp_path / "out", *ALL, samples=0)
+    assert not any(samples for each in card["filters"] for samples in each["samples"].values())
+    assert "uestion" not in (tmp_path / "out" / "README.md").read_text()
+    assert "uestion" not in (tmp_path / "out" / "card.json").read_text()
+
+
 def test_the_earliest_of_those_that_are_alike_stays(logs, tmp_path):
     prepared(logs, tmp_path / "out", "once")
     places = {
@@ -223,6 +231,20 @@ def test_a_run_that_stops_goes_on(module, name, calls, logs, tmp_path, stopped_a
     assert {p: p.stat().st_mtime_ns for p in before} == before
     if (name, calls) == ("write_part", 4):
         assert len(before) == 8
+
+
+def test_what_a_killed_share_left_is_removed(logs, tmp_path):
+    """By the same share, that of others stays: they may be at work."""
+    out = tmp_path / "out"
+    prepared(logs, out, *ALL, share=Share(1, 2))
+    left = [
+        places.temporary_name(out / "parts" / name)
+        for name in ("00001.kept", "00003.shard-train", "00005.note-1", "00000.kept")
+    ]
+    for each in left:
+        each.write_bytes(b"half")
+    prepared(logs, out, *ALL, share=Share(1, 2))
+    assert [each.exists() for each in left] == [False, False, False, True]
 
 
 def test_a_finished_one_is_left_as_it_is(logs, tmp_path):
@@ -349,6 +371,11 @@ def test_a_dry_run_says_what_the_run_will_do(logs, tmp_path, expected):
     assert f"  talkative: dropped {few} x few messages" in lines
     assert f"  once: dropped {seen} x seen" in lines
     assert "log-0.jsonl:1), 1, expected 3: Question 0?" in text
+    at = lines.index("    seen, such as")
+    assert [line.rpartition(": ")[2] for line in lines[at + 1 : at + 4]] == [
+        sample["opening"]
+        for sample in prepared(logs, tmp_path / "once", *ALL)["filters"][1]["samples"]["seen"]
+    ]
     assert f"would keep {kept} of 120; nothing was written" in text
     card = prepared(logs, tmp_path / "out", *ALL)
     assert card["counts"]["kept"] == kept

@@ -150,7 +150,7 @@ def has_begun(out, began):
 
 
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, programs, tmp_path):
-    assert kill_again_and_again(run, programs, tmp_path, 5, 6, 400, [1]) > 1
+    assert kill_again_and_again(run, programs, tmp_path, 5, 6, 250, [1]) > 1
 
 
 def test_its_workers_end_with_it(run, programs, tmp_path):
