@@ -131,7 +131,7 @@ def _remove_partial(job: Job, share: Share) -> None:
         return
     splits = [name for name, _ in job.settings.splits]
     kinds = ["kept", "ids", "read.json", "written.json", *(f"note-{n}" for n, _ in job.surveys)]
-    kinds += [f"{kind}-{name}" for kind in ("shard", "sizes") for name in splits]
+    kinds += [f"{kind}-{name}" for kind in ("shard", "index") for name in splits]
     own = share.own(range(job.parts))
     if names := [job.file(part, kind).name for part in own for kind in kinds]:
         places.remove_partial(job.folder, *names)
