@@ -160,7 +160,7 @@ def test_its_workers_end_with_it(run, programs, tmp_path):
 
 @pytest.mark.slow
 def test_killed_many_times(run, programs, tmp_path):
-    kill_again_and_again(run, programs, tmp_path, 30, 20, 2000, [1, 2])
+    kill_again_and_again(run, programs, tmp_path, 20, 8, 400, [1, 2])
 
 
 def test_a_full_disk_is_reported_and_waited_for(run, programs, tmp_path):
