@@ -21,7 +21,6 @@ if __name__ == "__main__":  # before the slow imports
 import argparse
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from interact_jax import cli, places
@@ -30,7 +29,7 @@ from interact_jax.help_text import Help
 from interact_jax.models import hf
 from interact_jax.prepare import pipeline, trial
 from interact_jax.prepare.describing import About
-from interact_jax.prepare.filtering import Filter, Survey
+from interact_jax.prepare.filters import parse_filter
 from interact_jax.prepare.job import SAMPLES, Settings
 from interact_jax.prepare.parts import PART_BYTES
 from interact_jax.prepare.pipeline import Left, Share
@@ -46,6 +45,7 @@ SETTINGS = {
     "data.on_error": "--on-error",
     "data.repair": "--repair",
     "data.max_bytes": "--max-bytes",
+    "data.mapping": "--mapping",
 }
 """Settings of a run that are arguments here, with their own meaning, choices and bounds."""
 
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     check(args)
     cli.log_to_stderr(logging.INFO)
-    filters = [parse_filter_of()(text) for text in args.filter]
+    filters = [parse_filter(text) for text in args.filter]
     settings = Settings(
         data=args.data,
         name=args.name,
@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         on_error=args.on_error,
         repair=args.repair,
         max_bytes=args.max_bytes,
+        mapping=args.mapping,
         filters=tuple(args.filter),
         splits=parse_splits(args.splits),
         part_bytes=args.part_bytes,
@@ -157,13 +158,6 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.limit and not args.dry_run:
         raise InputError(f"--limit {args.limit}: only with --dry-run; otherwise all is read.")
-
-
-def parse_filter_of() -> Callable[[str], Filter | Survey]:
-    """The reader of --filter."""
-    from interact_jax.prepare.filters import parse_filter
-
-    return parse_filter
 
 
 def left_lines(left: Left) -> list[str]:

@@ -200,6 +200,8 @@ def command(job: Job) -> str:
     words = ["interact", "prepare-data"]
     for flag, value in flags.items():
         words += [flag, value]
+    if given.mapping:
+        words += ["--mapping", given.mapping]
     for spec in given.filters:
         words += ["--filter", spec]
     if given.tokenizer:

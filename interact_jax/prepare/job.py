@@ -39,6 +39,7 @@ class Settings:
     on_error: str = "stop"
     repair: str = "join"
     max_bytes: int = MOST_BYTES
+    mapping: str = ""  # a file, see `data.columns`
     filters: tuple[str, ...] = ()
     splits: Splits = DEFAULT
     part_bytes: int = PART_BYTES
@@ -46,7 +47,12 @@ class Settings:
     samples: int = SAMPLES
 
     def to_json(self) -> dict[str, Any]:
-        shown = {"filters": list(self.filters), "splits": format_splits(self.splits)}
+        mapping = Path(self.mapping).read_text("utf-8") if self.mapping else ""
+        shown = {
+            "mapping": mapping,
+            "filters": list(self.filters),
+            "splits": format_splits(self.splits),
+        }
         return dataclasses.asdict(self) | shown
 
 

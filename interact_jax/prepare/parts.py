@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from interact_jax import places
-from interact_jax.data.formats import FORMATS, SAMPLE, recognise
+from interact_jax.data.formats import FORMATS, ROWS, SAMPLE, recognise
 from interact_jax.data.records import Record, find_files, read_records
 from interact_jax.data.sources import GZIP_MAGIC, Span, other_kind
 from interact_jax.schema import InputError
 
 PART_BYTES = 64 << 20
-WHOLE_FILES = ("oasst_flat",)  # formats whose records need the others of their file
+WHOLE_FILES = ("oasst_flat", ROWS)  # formats whose records need the others of their file
 BLOCK = 1 << 20  # bytes in which line ends are counted at a time
 
 
@@ -76,11 +76,13 @@ def find_inputs(path: str) -> list[Input]:
     return inputs
 
 
-def plan_parts(path: str, format: str = "auto", part_bytes: int = PART_BYTES) -> list[Part]:
+def plan_parts(
+    path: str, format: str = "auto", part_bytes: int = PART_BYTES, mapping: str = ""
+) -> list[Part]:
     """The parts of the files that `path` stands for, in order. Raises InputError."""
     parts: list[Part] = []
     for file, stem in find_files(path).items():
-        for form, span in _cut(file, format, part_bytes):
+        for form, span in _cut(file, ROWS if mapping else format, part_bytes):
             parts.append(Part(len(parts), file, stem, form, span))
     return parts
 

@@ -146,7 +146,9 @@ def planned(settings: Settings, folder: Path) -> list[Part]:
     inputs, file = find_inputs(settings.data), folder / PLAN
     if not file.exists():
         with progress.of("cutting the input into parts"):
-            parts = plan_parts(settings.data, settings.format, settings.part_bytes)
+            parts = plan_parts(
+                settings.data, settings.format, settings.part_bytes, settings.mapping
+            )
         plan = {
             "version": VERSION,
             "interact_jax": __version__,

@@ -172,6 +172,7 @@ def _read(job: Job, part: Part, counts: Counts, limit: int | None) -> Iterator[C
         settings.repair,
         settings.max_bytes,
         part.span,
+        settings.mapping,
     )
     for item in outcomes if limit is None else _until(outcomes, limit):
         if isinstance(item, Note):

@@ -22,7 +22,7 @@ def dry_run(
     settings: Settings, filters: Sequence[Filter | Survey], processes: int, limit: int | None
 ) -> list[str]:
     """In lines, what would be kept and dropped, of the first `limit` conversations of each part."""
-    parts = plan_parts(settings.data, settings.format, settings.part_bytes)
+    parts = plan_parts(settings.data, settings.format, settings.part_bytes, settings.mapping)
     job = Job(settings, Path(), len(parts), tuple(filters))
     with Workers(processes) as workers:
         found = dict(workers.each(_try_part, [(job, part, limit) for part in parts], "reading"))
