@@ -25,6 +25,7 @@ from pathlib import Path
 
 from interact_jax import cli, places
 from interact_jax.arguments import Parser
+from interact_jax.data.columns import load_columns
 from interact_jax.help_text import Help
 from interact_jax.models import hf
 from interact_jax.prepare import pipeline, trial
@@ -111,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     check(args)
     cli.log_to_stderr(logging.INFO)
     filters = [parse_filter(text) for text in args.filter]
+    load_columns(args.mapping)  # what is wrong with it is said before anything is read
     settings = Settings(
         data=args.data,
         name=args.name,

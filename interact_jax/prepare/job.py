@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -47,13 +48,16 @@ class Settings:
     samples: int = SAMPLES
 
     def to_json(self) -> dict[str, Any]:
-        mapping = Path(self.mapping).read_text("utf-8") if self.mapping else ""
-        shown = {
-            "mapping": mapping,
-            "filters": list(self.filters),
-            "splits": format_splits(self.splits),
-        }
-        return dataclasses.asdict(self) | shown
+        shown = {"filters": list(self.filters), "splits": format_splits(self.splits)}
+        return dataclasses.asdict(self) | shown | {"mapping": self._mapping}
+
+    @property
+    def _mapping(self) -> str:
+        """The name of the mapping file, and a digest of what is in it."""
+        if not self.mapping:
+            return ""
+        digest = hashlib.blake2b(Path(self.mapping).read_bytes(), digest_size=4).hexdigest()
+        return f"{self.mapping} (content {digest})"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from interact_jax import cli, startup
 from launch import prepare_data
 from tests.prepare.little import parse_filter
 
-prepare_data.parse_filter_of = lambda: parse_filter
+prepare_data.parse_filter = parse_filter
 
 
 def serve():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from interact_jax import lock
+from interact_jax.data.prepared import PreparedData
 from interact_jax.schema import InputError
 from launch import prepare_data
 from tests.prepare.little import content, parse_filter, write_logs
@@ -70,7 +71,7 @@ def programs(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run the program in this process; its output."""
-    monkeypatch.setattr(prepare_data, "parse_filter_of", lambda: parse_filter)
+    monkeypatch.setattr(prepare_data, "parse_filter", parse_filter)
 
     def run(*given):
         prepare_data.main([*map(str, given)])
@@ -228,3 +229,35 @@ def test_two_at_once_are_refused(run, tmp_path):
     logs, out = write_logs(tmp_path / "logs"), tmp_path / "out"
     with lock.hold(out), pytest.raises(InputError, match="another run is active"):
         run(*arguments(logs, out))
+
+
+CSV = """chat,at,who,body
+a,2024-01-01T10:00:09,customer,Thanks a lot
+a,2024-01-01T10:00:05,agent,Hello
+a,2024-01-01T10:00:00,customer,Hi
+"""
+COLUMNS = """session = "chat"
+time = "at"
+role = "who"
+text = "body"
+[roles]
+customer = "user"
+agent = "assistant"
+"""
+
+
+def test_rows_with_a_message_each(tmp_path):
+    (tmp_path / "log.csv").write_text(CSV)
+    mapping = tmp_path / "columns.toml"
+    mapping.write_text(COLUMNS)
+    given = ["--data", str(tmp_path / "log.csv"), "--out", str(tmp_path / "out")]
+    given += ["--mapping", str(mapping), "--part-bytes", "10", "--processes", "1"]
+    prepare_data.main([*given, "--splits", "train=1"])
+    (one,) = PreparedData(tmp_path / "out")
+    assert [message.content for message in one.messages] == ["Hi", "Hello", "Thanks a lot"]
+    mapping.write_text(COLUMNS.replace('"agent', '"bot'))
+    with pytest.raises(InputError, match="expected"):
+        prepare_data.main([*given, "--mapping", str(tmp_path / "none.toml")])
+    mapping.write_text(f"{COLUMNS}# of another shop\n")
+    with pytest.raises(InputError, match=r"--mapping: was .*columns\.toml \(content"):
+        prepare_data.main([*given, "--splits", "train=1"])
