@@ -26,6 +26,7 @@ from etils import epath
 
 from interact_jax.data.array_records import FEATURES
 from interact_jax.prepare.describing import RELEASE, TEMPLATE
+from interact_jax.prepare.filters import parse_filter
 from interact_jax.prepare.job import Settings
 from interact_jax.prepare.pipeline import Left, prepare
 from interact_jax.prepare.splits import DEFAULT, format_splits, parse_splits
@@ -117,8 +118,6 @@ def _whole_number() -> Any:
 def _filters(settings: Settings) -> list[Any]:
     if not settings.filters:
         return []
-    from interact_jax.prepare.filters import parse_filter
-
     return [parse_filter(text) for text in settings.filters]
 
 

@@ -256,7 +256,7 @@ def test_rows_with_a_message_each(tmp_path):
     (one,) = PreparedData(tmp_path / "out")
     assert [message.content for message in one.messages] == ["Hi", "Hello", "Thanks a lot"]
     mapping.write_text(COLUMNS.replace('"agent', '"bot'))
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match=r"none\.toml: cannot be read"):
         prepare_data.main([*given, "--mapping", str(tmp_path / "none.toml")])
     mapping.write_text(f"{COLUMNS}# of another shop\n")
     with pytest.raises(InputError, match=r"--mapping: was .*columns\.toml \(content"):
