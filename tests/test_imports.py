@@ -80,7 +80,6 @@ LAYERS = (
         "hub",
         "leaderboards",
         "harness",
-        "prepare",
     },
     {"chatting"},
 )
