@@ -2,11 +2,14 @@
 
     python benchmarks/synthetic_logs.py --out logs --conversations 4000 --length 0.3 --parts 1
     python benchmarks/feed.py --data logs --tokenizer DIRECTORY
+    python launch/prepare_data.py --data logs --out data --splits train=1
+    python benchmarks/feed.py --data data --tokenizer DIRECTORY
 
 Read, tokenised, grown into trees and packed by one process (and the one that renders its chat
 template), with nothing cached; the tokenizer, a fast one, is given the rendered conversations in
 one batch, with as many threads. They take turns, and the fastest of --repeats counts. Tokens are
-those of the rendered conversations.
+those of the rendered conversations. Of prepared data there are two figures: `feed` makes trees and
+stores them, `stored` reads them again.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ if __name__ == "__main__":  # before the slow imports
     startup.quieten()
 
 import argparse
+import collections
+import contextlib
 import json
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from interact_jax import cli, config
@@ -29,7 +35,10 @@ from interact_jax.data.conversations import read_conversations
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import Data, Draws, LogBatches, packing_for
+from interact_jax.data.prepared import PreparedData, is_prepared
+from interact_jax.data.stored import StoredDataset
+from interact_jax.data.tokenise import Tokeniser
 from interact_jax.schema import Conversation
 
 
@@ -45,26 +54,45 @@ def main(argv: list[str] | None = None) -> None:
     add("--json", default="", metavar="FILE", help="write the figures there")
     args = parser.parse_args(argv)
     chat = ChatFormat.load(args.tokenizer)
-    conversations, _ = read_conversations(args.data, args.format)
+    prepared = is_prepared(args.data)
+    conversations = (
+        list(PreparedData(args.data)) if prepared else read_conversations(args.data, args.format)[0]
+    )
     texts = [rendered(conversation, chat) for conversation in conversations]
-    tokens, alone, fed = 0, [], []
+    tokens, seconds = 0, collections.defaultdict[str, list[float]](list)
     for _ in range(args.repeats):
-        began = time.perf_counter()
-        tokens = tokenise_alone(texts, chat)
-        alone.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        feed(args.data, args.format, chat, args.rows, args.row_tokens)
-        fed.append(time.perf_counter() - began)
-    figures = {
-        "conversations": len(conversations),
-        "tokens": tokens,
-        "tokenizer_alone": round(tokens / min(alone)),
-        "feed": round(tokens / min(fed)),
-        "ratio": round(min(alone) / min(fed), 3),
+        with timed(seconds["tokenizer_alone"]):
+            tokens = tokenise_alone(texts, chat)
+        if not prepared:
+            with timed(seconds["feed"]):
+                dataset = load_dataset(args.data, args.format, chat, EncodeSettings(), "tree")
+                feed(dataset, args.rows, args.row_tokens)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("feed", "stored"):
+                with timed(seconds[name]):
+                    tokeniser = Tokeniser(chat, EncodeSettings(), "tree")
+                    data = StoredDataset(PreparedData(args.data), tokeniser, Path(folder))
+                    feed(data, args.rows, args.row_tokens)
+                    data.close()
+    fastest = {name: min(times) for name, times in seconds.items()}
+    alone = fastest["tokenizer_alone"]
+    figures: dict[str, float] = {"conversations": len(conversations), "tokens": tokens}
+    figures |= {name: round(tokens / best) for name, best in fastest.items()}
+    figures |= {
+        f"ratio_{name}": round(alone / best, 3) for name, best in fastest.items() if best != alone
     }
     print(json.dumps(figures))
     if args.json:
         Path(args.json).write_text(json.dumps(figures) + "\n")
+
+
+@contextlib.contextmanager
+def timed(seconds: list[float]) -> Iterator[None]:
+    """Append how long it took."""
+    began = time.perf_counter()
+    yield
+    seconds.append(time.perf_counter() - began)
 
 
 def rendered(conversation: Conversation, chat: ChatFormat) -> str:
@@ -79,11 +107,10 @@ def tokenise_alone(texts: Sequence[str], chat: ChatFormat) -> int:
     return sum(len(encoding.ids) for encoding in found)
 
 
-def feed(path: str, format: str, chat: ChatFormat, rows: int, row_tokens: int) -> None:
+def feed(dataset: Data, rows: int, row_tokens: int) -> None:
     """Every batch of one epoch."""
     cfg = config.default()
     cfg.batch.rows, cfg.batch.row_tokens, cfg.epochs = rows, row_tokens, 1.0
-    dataset = load_dataset(path, format, chat, EncodeSettings(), "tree")
     draws = Draws(dataset.interactions, cfg.batch, 0, 1.0)
     packing = packing_for(dataset, draws, row_tokens, rows, 0)
     source = LogBatches(dataset, draws, packing, Limits.of(cfg))
