@@ -5,25 +5,22 @@ The page reads well without its script (`inspect_page.js`), which only filters a
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.thinking import NOTES
-from interact_jax.data.tree import Place, Reply, Tree, paths
+from interact_jax.data.tree import paths
 from interact_jax.printable import count
 from interact_jax.report import html
-from interact_jax.report.inspection import Entry, Filtered, Finding, Inspection, Split
+from interact_jax.report.inspect_trees import tokens_of, tree_html
+from interact_jax.report.inspection import Entry, Filtered, Finding, Inspection, Remark, Split
 from interact_jax.schema import Conversation, Message
 
 HERE = Path(__file__).parent
 MOST_CHARACTERS = 20_000  # of a conversation's messages
 MOST_MESSAGES, MOST_PAIRS = 200, 20
-MOST_STREAMS, MOST_REPLIES = 60, 200  # of a tree
-CONTEXT, REPLY = 300, 1000  # characters of a tree's text between replies, and of a reply
 HISTOGRAMS = "Conversations by the highest power of two in a number."
 
 
@@ -71,23 +68,19 @@ def _overview(inspection: Inspection, shown: Shown) -> str:
     else:
         rows.append(("tokenizer", html.escape_text(shown.tokenizer)))
         rows.append(("token trees of the sample", _sizes(inspection.entries)))
-    return html.table(rows, kind="values")
+    return html.table(rows)
 
 
 def _sizes(entries: Iterable[Entry]) -> str:
     trees = [tree for entry in entries for tree in entry.trees or ()]
     replies = sum(len(tree.replies) for tree in trees)
-    tokens = sum(_tokens(tree) for tree in trees)
+    tokens = sum(tokens_of(tree) for tree in trees)
     separate = sum(len(ids) for tree in trees for _, _, ids in paths(tree))
     return (
         f"{count(len(trees), 'tree')} with {count(replies, 'reply', 'replies')} of "
         f"{count(sum(tree.size.R for tree in trees), 'token')}; {tokens:,} tokens in place of "
         f"{separate:,} in separate sequences"
     )
-
-
-def _tokens(tree: Tree) -> int:
-    return tree.size.T + tree.size.P + tree.size.Q
 
 
 # --------------------------------------------------------------------------- read, lost, filtered
@@ -123,7 +116,6 @@ def _card(inspection: Inspection) -> Iterator[str]:
     yield "<h2>How the data were prepared</h2>"
     yield html.table(
         [(html.escape_text(name), html.message(text)) for name, text in card.facts.items()],
-        kind="values",
     )
     counts = [(html.escape_text(_words(k)), f"{n:,}") for k, n in card.counts.items()]
     yield html.table(counts, ("of all splits", ""), "numbers")
@@ -218,12 +210,7 @@ def _sample(inspection: Inspection, shown: Shown) -> Iterator[str]:
         '<span class="badge o">o</span> the user\'s follow-up to it.</p>'
     )
     yield _search()
-    flaws = dict.fromkeys(_kind_of(r) for entry in inspection.entries for r in entry.reasons)
-    if flaws:
-        yield html.fold(
-            "Find what lost something, by reason",
-            f"<p>{' '.join(map(_reason_button, sorted(flaws)))}</p>",
-        )
+    yield _reasons(inspection.entries)
     for number, entry in enumerate(inspection.entries, 1):
         yield _conversation(number, entry, shown)
     yield "<noscript><p>The search box needs scripts; all else is here.</p></noscript>"
@@ -240,18 +227,20 @@ def _search() -> str:
     )
 
 
-def _kind_of(reason: str) -> str:
-    """What reasons of one kind have in common: without the number in front, and the details."""
-    first, _, rest = reason.partition(" ")
-    if first.replace(",", "").isdigit():
-        return rest.partition(" ")[2] or rest
-    return ": ".join(reason.split(": ")[:2])
-
-
-def _reason_button(kind: str) -> str:
-    return (
-        f'<button type="button" data-query="{html.escape_attribute(kind)}">'
-        f"{html.escape_text(kind)}</button>"
+def _reasons(entries: Iterable[Entry]) -> str:
+    """Buttons that find the conversations on which there are remarks, by their reasons."""
+    counts = collections.Counter(
+        reason for entry in entries for reason in {remark.reason for remark in entry.remarks}
+    )
+    buttons = (
+        f'<li><button type="button" data-query="{html.escape_attribute(reason)}">'
+        f"{html.escape_text(reason)}</button> {count(number, 'conversation')}</li>"
+        for reason, number in counts.most_common()
+    )
+    if not counts:
+        return ""
+    return html.fold(
+        "Find what was lost, cut or mended", f'<ul class="reasons">{"".join(buttons)}</ul>'
     )
 
 
@@ -266,15 +255,15 @@ def _conversation(number: int, entry: Entry, shown: Shown) -> str:
         else count(len(learned), "interaction"),
     ]
     user = f" · user {html.escape_text(conversation.user)}" * bool(conversation.user)
-    flaws = f' <span class="flaw">{count(len(entry.reasons), "remark")}</span>'
+    flaws = f' <span class="flaw">{count(len(entry.remarks), "remark")}</span>'
     return (
         f'<details class="pair conversation" id="c{number}"><summary>'
         f'<h3 class="find">{html.escape_text(conversation.id)}</h3> '
         f'<span class="soft"><span class="find">{_opening(conversation)}</span>'
         f'{" · ".join(facts)}<span class="find">{user}</span></span>'
-        f"{flaws * bool(entry.reasons)}</summary><div>"
+        f"{flaws * bool(entry.remarks)}</summary><div>"
         f'<p class="note find">{html.escape_text(conversation.source)}{_meta(conversation)}</p>'
-        + _reasons(entry.reasons)
+        + _remarks(entry.remarks)
         + "".join(_messages(conversation, learned))
         + _preferences(conversation)
         + "".join(_trees(entry, shown))
@@ -306,10 +295,10 @@ def _learned(entry: Entry) -> dict[str, bool]:
     return {name: name in grown for name in names}
 
 
-def _reasons(reasons: Sequence[str]) -> str:
-    if not reasons:
+def _remarks(remarks: Sequence[Remark]) -> str:
+    if not remarks:
         return ""
-    items = "".join(f"<li>{html.message(reason)}</li>" for reason in reasons)
+    items = "".join(f"<li>{html.message(f'{r.reason}: {r.detail}')}</li>" for r in remarks)
     return f'<ul class="reasons find flaw">{items}</ul>'
 
 
@@ -367,24 +356,6 @@ def _preferences(conversation: Conversation) -> str:
     return html.fold(count(len(pairs), "pair of replies", "pairs of replies"), content)
 
 
-# ---------------------------------------------------------------------------------------- trees
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """The trunk or a branch of a tree: its ids, the tokens of the trunk that it follows, and the
-    places of replies in it."""
-
-    name: str
-    ids: np.ndarray
-    fork: int
-    spans: tuple[tuple[int, int], ...]
-
-    @property
-    def end(self) -> int:
-        return self.fork + len(self.ids)
-
-
 def _trees(entry: Entry, shown: Shown) -> Iterator[str]:
     if shown.chat is None or entry.trees is None:
         return
@@ -397,121 +368,4 @@ def _trees(entry: Entry, shown: Shown) -> Iterator[str]:
             f"token tree{of}: trunk {size.T:,}, {count(size.J, 'branch', 'branches')} "
             f"{size.P + size.Q:,}, y {size.R:,} tokens"
         )
-        yield html.fold(summary, _tree(tree, shown.chat, shown.max_reply))
-
-
-def _tree(tree: Tree, chat: ChatFormat, max_reply: int) -> str:
-    streams = streams_of(tree)
-    longest = max(stream.end for stream in streams)
-    parts = [_stream(stream, longest, chat.decode) for stream in streams[:MOST_STREAMS]]
-    if len(streams) > MOST_STREAMS:
-        parts.append(f'<p class="note">{len(streams) - MOST_STREAMS:,} more, not shown</p>')
-    rows = [_reply(reply, chat, max_reply) for reply in tree.replies[:MOST_REPLIES]]
-    separate = sum(len(ids) for _, _, ids in paths(tree))
-    return (
-        "".join(parts)
-        + html.table(rows, ("reply", "tokens of y", "ends with", "remarks"))
-        + f'<p class="note">{_tokens(tree):,} tokens in place of {separate:,} in separate '
-        "sequences. The last token of a sequence is only a target, and not in the tree.</p>"
-    )
-
-
-def streams_of(tree: Tree) -> list[Stream]:
-    """The trunk, the branches that are differentiated, and the others, each with the places of the
-    replies in it."""
-    spans: dict[tuple[bool, int | None], list[tuple[int, int]]] = {}
-    views: dict[tuple[bool, int | None], str] = {}
-    for reply in tree.replies:
-        for view, place in reply.places.items():
-            frozen = view in tree.frozen_views
-            where = (frozen and place.limb is not None, place.limb)
-            fork = 0 if place.limb is None else tree.limbs_of(view)[place.limb].fork
-            start, stop = _span(tree, reply, view, place)
-            spans.setdefault(where, []).append((max(0, start - fork), stop - fork))
-            if start < fork:
-                spans.setdefault((False, None), []).append((start, fork))
-            views[where] = view
-    trunk = Stream("trunk", tree.trunk, 0, _merged(spans.get((False, None), ())))
-    limbs = [
-        Stream(
-            views.get((frozen, number), "branch"),
-            limb.ids,
-            limb.fork,
-            _merged(spans.get((frozen, number), ())),
-        )
-        for frozen, limbs in ((False, tree.live), (True, tree.frozen))
-        for number, limb in enumerate(limbs)
-    ]
-    return [trunk, *limbs]
-
-
-def _span(tree: Tree, reply: Reply, view: str, place: Place) -> tuple[int, int]:
-    """From where to where the tokens of y are among the ids of a path, or of the trunk."""
-    y = reply.target.y
-    ids = tree.trunk if place.limb is None else tree.path(reply, view)
-    start, last = place.start + 1, place.start + len(y)
-    return start, last + int(last < len(ids) and ids[last] == y[-1])
-
-
-def _merged(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The same places without overlaps and empty ones, in order."""
-    merged: list[tuple[int, int]] = []
-    for start, stop in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
-        elif start < stop:
-            merged.append((start, stop))
-    return tuple(merged)
-
-
-def pieces_of(stream: Stream) -> Iterator[tuple[bool, np.ndarray]]:
-    """The ids of a stream in pieces, and whether each is a reply."""
-    at = 0
-    for start, stop in stream.spans:
-        if at < start:
-            yield False, stream.ids[at:start]
-        yield True, stream.ids[start:stop]
-        at = stop
-    if at < len(stream.ids):
-        yield False, stream.ids[at:]
-
-
-def _stream(stream: Stream, longest: int, decode: Callable[[np.ndarray], str]) -> str:
-    bar = [f'<span class="shared" style="flex:{stream.fork}"></span>'] if stream.fork else []
-    text = []
-    for is_reply, ids in pieces_of(stream):
-        bar.append(f'<span class="{"y" if is_reply else "x"}" style="flex:{len(ids)}"></span>')
-        shown = html.escape_text(clip(decode(ids), REPLY if is_reply else CONTEXT))
-        text.append(f"<mark>{shown}</mark>" if is_reply else shown)
-    bar.append(f'<span style="flex:{longest - stream.end}"></span>')
-    after = f", after {stream.fork:,} of the trunk" if stream.name != "trunk" else ""
-    return (
-        f'<div class="stream"><span class="label">{html.escape_text(stream.name)}: '
-        f"{count(len(stream.ids), 'token')}{after}</span>"
-        f'<div class="bar" aria-hidden="true">{"".join(bar)}</div>'
-        f'<div class="said" dir="auto">{"".join(text)}</div></div>'
-    )
-
-
-def clip(text: str, room: int) -> str:
-    """A text without its middle, if it is longer than there is room."""
-    half = room // 2
-    if len(text) <= room:
-        return text
-    return f"{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}"
-
-
-def _reply(reply: Reply, chat: ChatFormat, max_reply: int) -> tuple[str, ...]:
-    target, remarks = reply.target, []
-    if len(target.y) >= max_reply and target.y[-1] != chat.eos_id:
-        remarks.append(f"cut at {max_reply:,} tokens, so that its end is lost")
-    if target.reasoning:
-        remarks.append(NOTES.get(target.reasoning, target.reasoning))
-    if target.weight != 1:
-        remarks.append(f"weight {target.weight:g}")
-    return (
-        html.escape_text(target.id),
-        f"{len(target.y):,}",
-        html.escape_text(chat.decode(target.y[-1:])).replace("\n", "⏎") or "∅",
-        html.escape_text("; ".join(remarks)),
-    )
+        yield html.fold(summary, tree_html(tree, shown.chat, shown.max_reply))

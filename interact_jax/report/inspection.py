@@ -1,7 +1,7 @@
 """What a data set holds, for people to look at: a sample of it, and what was lost on the way.
 
     inspection = inspect_data("logs.jsonl", Reading(), sample=200, seed=0, tokeniser=None)
-    inspection.entries[0].conversation, inspection.entries[0].reasons, inspection.findings
+    inspection.entries[0].conversation, inspection.entries[0].remarks, inspection.findings
 
 Files are streamed: nothing but the sample, and a digest of each conversation, is in memory. Unlike
 a run, this reads on after every fault, and shows conversations without an interaction as well.
@@ -28,11 +28,11 @@ from interact_jax.data.tokenise import Tokenised, Tokeniser
 from interact_jax.data.tree import Tree
 from interact_jax.json_files import read_json
 from interact_jax.places import input_name
-from interact_jax.printable import count_reason
 from interact_jax.schema import Conversation, InputError
 
 EXAMPLES = 5  # of each reason
 LOST, MENDED, COPIES, UNUSED = "lost", "mended", "occurs again", "not used"
+KINDS = (LOST, MENDED, COPIES, UNUSED)
 IGNORED = "left out by the format"
 
 
@@ -56,12 +56,20 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Remark:
+    """What was lost, cut or mended of one conversation: a reason, as it is counted, and details."""
+
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Entry:
     """A conversation of the sample, what was lost or cut of it, and its trees (None without a
     tokenizer)."""
 
     conversation: Conversation
-    reasons: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     trees: tuple[Tree, ...] | None = None
 
 
@@ -147,7 +155,7 @@ class _Reader:
     random: random.Random
     total: int = 0
     interactions: int = 0
-    kept: list[tuple[int, Conversation, list[str]]] = dataclasses.field(default_factory=list)
+    kept: list[tuple[int, Conversation, list[Remark]]] = dataclasses.field(default_factory=list)
     times: collections.Counter[tuple[str, str]] = dataclasses.field(
         default_factory=collections.Counter
     )
@@ -155,7 +163,7 @@ class _Reader:
     firsts: dict[bytes, str] = dataclasses.field(default_factory=dict)  # where each was read first
     ids: dict[str, str] = dataclasses.field(default_factory=dict)  # and each id
     where: str = ""
-    reasons: list[str] = dataclasses.field(default_factory=list)  # of the record at `where`
+    remarks: list[Remark] = dataclasses.field(default_factory=list)  # on the record at `where`
 
     def take(self, item: Outcome) -> None:
         if isinstance(item, Loss):
@@ -172,17 +180,17 @@ class _Reader:
         if len(examples) < EXAMPLES:
             examples.append(f"{where}: {detail}")
         if kind != UNUSED:
-            self._reasons_at(where).append(f"{kind}: {reason}: {detail}")
+            self._remarks_at(where).append(Remark(f"{kind}: {reason}", detail))
 
-    def _reasons_at(self, where: str) -> list[str]:
-        """The list of reasons of a record, to which all that is read of it adds."""
+    def _remarks_at(self, where: str) -> list[Remark]:
+        """The remarks on a record, to which all that is read of it adds."""
         if where != self.where:
-            self.where, self.reasons = where, []
-        return self.reasons
+            self.where, self.remarks = where, []
+        return self.remarks
 
     def _take_conversation(self, conversation: Conversation) -> None:
         source, interactions = conversation.source, count_interactions(conversation)
-        reasons = self._reasons_at(source)
+        remarks = self._remarks_at(source)
         self._compare_id(conversation)
         if interactions:
             self._compare_messages(conversation)
@@ -192,9 +200,9 @@ class _Reader:
         place = self.total if self.total < self.sample else self.random.randint(0, self.total)
         if place < self.sample:
             if place < len(self.kept):
-                self.kept[place] = (self.total, conversation, reasons)
+                self.kept[place] = (self.total, conversation, remarks)
             else:
-                self.kept.append((self.total, conversation, reasons))
+                self.kept.append((self.total, conversation, remarks))
         self.total += 1
 
     def _compare_id(self, conversation: Conversation) -> None:
@@ -211,7 +219,10 @@ class _Reader:
             self._note(COPIES, "copy of an earlier conversation", source, detail)
 
     def findings(self) -> Iterator[Finding]:
-        for (kind, reason), times in self.times.most_common():
+        """The worst kind first, and of each kind the most frequent."""
+        for (kind, reason), times in sorted(
+            self.times.items(), key=lambda item: (KINDS.index(item[0][0]), -item[1])
+        ):
             yield Finding(kind, reason, times, tuple(self.examples[kind, reason]))
 
 
@@ -241,7 +252,7 @@ def _inspect_files(path: str, reading: Reading, sample: int, seed: int) -> Inspe
     return Inspection(
         input_name(path),
         reader.total,
-        tuple(Entry(conversation, tuple(reasons)) for _, conversation, reasons in kept),
+        tuple(Entry(conversation, tuple(remarks)) for _, conversation, remarks in kept),
         tuple(reader.findings()),
         {
             "files": len(files),
@@ -267,7 +278,7 @@ def _entry_of(conversation: Conversation) -> Entry:
     if count_interactions(conversation):
         return Entry(conversation)
     reason, _, detail = _why_unused(conversation)
-    return Entry(conversation, (f"{LOST}: {reason}: {detail}",))
+    return Entry(conversation, (Remark(f"{LOST}: {reason}", detail),))
 
 
 def read_card(directory: Path) -> Card:
@@ -347,7 +358,11 @@ def _with_trees(entries: Iterable[Entry], tokeniser: Tokeniser) -> Iterator[Entr
     nothing = Tokenised([], 0, collections.Counter())
     for entry, conversation, counted in zip(entries, fitted, counts, strict=True):
         tokenised = nothing if conversation is None else next(grown)
-        told = (count_reason(n, reason) for reason, n in (counted + tokenised.counts).items())
+        told = (Remark(reason, times(n)) for reason, n in (counted + tokenised.counts).items())
         yield dataclasses.replace(
-            entry, reasons=(*entry.reasons, *told), trees=tuple(tokenised.trees)
+            entry, remarks=(*entry.remarks, *told), trees=tuple(tokenised.trees)
         )
+
+
+def times(number: int) -> str:
+    return "once" if number == 1 else f"{number:,} times"
