@@ -99,7 +99,7 @@ def inspect(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     page = write_inspect_page(Path(args.out), found, shown)
-    cli.show(*lines(found), f"page: {page}")
+    cli.show(*lines(found, with_trees=tokeniser is not None), f"page: {page}")
 
 
 def open_tokeniser(args: argparse.Namespace) -> Tokeniser:
@@ -126,15 +126,12 @@ def open_tokeniser(args: argparse.Namespace) -> Tokeniser:
     return Tokeniser(chat, settings, sharing="tree")
 
 
-def lines(found: Inspection) -> list[str]:
+def lines(found: Inspection, with_trees: bool) -> list[str]:
     """What was read, in a few lines; the page has the rest."""
     trees = [tree for entry in found.entries for tree in entry.trees or ()]
-    without = bool(found.entries) and found.entries[0].trees is None
+    told = f", {count(len(trees), 'tree')}" if with_trees else "; no token trees, no --tokenizer"
     return [
-        f"{count(len(found.entries), 'conversation')} of {found.total:,} shown"
-        + (
-            "; without --tokenizer, no token trees" if without else f", {count(len(trees), 'tree')}"
-        ),
+        f"{len(found.entries):,} of {count(found.total, 'conversation')} shown{told}",
         *(f"  {each.kind} {each.times:,} x {each.reason}" for each in found.findings),
     ]
 

@@ -118,7 +118,8 @@ def _stream(stream: Stream, longest: int, decode: Callable[[np.ndarray], str]) -
     text = []
     for is_reply, ids in pieces_of(stream):
         bar.append(f'<span class="{"y" if is_reply else "x"}" style="flex:{len(ids)}"></span>')
-        shown = html.escape_text(clip(decode(ids), REPLY if is_reply else CONTEXT))
+        clipped = clip(decode(ids), REPLY if is_reply else CONTEXT)
+        shown = html.escape_text(clipped).replace("\n", "⏎\n")
         text.append(f"<mark>{shown}</mark>" if is_reply else shown)
     bar.append(f'<span style="flex:{longest - stream.end}"></span>')
     after = f", after {stream.fork:,} of the trunk" if stream.name != "trunk" else ""

@@ -246,8 +246,8 @@ def _inspect_files(path: str, reading: Reading, sample: int, seed: int) -> Inspe
             file, stem, report, reading.format, reading.repair, reading.max_bytes
         ):
             reader.take(item)
-    if not reader.total and not reader.times:
-        raise InputError(f"{input_name(path)}: there is nothing in it to show.")
+    if not reader.total:
+        raise InputError("\n".join(_nothing_read(path, reader.findings())))
     kept = sorted(reader.kept, key=lambda item: item[0])
     return Inspection(
         input_name(path),
@@ -261,6 +261,12 @@ def _inspect_files(path: str, reading: Reading, sample: int, seed: int) -> Inspe
             "interactions": reader.interactions,
         },
     )
+
+
+def _nothing_read(path: str, findings: Iterable[Finding]) -> Iterator[str]:
+    yield f"{input_name(path)}: no conversation could be read, so there is nothing to show."
+    for each in findings:
+        yield f"  {each.times:,} x {each.reason}, such as {each.examples[0]}"
 
 
 # ------------------------------------------------------------------------------------- prepared
