@@ -21,6 +21,7 @@ from interact_jax.data.copies import digest_of
 from interact_jax.data.dataset import POCKET_LOGS, fit_one
 from interact_jax.data.dialogues import Outcome
 from interact_jax.data.encode import Counts
+from interact_jax.data.mending import LEFT_OUT
 from interact_jax.data.prepared import CARD, PreparedData, is_prepared
 from interact_jax.data.records import Loss, Note, find_files
 from interact_jax.data.sources import MOST_BYTES
@@ -33,6 +34,8 @@ from interact_jax.schema import Conversation, InputError
 EXAMPLES = 5  # of each reason
 LOST, MENDED, COPIES, UNUSED = "lost", "mended", "occurs again", "not used"
 KINDS = (LOST, MENDED, COPIES, UNUSED)
+DUPLICATES = {"join": (MENDED, ""), "drop": (MENDED, LEFT_OUT), "stop": (LOST, "")}
+"""As what a conversation whose id is taken is counted, and with which beginning of the reason."""
 IGNORED = "left out by the format"
 
 
@@ -153,6 +156,7 @@ class _Reader:
 
     sample: int
     random: random.Random
+    repair: str
     total: int = 0
     interactions: int = 0
     kept: list[tuple[int, Conversation, list[Remark]]] = dataclasses.field(default_factory=list)
@@ -191,7 +195,8 @@ class _Reader:
     def _take_conversation(self, conversation: Conversation) -> None:
         source, interactions = conversation.source, count_interactions(conversation)
         remarks = self._remarks_at(source)
-        self._compare_id(conversation)
+        if not self._may_have_id(conversation):
+            return
         if interactions:
             self._compare_messages(conversation)
         else:
@@ -205,11 +210,16 @@ class _Reader:
                 self.kept.append((self.total, conversation, remarks))
         self.total += 1
 
-    def _compare_id(self, conversation: Conversation) -> None:
+    def _may_have_id(self, conversation: Conversation) -> bool:
+        """Whether a run reads it: one whose id is taken gets another, or is left out."""
         name, source = conversation.id, conversation.source
         first = self.ids.setdefault(name, source)
-        if first != source:
-            self._note(MENDED, "duplicate id", source, f"conversation {name!r} is also at {first}")
+        if first == source:
+            return True
+        kind, before = DUPLICATES[self.repair]
+        detail = f"conversation {name!r} is also at {first}"
+        self._note(kind, f"{before}duplicate id", source, detail)
+        return self.repair == "join"
 
     def _compare_messages(self, conversation: Conversation) -> None:
         name, source = conversation.id, conversation.source
@@ -240,7 +250,7 @@ def _why_unused(conversation: Conversation) -> tuple[str, str, str]:
 
 def _inspect_files(path: str, reading: Reading, sample: int, seed: int) -> Inspection:
     report, files = ReadReport(), find_files(path)
-    reader = _Reader(sample, random.Random(seed))
+    reader = _Reader(sample, random.Random(seed), reading.repair)
     for file, stem in files.items():
         for item in read_outcomes(
             file, stem, report, reading.format, reading.repair, reading.max_bytes

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.conversations import read_conversations
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.models import hf
@@ -211,6 +212,20 @@ def test_a_sample_depends_on_the_seed_alone_and_keeps_the_order(tmp_path):
     assert len({*ids(0)}) == 10 and ids(0) != ids(1)
     drawn = {number for seed in range(40) for number in ids(seed)}
     assert drawn == set(range(50))
+
+
+@pytest.mark.parametrize("repair", ["join", "drop", "stop"])
+def test_what_is_found_is_what_a_run_reports(logs, repair):
+    reading = Reading(repair=repair)
+    found = inspect_data(str(logs), reading, sample=3, seed=0, tokeniser=None)
+    read, report = read_conversations(str(logs), on_error="skip", repair=repair)
+    counted = {each.reason: each.times for each in found.findings}
+    assert counted == report.lost + report.mended + report.copies + report.unused
+    assert found.read["records"] == report.records == 9
+    assert found.read["interactions"] == report.interactions
+    assert found.total == len(read) + counted["no follow-up"]
+    for each in found.findings:
+        assert each.examples[0] == report.examples[each.reason].partition("; data.copies")[0]
 
 
 def test_marked_tokens_are_those_of_the_replies(logs):
