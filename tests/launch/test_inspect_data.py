@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 EVIL = [
     "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(2)> 'one' \"two\"\u2028three\u2029 &amp; \udcff",
+    "<img src=x onerror=alert(2)> 'one' \"two\"\u2028three\u2029 &amp;",
     '" autofocus onfocus="alert(3)',
 ]
 
@@ -35,7 +35,7 @@ def talk(name, *texts, **more):
 
 TALKS = [
     talk("plain", "Which sea?", "The North Sea.", "Too short", "It is the North Sea.", "Thanks"),
-    talk("evil", EVIL[0], EVIL[1].rstrip("\udcff"), EVIL[2], user='"><svg onload=alert(4)>'),
+    talk("evil", EVIL[0], EVIL[1], EVIL[2], user='"><svg onload=alert(4)>'),
     talk("alone", "Nobody answers", "but me"),
     talk("again", "Which sea?", "The North Sea.", "Too short", "It is the North Sea.", "Thanks"),
     talk("plain", "Another one", "with an id", "that is taken", lang="en"),
@@ -45,6 +45,7 @@ TALKS = [
         "id": "joined",
         "messages": [*talk("", "a", "b", "c")["messages"]] + talk("", "d")["messages"],
     },
+    talk("<u id=x>'\"", "?", EVIL[1], "!", **{"<i>": "<u>", "<s>": ["<u>"]}),
 ]
 
 
@@ -113,20 +114,20 @@ class InspectPage(Page):
 def test_every_conversation_is_shown_with_roles_interactions_and_trees(logs, page):
     shown = page("--data", logs, "--tokenizer", "pocket")
     assert len(shown.cards) == len(TALKS)
-    assert "All 8 conversations are shown." in shown.everything
+    assert "All 9 conversations are shown." in shown.everything
     first = shown.cards[0]
     for text in ("Which sea?", "plain_1", "follow-up to plain_3", "token tree: trunk", "hindsight"):
         assert text in first["all"]
     assert len(shown.classed("find")) > 2 * len(TALKS)
     learned = [a for a in shown.classed("y") if "find" in a["class"].split()]
     followed = [a for a in shown.classed("o") if "find" in a["class"].split()]
-    assert len(learned) == 9 - 1 and len(followed) == 9  # "marked" is dropped
+    assert len(learned) == 10 - 1 and len(followed) == 10  # "marked" is dropped
     assert "not learned from" in shown.cards[5]["all"]
 
 
 def test_what_was_lost_is_told_with_its_reason_of_each_conversation(logs, page):
     shown = page("--data", logs, "--tokenizer", "pocket", "--max-reply", "16")
-    for text in ("broken JSON", "talks.jsonl:9: ", "no follow-up", "two messages of one role"):
+    for text in ("broken JSON", "talks.jsonl:10: ", "no follow-up", "two messages of one role"):
         assert text in shown.everything
     for reason, at in (
         ("lost: no follow-up", [2]),
@@ -156,6 +157,7 @@ def test_nothing_of_the_logs_is_markup_or_runs(logs, page):
     assert not shown.all("img") and not shown.all("svg")
     assert not [a for _, a in shown.elements if any(name.startswith("on") for name in a)]
     assert not [a for _, a in shown.elements if "autofocus" in a]
+    assert not shown.all("u") and not shown.all("i") and not shown.all("s")
     assert "\u2028" not in shown.source and "\\u2028" in shown.cards[1]["found"]
     assert EVIL[0] in shown.cards[1]["found"] and EVIL[2] in shown.cards[1]["found"]
     (policy,) = [a["content"] for a in shown.all("meta", **{"http-equiv": POLICY})]
@@ -165,6 +167,24 @@ def test_nothing_of_the_logs_is_markup_or_runs(logs, page):
 
 
 POLICY = "Content-Security-Policy"
+
+
+def test_nothing_of_a_card_is_markup(data, page, tmp_path):
+    copy = tmp_path / "<img src=y>"
+    copy.mkdir()
+    for file in data.glob("*.*"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    card = json.loads((data / "card.json").read_text())
+    (sample,) = next(iter(card["filters"][0]["samples"].values()))[:1]
+    sample |= dict.fromkeys(sample, EVIL[0] + EVIL[1])
+    evil = {EVIL[0]: 1, EVIL[2]: 2}
+    card["filters"][1] |= {"filter": EVIL[0], "changed": evil}
+    card |= {"source": EVIL[0], "license": EVIL[2], "mended": evil, "examples": {EVIL[0]: EVIL[1]}}
+    (copy / "card.json").write_text(json.dumps(card, ensure_ascii=True))
+    shown = page("--data", copy)
+    assert shown.scripts == 1 and not shown.all("img") and not shown.all("svg")
+    assert not [a for _, a in shown.elements if {"autofocus", "onfocus", "onerror"} & a.keys()]
+    assert shown.everything.count(EVIL[0]) >= 6
 
 
 def test_without_a_tokenizer_there_are_no_trees_and_the_page_says_so(logs, page, capfd):
@@ -189,12 +209,11 @@ def test_prepared_data_are_shown_with_filters_splits_and_lengths(data, page):
                     assert text in shown.everything
     for kind in ("interactions", "messages", "characters"):
         assert kind in shown.everything
-    bars = sum(len(shown.classed(name)) for name in ("measure",))
     totals = {k: set() for k in card["splits"]["train"]["histograms"]}
     for split in card["splits"].values():
         for kind, histogram in split["histograms"].items():
             totals[kind] |= histogram.keys()
-    assert bars == sum(map(len, totals.values()))
+    assert len(shown.classed("measure")) == sum(map(len, totals.values()))
     other = page("--data", data, "--split", "test")
     assert len(other.cards) == card["splits"]["test"]["conversations"]
 
@@ -221,7 +240,7 @@ def test_what_is_found_is_what_a_run_reports(logs, repair):
     read, report = read_conversations(str(logs), on_error="skip", repair=repair)
     counted = {each.reason: each.times for each in found.findings}
     assert counted == report.lost + report.mended + report.copies + report.unused
-    assert found.read["records"] == report.records == 9
+    assert found.read["records"] == report.records == 10
     assert found.read["interactions"] == report.interactions
     assert found.total == len(read) + counted["no follow-up"]
     for each in found.findings:
@@ -310,16 +329,16 @@ def test_a_browser_filters_as_one_types_and_asks_for_nothing(logs, page, tmp_pat
     browser = Browser(tmp_path / "page.html", tmp_path / "profile", tmp_path, width=400)
     try:
         visible = "[...document.querySelectorAll('.conversation')].filter(c => !c.hidden).length"
-        assert browser.text("#matches") == "8 of 8 conversations shown"
+        assert browser.text("#matches") == "9 of 9 conversations shown"
         browser.press("/")  # leads to the box
         for letter in "orth s":
             browser.press(letter)
-        assert browser.text("#matches") == "2 of 8 match" and browser.value(visible) == 2
+        assert browser.text("#matches") == "2 of 9 match" and browser.value(visible) == 2
         browser.value("document.getElementById('open-all').click()")
         opened = "document.querySelectorAll('.conversation[open]').length"
         assert browser.value(opened) == 2
         browser.value("document.querySelector('[data-query^=\"lost: no follow-up\"]').click()")
-        assert browser.text("#matches") == "1 of 8 match"
+        assert browser.text("#matches") == "1 of 9 match"
         assert browser.value("document.documentElement.scrollWidth <= innerWidth")
         assert [address[-9:] for address in browser.requests] == ["page.html"]
         assert browser.problems == []
