@@ -250,15 +250,15 @@ def _conversation(number: int, entry: Entry, shown: Shown) -> str:
     whole = [name for name, is_learned in learned.items() if is_learned]
     facts = [
         count(len(conversation.messages), "message"),
-        f"{len(whole):,} of {count(len(learned), 'reply', 'replies')} with a follow-up learned"
+        f"{len(whole):,} of {count(len(learned), 'reply', 'replies')} with a follow-up learned from"
         if len(whole) < len(learned)
         else count(len(learned), "interaction"),
     ]
-    user = f" · user {html.escape_text(conversation.user)}" * bool(conversation.user)
+    user = f" · user <bdi>{html.escape_text(conversation.user)}</bdi>" * bool(conversation.user)
     flaws = f' <span class="flaw">{count(len(entry.remarks), "remark")}</span>'
     return (
         f'<details class="pair conversation" id="c{number}"><summary>'
-        f'<h3 class="find">{html.escape_text(conversation.id)}</h3> '
+        f'<h3 class="find"><bdi>{html.escape_text(conversation.id)}</bdi></h3> '
         f'<span class="soft"><span class="find">{_opening(conversation)}</span>'
         f'{" · ".join(facts)}<span class="find">{user}</span></span>'
         f"{flaws * bool(entry.remarks)}</summary><div>"
@@ -275,7 +275,8 @@ def _opening(conversation: Conversation) -> str:
     """The beginning of the first message of the user, so that closed entries say something."""
     text = next((m.content for m in conversation.messages if m.role == "user"), "")
     short = " ".join(text[:400].split())
-    return f"{html.escape_text(short[:80])}{'…' * (len(short) > 80)} · " if short else ""
+    dots = "…" * (len(short) > 80)
+    return f"<bdi>{html.escape_text(short[:80])}{dots}</bdi> · " if short else ""
 
 
 def _meta(conversation: Conversation) -> str:

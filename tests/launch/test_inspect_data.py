@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -11,8 +12,9 @@ from interact_jax.data.conversations import read_conversations
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.models import hf
+from interact_jax.report.inspect_page import Shown, write_inspect_page
 from interact_jax.report.inspect_trees import clip, pieces_of, streams_of
-from interact_jax.report.inspection import Reading, inspect_data
+from interact_jax.report.inspection import Reading, Remark, inspect_data
 from launch import inspect_data as program
 from tests.browser import CHROMIUM, Browser
 from tests.pages import VOID, Page
@@ -167,6 +169,27 @@ def test_nothing_of_the_logs_is_markup_or_runs(logs, page):
 
 
 POLICY = "Content-Security-Policy"
+
+
+def test_no_reason_is_markup(logs, tmp_path):
+    """A chat template's refusal is quoted in one."""
+    found = inspect_data(str(logs), Reading(), sample=1, seed=0, tokeniser=None)
+    remarks = (Remark(EVIL[2], EVIL[0]), Remark(EVIL[1], EVIL[2]))
+    entries = tuple(dataclasses.replace(entry, remarks=remarks) for entry in found.entries)
+    hostile = dataclasses.replace(found, entries=entries)
+    file = tmp_path / "page.html"
+    write_inspect_page(file, hostile, Shown(EVIL[0], None, EVIL[0], 1, 0))
+    shown = InspectPage(file)
+    assert {b["data-query"] for b in shown.all("button") if "data-query" in b} >= {EVIL[2]}
+    assert shown.scripts == 1 and not shown.all("img")
+    assert not [a for _, a in shown.elements if {"autofocus", "onfocus", "onerror"} & a.keys()]
+
+
+def test_a_path_without_an_interaction_of_its_own_is_told_apart(tmp_path):
+    path = {**TALKS[0], "owned": []}
+    file = write_lines(tmp_path / "paths.jsonl", [TALKS[6], path])
+    found = inspect_data(str(file), Reading(), sample=9, seed=0, tokeniser=None)
+    assert [(each.kind, each.reason) for each in found.findings] == [("lost", "only repeats")]
 
 
 def test_nothing_of_a_card_is_markup(data, page, tmp_path):
