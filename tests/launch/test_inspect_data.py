@@ -186,8 +186,13 @@ def test_no_reason_is_markup(logs, tmp_path):
 
 
 def test_a_path_without_an_interaction_of_its_own_is_told_apart(tmp_path):
-    path = {**TALKS[0], "owned": []}
-    file = write_lines(tmp_path / "paths.jsonl", [TALKS[6], path])
+    def node(role, text, *replies):
+        return {"message_id": text, "role": role, "text": text, "replies": list(replies)}
+
+    # The second path ends in another reply to the same follow-up.
+    ends = (node("assistant", "d"), node("assistant", "e"))
+    tree = node("prompter", "a", node("assistant", "b", node("prompter", "c", *ends)))
+    file = write_lines(tmp_path / "tree.jsonl", [{"message_tree_id": "a", "prompt": tree}])
     found = inspect_data(str(file), Reading(), sample=9, seed=0, tokeniser=None)
     assert [(each.kind, each.reason) for each in found.findings] == [("lost", "only repeats")]
 
