@@ -159,7 +159,9 @@ class _Reader:
     repair: str
     total: int = 0
     interactions: int = 0
-    kept: list[tuple[int, Conversation, list[Remark]]] = dataclasses.field(default_factory=list)
+    kept: list[tuple[int, Conversation, list[Remark], list[Remark]]] = dataclasses.field(
+        default_factory=list
+    )
     times: collections.Counter[tuple[str, str]] = dataclasses.field(
         default_factory=collections.Counter
     )
@@ -168,10 +170,13 @@ class _Reader:
     ids: dict[str, str] = dataclasses.field(default_factory=dict)  # and each id
     where: str = ""
     remarks: list[Remark] = dataclasses.field(default_factory=list)  # on the record at `where`
+    own: list[Remark] = dataclasses.field(default_factory=list)  # on one conversation of it
+    last_loss: str = ""  # where something was lost last
 
     def take(self, item: Outcome) -> None:
         if isinstance(item, Loss):
             self._note(LOST, item.reason, item.where, item.detail)
+            self.last_loss = item.where if item.remedy else self.last_loss
         elif isinstance(item, Note):
             kind = UNUSED if item.unused else MENDED
             self._note(kind, item.reason, item.where, item.detail, item.times)
@@ -179,12 +184,21 @@ class _Reader:
             self._take_conversation(item)
 
     def _note(self, kind: str, reason: str, where: str, detail: str, times: int = 1) -> None:
+        """Count it, and remark on the record."""
+        self._count(kind, reason, where, detail, times)
+        if kind != UNUSED:
+            self._remarks_at(where).append(Remark(f"{kind}: {reason}", detail))
+
+    def _note_own(self, kind: str, reason: str, where: str, detail: str) -> None:
+        """The same, of one conversation: a record may hold several paths of a tree."""
+        self._count(kind, reason, where, detail, 1)
+        self.own.append(Remark(f"{kind}: {reason}", detail))
+
+    def _count(self, kind: str, reason: str, where: str, detail: str, times: int) -> None:
         self.times[kind, reason] += times
         examples = self.examples.setdefault((kind, reason), [])
         if len(examples) < EXAMPLES:
             examples.append(f"{where}: {detail}")
-        if kind != UNUSED:
-            self._remarks_at(where).append(Remark(f"{kind}: {reason}", detail))
 
     def _remarks_at(self, where: str) -> list[Remark]:
         """The remarks on a record, to which all that is read of it adds."""
@@ -194,20 +208,21 @@ class _Reader:
 
     def _take_conversation(self, conversation: Conversation) -> None:
         source, interactions = conversation.source, count_interactions(conversation)
-        remarks = self._remarks_at(source)
+        remarks, self.own = self._remarks_at(source), []
         if not self._may_have_id(conversation):
             return
         if interactions:
             self._compare_messages(conversation)
-        else:
-            self._note(LOST, *_why_unused(conversation))
+        elif source != self.last_loss or conversation.owned is not None:
+            # Otherwise the reason has been told already.
+            self._note_own(LOST, *_why_unused(conversation))
         self.interactions += interactions
         place = self.total if self.total < self.sample else self.random.randint(0, self.total)
         if place < self.sample:
             if place < len(self.kept):
-                self.kept[place] = (self.total, conversation, remarks)
+                self.kept[place] = (self.total, conversation, remarks, self.own)
             else:
-                self.kept.append((self.total, conversation, remarks))
+                self.kept.append((self.total, conversation, remarks, self.own))
         self.total += 1
 
     def _may_have_id(self, conversation: Conversation) -> bool:
@@ -218,7 +233,7 @@ class _Reader:
             return True
         kind, before = DUPLICATES[self.repair]
         detail = f"conversation {name!r} is also at {first}"
-        self._note(kind, f"{before}duplicate id", source, detail)
+        self._note_own(kind, f"{before}duplicate id", source, detail)
         return self.repair == "join"
 
     def _compare_messages(self, conversation: Conversation) -> None:
@@ -226,7 +241,7 @@ class _Reader:
         first = self.firsts.setdefault(digest_of(conversation), source)
         if first != source:
             detail = f"conversation {name!r} has the messages of that at {first}"
-            self._note(COPIES, "copy of an earlier conversation", source, detail)
+            self._note_own(COPIES, "copy of an earlier conversation", source, detail)
 
     def findings(self) -> Iterator[Finding]:
         """The worst kind first, and of each kind the most frequent."""
@@ -262,7 +277,7 @@ def _inspect_files(path: str, reading: Reading, sample: int, seed: int) -> Inspe
     return Inspection(
         input_name(path),
         reader.total,
-        tuple(Entry(conversation, tuple(remarks)) for _, conversation, remarks in kept),
+        tuple(Entry(c, (*remarks, *own)) for _, c, remarks, own in kept),
         tuple(reader.findings()),
         {
             "files": len(files),

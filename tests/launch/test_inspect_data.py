@@ -195,6 +195,7 @@ def test_a_path_without_an_interaction_of_its_own_is_told_apart(tmp_path):
     file = write_lines(tmp_path / "tree.jsonl", [{"message_tree_id": "a", "prompt": tree}])
     found = inspect_data(str(file), Reading(), sample=9, seed=0, tokeniser=None)
     assert [(each.kind, each.reason) for each in found.findings] == [("lost", "only repeats")]
+    assert [len(entry.remarks) for entry in found.entries] == [0, 1]
 
 
 def test_nothing_of_a_card_is_markup(data, page, tmp_path):
