@@ -9,7 +9,7 @@ from interact_jax import config, report
 from interact_jax.schema import Interaction, Message
 from interact_jax.signal import Scored
 
-VOID = {"meta", "img", "source", "br"}
+VOID = {"meta", "img", "source", "br", "input"}
 
 
 class Page(HTMLParser):

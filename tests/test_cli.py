@@ -11,7 +11,7 @@ import pytest
 
 from interact_jax import cli, config
 from interact_jax.schema import InputError
-from launch import bench, make_pocket, plan, score
+from launch import bench, inspect_data, make_pocket, plan, score
 from tests.runs import ROOT, outcome, read_lines, records, write_lines
 
 CONTROLS = "a\x00b\x1b[2J\r\x08\x7f\x9bc\td"
@@ -106,6 +106,7 @@ PROGRAMS = {
     "score": (score.main, ["--model", "pocket", "--data", "pocket", "--out"]),
     "report": (score.main, ["--model=pocket", "--data=pocket", "--out=-", "--report"]),
     "bench": (bench.main, ["--json"]),
+    "inspect_data": (inspect_data.main, ["--data=pocket", "--out"]),
     "plan": (plan.main, [*CONFIG, "--json"]),
     "gate": (make_pocket.main, ["gate", "--model", "none", "--out"]),
     "logs": (make_pocket.main, ["logs", "--model", "none", "--out"]),

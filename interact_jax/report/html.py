@@ -1,4 +1,5 @@
-"""Building blocks of the pages: one HTML file each, nothing loaded from elsewhere, no scripts.
+"""Building blocks of the pages: one HTML file each, nothing loaded from elsewhere, and no scripts
+but the page's own, if it has one.
 
 Text in them comes from others, so all of it goes through `escape_text` or, within an attribute,
 `escape_attribute`. Colours are variables, set by the reader's light or dark scheme; pictures use
@@ -7,6 +8,8 @@ them too.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import re
 import warnings
@@ -38,23 +41,41 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Lets the browser only display the page, even if something got past the escaping."""
 
 
-def write_page(file: Path, title: str, body: Iterable[str], links: Sequence[str] = ()) -> Path:
-    """Write a page; `links` are the report's pages that exist beside it."""
+def write_page(
+    file: Path,
+    title: str,
+    body: Iterable[str],
+    links: Sequence[str] = (),
+    *,
+    style: str = "",
+    script: str = "",
+) -> Path:
+    """Write a page; `links` are the report's pages that exist beside it, `style` and `script` what
+    it has besides the common style. The browser runs that one script and no other."""
     beside = "".join(f'<a href="{page}">{NAMES[page]}</a>' for page in links)
     nav = f'<nav aria-label="Pages of this report">{beside}</nav>' if beside else ""
     places.write(
         file,
         "<!doctype html>\n"
         '<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>{escape_attribute(title)}</title><style>{STYLE}</style></head>\n"
+        f"<title>{escape_attribute(title)}</title><style>{STYLE}{style}</style></head>\n"
         f"<body>\n{nav}\n<main>\n<h1>{escape_text(title)}</h1>\n"
         + "\n".join(body)
-        + "\n</main>\n</body></html>\n",
+        + "\n</main>\n"
+        + (f"<script>{script}</script>\n" if script else "")
+        + "</body></html>\n",
     )
     return file
+
+
+def _policy(script: str) -> str:
+    if not script:
+        return POLICY
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{POLICY}; script-src 'sha256-{digest}'"
 
 
 # ------------------------------------------------------------------------------------------ text
