@@ -117,10 +117,12 @@ def test_filled_pages_are_those_of_extended_sequences(config, attention, dtype):
     prompts, *_ = arrays()
     filled = jax.jit(functools.partial(paging.fill, decoder))(params, *prompts, pool)
     _, extended = jax.jit(functools.partial(paging.extend, decoder))(params, *prompts, pool)
+    # Two programs may round to bfloat16 in other places: by one step, relative to values about 1.
+    bound = 1e-6 if dtype == "float32" else 2 * float(jnp.finfo(dtype).eps)
     for ours, expected in zip(jax.tree.leaves(filled), jax.tree.leaves(extended), strict=True):
         assert all(np.abs(layer).max() > 0.5 for layer in np.asarray(expected, np.float32))
         np.testing.assert_allclose(
-            np.asarray(ours, np.float32), np.asarray(expected, np.float32), rtol=1e-6, atol=1e-6
+            np.asarray(ours, np.float32), np.asarray(expected, np.float32), rtol=bound, atol=bound
         )
 
 
