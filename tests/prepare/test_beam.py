@@ -32,6 +32,7 @@ def check(tmp_path):
         assert with_beam(logs, out)["digest"] == card["digest"]
 
 
+@pytest.mark.slow  # where Beam can be installed: not beside the newest numpy
 def test_with_beam(tmp_path):
     pytest.importorskip("apache_beam")
     check(tmp_path)
