@@ -255,9 +255,14 @@ def win_rate(
     return round(won / (won + lost), 5) if won + lost else None
 
 
+LATER = {"data.cache": "", "data.mapping": ""}
+"""Settings that are newer than published results, with the value that the runs then had."""
+
+
 def digest(cfg: Any) -> str:
-    """What identifies the settings of a case."""
-    text = json.dumps(config.flatten(cfg), sort_keys=True, default=str)
+    """What identifies the settings of a case, those of LATER aside where they change nothing."""
+    flat = {name: value for name, value in config.flatten(cfg).items() if LATER.get(name) != value}
+    text = json.dumps(flat, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
