@@ -119,8 +119,6 @@ class Dataset(Counted):
     interactions: list[int] = dataclasses.field(default_factory=list)
     """Of each conversation; or pairs, if a run learns from pairs."""
 
-    known = True  # all trees are at hand
-
     def __len__(self) -> int:
         return len(self.trees)
 

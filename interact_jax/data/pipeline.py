@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from interact_jax.data.dataset import counted_tokens, units_of
+from interact_jax.data.dataset import Dataset, counted_tokens, units_of
 from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
 from interact_jax.data.limits import Limits, Member, removed_share
@@ -124,10 +124,6 @@ class Data(Protocol):
     def prints(self) -> dict[str, str]:
         """Digests of all that is learned, as `fingerprint`."""
 
-    @property
-    def known(self) -> bool:
-        """Whether all trees are at hand."""
-
     def __len__(self) -> int: ...
 
     def trees_of(self, indices: Iterable[int]) -> list[Tree]:
@@ -138,9 +134,6 @@ class Data(Protocol):
 
     def follow(self, order: Iterator[int]) -> Read:
         """A function that returns the trees of the next conversations of `order`."""
-
-    def totals(self, drawn_N: np.ndarray, ignore_first: int) -> dict[str, int]:
-        """Interactions, and counted tokens of replies, where conversation n was drawn so often."""
 
     def summary(self) -> Mapping[str, int]:
         """Everything that was lost or mended, by reason."""
@@ -156,7 +149,7 @@ def packing_for(
 ) -> Packing:
     """Shapes for the first steps of a run; `known` as in `Packing.for_trees`."""
     steps = [dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD)]
-    if dataset.known:
+    if isinstance(dataset, Dataset):
         trees = dataset.trees_of(range(len(dataset)))
     else:  # `LogBatches` widens rows for what is larger than all of these
         trees = [tree for step in steps for tree in step]
@@ -249,7 +242,10 @@ class _Steps:
     def __getitem__(self, number: int) -> list[int]:
         while len(self.starts) <= number:
             self.starts.append(self.starts[-1] + len(self.draws.step(self.starts[-1])))
-        return self.draws.step(self.starts[number])
+        step = self.draws.step(self.starts[number])
+        if len(self.starts) == number + 1:
+            self.starts.append(self.starts[number] + len(step))
+        return step
 
 
 class LogBatches:
@@ -275,7 +271,7 @@ class LogBatches:
 
     def totals(self) -> dict[str, int]:
         """How many interactions and counted reply tokens all batches up to here had."""
-        if self.dataset.known:
+        if isinstance(self.dataset, Dataset):
             return self.dataset.totals(self.draws.times(self.drawn), self.packing.ignore_first)
         return dict(self._passed)
 
@@ -303,14 +299,14 @@ class LogBatches:
         """What a checkpoint stores in order to continue from here."""
         conversations = len(self.dataset)
         place = {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
-        if self.dataset.known:
+        if isinstance(self.dataset, Dataset):
             return place
         return place | {"full": list(self.packing.full.counts()), "totals": self.totals()}
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go to a position that `position()` returned; InputError if that was in other data."""
         check_position(self.dataset, position, prints=self._fingerprint)
-        if not self.dataset.known:
+        if not isinstance(self.dataset, Dataset):
             self.packing = dataclasses.replace(self.packing, full=Size(*position["full"]))
             self._passed = dict(position["totals"])
         self._go_to(position["drawn"])
@@ -352,7 +348,7 @@ class _Packer:
                 "batch.interactions higher, or leave such conversations out. What was lost so far: "
                 + "; ".join(self.source.summary())
             )
-        if not dataset.known:
+        if not isinstance(dataset, Dataset):
             self.packing = self.packing.widened(trees)
         members = dataset.members(indices, of_each) if self.source.limits else []
         factors = self.source.step_factors(indices, members)

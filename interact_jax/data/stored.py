@@ -24,7 +24,7 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -35,18 +35,18 @@ import numpy as np
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Counted, fit_one, weight_of
 from interact_jax.data.limits import Member
-from interact_jax.data.tokenise import Tokenised, Tokeniser
+from interact_jax.data.pipeline import Read
+from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_store import TreeStore
 from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
-from interact_jax.schema import Conversation, InputError, RunStopped
+from interact_jax.schema import Conversation, InputError
 
 log = logging.getLogger(__name__)
 
 AHEAD = 512  # conversations whose trees wait for their turn
 PORTION = 64  # that are made at a time
-Read = Callable[[Sequence[int]], list[list[Tree]]]
 
 
 class Shards(Protocol):
@@ -134,8 +134,6 @@ def _digest_of_code() -> str:
 class StoredDataset(Counted):
     """All conversations of a run, of which few are in memory."""
 
-    known = False  # not all trees are at hand
-
     def __init__(self, shards: Shards, tokeniser: Tokeniser, folder: Path, workers: int = 0):
         super().__init__(collections.Counter(), ReadReport(conversations=len(shards)))
         self.shards, self.workers, self.folder = shards, workers, folder
@@ -177,10 +175,6 @@ class StoredDataset(Counted):
             "replies": digest("conversations", "tokenizer"),
             "weights": digest("conversations", "weigh"),
         }
-
-    def totals(self, drawn_N: np.ndarray, ignore_first: int) -> dict[str, int]:
-        """Not known before everything is read: whoever draws counts what has passed."""
-        raise NotImplementedError
 
     def trees_of(self, indices: Iterable[int]) -> list[Tree]:
         """The trees of these conversations, in any order; made now where they are not stored."""
@@ -333,10 +327,7 @@ class _Follower:
         try:
             unkept = future.result() if future else {}
         except BrokenProcessPool as error:
-            raise RunStopped(
-                f"one of {self._dataset.workers} processes that tokenise has died, perhaps for "
-                "lack of memory. Set data.workers lower; 0 tokenises in the main process."
-            ) from error
+            raise worker_died(self._dataset.workers) from error
         yield from ((i, unkept.get(i)) for i in portion)
 
 

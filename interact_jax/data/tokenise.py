@@ -134,12 +134,17 @@ def tokenise(
         for portion in pool.map(_tokenise, _portions(conversations)):
             yield from portion
     except BrokenProcessPool as error:
-        raise RunStopped(
-            f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
-            "data.workers lower; 0 tokenises in the main process."
-        ) from error
+        raise worker_died(workers) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def worker_died(workers: int) -> RunStopped:
+    """What to raise where one of so many worker processes has died."""
+    return RunStopped(
+        f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
+        "data.workers lower; 0 tokenises in the main process."
+    )
 
 
 _worker_tokeniser: Tokeniser  # set in worker processes
