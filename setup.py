@@ -141,6 +141,8 @@ setup(
         "beam": ["apache-beam>=2.70"],  # interact_jax/prepare/beam.py
         "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
         "test": TEST,
+        # Servers of buckets, for the slow tests of tests/test_servers_elsewhere.py.
+        "test-buckets": ["gcsfs", "s3fs", "moto[s3,server]>=5", "gcp-storage-emulator>=2024.8"],
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },
 )

@@ -71,6 +71,12 @@ def reading(path: str) -> io.BufferedReader:
     return io.BufferedReader(_Reader(file), BLOCK)
 
 
+def size(path: str) -> int:
+    """Of a file, in bytes. Raises OSError."""
+    with _as_os_error():
+        return int(_system(_scheme(path)).size(_inner(path)))
+
+
 def state(path: str) -> str:
     """A key that is another one when the file is. Raises OSError."""
     with _as_os_error():

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
-from interact_jax import places
+from interact_jax import places, remote
 from interact_jax.data.formats import FORMATS, ROWS, SAMPLE, recognise
 from interact_jax.data.records import Record, find_files, read_records
 from interact_jax.data.sources import GZIP_MAGIC, Span, other_kind
@@ -57,7 +57,7 @@ class Input:
 
     file: str
     size: int
-    changed: int  # its time of modification, in nanoseconds
+    changed: int | str  # its time of modification, in nanoseconds; elsewhere a key of its content
 
 
 def find_inputs(path: str) -> list[Input]:
@@ -67,13 +67,21 @@ def find_inputs(path: str) -> list[Input]:
     inputs = []
     for file in find_files(path):
         try:
-            status = os.stat(file)
+            inputs.append(_as_it_is(file))
         except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror}).") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{file}: not a regular file, which a continued run can read again.")
-        inputs.append(Input(file, status.st_size, status.st_mtime_ns))
+            reason = error.strerror or error
+            raise InputError(f"{file}: cannot be read ({reason}).") from None
     return inputs
+
+
+def _as_it_is(file: str) -> Input:
+    """Raises OSError, and InputError for what is no file."""
+    if remote.is_remote(file):
+        return Input(file, remote.size(file), remote.state(file))
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{file}: not a regular file, which a continued run can read again.")
+    return Input(file, status.st_size, status.st_mtime_ns)
 
 
 def plan_parts(
@@ -82,28 +90,33 @@ def plan_parts(
     """The parts of the files that `path` stands for, in order. Raises InputError."""
     parts: list[Part] = []
     for file, stem in find_files(path).items():
-        for form, span in _cut(file, ROWS if mapping else format, part_bytes):
-            parts.append(Part(len(parts), file, stem, form, span))
+        try:
+            for form, span in _cut(file, ROWS if mapping else format, part_bytes):
+                parts.append(Part(len(parts), file, stem, form, span))
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{file}: cannot be read ({reason}).") from None
     return parts
 
 
 def _cut(file: str, format: str, part_bytes: int) -> Iterator[tuple[str, Span | None]]:
     """The spans of a file, and the format to read them in; one for all of it, None, where it is
     small or cannot be cut."""
-    if os.path.getsize(file) <= part_bytes or not _has_lines(file):
+    size = remote.size(file) if remote.is_remote(file) else os.path.getsize(file)
+    if size <= part_bytes or not _has_lines(file):
         yield format, None
         return
     known = _format_of(file) if format == "auto" else format
     if known is None or known in WHOLE_FILES:
         yield format, None
         return
-    for span in _spans(file, part_bytes):
+    for span in _spans(file, size, part_bytes):
         yield known, span
 
 
 def _has_lines(file: str) -> bool:
     """Whether a file looks like plain JSON lines."""
-    with open(file, "rb") as opened:
+    with places.reading(file) as opened:
         head = opened.read(1 << 12)
     packed = head.startswith(GZIP_MAGIC) or file.endswith(".gz")
     return not packed and other_kind(file, head) is None and head.lstrip().startswith(b"{")
@@ -121,10 +134,10 @@ def _format_of(file: str) -> str | None:
     return max(votes, key=lambda name: votes[name], default=None)
 
 
-def _spans(file: str, part_bytes: int) -> Iterator[Span]:
+def _spans(file: str, size: int, part_bytes: int) -> Iterator[Span]:
     """Stretches of about `part_bytes`, each up to the end of a line."""
-    with open(file, "rb") as opened:
-        size, start, line = os.fstat(opened.fileno()).st_size, 0, 1
+    with places.reading(file) as opened:
+        start, line = 0, 1
         while start < size:
             count = 0
             opened.seek(start)

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import __version__, lock, places, progress
+from interact_jax import __version__, lock, places, progress, remote
 from interact_jax.prepare import deciding, describing, reading, writing
 from interact_jax.prepare.describing import About
 from interact_jax.prepare.filtering import Filter, Survey
@@ -197,7 +197,8 @@ def _differing_inputs(then: list[Input], now: list[Input]) -> Iterator[str]:
         elif before[file].size != after[file].size:
             yield f"{file}: had {before[file].size:,} bytes, has {after[file].size:,}"
         elif before[file].changed != after[file].changed:
-            yield f"{file}: has been changed or copied since (its time of modification differs)"
+            what = "content" if remote.is_remote(file) else "time of modification"
+            yield f"{file}: has been changed or copied since (its {what} differs)"
 
 
 # ------------------------------------------------------------------------------------ the others
