@@ -28,7 +28,8 @@ def logs(tmp_path):
     """Files of three kinds, one of them of several blocks, and what is no log beside them."""
     directory = tmp_path / "here"
     write(directory, "README.md", "A data set.")
-    write(directory, "data/train-0.jsonl", [*LOGS, *(chat(f"l{n}", "Hi", LONG, "?") for n in "abc")])
+    long = [chat(f"l{n}", "Hi", LONG, "?") for n in "abc"]
+    write(directory, "data/train-0.jsonl", [*LOGS, *long])
     write(directory, "data/train-1.jsonl.zst", LOGS)
     write(directory, "data/deep/test.parquet", packed(30, 10))
     return directory
@@ -61,16 +62,16 @@ def check(address, logs, tmp_path, **environment):
     assert len(near) == 40 + 3 + 40 + 30
     assert [c.messages for c in far] == [c.messages for c in near]
     assert [c.id for c in far] == [c.id for c in near]
-    assert len(list((tmp_path / "far").glob("*.array_record-*"))) == 4  # three files, one cut in two
+    shards = list((tmp_path / "far").glob("*.array_record-*"))
+    assert len(shards) == 4  # three files, one cut in two
     assert {c.source.partition("://")[0] for c in far} == {address.partition("://")[0]}
 
 
 def test_a_data_set_of_the_hub(logs, tmp_path):
+    address = f"hf://datasets/{little_hub.NAME}"
     with little_hub.serve(logs, token="secret") as url:
-        check(f"hf://datasets/{little_hub.NAME}", logs, tmp_path, HF_ENDPOINT=url, HF_TOKEN="secret")
-        refused = prepare(
-            f"hf://datasets/{little_hub.NAME}", tmp_path / "refused", HF_ENDPOINT=url, HF_TOKEN=""
-        )
+        check(address, logs, tmp_path, HF_ENDPOINT=url, HF_TOKEN="secret")
+        refused = prepare(address, tmp_path / "refused", HF_ENDPOINT=url, HF_TOKEN="")
     assert refused.returncode == 2 and "HF_TOKEN" in refused.stderr
 
 
