@@ -12,7 +12,7 @@ import pytest
 from interact_jax.data.fingerprint import digest_trees
 from interact_jax.data.forest import Forest, sizes_of
 from interact_jax.data.pack import Placed, pack, pack_forest
-from interact_jax.data.recipes import HINDSIGHT
+from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.rows import Packing
 from interact_jax.data.tokenise import Tokenised
 from interact_jax.data.tree import Size, split_units
@@ -27,13 +27,20 @@ SEEDS = range(25)
 def conversation(rng, name):
     """The trees of a conversation of some kind; some replies have given log-probabilities."""
     turns = int(rng.integers(1, 5))
-    kind = rng.choice(["same", "think", "strip", "pairs"])
+    kind = rng.choice(["same", "think", "strip", "pairs", "three"])
     if kind == "pairs":
         window = random_pairs(rng, turns, name=name, weight=float(rng.random()))
+    elif kind == "three":  # the frozen view has another number among these
+        window = [[with_third_view(e)] for (e,) in random_window(rng, turns, name=name)]
     else:
         window = random_window(rng, turns, history_is=kind, name=name)
     trees = grow(window, rng.choice(["tree", "none"]))
     return [with_logps(rng, tree) for tree in trees] if rng.random() < 0.5 else trees
+
+
+def with_third_view(example):
+    ids = example.contexts[PLAIN]
+    return dataclasses.replace(example, contexts={"third": ids[-5:]} | example.contexts)
 
 
 def with_logps(rng, tree):
@@ -194,10 +201,13 @@ def test_trees_come_out_of_columns_as_they_went_in(seed):
         for ours, theirs in zip(forest, trees, strict=True):
             assert ours.frozen_views == theirs.frozen_views
             for mine, other in zip(ours.replies, theirs.replies, strict=True):
-                assert list(mine.places.items()) == list(other.places.items())
+                assert mine.places == other.places
                 assert mine.target.known.keys() == other.target.known.keys()
                 for name, logps in other.target.known.items():
                     np.testing.assert_array_equal(mine.target.known[name], logps)
+    for of_one in logs:  # of one kind: their views keep their order, in which limbs are numbered
+        for ours, theirs in zip(Forest.of(of_one), of_one, strict=True):
+            assert [[*r.places] for r in ours.replies] == [[*r.places] for r in theirs.replies]
     assert sizes_in(to_bytes(back)).tolist() == sizes_of(trees).tolist()
 
 
