@@ -11,11 +11,13 @@ Everything depends only on the sizes and the order of the trees.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from interact_jax.data.forest import sizes_of
 from interact_jax.data.tree import Size, Tree, split_units
 
 MULTIPLE = 32  # capacities are rounded up to this
@@ -37,19 +39,21 @@ def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
     The trunk is longer where one tree is longer than `row_tokens`, and never longer than all trees
     together. A tree with more branches than fit is split (`tree.split`); each interaction fits.
     """
-    total = _total(tree.size for tree in trees)
-    trunk = max(min(row_tokens, total.T), *(len(tree.trunk) for tree in trees))
-    room = [int(HEADROOM * trunk * size / total.T) for size in total.counts()]
+    sizes_Nx5 = sizes_of(trees)
+    total, longest = sizes_Nx5.sum(axis=0).tolist(), int(sizes_Nx5[:, 0].max())
+    trunk = max(min(row_tokens, total[0]), longest)
+    room = [int(HEADROOM * trunk * size / total[0]) for size in total]
     full = round_up((trunk, *room[1:]), row_tokens)
     # By themselves, since a branch that forked from the path of another one may be longer after a
     # split.
-    crowded = (tree for tree in trees if not tree.size.fits(full))
+    crowded = [trees[n] for n in np.flatnonzero(~fits(sizes_Nx5, full)).tolist()]
     units = [part.size.counts() for tree in crowded for part in split_units(tree)]
     return round_up(np.max([full.counts(), *units], axis=0), row_tokens)
 
 
-def _total(sizes: Iterable[Size]) -> Size:
-    return sum(sizes, Size(0, 0, 0, 0, 0))
+def fits(sizes_Nx5: np.ndarray, capacity: Size) -> np.ndarray:
+    """Whether each of these sizes [N] is within capacity."""
+    return np.all(sizes_Nx5 <= np.array(capacity.counts()), axis=1)
 
 
 def round_up(needs: Iterable[int], row_tokens: int) -> Size:
@@ -70,78 +74,84 @@ def cost(shape: Size) -> float:
 def spread(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None:
     """The row [N] of every tree such that no array overflows, as even as possible; None if none is
     found."""
-    room_Bx5 = np.maximum(capacity_Bx5, 1e-9)
-    used_Bx5 = np.zeros(room_Bx5.shape)
+    # A column for each row: numpy finds the largest of five numbers faster so.
+    capacity_5xB, size_5xN = np.ascontiguousarray(capacity_Bx5.T), sizes_Nx5.T
+    room_5xB = np.maximum(capacity_5xB, 1e-9)
+    used_5xB, after_5xB = np.zeros(room_5xB.shape), np.empty(room_5xB.shape)
     row_N = np.zeros(len(sizes_Nx5), np.int64)
-    for i in _largest_first(sizes_Nx5, room_Bx5):
+    for i in _largest_first(sizes_Nx5, room_5xB).tolist():
         # To the row that is least full afterwards, by its fullest array.
-        row_N[i] = ((used_Bx5 + sizes_Nx5[i]) / room_Bx5).max(axis=1).argmin()
-        used_Bx5[row_N[i]] += sizes_Nx5[i]
+        size_5x1 = size_5xN[:, i : i + 1]
+        np.divide(np.add(used_5xB, size_5x1, out=after_5xB), room_5xB, out=after_5xB)
+        row_N[i] = row = int(np.maximum.reduce(after_5xB).argmin())
+        used_5xB[:, row : row + 1] += size_5x1
     for _ in range(EXCHANGES):
-        if (used_Bx5 <= capacity_Bx5).all():
+        if (used_5xB <= capacity_5xB).all():
             return row_N
-        if not _exchange(row_N, used_Bx5, room_Bx5, sizes_Nx5):
+        if not _exchange(row_N, used_5xB, room_5xB, size_5xN):
             break
     return _first_fit(sizes_Nx5, capacity_Bx5)  # uneven, but it can fill rows completely
 
 
-def _largest_first(sizes_Nx5: np.ndarray, room_Bx5: np.ndarray) -> np.ndarray:
-    return np.argsort(-(sizes_Nx5 / room_Bx5.max(axis=0)).max(axis=1), kind="stable")
+def _largest_first(sizes_Nx5: np.ndarray, room_5xB: np.ndarray) -> np.ndarray:
+    return np.argsort(-(sizes_Nx5 / room_5xB.max(axis=1)).max(axis=1), kind="stable")
 
 
 def _first_fit(sizes_Nx5: np.ndarray, capacity_Bx5: np.ndarray) -> np.ndarray | None:
     """The first row with room for every tree, the largest tree first; None if there is none."""
-    left_Bx5 = capacity_Bx5.copy()
+    left_5xB, size_5xN = capacity_Bx5.T.copy(), sizes_Nx5.T
     row_N = np.zeros(len(sizes_Nx5), np.int64)
-    for i in _largest_first(sizes_Nx5, np.maximum(capacity_Bx5, 1e-9)):
-        fits_B = (sizes_Nx5[i] <= left_Bx5).all(axis=1)
-        row_N[i] = fits_B.argmax()
-        if not fits_B[row_N[i]]:
+    for i in _largest_first(sizes_Nx5, np.maximum(left_5xB, 1e-9)).tolist():
+        size_5x1 = size_5xN[:, i : i + 1]
+        fits_B = np.logical_and.reduce(size_5x1 <= left_5xB)
+        row_N[i] = row = int(fits_B.argmax())
+        if not fits_B[row]:
             return None
-        left_Bx5[row_N[i]] -= sizes_Nx5[i]
+        left_5xB[:, row : row + 1] -= size_5x1
     return row_N
 
 
 def _exchange(
-    row_N: np.ndarray, used_Bx5: np.ndarray, room_Bx5: np.ndarray, sizes_Nx5: np.ndarray
+    row_N: np.ndarray, used_5xB: np.ndarray, room_5xB: np.ndarray, size_5xN: np.ndarray
 ) -> bool:
     """Move or exchange the tree of the fullest row that helps most; False if nothing helps."""
-    fill_B = (used_Bx5 / room_Bx5).max(axis=1)
+    fill_B = np.maximum.reduce(used_5xB / room_5xB)
     full = int(fill_B.argmax())
-    partners = [b for b in np.argsort(fill_B, kind="stable")[:PARTNERS] if b != full]
-    mine, others = np.flatnonzero(row_N == full), np.flatnonzero(np.isin(row_N, partners))
+    partners = fill_B.argsort(kind="stable")[:PARTNERS]
+    partners = partners[partners != full]
+    is_partner_B = np.zeros(len(fill_B), bool)
+    is_partner_B[partners] = True
+    mine, others = (row_N == full).nonzero()[0], is_partner_B[row_N].nonzero()[0]
     # For a tree of a partner, or for nothing.
-    to_K = np.concatenate([row_N[others], np.array(partners, np.int64)])
-    back_Kx5 = np.concatenate([sizes_Nx5[others], np.zeros((len(partners), 5), np.int64)])
-    moved = sizes_Nx5[mine][:, None] - back_Kx5[None]
-    own_fill = ((used_Bx5[full] - moved) / room_Bx5[full]).max(axis=2)
-    partner_fill = ((used_Bx5[to_K][None] + moved) / room_Bx5[to_K][None]).max(axis=2)
-    after = np.maximum(own_fill, partner_fill)
+    to_K = np.concatenate([row_N[others], partners])
+    back_5xK = np.zeros((5, len(to_K)), size_5xN.dtype)
+    back_5xK[:, : len(others)] = size_5xN[:, others]
+    moved = size_5xN[:, mine, None] - back_5xK[:, None]
+    own_fill = (used_5xB[:, full, None, None] - moved) / room_5xB[:, full, None, None]
+    partner_fill = (used_5xB[:, None, to_K] + moved) / room_5xB[:, None, to_K]
+    after = np.maximum.reduce(np.maximum(own_fill, partner_fill))
     if not after.size or after.min() >= fill_B[full]:
         return False
-    i, k = np.unravel_index(after.argmin(), after.shape)
-    used_Bx5[full] -= moved[i, k]
-    used_Bx5[to_K[k]] += moved[i, k]
+    i, k = divmod(int(after.argmin()), len(to_K))
+    used_5xB[:, full] -= moved[:, i, k]
+    used_5xB[:, to_K[k]] += moved[:, i, k]
     row_N[mine[i]] = to_K[k]
     if k < len(others):
         row_N[others[k]] = full
     return True
 
 
-def _sizes(trees: Sequence[Tree]) -> np.ndarray:
-    return np.array([tree.size.counts() for tree in trees], np.int64).reshape(-1, 5)
-
-
 # ------------------------------------------------------------------------------------ the plan
 
 
 def plan_shapes(
-    steps: Iterable[Sequence[Tree]], full: Size, row_tokens: int, height: int
+    steps: Iterable[np.ndarray], full: Size, row_tokens: int, height: int
 ) -> tuple[Size, ...]:
-    """At most PLANNED shapes for these steps, large ones first; `height` rows a micro-batch."""
+    """At most PLANNED shapes for steps with trees of these sizes [N, 5], large ones first; `height`
+    rows a micro-batch."""
     needs: collections.Counter[Size] = collections.Counter()  # of how many micro-batches
-    for trees in steps:
-        needs.update(_even_rows(_sizes(trees), full, row_tokens, height))
+    for sizes_Nx5 in steps:
+        needs.update(_even_rows(sizes_Nx5, full, row_tokens, height))
     shapes = np.array([shape.counts() for shape in needs], np.int64).reshape(-1, 5)
     weight = np.array(list(needs.values()), np.float64)
     while len(shapes) > PLANNED:
@@ -222,28 +232,29 @@ def _cheapest_merge(shapes: np.ndarray, weight: np.ndarray) -> tuple[int, int]:
 
 
 def share_out(
-    trees: Sequence[Tree], shapes: Sequence[Size], full: Size, height: int
-) -> list[tuple[Size, list[list[Tree]]]]:
-    """The micro-batches of a step: (shape, at most `height` rows of trees) each.
+    sizes_Nx5: np.ndarray, shapes: Sequence[Size], full: Size, height: int
+) -> list[tuple[Size, list[list[int]]]]:
+    """The micro-batches of a step with trees of these sizes: (shape, at most `height` rows) each,
+    where rows have the numbers of their trees.
 
     The cheapest set of micro-batches of `shapes` and `full` that holds the trees; only rows of
     `full` if none of ATTEMPTS sets does.
     """
-    sizes_Nx5, failed, tried = _sizes(trees), 0.0, 0
+    failed, tried = 0.0, 0
     for price, choice in _choices(sizes_Nx5, [*shapes, full], height):
         if price < failed * (1 + DEARER * tried):
             continue
         capacity_Bx5 = np.repeat([shape.counts() for shape in choice], height, axis=0)
         row_N = spread(sizes_Nx5, capacity_Bx5)
         if row_N is not None:
-            rows = _rows(trees, row_N, len(capacity_Bx5))
+            rows = _rows(row_N, len(capacity_Bx5))
             parts = [rows[m * height : (m + 1) * height] for m in range(len(choice))]
             # Few trees may all be in the first rows; a micro-batch without any has no views.
             return [(shape, part) for shape, part in zip(choice, parts, strict=True) if any(part)]
         failed, tried = price, tried + 1
         if tried == ATTEMPTS:
             break
-    rows = fill(trees, full)
+    rows = fill(sizes_Nx5, full)
     return [(full, rows[at : at + height]) for at in range(0, len(rows), height)]
 
 
@@ -252,35 +263,48 @@ def _choices(
 ) -> list[tuple[float, tuple[Size, ...]]]:
     """(price, micro-batches of at most two shapes) that could hold the trees, cheapest first."""
     total, largest = sizes_Nx5.sum(axis=0), sizes_Nx5.max(axis=0)
-    table = np.array([shape.counts() for shape in shapes], np.int64)
-    prices = [cost(shape) for shape in shapes]
-    least = _least_count(total, table.max(axis=0), height)
-    choices = []
-    for count in range(least, least + 2 + least // 8):
-        for a, b in itertools.combinations(range(len(shapes)), 2):
-            if (largest > np.maximum(table[a], table[b])).any():
-                continue
-            for of_a in range(count + 1):
-                if (total <= height * (of_a * table[a] + (count - of_a) * table[b])).all():
-                    price = of_a * prices[a] + (count - of_a) * prices[b]
-                    choices.append((price, count, of_a, a, b))
+    most = np.array([shape.counts() for shape in shapes]).max(axis=0)
+    sets, bounds_Cx10 = _sets(tuple(shapes), height, _least_count(total, most, height))
+    fitting = np.all(np.concatenate([total, largest]) <= bounds_Cx10, axis=1)
     return [
         (price, (shapes[a],) * of_a + (shapes[b],) * (count - of_a))
-        for price, count, of_a, a, b in sorted(choices)
+        for price, count, of_a, a, b in itertools.compress(sets, fitting)
     ]
 
 
-def fill(trees: Sequence[Tree], capacity: Size) -> list[list[Tree]]:
-    """Distribute trees over rows by first-fit-decreasing, every array within capacity."""
-    sizes_Nx5, most = _sizes(trees), np.array(capacity.counts())
+@functools.lru_cache(64)
+def _sets(
+    shapes: tuple[Size, ...], height: int, least: int
+) -> tuple[list[tuple[float, int, int, int, int]], np.ndarray]:
+    """All sets of `least` or some more micro-batches of two shapes, the cheapest first: price,
+    number, number of the first shape, and both shapes; and the room [C, 10] in each: of all
+    rows together, and for one tree. Steps of a run have few numbers of micro-batches."""
+    table = np.array([shape.counts() for shape in shapes], np.int64)
+    prices = [cost(shape) for shape in shapes]
+    sets = sorted(
+        (of_a * prices[a] + (count - of_a) * prices[b], count, of_a, a, b)
+        for count in range(least, least + 2 + least // 8)
+        for a, b in itertools.combinations(range(len(shapes)), 2)
+        for of_a in range(count + 1)
+    )
+    _, count_C, of_a_C, a_C, b_C = np.array(sets, np.int64).reshape(-1, 5).T
+    of_b_C = count_C - of_a_C
+    room_Cx5 = height * (of_a_C[:, None] * table[a_C] + of_b_C[:, None] * table[b_C])
+    return sets, np.concatenate([room_Cx5, np.maximum(table[a_C], table[b_C])], axis=1)
+
+
+def fill(sizes_Nx5: np.ndarray, capacity: Size) -> list[list[int]]:
+    """Distribute trees, by their sizes, over rows by first-fit-decreasing, every array within
+    capacity; the rows have the numbers of their trees."""
+    most = np.array(capacity.counts())
     count = 2 * _least_count(sizes_Nx5.sum(axis=0), most, 1)
     while (row_N := _first_fit(sizes_Nx5, np.repeat([most], count, axis=0))) is None:
         count *= 2
-    return _rows(trees, row_N, int(row_N.max()) + 1)
+    return _rows(row_N, int(row_N.max()) + 1)
 
 
-def _rows(trees: Sequence[Tree], row_N: np.ndarray, count: int) -> list[list[Tree]]:
-    rows: list[list[Tree]] = [[] for _ in range(count)]
-    for tree, b in zip(trees, row_N, strict=True):
-        rows[b].append(tree)
+def _rows(row_N: np.ndarray, count: int) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for n, b in enumerate(row_N.tolist()):
+        rows[b].append(n)
     return rows

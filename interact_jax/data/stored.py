@@ -24,7 +24,7 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -33,11 +33,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from interact_jax.data.conversations import ReadReport
-from interact_jax.data.dataset import Counted, fit_one, weight_of
+from interact_jax.data.dataset import Counted, fit_one
+from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Member
 from interact_jax.data.pipeline import Read
+from interact_jax.data.stored_trees import StoredTrees
 from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
+from interact_jax.data.tree_index import Sizes
 from interact_jax.data.tree_store import TreeStore
 from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
@@ -176,16 +179,30 @@ class StoredDataset(Counted):
             "weights": digest("conversations", "weigh"),
         }
 
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
-        """The trees of these conversations, in any order; made now where they are not stored."""
-        made = dict(self._made(list(indices)))
+    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
+        """The trees of these conversations, in any order; made now where they are not stored.
+
+        Of those that are stored, only the sizes are read, until somebody looks at a tree."""
+        missing = np.asarray(indices)[~self.store.has(indices)]
+        made = dict(self._made(missing.tolist()))
+        sizes = self.store.sizes(indices)
+        if sizes is not None:
+            return StoredTrees(self._forest_of, indices, sizes)
+        made |= dict(self._made([i for i in indices if i not in made]))
         return [tree for i in indices for tree in made[i].trees]
+
+    def sizes(self, indices: Sequence[int]) -> Sizes | None:
+        """The sizes of the trees of these conversations; None where some are not stored."""
+        return self.store.sizes(indices)
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
+        facts_of_each = [Forest.of(of_one).facts for of_one in trees]
         return [
-            (_name_of(of_one) or f"\0{i}", str(self.users[i] or ""), weight_of(of_one))
-            for i, of_one in zip(indices, trees, strict=True)
+            (facts.conversation or f"\0{i}", str(user or ""), facts.weight)
+            for i, user, facts in zip(
+                indices, self.users[indices].tolist(), facts_of_each, strict=True
+            )
         ]
 
     def follow(self, order: Iterator[int]) -> Read:
@@ -195,7 +212,7 @@ class StoredDataset(Counted):
             self._following.close()
         self._following = follower = _Follower(self, order)
 
-        def read(indices: Sequence[int]) -> list[list[Tree]]:
+        def read(indices: Sequence[int]) -> list[Sequence[Tree]]:
             taken = [follower.take(i) for i in indices]
             # What is stored is read here: the thread that makes trees would hold up this one.
             missing = [i for i, made in zip(indices, taken, strict=True) if made is None]
@@ -224,7 +241,7 @@ class StoredDataset(Counted):
 
     def _made(self, indices: Sequence[int]) -> Iterator[tuple[int, Tokenised]]:
         """The trees of these conversations, from the store or made now, in order."""
-        stored = {i: self.store.get(i) for i in indices}
+        stored = dict(zip(indices, self.store.get_all(indices), strict=True))
         made = self.maker.make([i for i in dict.fromkeys(indices) if stored[i] is None])
         for i in indices:
             found = stored[i]
@@ -234,20 +251,22 @@ class StoredDataset(Counted):
                 self.store.put(i, found)
             yield i, found
 
+    def _forest_of(self, index: int) -> Forest:
+        ((_, made),) = self._made([index])
+        return Forest.of(made.trees)
+
     def _count(self, index: int, tokenised: Tokenised) -> Tokenised:
         """Count what a conversation lost, once in a run."""
         if not self._counted_N[index]:
             self._counted_N[index] = True
-            self.note(tokenised.counts, _name_of(tokenised.trees) or f"conversation {index:,}")
+            if tokenised.counts:
+                name = Forest.of(tokenised.trees).facts.conversation
+                self.note(tokenised.counts, name or f"conversation {index:,}")
         return tokenised
 
 
-def _name_of(trees: Sequence[Tree]) -> str:
-    return next((reply.target.conversation for tree in trees for reply in tree.replies), "")
-
-
-_Made = tuple[int, Tokenised | None]
-"""A conversation and its trees; None where they are stored."""
+_Made = list[tuple[int, Tokenised | None]]
+"""Conversations and their trees; None where they are stored."""
 
 
 class _Follower:
@@ -255,7 +274,8 @@ class _Follower:
 
     def __init__(self, dataset: StoredDataset, order: Iterator[int]):
         self._dataset, self._order = dataset, order
-        self._waiting: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD)
+        self._waiting: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD // PORTION)
+        self._portion: Iterator[tuple[int, Tokenised | None]] = iter(())  # what is being taken
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="make trees", daemon=True)
         self._thread.start()
@@ -263,6 +283,14 @@ class _Follower:
     def take(self, index: int) -> Tokenised | None:
         """The trees of the next conversation, which has to be this one; None where they are stored.
         Raises what stopped the thread, when its turn has come."""
+        item = next(self._portion, None)
+        if item is None:
+            self._portion = iter(self._next())
+            item = next(self._portion)
+        assert item[0] == index, "conversations are read in the order that was announced"
+        return item[1]
+
+    def _next(self) -> _Made:
         item: _Made | BaseException | None = None
         while item is None:
             if self._stop.is_set():  # whoever still reads has been left
@@ -272,8 +300,7 @@ class _Follower:
         if isinstance(item, BaseException):
             self._waiting.put(item)
             raise item
-        assert item[0] == index, "conversations are read in the order that was announced"
-        return item[1]
+        return item
 
     def close(self) -> None:
         """Leave what is not made yet."""
@@ -303,7 +330,7 @@ class _Follower:
         if not dataset.workers:
             for portion in portions:
                 made = dict(dataset._made(self._missing(portion)))
-                yield from ((i, made.get(i)) for i in portion)
+                yield [(i, made.get(i)) for i in portion]
             return
         with _pool(dataset) as pool:
             begun = collections.deque[tuple[list[int], Future[dict[int, Tokenised]] | None]]()
@@ -311,24 +338,23 @@ class _Follower:
                 missing = self._missing(portion)
                 begun.append((portion, pool.submit(_put_all, missing) if missing else None))
                 if len(begun) > 2 * dataset.workers:
-                    yield from self._finish(*begun.popleft())
+                    yield self._finish(*begun.popleft())
                 if self._stop.is_set():
                     pool.shutdown(cancel_futures=True)
                     return
             while begun:
-                yield from self._finish(*begun.popleft())
+                yield self._finish(*begun.popleft())
 
     def _missing(self, portion: list[int]) -> list[int]:
-        return [i for i in dict.fromkeys(portion) if not self._dataset.store.has(i)]
+        once = list(dict.fromkeys(portion))
+        return np.array(once)[~self._dataset.store.has(once)].tolist()
 
-    def _finish(
-        self, portion: list[int], future: Future[dict[int, Tokenised]] | None
-    ) -> Iterator[_Made]:
+    def _finish(self, portion: list[int], future: Future[dict[int, Tokenised]] | None) -> _Made:
         try:
             unkept = future.result() if future else {}
         except BrokenProcessPool as error:
             raise worker_died(self._dataset.workers) from error
-        yield from ((i, unkept.get(i)) for i in portion)
+        return [(i, unkept.get(i)) for i in portion]
 
 
 def _pool(dataset: StoredDataset) -> ProcessPoolExecutor:
