@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-import numpy as np
-
-from interact_jax.prepare.filtering import Changed, Dropped, Outcome
+from interact_jax.prepare.filtering import Changed, Dropped, Notes, Outcome
 from interact_jax.prepare.job import Settings
 from interact_jax.prepare.pipeline import prepare
 from interact_jax.prepare.splits import parse_splits
@@ -57,14 +55,12 @@ class Once:
         first = conversation.messages[0].content
         return hashlib.blake2b(first.encode(), digest_size=self.width).digest()
 
-    def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
         seen: set[bytes] = set()
-        for notes in notes_NxW:
-            answers: list[Dropped | None] = []
-            for note in map(bytes, notes):
-                answers.append(Dropped("seen", note.hex()) if note in seen else None)
-                seen.add(note)
-            yield answers
+        for place, note in enumerate(bytes(note) for block in notes for note in block):
+            if note in seen:
+                yield place, Dropped("seen", note.hex())
+            seen.add(note)
 
 
 FILTERS = {"talkative": Talkative, "quiet": Quiet, "once": Once}
