@@ -241,6 +241,21 @@ def test_what_a_killed_share_left_is_removed(logs, tmp_path):
     assert [each.exists() for each in left] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("share", [None, Share(1, 2, finish=True)])
+def test_what_a_process_killed_while_it_decided_left_is_removed(share, logs, tmp_path):
+    """Its decisions are made again."""
+    card = prepared(logs, tmp_path / "a" / "out", *ALL)
+    out = tmp_path / "b" / "out"
+    prepared(logs, out, *ALL, share=Share(0, 2))
+    left = places.temporary_name(out / "parts" / "deciding") / "1" / "keys"
+    left.mkdir(parents=True)
+    (left / "0").write_bytes(b"half")
+    (out / "parts" / "00000.fates").write_bytes(b"half")
+    assert prepared(logs, out, *ALL, share=share)["digest"] == card["digest"]
+    assert content(out) == content(tmp_path / "a" / "out")
+    assert not list((out / "parts").glob(".*"))
+
+
 def test_a_finished_one_is_left_as_it_is(logs, tmp_path):
     out = tmp_path / "out"
     card = prepared(logs, out, *ALL)
