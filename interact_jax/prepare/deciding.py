@@ -40,6 +40,7 @@ def decide(job: Job) -> None:
     with scratch(job.folder) as folder:
         for number, survey in job.surveys:
             notes = Stored(job, f"note-{number}", survey.width)
+            notes.check(ids)
             decisions.apply(number, survey, notes, folder / str(number), job.settings.samples)
         fates = Fates(ids, decisions.stays, folder)
         for part, decision in enumerate(decisions.parts):
@@ -96,6 +97,12 @@ class Stored:
         if rest:
             raise self._damaged(file, f"{rest} bytes too many")
         return count
+
+    def check(self, other: Stored) -> None:
+        """That these are notes of the same conversations. Raises InputError."""
+        for file, own, count in zip(self._files, self.counts, other.counts, strict=True):
+            if own != count:
+                raise self._damaged(file, f"{own:,} notes, expected {count:,}")
 
     def _damaged(self, file: Path, what: str) -> InputError:
         return InputError(f"{file}: damaged ({what}). Delete {self._out} and prepare it again.")
@@ -195,11 +202,6 @@ class Decisions:
 
     def apply(self, number: int, survey: Survey, rows: Rows, folder: Path, most: int) -> None:
         """Ask a survey about the conversations that are still there. The folder must not exist."""
-        if len(rows) != len(self.stays):
-            raise InputError(
-                f"{folder.parent.parent}: damaged (notes of {len(rows):,} conversations, expected "
-                f"{len(self.stays):,}). Delete it and prepare the data again."
-            )
         folder.mkdir()
         notes, stays = Remaining(rows, self.stays, folder), self.stays.copy()
         block, own = -1, np.zeros(0, np.int64)
@@ -271,5 +273,11 @@ def decision_of(job: Job, part: int) -> dict[str, Any]:
 
 
 def fates_of(job: Job, part: int) -> np.ndarray:
-    """What becomes of each conversation of a part, as FATES."""
-    return np.fromfile(job.file(part, "fates"), FATES)
+    """What becomes of each conversation of a part, as FATES. Raises InputError."""
+    file = job.file(part, "fates")
+    try:
+        return np.fromfile(file, FATES)
+    except OSError as error:
+        raise InputError(
+            f"{file}: cannot be read ({error.strerror}). Delete {job.out} and prepare it again."
+        ) from None

@@ -159,7 +159,9 @@ def _decided(
         for reason, cases in reasons.items()
         for index, detail in cases
     }
-    for index, (record, times) in enumerate(zip(_records(file), _fates(job, part), strict=True)):
+    fates_N = fates_of(job, part)
+    for index, record in enumerate(_records(file, len(fates_N))):
+        times = int(fates_N[index])  # as `deciding.FATES` has it
         if not times:
             if index in wanted:
                 survey, reason, detail = wanted[index]
@@ -175,16 +177,14 @@ def _decided(
         yield facts, example
 
 
-def _fates(job: Job, part: int) -> Iterator[int]:
-    """What becomes of each conversation that was kept: see `deciding.FATES`."""
-    fates_N = fates_of(job, part)
-    for start in range(0, len(fates_N), PORTION):
-        yield from fates_N[start : start + PORTION].tolist()
-
-
-def _records(file: Path) -> Iterator[bytes]:
+def _records(file: Path, count: int) -> Iterator[bytes]:
+    """All records of a file. Raises InputError where there are not so many."""
     reader = reader_of(file)
-    count = reader.num_records()
+    if (found := reader.num_records()) != count:
+        raise InputError(
+            f"{file}: damaged ({found:,} conversations, of which {count:,} were decided about). "
+            f"Delete {file.parent.parent} and prepare it again."
+        )
     for start in range(0, count, PORTION):
         yield from read(reader, list(range(start, min(start + PORTION, count))), file)
     reader.close()

@@ -13,7 +13,6 @@ from interact_jax.prepare.filters.duplicates import Duplicates
 from interact_jax.prepare.filters.near_duplicates import NearDuplicates
 from interact_jax.prepare.filters.paper import Sample
 from interact_jax.prepare.filters.users import Users
-from interact_jax.schema import InputError
 from tests.prepare import in_memory
 from tests.prepare.talks import decided
 
@@ -187,5 +186,3 @@ def test_surveys_in_turn_decide_on_what_is_left(small, tmp_path):
             assert sum(decision.dropped.get(number, {}).values()) == len(own)
             samples = decision.samples.get(number, {"": []})
             assert [each for some in samples.values() for each in some] == own[:2]
-    with pytest.raises(InputError, match="notes of 2,999 conversations, expected 3,000"):
-        decisions.apply(2, Users(), notes[1:], tmp_path / "scratch", 2)

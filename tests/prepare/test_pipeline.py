@@ -241,6 +241,34 @@ def test_what_a_killed_share_left_is_removed(logs, tmp_path):
     assert [each.exists() for each in left] == [False, False, False, True]
 
 
+@pytest.mark.parametrize(
+    "what, cut, said",
+    [
+        ("note-1", 8, "00001.note-1: damaged (10 notes, expected 11). Delete"),
+        ("note-1", 3, "00001.note-1: damaged (5 bytes too many)"),
+        ("ids", None, "00001.ids: damaged ("),
+        ("fates", 4, "00001.kept: damaged (11 conversations, of which 10 were decided about)"),
+        ("fates", None, "00001.fates: cannot be read (No such file or directory). Delete"),
+    ],
+)
+def test_damaged_notes_are_named(what, cut, said, logs, tmp_path, stopped_after, monkeypatch):
+    """`cut` bytes are missing at the end; None: all of the file."""
+    out, decided = tmp_path / "out", what == "fates"
+    stopped_after(*((writing, "write_part") if decided else (deciding, "decide")), 0)
+    with pytest.raises(OSError, match="No space"):
+        prepared(logs, out, *ALL)
+    monkeypatch.undo()
+    file = out / "parts" / f"00001.{what}"
+    if cut is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(InputError) as error:
+        prepared(logs, out, *ALL)
+    assert f"parts/{said}" in str(error.value)
+    assert str(error.value).endswith(f"Delete {out} and prepare it again.")
+
+
 @pytest.mark.parametrize("share", [None, Share(1, 2, finish=True)])
 def test_what_a_process_killed_while_it_decided_left_is_removed(share, logs, tmp_path):
     """Its decisions are made again."""
