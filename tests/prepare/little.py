@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import time
 from collections.abc import Iterator
 
 from interact_jax.prepare.filtering import Changed, Dropped, Notes, Outcome
@@ -63,10 +65,26 @@ class Once:
             seen.add(note)
 
 
+@dataclasses.dataclass(frozen=True)
+class Waiting(Once):
+    """Decides as `Once` does, but not before a file is gone."""
+
+    name: str = "waiting"
+    file: str = ""
+
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
+        (notes.scratch / "half").write_bytes(b"half")
+        while os.path.exists(self.file):
+            time.sleep(0.01)
+        yield from super().decide(notes)
+
+
 FILTERS = {"talkative": Talkative, "quiet": Quiet, "once": Once}
 
 
 def parse_filter(text):
+    if text.startswith("waiting:"):
+        return Waiting(file=text.partition(":")[2])
     if text not in FILTERS:
         raise InputError(f"--filter {text}: there is no such filter.")
     return FILTERS[text]()

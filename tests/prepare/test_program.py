@@ -123,6 +123,27 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, programs, tm
     assert kill_again_and_again(run, programs, tmp_path, 5, 6, 250, [1]) > 1
 
 
+def test_killed_while_it_decides(run, programs, tmp_path):
+    logs, file = write_logs(tmp_path / "logs"), tmp_path / "wait"
+    whole, out = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    whole.parent.mkdir()
+    out.parent.mkdir()
+    more = ("--filter", f"waiting:{file}")
+    run(*arguments(logs, whole, *more))
+    file.touch()
+    programs.start(arguments(logs, out, *more))
+    until = time.monotonic() + 60
+    while not list(out.glob("parts/.deciding.*/3/half")):
+        assert time.monotonic() < until and is_alive(programs.process)
+        time.sleep(0.01)
+    os.kill(programs.process, signal.SIGKILL)
+    assert programs.wait()[0] == -signal.SIGKILL
+    assert list(out.glob("parts/.deciding.*")) and not (out / "parts" / "decided.json").exists()
+    file.unlink()
+    run(*arguments(logs, out, *more))
+    assert content(out) == content(whole)
+
+
 def test_its_workers_end_with_it(run, programs, tmp_path):
     """They would write for a program that is not there any more."""
     kill_again_and_again(run, programs, tmp_path, 1, 4, 60, [2])
