@@ -3,9 +3,11 @@
     python -m tests.prepare.kill --folder /tmp/kills --count 20 -- --data 'logs/*.jsonl' \\
         --filter duplicates --part-bytes 4000000
 
-SIGKILL meets the program and all its workers. Shards of parts that were finished must keep their
-times of modification, and in the end every file must be that of a run that nobody disturbed. A run
-that ends before enough were killed is begun anew. Exit status 1 where anything differs.
+SIGKILL meets the program and all its workers, each time after a random number of parts and a random
+time, so that the kills are spread over all that it does, however fast the machine is. Shards of
+parts that were finished must keep their times of modification, and in the end every file must be
+that of a run that nobody disturbed, which is made first where --folder has none. A run that ends
+before enough were killed is begun anew. Exit status 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from interact_jax.printable import count
 from tests.runs import ROOT
 
+SPREAD = 1.4  # of the steps that a run has, as many are done between kills at most, all together
+LONGEST = 2.0  # seconds from a step to a kill
 PATIENCE = 3600.0  # seconds for a process to end: one that hangs is a fault
 
 
@@ -37,28 +40,27 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="which must not exist")
+    parser.add_argument("--folder", type=Path, required=True, help="of the outputs")
     parser.add_argument("--count", type=int, default=20, help="how often it is killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("given", nargs="+", help="arguments of the program, without --out")
     args = parser.parse_args(argv)
     whole, out = args.folder / "whole" / "out", args.folder / "killed" / "out"
-    whole.parent.mkdir(parents=True)
-    began = time.monotonic()
+    whole.parent.mkdir(parents=True, exist_ok=True)
     if status := start(args.given, whole).wait(PATIENCE):
         sys.exit(f"the undisturbed run ended with {status}")
-    seconds, expected = time.monotonic() - began, digests(whole)
-    print(f"undisturbed: {seconds:.0f} s", flush=True)
+    expected, most = digests(whole), int(SPREAD * (2 * parts_of(whole) + 1) / args.count)
     rng, seen, rounds, same = random.Random(args.seed), Seen(), 0, True
     while seen.kills.total() < args.count:
         rounds += 1
         shutil.rmtree(out.parent, ignore_errors=True)
         out.parent.mkdir()
-        longest = 2 * seconds / args.count
         while seen.kills.total() < args.count:
-            if not kill_once(lambda: start(args.given, out), out, rng.random() * longest, seen):
+            process = start(args.given, out)
+            if not kill_once(process, out, rng.randint(0, most), rng.random() * LONGEST, seen):
                 break
-            print(f"killed {seen.kills.total()} times; {len(seen.times)} files are finished")
+            said = f"killed {seen.kills.total()} times; {len(seen.times)} files are finished"
+            print(said, flush=True)
         if status := start(args.given, out).wait(PATIENCE):
             sys.exit(f"the continued run ended with {status}")
         seen.check(out)
@@ -104,12 +106,14 @@ class Seen:
 
 
 def kill_once(
-    begin: Callable[[], subprocess.Popen[bytes]], out: Path, seconds: float, seen: Seen
+    process: subprocess.Popen[bytes], out: Path, steps: int, seconds: float, seen: Seen
 ) -> bool:
-    """Kill the program with its workers, so many seconds after its work began; False where it had
-    ended before."""
-    began, process = time.time_ns(), begin()
+    """Kill the program with its workers when it has done so many steps, and so many seconds later;
+    False where it had ended before."""
+    began, before = time.time_ns(), steps_of(out)
     while process.poll() is None and not has_begun(out, began):
+        time.sleep(0.02)
+    while process.poll() is None and steps_of(out) < before + steps:
         time.sleep(0.02)
     with contextlib.suppress(subprocess.TimeoutExpired):
         if process.wait(seconds):
@@ -134,10 +138,20 @@ def has_begun(out: Path, began: int) -> bool:
     return is_ours and (out / "parts" / "plan.json").exists()
 
 
+def parts_of(out: Path) -> int:
+    return len(json.loads((out / "parts" / "plan.json").read_bytes())["parts"])
+
+
+def steps_of(out: Path) -> int:
+    """How many parts are read, and how many written; one more once it is decided."""
+    kinds = ("*.read.json", "*.written.json", "decided.json")
+    return sum(len([*(out / "parts").glob(kind)]) for kind in kinds)
+
+
 def phase_of(out: Path) -> str:
     """What a program is doing."""
     folder = out / "parts"
-    parts = len(json.loads((folder / "plan.json").read_bytes())["parts"])
+    parts = parts_of(out)
     read, written = (len([*folder.glob(f"*.{kind}.json")]) for kind in ("read", "written"))
     if read < parts:
         return "reading"
