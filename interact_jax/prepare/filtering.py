@@ -2,14 +2,15 @@
 
 Most filters look at one conversation: they are called with it, and return it, a `Changed` version
 of it, or `Dropped`. Others have to have seen all conversations before they can decide about one
-(`Survey`): duplicates, users with too many of them. These note a few bytes of each first; what they
-note is all that is kept in memory.
+(`Survey`): duplicates, users with too many of them. These note a few bytes of each first, which are
+kept on disk, and read in blocks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -47,6 +48,24 @@ class Filter(Protocol):
         """What becomes of this conversation, whatever the others are."""
 
 
+class Notes(Protocol):
+    """What a survey has noted of the conversations that are still there. Their places are 0, 1, 2
+    ... in the order of the input; blocks are of `buckets.BLOCK` places."""
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder for what does not fit into memory; it is removed."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def block(self, number: int) -> np.ndarray:
+        """The notes [n, width] (uint8) of one block."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """All blocks in turn, as often as it is asked for."""
+
+
 class Survey(Protocol):
     """A filter that decides when it has seen all conversations; a frozen dataclass as well."""
 
@@ -61,6 +80,5 @@ class Survey(Protocol):
     def note(self, conversation: Conversation) -> bytes:
         """What has to be known of this conversation, `width` bytes."""
 
-    def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
-        """For the notes [n, width] (uint8) of each part in turn, in the order of the input, what is
-        dropped: the later ones of those that are alike. `notes_NxW` is read once."""
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
+        """What is dropped, by place: the later ones of those that are alike."""

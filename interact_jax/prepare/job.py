@@ -7,7 +7,7 @@ OUT/                                             what remains
   card.json README.md                            what is in it, and what is not
   parts/plan.json                                the input and the settings
   parts/00000.read.json 00000.written.json       what was counted in each part
-  parts/00000.{kept,ids,note-0,decided.json}     removed when its shards are written
+  parts/00000.{kept,ids,note-0,fates,decided.json}   removed when its shards are written
 """
 
 from __future__ import annotations

@@ -126,6 +126,7 @@ def holding(out: Path, share: Share) -> Iterator[Path]:
 def _remove_partial(job: Job, share: Share) -> None:
     """Remove what killed processes left: of the parts of this share, where there are others."""
     if share.count == 1:
+        deciding.remove_scratch(job.folder)
         places.remove_partial(job.folder)
         places.remove_partial(job.out)
         return
@@ -226,6 +227,7 @@ def _finish(job: Job, parts: list[Part], about: About) -> dict[str, Any]:
     for part in parts:
         writing.remove_kept(job, part.number)
     (job.folder / "decided.json").unlink(missing_ok=True)
+    deciding.remove_scratch(job.folder)
     for left in job.folder.glob("share-*-of-*"):
         with contextlib.suppress(OSError):
             os.rmdir(left)

@@ -16,7 +16,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from interact_jax import places
 from interact_jax.data.array_records import IN_ORDER, Writer, encode
@@ -100,19 +100,23 @@ class Counts:
 def read_part(job: Job, part: Part) -> None:
     """Read and filter a part; its record is the last thing that is written."""
     counts = Counts()
-    ids, notes = bytearray(), [bytearray() for _ in job.surveys]
-    with complete(job.file(part.number, "kept")) as file:
-        writer = Writer(file, IN_ORDER)
+    with contextlib.ExitStack() as stack:
+        writer = Writer(stack.enter_context(complete(job.file(part.number, "kept"))), IN_ORDER)
+        ids = stack.enter_context(places.writing(job.file(part.number, "ids")))
+        notes = note_files(job, part, stack)
         for conversation, facts, identity, own in survivors(job, part, counts):
             writer.write(FACTS.pack(*facts) + encode(conversation, facts.interactions))
-            ids += identity
-            for all_notes, note in zip(notes, own, strict=True):
-                all_notes += note
+            ids.write(identity)
+            for file, note in zip(notes, own, strict=True):
+                file.write(note)
         writer.close()
-    places.write(job.file(part.number, "ids"), bytes(ids))
-    for (number, _), all_notes in zip(job.surveys, notes, strict=True):
-        places.write(job.file(part.number, f"note-{number}"), bytes(all_notes))
     write_json(job.file(part.number, "read.json"), plain(counts))
+
+
+def note_files(job: Job, part: Part, stack: contextlib.ExitStack) -> list[BinaryIO]:
+    """A file for the notes of each survey, complete when the stack ends."""
+    files = (job.file(part.number, f"note-{number}") for number, _ in job.surveys)
+    return [stack.enter_context(places.writing(file)) for file in files]
 
 
 @contextlib.contextmanager

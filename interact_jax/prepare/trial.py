@@ -1,18 +1,20 @@
-"""A trial: what the filters would do, before anything is written."""
+"""A trial: what the filters would do, before anything is written where the data go."""
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from interact_jax.prepare.deciding import Decision, apply_survey
+from interact_jax.prepare.deciding import Decision, Decisions, Stored
 from interact_jax.prepare.filtering import Filter, Survey
 from interact_jax.prepare.job import Job, Settings
 from interact_jax.prepare.parts import Part, plan_parts
-from interact_jax.prepare.reading import Counts, FilterCounts, sample_of, survivors
+from interact_jax.prepare.reading import Counts, FilterCounts, note_files, sample_of, survivors
 from interact_jax.prepare.readme import filter_lines
 from interact_jax.prepare.workers import Workers
 from interact_jax.printable import count
@@ -23,35 +25,37 @@ def dry_run(
 ) -> list[str]:
     """In lines, what would be kept and dropped, of the first `limit` conversations of each part."""
     parts = plan_parts(settings.data, settings.format, settings.part_bytes, settings.mapping)
-    job = Job(settings, Path(), len(parts), tuple(filters))
-    with Workers(processes) as workers:
+    with Workers(processes) as workers, tempfile.TemporaryDirectory() as folder:
+        job = Job(settings, Path(folder), len(parts), tuple(filters))
+        job.folder.mkdir()
         found = dict(workers.each(_try_part, [(job, part, limit) for part in parts], "reading"))
-        counts = [found[part.number][0] for part in parts]
-        decisions = [Decision(each.kept) for each in counts]
-        for order, (number, survey) in enumerate(job.surveys):
-            bytes_of_parts = (found[part.number][1][order] for part in parts)
-            notes = [np.frombuffer(b, np.uint8).reshape(-1, survey.width) for b in bytes_of_parts]
-            apply_survey(number, survey, notes, decisions, settings.samples)
+        counts = [found[part.number] for part in parts]
+        decisions = Decisions([each.kept for each in counts])
+        for number, survey in job.surveys:
+            notes = Stored(job, f"note-{number}", survey.width)
+            decisions.apply(number, survey, notes, Path(folder, str(number)), settings.samples)
         totals = [
             _sum_of([each.filters[number] for each in counts], settings.samples)
             for number in range(len(filters))
         ]
-        wanted = _wanted(decisions, totals, settings.samples)
+        wanted = _wanted(decisions.parts, totals, settings.samples)
         tasks = [(job, parts[number], cases, limit) for number, cases in wanted.items()]
         for samples in workers.each(_samples_of, tasks, "reading samples"):
             for number, reason, sample in samples:
                 totals[number].add_sample(reason, sample, settings.samples)
-    kept = sum(int(decision.stays.sum()) for decision in decisions)
+    kept = int(np.count_nonzero(decisions.stays))
     return [*_read_lines(counts), *_filter_lines(settings, totals), _check(counts, totals, kept)]
 
 
-def _try_part(job: Job, part: Part, limit: int | None) -> tuple[int, tuple[Counts, list[bytes]]]:
-    """What is counted of a part, and the notes of the surveys."""
-    counts, notes = Counts(), [bytearray() for _ in job.surveys]
-    for survivor in survivors(job, part, counts, limit):
-        for all_notes, note in zip(notes, survivor.notes, strict=True):
-            all_notes += note
-    return part.number, (counts, [bytes(note) for note in notes])
+def _try_part(job: Job, part: Part, limit: int | None) -> tuple[int, Counts]:
+    """What is counted of a part; the notes of the surveys are written."""
+    counts = Counts()
+    with contextlib.ExitStack() as stack:
+        files = note_files(job, part, stack)
+        for survivor in survivors(job, part, counts, limit):
+            for file, note in zip(files, survivor.notes, strict=True):
+                file.write(note)
+    return part.number, counts
 
 
 def _sum_of(counts: Sequence[FilterCounts], most: int) -> FilterCounts:

@@ -7,16 +7,15 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
 from interact_jax.data.prepared import INDEX
-from interact_jax.prepare.deciding import decision_of
+from interact_jax.prepare.deciding import decision_of, fates_of
 from interact_jax.prepare.job import Job, plain, write_json
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.reading import FACTS, Facts, complete, sample_of
@@ -57,32 +56,80 @@ def write_part(job: Job, part: int) -> None:
     decision = decision_of(job, part)
     splits = [name for name, _ in job.settings.splits]
     counts = [SplitCounts() for _ in splits]
-    index: list[list[tuple[int, ...]]] = [[] for _ in splits]
-    samples: dict[str, Any] = {}
-    with _writers(job, part, splits) as writers:
-        for facts, example in _decided(job, part, decision, samples):
-            writers[facts.split].write(example)
-            counts[facts.split].add(facts, len(example))
-            index[facts.split].append(tuple(getattr(facts, name) for name in INDEX.names or ()))
+    done = Done()
+    with contextlib.ExitStack() as stack:
+        indices = [stack.enter_context(_index(job, part, name)) for name in splits]
+        with _writers(job, part, splits) as writers:
+            for facts, example in _decided(job, part, decision, done):
+                writers[facts.split].write(example)
+                counts[facts.split].add(facts, len(example))
+                indices[facts.split].add(facts)
     written = {}
-    for name, counted, numbers in zip(splits, counts, index, strict=True):
+    for name, counted in zip(splits, counts, strict=True):
         shard, file = job.shard(name, part), job.shard(name, part, "index")
-        with complete(file, job.file(part, f"index-{name}")) as temporary:
-            temporary.write_bytes(_npy(np.array(numbers, INDEX)))
         written[name] = plain(counted) | describe(shard) | {"index": describe(file)}
     record = {
         "splits": written,
         "dropped": decision["dropped"],
-        "samples": samples,
-        "renamed": len(decision["renamed"]),
+        "samples": done.samples,
+        "renamed": done.renamed,
     }
     write_json(job.file(part, "written.json"), record)
     remove_kept(job, part)
 
 
+@dataclasses.dataclass
+class Done:
+    """What the second pass did: samples of what is dropped, by survey and reason, and how many
+    conversations got another id."""
+
+    samples: dict[str, dict[str, list[dict[str, str]]]] = dataclasses.field(default_factory=dict)
+    renamed: int = 0
+
+
+@contextlib.contextmanager
+def _index(job: Job, part: int, split: str) -> Iterator[Index]:
+    """The index of a shard; it gets its name when it is complete."""
+    own = job.file(part, f"index-{split}")
+    with complete(job.shard(split, part, "index"), own) as name, open(name, "wb") as file:
+        index = Index(file)
+        yield index
+        index.finish()
+
+
+class Index:
+    """Writes the numbers of conversations to the same bytes as `np.save`, whose header has room
+    for any number of rows."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._count, self._rows = file, 0, list[tuple[int, ...]]()
+        self._write_header()
+
+    def _write_header(self) -> None:
+        names: Any = np.lib.format.dtype_to_descr(INDEX)
+        header = {"descr": names, "fortran_order": False, "shape": (self._count,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def add(self, facts: Facts) -> None:
+        self._rows.append(tuple(getattr(facts, name) for name in INDEX.names or ()))
+        if len(self._rows) == PORTION:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        self._file.write(np.array(self._rows, INDEX).tobytes())
+        self._count += len(self._rows)
+        self._rows.clear()
+
+    def finish(self) -> None:
+        self._write_rows()
+        self._file.seek(0)
+        self._write_header()
+
+
 def remove_kept(job: Job, part: int) -> None:
     """Remove what only the second pass over a part needs."""
-    for what in ("kept", "ids", "decided.json", *(f"note-{n}" for n, _ in job.surveys)):
+    kinds = ("kept", "ids", "fates", "decided.json", *(f"note-{n}" for n, _ in job.surveys))
+    for what in kinds:
         job.file(part, what).unlink(missing_ok=True)
 
 
@@ -101,36 +148,43 @@ def _writers(job: Job, part: int, splits: list[str]) -> Iterator[list[Writer]]:
 
 
 def _decided(
-    job: Job, part: int, decision: dict[str, Any], samples: dict[str, Any]
+    job: Job, part: int, decision: dict[str, Any], done: Done
 ) -> Iterator[tuple[Facts, bytes]]:
-    """The conversations that stay, under the names they get. Adds to `samples` those that do not,
-    where they are wanted."""
+    """The conversations that stay, under the names they get. Adds to `done.samples` those that do
+    not, where they are wanted."""
     file = job.file(part, "kept")
-    leaves, renamed = set(decision["drop"]), dict(decision["renamed"])
     wanted = {
         index: (survey, reason, detail)
         for survey, reasons in decision["samples"].items()
         for reason, cases in reasons.items()
         for index, detail in cases
     }
-    for index, record in enumerate(_records(file)):
-        if index in leaves:
+    fates_N = fates_of(job, part)
+    for index, record in enumerate(_records(file, len(fates_N))):
+        times = int(fates_N[index])  # as `deciding.FATES` has it
+        if not times:
             if index in wanted:
                 survey, reason, detail = wanted[index]
                 sample = sample_of(decode(record[FACTS.size :], str(file)), detail)
-                samples.setdefault(survey, {}).setdefault(reason, []).append(sample)
+                done.samples.setdefault(survey, {}).setdefault(reason, []).append(sample)
             continue
         facts, example = Facts(*FACTS.unpack_from(record)), record[FACTS.size :]
-        if index in renamed:
+        if times > 1:
             conversation = decode(example, str(file))
-            name = f"{conversation.id}~{renamed[index]}"
+            name = f"{conversation.id}~{times}"
             example = encode(dataclasses.replace(conversation, id=name), facts.interactions)
+            done.renamed += 1
         yield facts, example
 
 
-def _records(file: Path) -> Iterator[bytes]:
+def _records(file: Path, count: int) -> Iterator[bytes]:
+    """All records of a file. Raises InputError where there are not so many."""
     reader = reader_of(file)
-    count = reader.num_records()
+    if (found := reader.num_records()) != count:
+        raise InputError(
+            f"{file}: damaged ({found:,} conversations, of which {count:,} were decided about). "
+            f"Delete {file.parent.parent} and prepare it again."
+        )
     for start in range(0, count, PORTION):
         yield from read(reader, list(range(start, min(start + PORTION, count))), file)
     reader.close()
@@ -147,12 +201,6 @@ def digest_of(shards: Iterable[dict[str, Any]]) -> str:
     """One digest of files, as of the output of `b2sum -l 256 FILES`."""
     lines = "".join(f"{each['digest']}  {each['file']}\n" for each in shards)
     return hashlib.blake2b(lines.encode(), digest_size=DIGEST_BYTES).hexdigest()
-
-
-def _npy(array: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array)
-    return out.getvalue()
 
 
 def check_shards(job: Job, part: Part, record: dict[str, Any]) -> None:

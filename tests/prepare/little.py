@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Iterator
 
-import numpy as np
-
-from interact_jax.prepare.filtering import Changed, Dropped, Outcome
+from interact_jax.prepare.filtering import Changed, Dropped, Notes, Outcome
 from interact_jax.prepare.job import Settings
 from interact_jax.prepare.pipeline import prepare
 from interact_jax.prepare.splits import parse_splits
@@ -57,20 +57,34 @@ class Once:
         first = conversation.messages[0].content
         return hashlib.blake2b(first.encode(), digest_size=self.width).digest()
 
-    def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
         seen: set[bytes] = set()
-        for notes in notes_NxW:
-            answers: list[Dropped | None] = []
-            for note in map(bytes, notes):
-                answers.append(Dropped("seen", note.hex()) if note in seen else None)
-                seen.add(note)
-            yield answers
+        for place, note in enumerate(bytes(note) for block in notes for note in block):
+            if note in seen:
+                yield place, Dropped("seen", note.hex())
+            seen.add(note)
+
+
+@dataclasses.dataclass(frozen=True)
+class Waiting(Once):
+    """Decides as `Once` does, but not before a file is gone."""
+
+    name: str = "waiting"
+    file: str = ""
+
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
+        (notes.scratch / "half").write_bytes(b"half")
+        while os.path.exists(self.file):
+            time.sleep(0.01)
+        yield from super().decide(notes)
 
 
 FILTERS = {"talkative": Talkative, "quiet": Quiet, "once": Once}
 
 
 def parse_filter(text):
+    if text.startswith("waiting:"):
+        return Waiting(file=text.partition(":")[2])
     if text not in FILTERS:
         raise InputError(f"--filter {text}: there is no such filter.")
     return FILTERS[text]()

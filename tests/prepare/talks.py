@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
+from interact_jax.prepare.deciding import Remaining, Stored
 from interact_jax.prepare.filtering import Changed, Dropped
+from interact_jax.prepare.job import Job, Settings
 from interact_jax.schema import Conversation, Message
 
 
@@ -27,14 +31,30 @@ def survey(filter, conversations, cuts=()):
     """What becomes of each conversation; `cuts` are where one part ends and the next begins."""
     notes = [filter.note(conversation) for conversation in conversations]
     assert {len(note) for note in notes} <= {filter.width}
+    found = decided(filter, notes_of(b"".join(notes), filter.width), cuts)
+    return [found.get(place) for place in range(len(notes))]
+
+
+def notes_of(data, width):
+    return np.frombuffer(data, np.uint8).reshape(-1, width)
+
+
+def decided(filter, notes, cuts=(), stays=None):
+    """{place: Dropped}, for notes [N, width] on disk;
+    `stays` says which of them are still there."""
+    stays = np.ones(len(notes), bool) if stays is None else stays
     edges = [0, *cuts, len(notes)]
-    parts = [
-        np.frombuffer(b"".join(notes[a:b]), np.uint8).reshape(-1, filter.width)
-        for a, b in itertools.pairwise(edges)
-    ]
-    decided = list(filter.decide(iter(parts)))
-    assert [len(part) for part in decided] == [len(part) for part in parts]
-    return [outcome for part in decided for outcome in part]
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(Settings(""), Path(folder), len(edges) - 1, (filter,))
+        job.folder.mkdir()
+        (job.folder / "scratch").mkdir()
+        for part, (start, end) in enumerate(itertools.pairwise(edges)):
+            job.file(part, "note-0").write_bytes(notes[start:end].tobytes())
+        remaining = Remaining(Stored(job, "note-0", filter.width), stays, job.folder / "scratch")
+        found = list(filter.decide(remaining))
+    order = [place for place, _ in found]
+    assert order == sorted(set(order)) and set(order) <= set(range(len(remaining)))
+    return dict(found)
 
 
 def kept(filter, conversations, cuts=()):

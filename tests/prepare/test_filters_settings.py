@@ -4,7 +4,6 @@ import dataclasses
 import pickle
 import socket
 
-import numpy as np
 import pytest
 
 from interact_jax.prepare.filters import FILTERS, describe, parse_filter, to_text
@@ -17,7 +16,7 @@ from interact_jax.prepare.filters.near_duplicates import NearDuplicates
 from interact_jax.prepare.filters.paper import Sample
 from interact_jax.prepare.filters.personal import Personal
 from interact_jax.schema import InputError
-from tests.prepare.talks import talk
+from tests.prepare.talks import decided, notes_of, talk
 
 pytestmark = pytest.mark.one_device
 
@@ -141,8 +140,8 @@ def test_no_filter_opens_a_socket_and_all_are_pure(monkeypatch):
     for name in FILTERS:
         made = parse_filter(name)
         if hasattr(made, "decide"):
-            notes = np.frombuffer(made.note(given) * 2, np.uint8).reshape(2, made.width)
-            once, again = (list(made.decide(iter([notes]))) for _ in range(2))
+            notes = notes_of(made.note(given) * 2, made.width)
+            once, again = (decided(made, notes) for _ in range(2))
             assert once == again and made.note(given) == made.note(given)
         else:
             assert made(given) == made(given)

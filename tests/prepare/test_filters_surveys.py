@@ -9,47 +9,19 @@ import pytest
 
 from benchmarks import planted
 from benchmarks.filters import million
+from interact_jax.prepare.deciding import Remaining
 from interact_jax.prepare.filters.duplicates import Duplicates
-from interact_jax.prepare.filters.near_duplicates import (
-    NearDuplicates,
-    Sketches,
-    bands_for,
-    first_alike,
-    group,
-    shingles,
-)
-from interact_jax.prepare.filters.notes import groups_of
+from interact_jax.prepare.filters.grouping import Groups, bands_for
+from interact_jax.prepare.filters.near_duplicates import NearDuplicates, shingles
 from interact_jax.prepare.filters.users import Users
 from interact_jax.schema import Message, Preference
-from tests.prepare.talks import kept, survey, talk
+from tests.prepare.talks import decided, kept, survey, talk
 
 pytestmark = pytest.mark.one_device
 
 
 def of_users(names):
     return [talk("a", "b", "c", user=name) for name in names]
-
-
-def test_groups_of_notes():
-    notes = np.array([[0, 7], [0, 3], [0, 7], [0, 7]], np.uint8)
-    first, before, size = groups_of(notes)
-    assert first.tolist() == [0, 1, 0, 0]
-    assert before.tolist() == [0, 0, 1, 2]
-    assert size.tolist() == [3, 1, 3, 3]
-    for array in groups_of(np.zeros((0, 4), np.uint8)):
-        assert array.shape == (0,)
-
-
-def test_groups_are_those_of_a_dictionary():
-    random_ = random.Random(0)
-    notes = np.array([[random_.randrange(2) for _ in range(4)] for _ in range(200)], np.uint8)
-    seen = {}
-    for place, note in enumerate(map(bytes, notes)):
-        seen.setdefault(note, []).append(place)
-    first, before, size = groups_of(notes)
-    for places in seen.values():
-        assert {*first[places]} == {places[0]} and {*size[places]} == {len(places)}
-        assert before[places].tolist() == [*range(len(places))]
 
 
 # ----------------------------------------------------------------------------------------- users
@@ -75,7 +47,7 @@ def test_users_with_too_many_are_dropped():
 @pytest.mark.parametrize("filter", [Users(), Duplicates(), NearDuplicates()])
 def test_nothing_is_decided_of_nothing(filter):
     assert survey(filter, []) == []
-    assert list(filter.decide(iter([]))) == []
+    assert survey(filter, [], cuts=(0, 0)) == []
 
 
 # ------------------------------------------------------------------------------------ duplicates
@@ -147,25 +119,39 @@ def test_signatures_estimate_the_similarity():
     assert abs(np.mean(errors)) < 0.013 and np.max(np.abs(errors)) < 0.15
 
 
-def alone(signatures):
-    """Conversations that are no paths of trees."""
-    return Sketches(signatures, np.zeros((len(signatures), 4), np.uint16))
+def notes_with(signatures):
+    """Of conversations that are no paths of trees."""
+    return np.pad(signatures, ((0, 0), (0, 4))).astype("<u2").view(np.uint8)
 
 
-def test_groups_are_chains_of_alike_signatures():
+@pytest.fixture
+def group(tmp_path):
+    """The index of the first one of each one's group."""
+
+    def group(signatures, threshold):
+        notes = notes_with(signatures)
+        remaining = Remaining(notes, np.ones(len(notes), bool), tmp_path)
+        groups = Groups(remaining, threshold, signatures.shape[1])
+        groups.join_alike()
+        return groups.first_N
+
+    return group
+
+
+def test_groups_are_chains_of_alike_signatures(group):
     """0 is like 2, 2 is like 4, 0 is not like 4; 1 and 3 are like nothing; 5 and 6 are empty."""
     random_ = np.random.default_rng(0)
     signatures = random_.integers(0, 65_536, (7, 128), np.uint16)
     signatures[2, :90] = signatures[0, :90]
     signatures[4, 30:] = signatures[2, 30:]
     signatures[5:] = 0xFFFF
-    assert group(alone(signatures), 0.6).tolist() == [0, 1, 0, 3, 0, 5, 6]
-    assert group(alone(signatures), 0.74).tolist() == [0, 1, 2, 3, 2, 5, 6]
-    assert group(alone(signatures), 0.8).tolist() == [*range(7)]
-    assert group(alone(signatures[::-1]), 0.6).tolist() == [0, 1, 2, 3, 2, 5, 2]
+    assert group(signatures, 0.6).tolist() == [0, 1, 0, 3, 0, 5, 6]
+    assert group(signatures, 0.74).tolist() == [0, 1, 2, 3, 2, 5, 6]
+    assert group(signatures, 0.8).tolist() == [*range(7)]
+    assert group(signatures[::-1], 0.6).tolist() == [0, 1, 2, 3, 2, 5, 2]
 
 
-def test_what_is_left_out_is_like_one_that_is_kept():
+def test_what_is_left_out_is_like_one_that_is_kept(group):
     """A chain of seven, each like its neighbours only: every other one is kept."""
     random_ = np.random.default_rng(0)
     signatures = random_.integers(0, 65_536, (7, 128), np.uint16)
@@ -173,8 +159,10 @@ def test_what_is_left_out_is_like_one_that_is_kept():
         half = slice(0, 64) if place % 2 else slice(64, 128)
         signatures[place, half] = signatures[place - 1, half]
         signatures[place, 32:96] = signatures[place - 1, 32:96]
-    first = first_alike(alone(signatures), 0.7)
-    assert (group(alone(signatures), 0.7) == 0).all()
+    first = np.arange(7)
+    for place, what in decided(NearDuplicates(0.7), notes_with(signatures)).items():
+        first[place] = int(what.detail.split()[1].strip(",")) - 1
+    assert (group(signatures, 0.7) == 0).all()
     for place, kept_one in enumerate(first):
         assert first[kept_one] == kept_one <= place
         assert np.mean(signatures[place] == signatures[kept_one]) >= 0.7
@@ -253,10 +241,10 @@ def test_many_signatures_are_decided():
     assert found == "200"  # all that were planted, and no other
 
 
-def test_a_log_of_one_message_repeated_is_no_square():
+def test_a_log_of_one_message_repeated_is_no_square(group):
     """Every pair of 20,000 would be 200 million."""
     signatures = np.zeros((20_000, 128), np.uint16)
-    assert (group(alone(signatures), 0.6) == 0).all()
+    assert (group(signatures, 0.6) == 0).all()
     one_band = np.random.default_rng(0).integers(0, 65_536, (20_000, 128), np.uint16)
     one_band[:, :3] = 7  # all share a bucket, and no two are alike
-    assert (group(alone(one_band), 0.6) == np.arange(20_000)).all()
+    assert (group(one_band, 0.6) == np.arange(20_000)).all()

@@ -14,8 +14,7 @@ from interact_jax.data.conversations import count_interactions, read_conversatio
 from interact_jax.data.prepared import PreparedData
 from interact_jax.data.tokenizer import load_tokenizer
 from interact_jax.models.hf.directories import POCKET
-from interact_jax.prepare import deciding, pipeline, reading, writing
-from interact_jax.prepare.deciding import Decision
+from interact_jax.prepare import buckets, deciding, pipeline, reading, writing
 from interact_jax.prepare.describing import About
 from interact_jax.prepare.job import Job
 from interact_jax.prepare.pipeline import Left, Share
@@ -87,26 +86,21 @@ def test_ids_are_unique_and_the_first_keeps_its_own(tmp_path):
         assert card["counts"]["renamed"] == 3
 
 
-def test_ids_are_compared_in_shares(monkeypatch):
+def test_ids_are_compared_in_buckets(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
-    ids = [rng.integers(0, 40, (n, 1)).astype("<u8").view(np.uint8) for n in (30, 0, 50, 20)]
-    found = []
-    for most in (1 << 20, 7):
-        monkeypatch.setattr(deciding, "MOST_IDS", most)
-        decisions = [Decision(len(each)) for each in ids]
-        decisions[0].stays[::3] = False
-        deciding.rename(ids, decisions)
-        found.append([d.renamed for d in decisions])
-    assert found[0] == found[1]
-    seen, expected = {}, []
-    for each, decision in zip(ids, decisions, strict=True):
-        own = []
-        for place, one in enumerate(map(bytes, each)):
-            if decision.stays[place]:
-                seen[one] = seen.get(one, 0) + 1
-                own += [[place, seen[one]]] * (seen[one] > 1)
-        expected.append(own)
-    assert found[0] == expected and sum(map(len, expected)) > 20
+    ids = rng.integers(0, 40, (100, 1)).astype("<u8").view(np.uint8)
+    stays, seen, expected = np.arange(100) % 3 != 0, {}, []
+    for one, stay in zip(map(bytes, ids), stays, strict=True):
+        seen[one] = seen.get(one, 0) + stay
+        expected.append(seen[one] * stay)
+    assert max(expected) > 3
+    for size in (1 << 16, 7):
+        for name in ("BLOCK", "PORTION", "PER_BUCKET"):
+            monkeypatch.setattr(buckets, name, size)
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        fates = deciding.Fates(ids, stays, folder)
+        assert [int(fates[n : n + 1][0]) for n in range(100)] == expected
 
 
 def test_filters_drop_change_and_are_counted(logs, tmp_path, expected):
@@ -245,6 +239,49 @@ def test_what_a_killed_share_left_is_removed(logs, tmp_path):
         each.write_bytes(b"half")
     prepared(logs, out, *ALL, share=Share(1, 2))
     assert [each.exists() for each in left] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "what, cut, said",
+    [
+        ("note-1", 8, "00001.note-1: damaged (10 notes, expected 11). Delete"),
+        ("note-1", 3, "00001.note-1: damaged (5 bytes too many)"),
+        ("ids", None, "00001.ids: damaged ("),
+        ("fates", 4, "00001.kept: damaged (11 conversations, of which 10 were decided about)"),
+        ("fates", None, "00001.fates: cannot be read (No such file or directory). Delete"),
+    ],
+)
+def test_damaged_notes_are_named(what, cut, said, logs, tmp_path, stopped_after, monkeypatch):
+    """`cut` bytes are missing at the end; None: all of the file."""
+    out, decided = tmp_path / "out", what == "fates"
+    stopped_after(*((writing, "write_part") if decided else (deciding, "decide")), 0)
+    with pytest.raises(OSError, match="No space"):
+        prepared(logs, out, *ALL)
+    monkeypatch.undo()
+    file = out / "parts" / f"00001.{what}"
+    if cut is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(InputError) as error:
+        prepared(logs, out, *ALL)
+    assert f"parts/{said}" in str(error.value)
+    assert str(error.value).endswith(f"Delete {out} and prepare it again.")
+
+
+@pytest.mark.parametrize("share", [None, Share(1, 2, finish=True)])
+def test_what_a_process_killed_while_it_decided_left_is_removed(share, logs, tmp_path):
+    """Its decisions are made again."""
+    card = prepared(logs, tmp_path / "a" / "out", *ALL)
+    out = tmp_path / "b" / "out"
+    prepared(logs, out, *ALL, share=Share(0, 2))
+    left = places.temporary_name(out / "parts" / "deciding") / "1" / "keys"
+    left.mkdir(parents=True)
+    (left / "0").write_bytes(b"half")
+    (out / "parts" / "00000.fates").write_bytes(b"half")
+    assert prepared(logs, out, *ALL, share=share)["digest"] == card["digest"]
+    assert content(out) == content(tmp_path / "a" / "out")
+    assert not list((out / "parts").glob(".*"))
 
 
 def test_a_finished_one_is_left_as_it_is(logs, tmp_path):

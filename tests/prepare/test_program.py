@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from interact_jax import lock
 from interact_jax.data.prepared import PreparedData
 from interact_jax.schema import InputError
 from launch import prepare_data
+from tests.prepare.kill import children_of, finished, has_begun, is_alive
 from tests.prepare.little import content, parse_filter, write_logs
 from tests.runs import ROOT
 
@@ -80,29 +80,6 @@ def run(monkeypatch, capsys):
     return run
 
 
-def finished(out):
-    """The parts that are done, with the times of their shards."""
-    parts = {p.name.split(".")[0] for p in (out / "parts").glob("*.written.json")}
-    shards = {p: p.stat().st_mtime_ns for p in out.glob("*array_record-*")}
-    return {p: t for p, t in shards.items() if p.name[-14:-9] in parts}
-
-
-def children_of(number):
-    """The processes that a process has started, and theirs."""
-    found = []
-    for listed in Path(f"/proc/{number}/task").glob("*/children"):
-        for child in listed.read_text().split():
-            found += [child, *children_of(child)]
-    return found
-
-
-def is_alive(number):
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def kill_again_and_again(run, programs, tmp_path, kills, files, each, processes):
     """Kill the program so often, each time at a random moment after its work began; how many
     different states it left behind."""
@@ -142,16 +119,29 @@ def kill_again_and_again(run, programs, tmp_path, kills, files, each, processes)
     return len(states)
 
 
-def has_begun(out, began):
-    try:
-        is_ours = (out / "lock").stat().st_mtime_ns > began
-    except OSError:
-        return False
-    return is_ours and (out / "parts" / "plan.json").exists()
-
-
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(run, programs, tmp_path):
     assert kill_again_and_again(run, programs, tmp_path, 5, 6, 250, [1]) > 1
+
+
+def test_killed_while_it_decides(run, programs, tmp_path):
+    logs, file = write_logs(tmp_path / "logs"), tmp_path / "wait"
+    whole, out = tmp_path / "a" / "out", tmp_path / "b" / "out"
+    whole.parent.mkdir()
+    out.parent.mkdir()
+    more = ("--filter", f"waiting:{file}")
+    run(*arguments(logs, whole, *more))
+    file.touch()
+    programs.start(arguments(logs, out, *more))
+    until = time.monotonic() + 60
+    while not list(out.glob("parts/.deciding.*/3/half")):
+        assert time.monotonic() < until and is_alive(programs.process)
+        time.sleep(0.01)
+    os.kill(programs.process, signal.SIGKILL)
+    assert programs.wait()[0] == -signal.SIGKILL
+    assert list(out.glob("parts/.deciding.*")) and not (out / "parts" / "decided.json").exists()
+    file.unlink()
+    run(*arguments(logs, out, *more))
+    assert content(out) == content(whole)
 
 
 def test_its_workers_end_with_it(run, programs, tmp_path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
-import numpy as np
-
 from interact_jax.data.copies import digest_of
-from interact_jax.prepare.filtering import Dropped
-from interact_jax.prepare.filters.notes import gather, groups_of, in_parts
+from interact_jax.prepare.buckets import Seen
+from interact_jax.prepare.filtering import Dropped, Notes
+from interact_jax.prepare.filters.notes import KEYED, Answers, by_key
 from interact_jax.prepare.filters.settings import Settings, setting
 from interact_jax.schema import Conversation, Message
 
@@ -18,8 +17,8 @@ from interact_jax.schema import Conversation, Message
 @dataclasses.dataclass(frozen=True)
 class Duplicates(Settings):
     """Copies of an earlier conversation, whatever its id and user: equal are messages, tools and
-    pairs of replies (`data.copies.digest_of`). Memory: 16 bytes a conversation, about 100 while it
-    is decided."""
+    pairs of replies (`data.copies.digest_of`). Disk: 16 bytes a conversation, and
+    40 more while it is decided."""
 
     name: ClassVar[str] = "duplicates"
     width: ClassVar[int] = 16
@@ -38,13 +37,13 @@ class Duplicates(Settings):
             text = " ".join(text.split())
         return dataclasses.replace(message, content=text)
 
-    def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
-        notes, lengths = gather(notes_NxW, self.width)
-        first_N, before_N, _ = groups_of(notes)
-
-        def answer(index: int) -> Dropped | None:
-            if not before_N[index]:
-                return None
-            return Dropped("copy of an earlier conversation", f"of number {first_N[index] + 1:,}")
-
-        return in_parts(lengths, answer)
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
+        answers, keyed = Answers(notes), by_key(notes)
+        for bucket in keyed.filled():
+            seen = Seen(KEYED["key"])
+            for records in keyed.read(bucket):
+                first_N, _, before_N = seen.add(records["key"], records["place"])
+                again = before_N > 0
+                answers.add(records["place"][again], first_N[again])
+        for place, first in answers:
+            yield place, Dropped("copy of an earlier conversation", f"of number {first + 1:,}")

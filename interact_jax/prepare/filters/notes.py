@@ -1,49 +1,48 @@
-"""What the surveys share: notes of all parts as one array, groups among them, answers in parts."""
+"""What the surveys share: notes of all conversations divided by their keys, answers in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from interact_jax.prepare.filtering import Dropped
+from interact_jax.prepare import buckets
+from interact_jax.prepare.buckets import Buckets, blocks_of, buckets_for, in_order
+from interact_jax.prepare.filtering import Notes
+
+KEY_BYTES = 16  # of a digest
+KEYED = np.dtype([("key", f"S{KEY_BYTES}"), ("place", "<u8")])
+"""Bytes of one length are equal as texts where they are equal: zeros at the end do not count, and
+both have as many."""
+ANSWER = np.dtype([("place", "<u8"), ("number", "<u8")])
 
 
-def gather(notes_NxW: Iterable[np.ndarray], width: int) -> tuple[np.ndarray, list[int]]:
-    """All notes [N, width], and how many each part has."""
-    parts = [np.asarray(part, np.uint8).reshape(-1, width) for part in notes_NxW]
-    lengths = [len(part) for part in parts]
-    together = np.concatenate(parts) if parts else np.zeros((0, width), np.uint8)
-    return np.ascontiguousarray(together), lengths
+def by_key(notes: Notes) -> Buckets:
+    """The notes as keys with their places, equal ones in one bucket, without notes of zeros."""
+    count = buckets_for(len(notes))
+    keyed = Buckets(notes.scratch / "keys", KEYED, count)
+    for block, notes_NxW in enumerate(notes):
+        (own_N,) = np.nonzero(notes_NxW.any(axis=1))
+        own_NxW = np.ascontiguousarray(notes_NxW[own_N])
+        records_N = np.empty(len(own_N), KEYED)
+        records_N["key"] = own_NxW.view(f"S{KEY_BYTES}")[:, 0]
+        records_N["place"] = block * buckets.BLOCK + own_N
+        keyed.add(records_N, own_NxW.view("<u8")[:, 0] % np.uint64(count))
+    return keyed
 
 
-def in_parts(
-    lengths: Sequence[int], answer: Callable[[int], Dropped | None]
-) -> Iterator[list[Dropped | None]]:
-    """The answers for conversations 0, 1, 2, ... of all parts, part by part."""
-    start = 0
-    for length in lengths:
-        yield [answer(index) for index in range(start, start + length)]
-        start += length
+class Answers:
+    """A number for each of some places, found in any order."""
 
+    def __init__(self, notes: Notes):
+        self._found = Buckets(notes.scratch / "answers", ANSWER, blocks_of(len(notes)))
 
-def groups_of(notes_NxW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each note: the index of the first one that is equal, how many equal ones come before it,
-    and how many there are in all.
+    def add(self, places_N: np.ndarray, numbers_N: np.ndarray) -> None:
+        records_N = np.empty(len(places_N), ANSWER)
+        records_N["place"], records_N["number"] = places_N, numbers_N
+        self._found.add(records_N, records_N["place"] // buckets.BLOCK)
 
-    notes   a b a a      ->      first   0 1 0 0      before   0 0 1 2      size   3 1 3 3
-    """
-    count, width = notes_NxW.shape
-    keys_N = notes_NxW.view(f"V{width}").reshape(count)
-    order_N = np.argsort(keys_N, kind="stable")
-    sorted_N = notes_NxW[order_N]
-    begins_N = np.ones(count, bool)
-    begins_N[1:] = (sorted_N[1:] != sorted_N[:-1]).any(axis=1)
-    start_N = np.maximum.accumulate(np.where(begins_N, np.arange(count), 0))
-    size_N = np.diff(np.append(np.flatnonzero(begins_N), count))
-    group_N = np.cumsum(begins_N) - 1
-    first, before, size = (np.empty(count, np.int64) for _ in range(3))
-    first[order_N] = order_N[start_N]
-    before[order_N] = np.arange(count) - start_N
-    size[order_N] = size_N[group_N]
-    return first, before, size
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """(place, number), by place."""
+        for records_N in in_order(self._found):
+            yield from zip(records_N["place"].tolist(), records_N["number"].tolist(), strict=True)

@@ -12,13 +12,13 @@ the texts as they are read, without the system message.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 
-from interact_jax.prepare.filtering import Dropped, Outcome
-from interact_jax.prepare.filters.notes import gather, in_parts
+from interact_jax.prepare import buckets
+from interact_jax.prepare.filtering import Dropped, Notes, Outcome
 from interact_jax.prepare.filters.settings import Settings, setting
 from interact_jax.schema import Conversation
 
@@ -85,14 +85,28 @@ class Sample(Settings):
     def note(self, conversation: Conversation) -> bytes:
         return sum(1 for _ in conversation.replies()).to_bytes(self.width, "little")
 
-    def decide(self, notes_NxW: Iterable[np.ndarray]) -> Iterator[list[Dropped | None]]:
-        notes, lengths = gather(notes_NxW, self.width)
-        interactions_N = notes.view("<u4")[:, 0]
+    def decide(self, notes: Notes) -> Iterator[tuple[int, Dropped]]:
         order_N = np.random.default_rng(self.seed).permutation(len(notes))
+        order_M = order_N[: self.conversations].copy()  # no more than these are ever taken
+        del order_N
+        interactions_M = self._interactions(notes, order_M)
         kept_N = np.zeros(len(notes), bool)
-        kept_N[order_N[: self._size(interactions_N[order_N])]] = True
+        kept_N[order_M[: self._size(interactions_M)]] = True
         drop = Dropped("not in the sample", f"of seed {self.seed}")
-        return in_parts(lengths, lambda i: None if kept_N[i] else drop)
+        for start in range(0, len(kept_N), buckets.BLOCK):
+            for place in np.flatnonzero(~kept_N[start : start + buckets.BLOCK]).tolist():
+                yield start + place, drop
+
+    def _interactions(self, notes: Notes, places_M: np.ndarray) -> np.ndarray:
+        """What was noted of some places."""
+        found_M, order_M = np.zeros(len(places_M), np.uint32), np.argsort(places_M)
+        sorted_M, start = places_M[order_M], 0
+        for block, notes_NxW in enumerate(notes):
+            end = int(np.searchsorted(sorted_M, (block + 1) * buckets.BLOCK))
+            own = sorted_M[start:end] - block * buckets.BLOCK
+            found_M[order_M[start:end]] = np.ascontiguousarray(notes_NxW[own]).view("<u4")[:, 0]
+            start = end
+        return found_M
 
     def _size(self, interactions_N: np.ndarray) -> int:
         """How many of the first conversations of the shuffle are taken."""
