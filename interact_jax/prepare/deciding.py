@@ -8,16 +8,14 @@ a time.
 from __future__ import annotations
 
 import collections
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from interact_jax.prepare.filtering import Dropped, Survey
-from interact_jax.prepare.job import Job, write_json
+from interact_jax.prepare.job import Job, damaged, digest_of_bytes, read_json, write_json
 from interact_jax.prepare.reading import ID_BYTES, shorten
-from interact_jax.schema import InputError
 
 MOST_IDS = 1 << 24  # that are compared at a time
 Notes = Sequence[np.ndarray]  # [n, width] of each part
@@ -67,6 +65,8 @@ class Stored(Sequence[np.ndarray]):
 
     def __init__(self, job: Job, what: str, width: int):
         self._job, self._what, self._width = job, what, width
+        records = (read_json(job.file(part, "read.json")) for part in range(job.parts))
+        self._digests = [record["digests"][what] for record in records]
 
     def __len__(self) -> int:
         return self._job.parts
@@ -76,11 +76,12 @@ class Stored(Sequence[np.ndarray]):
             raise IndexError(part)
         file = self._job.file(part, self._what)
         try:
-            return np.fromfile(file, np.uint8).reshape(-1, self._width)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{file}: damaged ({error}). Delete {self._job.out} and prepare it again."
-            ) from None
+            data = file.read_bytes()
+        except OSError as error:
+            raise damaged(file, f"cannot be read ({error.strerror})") from None
+        if digest_of_bytes(data) != self._digests[part]:
+            raise damaged(file, "damaged")
+        return np.frombuffer(data, np.uint8).reshape(-1, self._width)
 
 
 def apply_survey(
@@ -131,4 +132,5 @@ def _rename(
 
 
 def decision_of(job: Job, part: int) -> dict[str, Any]:
-    return json.loads(job.file(part, "decided.json").read_bytes())
+    """What was decided about a part. Raises InputError."""
+    return read_json(job.file(part, "decided.json"))

@@ -8,22 +8,21 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
-from interact_jax.data.prepared import INDEX
+from interact_jax.data.prepared import INDEX, blake2b
 from interact_jax.prepare.deciding import decision_of
-from interact_jax.prepare.job import Job, plain, write_json
+from interact_jax.prepare.job import Job, damaged, plain, read_json, write_json
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.reading import FACTS, Facts, complete, sample_of
 from interact_jax.schema import InputError
 
 PORTION = 256  # records that are read at a time
-DIGEST_BYTES = 32  # `b2sum -l 256 FILE` computes the same
 HISTOGRAMS = ("interactions", "messages", "characters", "tokens", "reply_tokens")
 
 
@@ -113,7 +112,8 @@ def _decided(
         for reason, cases in reasons.items()
         for index, detail in cases
     }
-    for index, record in enumerate(_records(file)):
+    count = read_json(job.file(part, "read.json"))["kept"]
+    for index, record in enumerate(_records(file, count)):
         if index in leaves:
             if index in wanted:
                 survey, reason, detail = wanted[index]
@@ -128,9 +128,11 @@ def _decided(
         yield facts, example
 
 
-def _records(file: Path) -> Iterator[bytes]:
+def _records(file: Path, count: int) -> Iterator[bytes]:
+    """The records of a file, which are so many. Raises InputError."""
     reader = reader_of(file)
-    count = reader.num_records()
+    if (found := reader.num_records()) != count:
+        raise damaged(file, f"damaged: has {found:,} records, expected {count:,}")
     for start in range(0, count, PORTION):
         yield from read(reader, list(range(start, min(start + PORTION, count))), file)
     reader.close()
@@ -139,14 +141,8 @@ def _records(file: Path) -> Iterator[bytes]:
 def describe(file: Path) -> dict[str, Any]:
     """Name, size and digest of a file."""
     with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES))
+        digest = hashlib.file_digest(opened, blake2b)
     return {"file": file.name, "size": file.stat().st_size, "digest": digest.hexdigest()}
-
-
-def digest_of(shards: Iterable[dict[str, Any]]) -> str:
-    """One digest of files, as of the output of `b2sum -l 256 FILES`."""
-    lines = "".join(f"{each['digest']}  {each['file']}\n" for each in shards)
-    return hashlib.blake2b(lines.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def _npy(array: np.ndarray) -> bytes:
