@@ -196,8 +196,9 @@ def _other_table(
         if not table.num_columns or not table.num_rows:
             break
         name = rng.choice(table.column_names)
-        if "no_utf8" in " ".join(told):
-            break  # Python cannot read these columns any more
+        names = table.column_names
+        if "no_utf8" in " ".join(told) or len(set(names)) < len(names):
+            break  # what cannot be read any more, or told apart, is not changed again
         if len(dialogues) == table.num_rows and rng.random() < 0.4:
             rows = rng.sample(range(table.num_rows), min(rng.choice(OFTEN), table.num_rows))
             column = [None if i in rows else v for i, v in enumerate(_values(table, name))]
