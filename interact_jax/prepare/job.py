@@ -58,7 +58,8 @@ class Settings:
         """The name of the mapping file, and a digest of what is in it."""
         if not self.mapping:
             return ""
-        digest = hashlib.blake2b(Path(self.mapping).read_bytes(), digest_size=4).hexdigest()
+        data = Path(self.mapping).expanduser().read_bytes()
+        digest = hashlib.blake2b(data, digest_size=4).hexdigest()
         return f"{self.mapping} (content {digest})"
 
 

@@ -110,6 +110,15 @@ def test_exchanged_files_in_a_card_are_refused(what, done, tmp_path):
         PreparedData(out)
 
 
+def test_a_mapping_file_below_the_home_directory(tmp_path, monkeypatch):
+    """It was read, and then not found."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "columns.toml").write_text('text = "body"\n')
+    (tmp_path / "a.csv").write_text("chat,role,body\na,user,Hi\na,assistant,Hello\na,user,Bye\n")
+    card = prepared(tmp_path / "a.csv", tmp_path / "out", mapping="~/columns.toml")
+    assert card["counts"]["kept"] == 1
+
+
 def test_all_rows_that_are_lost_at_once_are_counted(tmp_path):
     """A damaged row group of Parquet counted as one."""
     rows = pa.Table.from_pylist([good(f"g{n}") for n in range(30)])
