@@ -34,6 +34,7 @@ INDEX = np.dtype(
 named; its interactions; and its tokens and those of its replies, each message by itself, 0 where no
 tokenizer was given."""
 MOST_OPEN = 64  # shards
+AGAIN = "Copy or prepare the directory again."
 DIGEST_BYTES = 32  # `b2sum -l 256 FILE` computes the same
 FILE = {"file": FILE_NAME, "size": whole(0, 2**62), "digest": TEXT}
 SHARD = {"records": whole(0, 2**62), **FILE}
@@ -147,10 +148,12 @@ def _split_of(directory: Path, split: str) -> dict[str, Any]:
         if digest_of(found["shards"]) != found["digest"]:
             raise InputError(
                 f"{directory / CARD}: damaged: split {split}: its shards have another digest than "
-                "it says. Copy or prepare the directory again."
+                f"it says. {AGAIN}"
             )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory / CARD}: split {split}: {error} is missing.") from None
+        raise InputError(
+            f"{directory / CARD}: split {split}: {error} is missing. {AGAIN}"
+        ) from None
     return found
 
 
@@ -180,10 +183,13 @@ def _card_of(directory: Path) -> dict[str, Any]:
         raise InputError(
             f"{directory}: no prepared data: there is no {CARD}. `interact prepare-data` makes it."
         )
-    card = read_json(directory / CARD)
+    try:
+        card = read_json(directory / CARD)
+    except InputError as error:
+        raise InputError(f"{error} {AGAIN}") from None
     splits = card.get("splits")
     if not isinstance(splits, dict) or not splits:
-        raise InputError(f"{directory / CARD}: no card of prepared data: it has no splits.")
+        raise InputError(f"{directory / CARD}: damaged: it has no splits. {AGAIN}")
     return card
 
 

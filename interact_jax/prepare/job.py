@@ -110,9 +110,9 @@ def plain(value: Any) -> Any:
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """A JSON file, complete or not there at all, with a checksum of what it says."""
+    """A JSON file, complete or not there at all, with a checksum of its name and what it says."""
     plainly = json.loads(json.dumps(value))
-    whole = {**plainly, CHECKSUM: _checksum(plainly)}
+    whole = {**plainly, CHECKSUM: _checksum(file, plainly)}
     places.write(file, json.dumps(whole, indent=1, ensure_ascii=True) + "\n")
 
 
@@ -124,7 +124,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise damaged(file, f"cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise damaged(file, f"damaged ({error})") from None
-    if not isinstance(value, dict) or value.pop(CHECKSUM, None) != _checksum(value):
+    if not isinstance(value, dict) or value.pop(CHECKSUM, None) != _checksum(file, value):
         raise damaged(file, "damaged, or of another version: its checksum is another")
     return value
 
@@ -134,10 +134,16 @@ def damaged(file: Path, what: str) -> InputError:
     return InputError(f"{file}: {what}. Delete {file.parent.parent} and prepare it again.")
 
 
-def _checksum(value: Mapping[str, Any]) -> str:
-    return digest_of_bytes(json.dumps(value, sort_keys=True).encode())
+def _checksum(file: Path, value: Mapping[str, Any]) -> str:
+    return digest_of_bytes(json.dumps([file.name, value], sort_keys=True).encode())
 
 
 def digest_of_bytes(data: bytes) -> str:
     """By which it is seen that a file is as it was written."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    """As `digest_of_bytes`, of what is in a file, which may be large."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

@@ -23,7 +23,14 @@ from interact_jax.data.array_records import IN_ORDER, Writer, encode
 from interact_jax.data.conversations import ReadReport, count_interactions, read_outcomes
 from interact_jax.data.records import Loss, Note
 from interact_jax.prepare.filtering import Changed, Dropped, Filter
-from interact_jax.prepare.job import Job, digest_of_bytes, is_survey, plain, write_json
+from interact_jax.prepare.job import (
+    Job,
+    digest_of_bytes,
+    digest_of_file,
+    is_survey,
+    plain,
+    write_json,
+)
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.splits import split_of
 from interact_jax.schema import Conversation, InputError
@@ -86,7 +93,7 @@ class Counts:
     unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     filters: list[FilterCounts] = dataclasses.field(default_factory=list)
-    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of the notes, by file
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of files of this pass
 
     def check(self, name: str) -> None:
         """That nothing was lost on the way: a fault of ours if so."""
@@ -110,6 +117,7 @@ def read_part(job: Job, part: Part) -> None:
             for all_notes, note in zip(notes, own, strict=True):
                 all_notes += note
         writer.close()
+        counts.digests["kept"] = digest_of_file(file)
     names = ["ids", *(f"note-{number}" for number, _ in job.surveys)]
     for name, data in zip(names, (ids, *notes), strict=True):
         places.write(job.file(part.number, name), bytes(data))

@@ -17,7 +17,7 @@ import numpy as np
 from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
 from interact_jax.data.prepared import INDEX, blake2b
 from interact_jax.prepare.deciding import decision_of
-from interact_jax.prepare.job import Job, damaged, plain, read_json, write_json
+from interact_jax.prepare.job import Job, damaged, digest_of_file, plain, read_json, write_json
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.reading import FACTS, Facts, complete, sample_of
 from interact_jax.schema import InputError
@@ -112,8 +112,10 @@ def _decided(
         for reason, cases in reasons.items()
         for index, detail in cases
     }
-    count = read_json(job.file(part, "read.json"))["kept"]
-    for index, record in enumerate(_records(file, count)):
+    digest = read_json(job.file(part, "read.json"))["digests"]["kept"]
+    if file.is_file() and digest_of_file(file) != digest:
+        raise damaged(file, "damaged")
+    for index, record in enumerate(_records(file)):
         if index in leaves:
             if index in wanted:
                 survey, reason, detail = wanted[index]
@@ -128,11 +130,9 @@ def _decided(
         yield facts, example
 
 
-def _records(file: Path, count: int) -> Iterator[bytes]:
-    """The records of a file, which are so many. Raises InputError."""
+def _records(file: Path) -> Iterator[bytes]:
     reader = reader_of(file)
-    if (found := reader.num_records()) != count:
-        raise damaged(file, f"damaged: has {found:,} records, expected {count:,}")
+    count = reader.num_records()
     for start in range(0, count, PORTION):
         yield from read(reader, list(range(start, min(start + PORTION, count))), file)
     reader.close()

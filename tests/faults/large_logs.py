@@ -80,7 +80,9 @@ def stops_at(file: Path, mapping: str) -> str:
     except InputError as error:
         return unnamed(str(error), file, mapping)
     also, _ = read(file, mapping, "skip")
-    return "" if kept == also else f"{len(kept)} are read with stop, {len(also)} with skip"
+    return (
+        "" if repr(kept) == repr(also) else f"{len(kept)} are read with stop, {len(also)} with skip"
+    )
 
 
 def unnamed(said: str, file: Path, mapping: str) -> str:
@@ -91,7 +93,7 @@ def unnamed(said: str, file: Path, mapping: str) -> str:
 
 
 REMEDY = re.compile(
-    r"\b(expected|set|fix|replace|convert|unpack|name|did you mean|copy|prepare|delete|pack)\b",
+    r"\b(expected|set|fix|replace|convert|unpack|name|did you mean|copy|prepare|delete|start|pack)\b",
     re.IGNORECASE,
 )
 

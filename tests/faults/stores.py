@@ -182,11 +182,12 @@ def unfinished(rng: random.Random, stand: Stand) -> Case:
     def opened() -> str:
         expected = json.loads((base / "done" / CARD).read_bytes())
         try:
-            card = finish(stand, place)
+            finish(stand, place)
         except InputError as error:
             if said := _unnamed(error, place):
                 return said
             raise
+        card = json.loads((place / CARD).read_bytes())
         differing = [k for k in expected if k != "command" and card.get(k) != expected[k]]
         if differing:
             return f"{', '.join(differing)}: {card.get(differing[0])}, not {expected[differing[0]]}"

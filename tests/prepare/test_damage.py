@@ -78,11 +78,15 @@ def test_another_plan_is_refused(text, logs, begun, tmp_path):
         prepared(logs, out, "once")
 
 
-def test_the_kept_conversations_of_another_part_are_refused(logs, begun, tmp_path):
+def test_a_file_of_another_part_is_refused(logs, begun, tmp_path):
     out = shutil.copytree(begun, tmp_path / "out")
-    (out / "parts" / "00001.kept").write_bytes((out / "parts" / "00000.kept").read_bytes())
-    with pytest.raises(InputError, match=r"00001\.kept: damaged: has \d+ records, expected"):
-        prepared(logs, out, "once")
+    for name in ("kept", "decided.json"):
+        file = out / "parts" / f"00001.{name}"
+        sound = file.read_bytes()
+        file.write_bytes((out / "parts" / f"00002.{name}").read_bytes())
+        with pytest.raises(InputError, match=rf"00001\.{name}: damaged"):
+            prepared(logs, out, "once")
+        file.write_bytes(sound)
 
 
 def test_a_changed_number_of_an_index_is_refused(done, tmp_path):
