@@ -93,7 +93,7 @@ def unnamed(said: str, file: Path, mapping: str) -> str:
 
 
 REMEDY = re.compile(
-    r"\b(expected|set|fix|replace|convert|unpack|name|did you mean|copy|prepare|delete|start|pack)\b",
+    r"\b(expected|set|fix|replace|convert|(un)?pack|name|mean|copy|prepare|delete|start)\b",
     re.IGNORECASE,
 )
 
