@@ -264,11 +264,11 @@ def _as_toml(text: str) -> str:
     """JSON of objects in an object as TOML has it: inline tables do."""
     try:
         value = json.loads(text)
+        if isinstance(value, dict):
+            return "".join(f"{json.dumps(k)} = {_inline(v)}\n" for k, v in value.items())
     except (ValueError, RecursionError):
-        return text
-    if not isinstance(value, dict):
-        return text
-    return "".join(f"{json.dumps(k)} = {_inline(v)}\n" for k, v in value.items())
+        pass
+    return text
 
 
 def _inline(value: Any) -> str:
