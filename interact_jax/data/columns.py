@@ -72,10 +72,10 @@ class Columns:
         for field, name in self.named.items():
             if name not in keys:
                 near = difflib.get_close_matches(name, keys, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                hint = f"Did you mean {near[0]!r}?" if near else "Name one of these."
                 raise InputError(
                     f"{self.file}: {field} = {name!r}: {where} has no such column, but "
-                    f"{keys_of(dict.fromkeys(keys))}.{hint}"
+                    f"{keys_of(dict.fromkeys(keys))}. {hint}"
                 )
         missing = [field for field in NEEDED if field not in self.among(keys)]
         if missing:

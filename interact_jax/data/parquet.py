@@ -65,6 +65,8 @@ def _open(file: BinaryIO) -> tuple[pq.ParquetFile, list[Group]]:
         columns = table.schema_arrow.names
         if len(groups) != table.num_row_groups or len(set(columns)) < len(columns):
             raise BadPages("it has two columns of one name, or two numbers of row groups")
+        if (rows := sum(group.rows for group in groups)) != table.metadata.num_rows:
+            raise BadPages(f"it has {table.metadata.num_rows:,} rows, but {rows:,} in its groups")
     except Exception as error:  # pyarrow raises a dozen kinds
         raise _damage("it cannot be opened", error) from None
     return table, groups

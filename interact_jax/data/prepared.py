@@ -12,16 +12,18 @@ from __future__ import annotations
 import bisect
 import collections
 import difflib
+import hashlib
+import io
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interact_jax.data.array_records import decode, read, reader_of
-from interact_jax.json_files import FILE_NAME, check, read_json, whole
+from interact_jax.json_files import FILE_NAME, TEXT, check, read_json, whole
 from interact_jax.schema import Conversation, InputError
 
 CARD = "card.json"
@@ -32,8 +34,10 @@ INDEX = np.dtype(
 named; its interactions; and its tokens and those of its replies, each message by itself, 0 where no
 tokenizer was given."""
 MOST_OPEN = 64  # shards
-FILE = {"file": FILE_NAME, "size": whole(0, 2**62)}
-SHARD = {"file": FILE_NAME, "records": whole(0, 2**62), "size": whole(0, 2**62)}
+AGAIN = "Copy or prepare the directory again."
+DIGEST_BYTES = 32  # `b2sum -l 256 FILE` computes the same
+FILE = {"file": FILE_NAME, "size": whole(0, 2**62), "digest": TEXT}
+SHARD = {"records": whole(0, 2**62), **FILE}
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -137,13 +141,36 @@ def _split_of(directory: Path, split: str) -> dict[str, Any]:
                 check(each, form, directory / CARD)
                 if not each.keys() >= form.keys():
                     raise KeyError(f"{', '.join(form)} of its {kind}")
-        if len(found["index"]) != len(found["shards"]):
-            raise KeyError("an index of each shard")
-        if not isinstance(found["digest"], str):
-            raise TypeError("no digest")
+        if [_index_of(shard["file"]) for shard in found["shards"]] != [
+            index["file"] for index in found["index"]
+        ]:
+            raise KeyError("the index of each shard")
+        if digest_of(found["shards"]) != found["digest"]:
+            raise InputError(
+                f"{directory / CARD}: damaged: split {split}: its shards have another digest than "
+                f"it says. {AGAIN}"
+            )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{directory / CARD}: split {split}: {error} is missing.") from None
+        raise InputError(
+            f"{directory / CARD}: split {split}: {error} is missing. {AGAIN}"
+        ) from None
     return found
+
+
+def _index_of(shard: str) -> str:
+    """The name of the file with the numbers of a shard's conversations."""
+    return shard.replace(".array_record-", ".index-") + ".npy"
+
+
+def digest_of(shards: Iterable[Mapping[str, Any]]) -> str:
+    """One digest of files, as of the output of `b2sum -l 256 FILES`."""
+    lines = "".join(f"{each['digest']}  {each['file']}\n" for each in shards)
+    return blake2b(lines.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def blake2b(data: bytes = b"") -> Any:
+    """The hash by which files are known."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES)
 
 
 def _card_of(directory: Path) -> dict[str, Any]:
@@ -156,10 +183,13 @@ def _card_of(directory: Path) -> dict[str, Any]:
         raise InputError(
             f"{directory}: no prepared data: there is no {CARD}. `interact prepare-data` makes it."
         )
-    card = read_json(directory / CARD)
+    try:
+        card = read_json(directory / CARD)
+    except InputError as error:
+        raise InputError(f"{error} {AGAIN}") from None
     splits = card.get("splits")
     if not isinstance(splits, dict) or not splits:
-        raise InputError(f"{directory / CARD}: no card of prepared data: it has no splits.")
+        raise InputError(f"{directory / CARD}: damaged: it has no splits. {AGAIN}")
     return card
 
 
@@ -174,12 +204,15 @@ def _read_index(directory: Path, split: dict[str, Any]) -> np.ndarray:
     for shard, described in zip(split["shards"], split["index"], strict=True):
         file = directory / described["file"]
         _check_size(file, described["size"])
-        try:
-            part = np.load(file, allow_pickle=False)
-            if part.dtype != INDEX or part.shape != (shard["records"],):
-                raise ValueError("it has other numbers than its shard has records")
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{file}: damaged: {error}. Copy or prepare it again.") from None
+        data = file.read_bytes()
+        if blake2b(data).hexdigest() != described["digest"]:
+            raise InputError(f"{file}: damaged: it has another digest. Copy or prepare it again.")
+        part = np.load(io.BytesIO(data), allow_pickle=False)
+        if part.dtype != INDEX or part.shape != (shard["records"],):
+            raise InputError(
+                f"{file}: damaged: it has other numbers than {shard['file']} has records. Copy or "
+                "prepare it again."
+            )
         parts.append(part)
     return np.concatenate(parts) if parts else np.zeros(0, INDEX)
 

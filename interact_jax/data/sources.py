@@ -119,7 +119,8 @@ def other_kind(path: str, head: bytes) -> Cut | None:
             remedy = f"Unpack or convert it: {KNOWN_KINDS}"
             return Cut(f"{kind} file", f"it is of the kind {kind}, not text", remedy)
     marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if marked and head[:64].count(0) > len(head[:64]) / 3:  # not one bad line before good ones
+    one_bad_line = b"\n{" in head  # before good ones: in UTF-16 these two are apart
+    if marked and not one_bad_line and head[:64].count(0) > len(head[:64]) / 3:
         start = f"0x{head[0]:02x} 0x{head[1]:02x}"
         remedy = f"Convert it, `iconv -f UTF-16 -t UTF-8 {shlex.quote(path)} > logs.jsonl`"
         return Cut("not UTF-8", f"it begins with {start}, as UTF-16 does", remedy)

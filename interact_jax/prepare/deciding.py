@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +21,15 @@ from interact_jax import places
 from interact_jax.prepare import buckets
 from interact_jax.prepare.buckets import Buckets, Seen, blocks_of, buckets_for
 from interact_jax.prepare.filtering import Dropped, Survey
-from interact_jax.prepare.job import Job, write_json
+from interact_jax.prepare.job import (
+    Job,
+    damaged,
+    digest_of_bytes,
+    digest_of_file,
+    read_json,
+    write_json,
+)
 from interact_jax.prepare.reading import ID_BYTES, shorten
-from interact_jax.schema import InputError
 
 SCRATCH = ".deciding"
 FATES = np.dtype("<u4")
@@ -40,12 +45,11 @@ def decide(job: Job) -> None:
     with scratch(job.folder) as folder:
         for number, survey in job.surveys:
             notes = Stored(job, f"note-{number}", survey.width)
-            notes.check(ids)
             decisions.apply(number, survey, notes, folder / str(number), job.settings.samples)
         fates = Fates(ids, decisions.stays, folder)
         for part, decision in enumerate(decisions.parts):
-            _write_fates(job.file(part, "fates"), fates, *ids.rows_of(part))
-            write_json(job.file(part, "decided.json"), decision.to_json())
+            digest = _write_fates(job.file(part, "fates"), fates, *ids.rows_of(part))
+            write_json(job.file(part, "decided.json"), {**decision.to_json(), "fates": digest})
     write_json(job.folder / "decided.json", {"parts": job.parts})
 
 
@@ -84,28 +88,13 @@ class Stored:
     """Notes that the first pass wrote for each part, read whenever they are used."""
 
     def __init__(self, job: Job, what: str, width: int):
+        """Raises InputError where they are not as they were written."""
         self._files, self._width = [job.file(part, what) for part in range(job.parts)], width
-        self._out = job.out
-        self.counts = [self._count(file) for file in self._files]
+        self.counts = [
+            _count(file, width, read_json(job.file(part, "read.json"))["digests"][what])
+            for part, file in enumerate(self._files)
+        ]
         self._ends = [0, *itertools.accumulate(self.counts)]
-
-    def _count(self, file: Path) -> int:
-        try:
-            count, rest = divmod(file.stat().st_size, self._width)
-        except OSError as error:
-            raise self._damaged(file, str(error)) from None
-        if rest:
-            raise self._damaged(file, f"{rest} bytes too many")
-        return count
-
-    def check(self, other: Stored) -> None:
-        """That these are notes of the same conversations. Raises InputError."""
-        for file, own, count in zip(self._files, self.counts, other.counts, strict=True):
-            if own != count:
-                raise self._damaged(file, f"{own:,} notes, expected {count:,}")
-
-    def _damaged(self, file: Path, what: str) -> InputError:
-        return InputError(f"{file}: damaged ({what}). Delete {self._out} and prepare it again.")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -133,7 +122,17 @@ class Stored:
             found = np.fromfile(file, np.uint8, size, offset=start * self._width)
             return found.reshape(count, self._width)
         except (OSError, ValueError) as error:
-            raise self._damaged(file, str(error)) from None
+            raise damaged(file, f"damaged ({error})") from None
+
+
+def _count(file: Path, width: int, digest: str) -> int:
+    """How many notes are in a file."""
+    try:
+        if digest_of_file(file) != digest:
+            raise damaged(file, "damaged")
+        return file.stat().st_size // width
+    except OSError as error:
+        raise damaged(file, f"cannot be read ({error.strerror})") from None
 
 
 class Remaining:
@@ -259,25 +258,28 @@ class Fates:
         return self._found[rows.start - at : rows.stop - at]
 
 
-def _write_fates(file: Path, fates: Fates, start: int, end: int) -> None:
+def _write_fates(file: Path, fates: Fates, start: int, end: int) -> str:
+    """Write those of a part; returns the digest of the file."""
     with places.writing(file) as out:
         while start < end:
             until = min(end, (start // buckets.BLOCK + 1) * buckets.BLOCK)
             out.write(fates[start:until].tobytes())
             start = until
+    return digest_of_file(file)
 
 
 def decision_of(job: Job, part: int) -> dict[str, Any]:
-    """What `Decision` wrote of a part."""
-    return json.loads(job.file(part, "decided.json").read_bytes())
+    """What was decided about a part. Raises InputError."""
+    return read_json(job.file(part, "decided.json"))
 
 
 def fates_of(job: Job, part: int) -> np.ndarray:
     """What becomes of each conversation of a part, as FATES. Raises InputError."""
     file = job.file(part, "fates")
     try:
-        return np.fromfile(file, FATES)
+        data = file.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{file}: cannot be read ({error.strerror}). Delete {job.out} and prepare it again."
-        ) from None
+        raise damaged(file, f"cannot be read ({error.strerror})") from None
+    if digest_of_bytes(data) != decision_of(job, part)["fates"]:
+        raise damaged(file, "damaged")
+    return np.frombuffer(data, FATES)

@@ -13,11 +13,11 @@ from typing import Any
 
 from interact_jax import __version__, places
 from interact_jax.data.array_records import FEATURES
-from interact_jax.data.prepared import CARD
+from interact_jax.data.prepared import CARD, digest_of
 from interact_jax.prepare.job import VERSION, Job, read_json
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.readme import readme
-from interact_jax.prepare.writing import HISTOGRAMS, digest_of
+from interact_jax.prepare.writing import HISTOGRAMS
 
 RELEASE = "1.0.0"  # of the data, as TFDS has it: a directory is prepared once
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -27,6 +28,7 @@ from interact_jax.prepare.splits import DEFAULT, Splits, format_splits
 from interact_jax.schema import InputError
 
 VERSION = 1  # of what is written
+CHECKSUM = "checksum"  # a key in JSON files
 SAMPLES = 3  # conversations shown for each reason for which a filter drops some
 
 
@@ -56,7 +58,8 @@ class Settings:
         """The name of the mapping file, and a digest of what is in it."""
         if not self.mapping:
             return ""
-        digest = hashlib.blake2b(Path(self.mapping).read_bytes(), digest_size=4).hexdigest()
+        data = Path(self.mapping).expanduser().read_bytes()
+        digest = hashlib.blake2b(data, digest_size=4).hexdigest()
         return f"{self.mapping} (content {digest})"
 
 
@@ -106,16 +109,41 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, list) else value
 
 
-def write_json(file: Path, value: Any) -> None:
-    """A JSON file, complete or not there at all."""
-    places.write(file, json.dumps(value, indent=1, ensure_ascii=True) + "\n")
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """A JSON file, complete or not there at all, with a checksum of its name and what it says."""
+    plainly = json.loads(json.dumps(value))
+    whole = {**plainly, CHECKSUM: _checksum(file, plainly)}
+    places.write(file, json.dumps(whole, indent=1, ensure_ascii=True) + "\n")
 
 
-def read_json(file: Path) -> Any:
-    """A file of `write_json`. Raises InputError."""
+def read_json(file: Path) -> dict[str, Any]:
+    """What was written by `write_json`. Raises InputError for anything else."""
     try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file}: cannot be read ({error}). Delete {file.parent.parent} and prepare it again."
-        ) from None
+        value = json.loads(file.read_bytes())
+    except OSError as error:
+        raise damaged(file, f"cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise damaged(file, f"damaged ({error})") from None
+    if not isinstance(value, dict) or value.pop(CHECKSUM, None) != _checksum(file, value):
+        raise damaged(file, "damaged, or of another version: its checksum is another")
+    return value
+
+
+def damaged(file: Path, what: str) -> InputError:
+    """The error of a file among the parts that is not as it was written."""
+    return InputError(f"{file}: {what}. Delete {file.parent.parent} and prepare it again.")
+
+
+def _checksum(file: Path, value: Mapping[str, Any]) -> str:
+    return digest_of_bytes(json.dumps([file.name, value], sort_keys=True).encode())
+
+
+def digest_of_bytes(data: bytes) -> str:
+    """By which it is seen that a file is as it was written."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def digest_of_file(file: Path) -> str:
+    """As `digest_of_bytes`, of what is in a file, which may be large."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()

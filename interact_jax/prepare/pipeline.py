@@ -150,14 +150,14 @@ def planned(settings: Settings, folder: Path) -> list[Part]:
             parts = plan_parts(
                 settings.data, settings.format, settings.part_bytes, settings.mapping
             )
-        plan = {
+        made: dict[str, Any] = {
             "version": VERSION,
             "interact_jax": __version__,
             "settings": settings.to_json(),
             "inputs": [dataclasses.asdict(each) for each in inputs],
             "parts": [part.to_json() for part in parts],
         }
-        write_json(file, plan)
+        write_json(file, made)
     plan = read_json(file)  # where two machines begin together, that of the later one
     if plan.get("version") != VERSION:
         raise InputError(

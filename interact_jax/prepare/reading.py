@@ -23,7 +23,13 @@ from interact_jax.data.array_records import IN_ORDER, Writer, encode
 from interact_jax.data.conversations import ReadReport, count_interactions, read_outcomes
 from interact_jax.data.records import Loss, Note
 from interact_jax.prepare.filtering import Changed, Dropped, Filter
-from interact_jax.prepare.job import Job, is_survey, plain, write_json
+from interact_jax.prepare.job import (
+    Job,
+    digest_of_file,
+    is_survey,
+    plain,
+    write_json,
+)
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.splits import split_of
 from interact_jax.schema import Conversation, InputError
@@ -86,6 +92,7 @@ class Counts:
     unused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     filters: list[FilterCounts] = dataclasses.field(default_factory=list)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # of files of this pass
 
     def check(self, name: str) -> None:
         """That nothing was lost on the way: a fault of ours if so."""
@@ -110,6 +117,8 @@ def read_part(job: Job, part: Part) -> None:
             for file, note in zip(notes, own, strict=True):
                 file.write(note)
         writer.close()
+    names = ["kept", "ids", *(f"note-{number}" for number, _ in job.surveys)]
+    counts.digests = {name: digest_of_file(job.file(part.number, name)) for name in names}
     write_json(job.file(part.number, "read.json"), plain(counts))
 
 
@@ -186,8 +195,8 @@ def _read(job: Job, part: Part, counts: Counts, limit: int | None) -> Iterator[C
         elif isinstance(item, Loss):
             if item.remedy and settings.on_error == "stop":
                 raise InputError(f"{item}. {item.remedy}.")
-            counts.items += 1
-            (counts.lost if item.remedy else counts.ignored)[item.reason] += 1
+            counts.items += item.times
+            (counts.lost if item.remedy else counts.ignored)[item.reason] += item.times
             counts.examples.setdefault(item.reason, f"{item.where}: {item.detail}"[:SHOWN])
         else:
             counts.items += 1

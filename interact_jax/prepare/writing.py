@@ -7,22 +7,21 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
-from interact_jax.data.prepared import INDEX
+from interact_jax.data.prepared import INDEX, blake2b
 from interact_jax.prepare.deciding import decision_of, fates_of
-from interact_jax.prepare.job import Job, plain, write_json
+from interact_jax.prepare.job import Job, damaged, digest_of_file, plain, read_json, write_json
 from interact_jax.prepare.parts import Part
 from interact_jax.prepare.reading import FACTS, Facts, complete, sample_of
 from interact_jax.schema import InputError
 
 PORTION = 256  # records that are read at a time
-DIGEST_BYTES = 32  # `b2sum -l 256 FILE` computes the same
 HISTOGRAMS = ("interactions", "messages", "characters", "tokens", "reply_tokens")
 
 
@@ -159,6 +158,9 @@ def _decided(
         for reason, cases in reasons.items()
         for index, detail in cases
     }
+    digest = read_json(job.file(part, "read.json"))["digests"]["kept"]
+    if file.is_file() and digest_of_file(file) != digest:
+        raise damaged(file, "damaged")
     fates_N = fates_of(job, part)
     for index, record in enumerate(_records(file, len(fates_N))):
         times = int(fates_N[index])  # as `deciding.FATES` has it
@@ -193,14 +195,8 @@ def _records(file: Path, count: int) -> Iterator[bytes]:
 def describe(file: Path) -> dict[str, Any]:
     """Name, size and digest of a file."""
     with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES))
+        digest = hashlib.file_digest(opened, blake2b)
     return {"file": file.name, "size": file.stat().st_size, "digest": digest.hexdigest()}
-
-
-def digest_of(shards: Iterable[dict[str, Any]]) -> str:
-    """One digest of files, as of the output of `b2sum -l 256 FILES`."""
-    lines = "".join(f"{each['digest']}  {each['file']}\n" for each in shards)
-    return hashlib.blake2b(lines.encode(), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def check_shards(job: Job, part: Part, record: dict[str, Any]) -> None:

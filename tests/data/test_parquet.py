@@ -242,6 +242,25 @@ def test_what_is_cut_off_is_told(tmp_path, end):
         read_conversations(str(path))
 
 
+def test_rows_that_the_footer_forgets_are_not_lost_in_silence(tmp_path):
+    """A row group with fewer rows than it has: they were passed over."""
+    data = packed(30, 10)
+    sound = [group.rows for group in parquet.read_groups(io.BytesIO(data))]
+    path, tried = tmp_path / "a.parquet", 0
+    for at in range(len(data) - 8 - int.from_bytes(data[-8:-4], "little"), len(data) - 8):
+        damaged = data[:at] + bytes([data[at] & ~4]) + data[at + 1 :]
+        try:
+            rows = [group.rows for group in parquet.read_groups(io.BytesIO(damaged))]
+        except parquet_pages.BadPages:
+            continue
+        if len(rows) == len(sound) and sum(rows) < sum(sound):
+            tried += 1
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match="damaged Parquet"):
+                read_conversations(str(path))
+    assert tried
+
+
 def test_a_page_that_wants_more_than_its_column_is_refused_before(tmp_path, monkeypatch):
     """By its own header, without any other change to the file."""
     out = io.BytesIO()

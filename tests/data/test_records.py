@@ -24,6 +24,17 @@ def test_lines_as_editors_leave_them(tmp_path):
     assert [c.source for c in conversations] == [f"{path}:1", f"{path}:3", f"{path}:5"]
 
 
+def test_a_first_line_in_utf16_costs_itself_alone(tmp_path):
+    """As where files were put together: the whole file was taken for UTF-16."""
+    lines = [json.dumps(good(i)).encode() + b"\n" for i in "abc"]
+    lines[0] = lines[0].decode().encode("utf-16")
+    path = write(tmp_path, "a.jsonl", b"".join(lines))
+    with pytest.raises(InputError, match=r"a\.jsonl:1: not UTF-8"):
+        read_conversations(path)
+    conversations, report = read_conversations(path, on_error="skip")
+    assert "c" in [c.id for c in conversations] and report.lost["not UTF-8"] >= 1
+
+
 BAD_ITEMS = {
     "unknown role": native(("narrator", "Hi")),
     "not UTF-8": native(("user", "Hi")).replace(b"Hi", b"\xe9t\xe9"),

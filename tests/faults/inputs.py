@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import gzip
 import json
 import os
@@ -16,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import checkpoint, config, places, sharding
-from interact_jax.data import dataset
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.conversations import read_conversations
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.records import find_files
@@ -28,79 +26,31 @@ from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import open_model
 from interact_jax.optim import make_optimiser
 from launch import export, generate, score
-from tests.faults import corrupt, mutations, talks
+from tests.faults import large_logs, mutations, stores, talks
 from tests.faults.programs import read_plan
-from tests.runs import ROOT, TALKS, records, tiny, write_lines
+from tests.faults.stand import ENCODED, Case, Program, Stand, encoded, prompt_lines
+from tests.runs import ROOT
 
 QUICKSTART = str(ROOT / "configs/quickstart.py")
-Program = tuple[Callable[[list[str]], Any], list[str]]
-
-
-@dataclasses.dataclass
-class Case:
-    """What was damaged, and how. `opened` reads it in this process and says what is wrong with what
-    came of it; `program` reads the same, a main of launch/ with its arguments."""
-
-    what: str
-    opened: Callable[[], str]
-    program: Callable[[], Program] | None = None
-
-
-@dataclasses.dataclass
-class Stand:
-    """Where cases happen: `folder` keeps what is made once, `scratch` is anew for every case."""
-
-    folder: Path
-    scratch: Path
-
-    def prepare(self) -> None:
-        """The sound models and data; the second time there is nothing to do."""
-        if (self.folder / "prompts.jsonl").is_file():
-            return
-        for name, sizes in (("several", {"max_shard_size": "50KB"}), ("one", {"tied": True})):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-            tiny(self.folder / name, "think" if sizes.get("tied") else "chatml", **sizes)
-            added = {"<|tool|>": 310}
-            (self.folder / name / "added_tokens.json").write_text(json.dumps(added))
-            tokens = {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}}
-            (self.folder / name / "special_tokens_map.json").write_text(json.dumps(tokens))
-        write_lines(self.folder / "talks.jsonl", records())
-        write_lines(self.folder / "prompts.jsonl", prompt_lines())
-
-    @functools.cached_property
-    def chat(self) -> ChatFormat:
-        return ChatFormat.load(self.folder / "several")
-
-    def run(self) -> Path:
-        """A run at rest, with two checkpoints."""
-        (self.folder / "runs").mkdir(exist_ok=True)
-        return corrupt.make(self.folder / "runs", "dpo")[0]
-
-
 # ----------------------------------------------------------------------------- what data there is
-
-ENCODING = EncodeSettings(max_length=512, max_reply=64, on_error="skip")
-
-
-def encoded(stand: Stand, file: Path, format: str, chat: ChatFormat, recipe: str) -> None:
-    """Read it, and make tokens and trees of it, in both modes."""
-    for on_error in ("skip", "stop"):
-        settings = dataclasses.replace(ENCODING, on_error=on_error)
-        dataset.load_dataset(str(file), format, chat, settings, "tree", recipe=recipe)
 
 
 def conversations(rng: random.Random, stand: Stand) -> Case:
     found = talks.damaged(rng)
-    format = rng.choice(["auto", found.form])
+    format = rng.choice(["auto", talks.FORMATS.get(found.form, found.form)])
     file = talks.write(found, stand.scratch)
+    is_encoded = rng.random() < ENCODED
 
     def opened() -> str:
         (stand.scratch / "sound").mkdir()
         sound, _ = talks.read(found, talks.write(found, stand.scratch / "sound", "sound"), format)
         assert sound, f"{found.form}: the sound file does not come through"
         if said := talks.silent(found, sound, *talks.read(found, file, format)):
-            return said
-        encoded(stand, file, format, stand.chat, found.recipe)
+            raise talks.Silent(said)
+        if is_encoded:
+            encoded(stand, file, format, stand.chat, found.recipe)
+        else:
+            read_conversations(str(file), format)
         return ""
 
     def program() -> Program:
@@ -109,12 +59,6 @@ def conversations(rng: random.Random, stand: Stand) -> Case:
         return score.main, [*given, "--out", out, "--on-error", "skip", "--attention", "xla"]
 
     return Case(f"format {format}, {found.recipe}, {found.what}", opened, program)
-
-
-def prompt_lines() -> list[Any]:
-    lines: list[Any] = [{"prompt": talk[0], "tag": n} for n, talk in enumerate(TALKS[:3])]
-    system = {"role": "system", "content": "Be brief."}
-    return [*lines, *({"messages": [system, *talks.messages(talk[:3])]} for talk in TALKS[3:])]
 
 
 def prompts(rng: random.Random, stand: Stand) -> Case:
@@ -378,6 +322,12 @@ def names(rng: random.Random, stand: Stand) -> Case:
 
 KINDS: dict[Callable[[random.Random, Stand], Case], int] = {
     conversations: 8,
+    large_logs.parquet: 6,
+    large_logs.tables: 4,
+    stores.mapping: 1,
+    stores.prepared: 2,
+    stores.unfinished: 2,
+    stores.trees: 2,
     prompts: 2,
     model_file: 6,
     run_log: 1,
@@ -388,7 +338,8 @@ KINDS: dict[Callable[[random.Random, Stand], Case], int] = {
 """And how often each comes."""
 
 
-def case(number: int, seed: int, stand: Stand) -> Case:
+def case(number: int, seed: int, stand: Stand, kind: str = "") -> Case:
+    """The case of this number, of all kinds or of one."""
     rng = random.Random(f"{seed}-{number}")
     make = rng.choices([*KINDS], [*KINDS.values()])[0]
-    return make(rng, stand)
+    return next((each for each in KINDS if each.__name__ == kind), make)(rng, stand)

@@ -2,26 +2,26 @@
 
     python -m tests.faults.mutate --folder /tmp/faults --count 20000 --jobs 2
 
-Conversations in every format, prompts, a model's files, a run's log and settings, settings and
-paths from the command line. Whatever is wrong, it is read, or refused by an InputError whose
-message is short and has no control characters; it takes neither long nor much memory.
-Conversations that were not touched come through as they were. Every --programs-th case goes
-through a program of launch/, the others through what these call. A case depends on --seed and its
-number alone: --from goes on where an earlier call ended, --count 1 shows one case again. Exit
-status 1 where a case was bad.
+Conversations in every format, logs as they are dumped (Parquet, tables, packed files), prepared
+data and stores of trees, prompts, a model's files, a run's log and settings, settings and paths
+from the command line; `--kind dumps` takes one of them alone (`inputs.KINDS`). Whatever is wrong,
+it is read, or refused by an InputError whose message is short and has no control characters; it
+takes neither long nor much memory. Conversations that were not touched come through as they were,
+or are counted. Every --programs-th case goes through a program of launch/, the others through what
+these call. A case depends on --seed, --kind and its number alone: --from goes on where an earlier
+call ended, --count 1 shows one case again. Cases run in a process that they may end: what such a
+case read is kept in the folder. Exit status 1 where a case was bad.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import io
 import logging
-import multiprocessing
 import os
 import resource
 import signal
@@ -38,23 +38,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # strange names are asked of nobody
 
 from interact_jax import cli
 from interact_jax.schema import InputError
-from tests.faults import inputs, runs
+from tests.faults import inputs, runs, talks, victims
 from tests.faults.corrupt import keep_compiled
 
-BAD = ("wrong", "uncaught", "unclear", "slow", "large")
+BAD = ("wrong", "silent", "uncaught", "unclear", "slow", "large")
 KINDS = (*BAD, "refused", "read")
 SECONDS, COMPILING = 10.0, 60.0  # of a processor, for a case; for one that compiles, too
 PATIENCE = 300.0  # by the clock
 GROWTH = 1 << 30  # bytes that a case may add to the largest size that this process has had
 LONGEST = 3000  # characters of a message
 MOST_SHOWN = 500  # characters of a line
-PORTION = 50  # cases that a process is given at a time
 
 
 @dataclasses.dataclass
 class Outcome:
-    """`kind`: read, refused; or wrong (what came through is), uncaught, unclear (the message is),
-    slow, large."""
+    """`kind`: read, refused; or wrong (what came through is), silent (something did not, and was
+    not counted), uncaught, unclear (the message is), slow, large."""
 
     kind: str
     said: str = ""
@@ -90,11 +89,20 @@ def largest() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def run_case(number: int, seed: int, folder: Path, programs: int) -> tuple[str, Outcome]:
+def scratch_name(number: int, seed: int, kind: str) -> str:
+    """How the names of folders begin in which a case happens."""
+    return f"case-{kind}-{seed}-{number}-"
+
+
+def run_case(
+    number: int, seed: int, folder: Path, programs: int, kind: str = ""
+) -> tuple[str, Outcome]:
     """One case and what came of it."""
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    keep_compiled(folder / "compiled")
+    own = scratch_name(number, seed, kind)
+    with tempfile.TemporaryDirectory(prefix=own, dir=folder) as scratch:
         stand = inputs.Stand(folder, Path(scratch))
-        case = inputs.case(number, seed, stand)
+        case = inputs.case(number, seed, stand, kind)
         what, run, most = case.what, functools.partial(by_hand, case.opened), SECONDS
         if case.program is not None and number % programs == 0:
             main, arguments = case.program()
@@ -128,6 +136,8 @@ def by_hand(opened: Callable[[], str]) -> Outcome:
             wrong = opened()
     except InputError as error:
         return refused(str(error))
+    except talks.Silent as lost:
+        return Outcome("silent", str(lost))
     except (TooSlow, KeyboardInterrupt):
         raise
     except BaseException:  # libraries in Rust panic beside Exception
@@ -159,35 +169,25 @@ def refused(said: str) -> Outcome:
     return Outcome("refused", said)
 
 
-def run_portion(
-    numbers: range, seed: int, folder: Path, programs: int
-) -> list[tuple[str, Outcome]]:
-    """Several cases, in a process of its own where there are --jobs."""
-    keep_compiled(folder / "compiled")
-    return [run_case(number, seed, folder, programs) for number in numbers]
-
-
 def outcomes(args: argparse.Namespace, folder: Path) -> Iterator[tuple[int, str, Outcome]]:
     """Of every case, in order."""
-    last = args.first + args.count
-    portions = [
-        range(start, min(start + PORTION, last)) for start in range(args.first, last, PORTION)
-    ]
-    run = functools.partial(run_portion, seed=args.seed, folder=folder, programs=args.programs)
-    with contextlib.ExitStack() as stack:
-        found = map(run, portions)
-        if args.jobs > 1:
-            spawn = multiprocessing.get_context("spawn")
-            pool = concurrent.futures.ProcessPoolExecutor(args.jobs, spawn)
-            found = stack.enter_context(pool).map(run, portions)
-        for numbers, came in zip(portions, found, strict=True):
-            yield from ((number, *one) for number, one in zip(numbers, came, strict=True))
+    given = {"seed": args.seed, "folder": folder, "programs": args.programs, "kind": args.kind}
+    numbers = range(args.first, args.first + args.count)
+    for number, came in victims.each(functools.partial(run_case, **given), numbers, args.jobs):
+        if isinstance(came, victims.Death):
+            kept = sorted(folder.glob(scratch_name(number, args.seed, args.kind) + "*"))
+            read = f"what it read is in {', '.join(map(str, kept))}"
+            yield number, read, Outcome("slow" if came.patient else "uncaught", str(came))
+        else:
+            yield number, *came
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = runs.parser(__doc__, "the sound files", 1000)
     parser.add_argument("--programs", type=int, default=500, help="every so many through a program")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    kinds = ["", *(make.__name__ for make in inputs.KINDS)]
+    parser.add_argument("--kind", default="", choices=kinds, help="of what is damaged; all")
     return parser.parse_args(argv)
 
 

@@ -74,13 +74,35 @@ def as_utf16(data: bytes, rng: random.Random) -> bytes:
     return data.decode(errors="replace").encode("utf-16")
 
 
-BYTES = (flip, flip, cut, take_out, double, swap, overwrite, insert, insert, put_sign, as_utf16)
+def as_latin1(data: bytes, rng: random.Random) -> bytes:
+    return data.decode(errors="replace").encode("latin-1", "replace")
 
 
-def of_bytes(data: bytes, rng: random.Random) -> tuple[bytes, str]:
-    """Damaged bytes, and the kind of damage."""
-    damage = rng.choice(BYTES)
-    return damage(data, rng), damage.__name__
+def line_in_utf16(data: bytes, rng: random.Random) -> bytes:
+    """A line of another file, in another encoding."""
+    lines = data.split(b"\n")
+    at = rng.randrange(len(lines))
+    lines[at] = as_utf16(lines[at], rng)
+    return b"\n".join(lines)
+
+
+def with_returns(data: bytes, rng: random.Random) -> bytes:
+    """Lines as another system ends them."""
+    return data.replace(b"\n", rng.choice([b"\r\n", b"\r"]))
+
+
+IN_PLACE = (flip, flip, cut, take_out, double, swap, overwrite, insert, insert, put_sign)
+ENCODINGS = (as_utf16, as_latin1, line_in_utf16, with_returns)
+
+
+def of_bytes(data: bytes, rng: random.Random, times: int = 1) -> tuple[bytes, str]:
+    """Bytes that were damaged so many times, and the kinds of damage."""
+    told = []
+    for _ in range(times):
+        damage = rng.choice(ENCODINGS if rng.random() < 0.1 else IN_PLACE)
+        data = damage(data, rng)
+        told.append(damage.__name__)
+    return data, ", ".join(told)
 
 
 # ------------------------------------------------------------------------------------- structure

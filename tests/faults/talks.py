@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import difflib
 import gzip
 import json
 import random
@@ -11,6 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import zstandard
 
 from interact_jax.data.conversations import ReadReport, read_conversations
 from interact_jax.data.recipes import RECIPES
@@ -20,6 +23,10 @@ from tests.runs import TALKS
 
 Talk = Sequence[str]
 BETTER = "Certainly: that is as you say."
+
+
+class Silent(Exception):
+    """Something sound did not come through, and nothing tells of it."""
 
 
 def turns(talk: Talk, names: tuple[str, str], role: str, text: str) -> list[dict[str, Any]]:
@@ -45,6 +52,16 @@ def openai(n: int, talk: Talk) -> list[Any]:
     return [{"messages": parts if n % 2 else messages(talk)}]
 
 
+def tools(n: int, talk: Talk) -> list[Any]:
+    """An assistant that calls a tool before it replies: no text, then what the tool found."""
+    said = messages(talk)
+    call = {"name": "search", "arguments": json.dumps({"query": talk[0]})}
+    calls = [{"id": f"call{n}", "type": "function", "function": call}]
+    found = {"role": "tool", "tool_call_id": f"call{n}", "content": f"Found {n}."}
+    asked = {"role": "assistant", "content": None, "tool_calls": calls}
+    return [{"messages": [said[0], asked, found, *said[1:]]}]
+
+
 def sharegpt(n: int, talk: Talk) -> list[Any]:
     return [{"id": f"t{n}", "conversations": turns(talk, ("human", "gpt"), "from", "value")}]
 
@@ -52,6 +69,15 @@ def sharegpt(n: int, talk: Talk) -> list[Any]:
 def wildchat(n: int, talk: Talk) -> list[Any]:
     said = [{**m, "turn_identifier": 10 * n + i} for i, m in enumerate(messages(talk))]
     return [{"conversation_hash": f"t{n}", "hashed_ip": "ip", "conversation": said, "toxic": False}]
+
+
+def lmsys(n: int, talk: Talk) -> list[Any]:
+    """With what moderation found in every turn, nested."""
+    scores = {"hate": 0.25, "violence/graphic": 1e-7 * n}
+    found = {"flagged": n % 2 == 0, "categories": {"hate": n % 2 == 0}, "category_scores": scores}
+    marks = {"model": "vicuna-13b", "language": "English", "redacted": n % 2 == 1}
+    whole = {"conversation": messages(talk), "openai_moderation": [found for _ in talk]}
+    return [{"conversation_id": f"t{n}", "turn": len(talk) // 2, **whole, **marks}]
 
 
 def wildfeedback(n: int, talk: Talk) -> list[Any]:
@@ -126,12 +152,18 @@ def open_webui(n: int, talk: Talk) -> list[Any]:
     return [{"id": f"t{n}", "chat": {"history": {"messages": messages}}}]
 
 
-# name, which is that of the format -> the records of a dialogue; the recipes that learn from it
+FORMATS = {"tools": "openai", "lmsys": "wildchat"}
+"""The formats of FORMS that have another name than theirs."""
+
+# name, which is that of the format unless FORMATS says so -> the records of a dialogue; the recipes
+# that learn from it
 FORMS: dict[str, tuple[Callable[[int, Talk], list[Any]], tuple[str, ...]]] = {
     "native": (native, ("hindsight", "replies", "revisions", "pairs", "chosen")),
     "openai": (openai, ("hindsight", "revisions")),
+    "tools": (tools, ("hindsight", "revisions")),
     "sharegpt": (sharegpt, ("hindsight",)),
     "wildchat": (wildchat, ("hindsight",)),
+    "lmsys": (lmsys, ("hindsight",)),
     "wildfeedback": (wildfeedback, ("hindsight",)),
     "hh_rlhf": (hh_rlhf, ("pairs", "chosen")),
     "ultrafeedback": (ultrafeedback, ("pairs",)),
@@ -141,7 +173,8 @@ FORMS: dict[str, tuple[Callable[[int, Talk], list[Any]], tuple[str, ...]]] = {
     "chatgpt": (chatgpt, ("hindsight",)),
     "open_webui": (open_webui, ("hindsight",)),
 }
-LAYOUTS = ("talks.jsonl", "talks.json", "talks.jsonl.gz", "talks.json.gz")
+LAYOUTS = ("talks.jsonl", "talks.json", "talks.jsonl.gz", "talks.json.gz", "talks.jsonl.zst")
+OFTEN = (1, 1, 1, 2, 4)  # times that something is done to a file
 
 
 @dataclasses.dataclass
@@ -165,13 +198,8 @@ class Damaged:
     def moved(self) -> dict[int, int]:
         """Lines that the damage left as they were, and where they stand now."""
         before, after = (text.split(b"\n") for text in (self.sound, self.damaged))
-        most = min(len(before), len(after))
-        head = next((i for i in range(most) if before[i] != after[i]), most)
-        same = (i for i in range(most - head) if before[-1 - i] != after[-1 - i])
-        tail = next(same, most - head)
-        by = len(after) - len(before)
-        ending = {i: i + by for i in range(len(before) - tail, len(before))}
-        return {i: i for i in range(head)} | ending
+        same = difflib.SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks()
+        return {block.a + i: block.b + i for block in same for i in range(block.size)}
 
 
 def damaged(rng: random.Random) -> Damaged:
@@ -188,16 +216,30 @@ def damaged(rng: random.Random) -> Damaged:
         start += len(group)
     sound = _text(name, lines)
     packed = False
+    times, told = rng.choice(OFTEN), list[str]()
     if rng.random() < 0.5:
-        index = rng.randrange(len(lines))
-        lines[index], what = mutations.of_value(records[index], rng)
-        what, after = f"record {index}: {what}", _text(name, lines)
-    elif packed := name.endswith(".gz") and rng.random() < 0.5:
-        after, what = mutations.of_bytes(gzip.compress(sound, mtime=0), rng)
+        for index in rng.sample(range(len(lines)), min(times, len(lines))):
+            lines[index], what = mutations.of_value(records[index], rng)
+            told.append(f"record {index}: {what}")
+        after = _text(name, lines)
+    elif packed := name.endswith((".gz", ".zst")) and rng.random() < 0.5:
+        after, what = mutations.of_bytes(pack(name, sound), rng, times)
+        told.append(what)
     else:
-        after, what = mutations.of_bytes(sound, rng)
-    told = f"{form} in {name}: {what}"
-    return Damaged(form, rng.choice(recipes), name, told, sound, after, bounds, packed)
+        after, what = mutations.of_bytes(sound, rng, times)
+        told.append(what)
+    what = f"{form} in {name}: {'; '.join(told)}"
+    return Damaged(form, rng.choice(recipes), name, what, sound, after, bounds, packed)
+
+
+def pack(name: str, data: bytes) -> bytes:
+    """As a file of this name is packed: zstd in several frames, as `zstd` and `cat` make them."""
+    if name.endswith(".gz"):
+        return gzip.compress(data, mtime=0)
+    if not name.endswith(".zst"):
+        return data
+    packer, half = zstandard.ZstdCompressor(write_checksum=True), data.find(b"\n", len(data) // 2)
+    return packer.compress(data[: half + 1]) + packer.compress(data[half + 1 :])
 
 
 def _text(name: str, lines: Sequence[str]) -> bytes:
@@ -209,8 +251,7 @@ def _text(name: str, lines: Sequence[str]) -> bytes:
 def write(found: Damaged, folder: Path, which: str = "damaged") -> Path:
     file = folder / found.name
     data = getattr(found, which)
-    pack = found.name.endswith(".gz") and not (found.packed and which == "damaged")
-    file.write_bytes(gzip.compress(data, mtime=0) if pack else data)
+    file.write_bytes(data if found.packed and which == "damaged" else pack(found.name, data))
     return file
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
-from tests.faults import corrupt, kill, mutate
+from tests.faults import corrupt, kill, mutate, victims
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
@@ -33,4 +35,12 @@ def test_no_damaged_input_is_an_internal_failure_or_costs_what_is_sound(tmp_path
     status = mutate.main(["--folder", str(tmp_path), "--seed", "5", "--count", "150"])
     said = capsys.readouterr().out
     assert status == 0, said
-    assert "150 mutations: 0 wrong, 0 uncaught, 0 unclear, 0 slow, 0 large, " in said
+    bad = "0 wrong, 0 silent, 0 uncaught, 0 unclear, 0 slow, 0 large, "
+    assert f"150 mutations: {bad}" in said
+
+
+def test_a_case_that_ends_its_process_is_told_and_others_follow():
+    numbers = [signal.SIGCONT, signal.SIGABRT, signal.SIGSEGV, signal.SIGCONT]
+    came = [came for _, came in victims.each(signal.raise_signal, numbers)]
+    assert came == [None, victims.Death(-signal.SIGABRT), victims.Death(-signal.SIGSEGV), None]
+    assert str(came[1]) == "the process was ended by SIGABRT"
