@@ -206,13 +206,20 @@ class ChatFormat:
         hindsight: str | None = None,
         tools: Sequence[Any] = (),
         kind: str = PLAIN,
+        known: dict[int, dict[str, Any]] | None = None,
     ) -> Rendering:
-        """What `render` asks of the template, whose text `finish` makes the prompt."""
-        rows = [self._row(message) for message in messages]
+        """What `render` asks of the template, whose text `finish` makes the prompt. `known` has
+        rows of living messages, by their `id`; they are used again."""
+        known = {} if known is None else known
+        for message in messages:
+            if id(message) not in known:
+                known[id(message)] = self._row(message)
+        rows = [known[id(message)] for message in messages]
         if hindsight is not None:
-            last_user = next(row for row in reversed(rows) if row["role"] == "user")
+            last = next(n for n in reversed(range(len(rows))) if rows[n]["role"] == "user")
             # replace() and not format(): braces elsewhere in the text mean nothing.
-            last_user["content"] += self.hindsight.replace("{o}", hindsight.strip())
+            shown = self.hindsight.replace("{o}", hindsight.strip())
+            rows[last] = {**rows[last], "content": rows[last]["content"] + shown}
         if rows[0]["role"] != "user" or any(len(row) > 2 for row in rows):
             rows = self.abilities.fit(rows)
         return Rendering(rows, tools, thinking=kind == ON)

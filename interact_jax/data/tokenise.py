@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import Counts, EncodeSettings, encode, prompts_of
 from interact_jax.data.recipes import RECIPES
-from interact_jax.data.stretches import SpecialTokens, Stretches
+from interact_jax.data.stretches import Cuts, SpecialTokens, Stretch, Stretches
 from interact_jax.data.texts import Prompt, Rendered, SharedTexts, render_ahead
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.schema import Conversation, RunStopped
@@ -64,15 +64,17 @@ class Tokeniser:
         asked = [self._prompts(conversation) for conversation in portion]
         prompts = (prompt for of_one in asked for prompt, _ in of_one)
         rendered = render_ahead(self.chat, prompts, stop)
-        stretches, texts, samples = Stretches(self.special), list[str](), list[str]()
+        stretches, cuts, samples = Stretches(self.special), list[Cuts](), list[str]()
+        new = list[Stretch]()
         for of_one in asked:
             found = [(rendered.get(prompt.key), y) for prompt, y in of_one]
             own = [text + y for text, y in found if isinstance(text, str)]
-            texts += own
             samples += [min(own, key=len)] if own else []
-        stretches.prepare(texts)
+            cuts.append(Cuts(stretches))
+            new += cuts[-1].prepare(own)
+        stretches.learn(new)
         whole = dict(zip(samples, self.special.encode_all(samples), strict=True))
-        return portion, rendered, stretches, whole
+        return portion, rendered, cuts, whole
 
     def _prompts(self, conversation: Conversation) -> list[tuple[Prompt, str]]:
         recipe = RECIPES[self.recipe]
@@ -85,13 +87,13 @@ class Tokeniser:
         self,
         portion: list[Conversation],
         rendered: Rendered,
-        stretches: Stretches,
+        cuts: list[Cuts],
         whole: dict[str, list[int]],
     ) -> Iterator[Tokenised]:
         recipe = RECIPES[self.recipe]
-        for conversation in portion:
+        for conversation, of_one in zip(portion, cuts, strict=True):
             counts: Counts = collections.Counter()
-            texts = SharedTexts(self.chat, stretches, rendered, whole)
+            texts = SharedTexts(self.chat, of_one, rendered, whole)
             windows = encode(conversation, self.chat, self.settings, counts, recipe, texts)
             trees = [
                 tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)
@@ -99,8 +101,8 @@ class Tokeniser:
             yield Tokenised(trees, sum(len(window) for window in windows), counts)
 
 
-_Prepared = tuple[list[Conversation], Rendered, Stretches, dict[str, list[int]]]
-"""A portion, its prompts as text, their stretches, and a text of each tokenised whole."""
+_Prepared = tuple[list[Conversation], Rendered, list[Cuts], dict[str, list[int]]]
+"""A portion, its prompts as text, where these are cut, and a text of each tokenised whole."""
 
 
 def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

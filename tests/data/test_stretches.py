@@ -14,7 +14,7 @@ from interact_jax.data.conversations import read_conversations
 from interact_jax.data.encode import ENTANGLED, EncodeSettings, encode, prompts_of
 from interact_jax.data.fitting import fit
 from interact_jax.data.recipes import RECIPES
-from interact_jax.data.stretches import SpecialTokens, Stretches
+from interact_jax.data.stretches import Cuts, SpecialTokens, Stretches
 from interact_jax.data.tokenise import PORTION, Tokeniser
 from interact_jax.data.tree import paths
 from interact_jax.pocket import MODEL
@@ -243,11 +243,11 @@ def test_every_stretch_is_tokenised_once(chats):
             asked.extend([text] if isinstance(text, str) else text)
             return self._tokenizer(text, **options)
 
-    stretches = Stretches(SpecialTokens(Counting(chats["chatml"].tokenizer)))
+    cuts = Cuts(Stretches(SpecialTokens(Counting(chats["chatml"].tokenizer))))
     turns = [f"turn {n} " * 10 for n in range(50)]
     for n in range(50):
         text = "".join(f"<|im_start|>user\n{turn}<|im_end|>\n" for turn in turns[: n + 1])
-        assert stretches.ids(text).tolist() == chats["chatml"].encode(text)
+        assert cuts.ids(text).tolist() == chats["chatml"].encode(text)
     assert sum(map(len, asked)) < 1.5 * len(text)
 
 
@@ -309,10 +309,11 @@ def test_it_remembers_nothing_in_another_process(chats):
     assert list(tokeniser.all([conversation(rng, chats["chatml"], "c")]))
     copy = pickle.loads(pickle.dumps(tokeniser))
     text = "<|im_start|>user\nHi<|im_end|>"
-    assert Stretches(copy.special).ids(text).tolist() == chats["chatml"].encode(text)
+    assert Cuts(Stretches(copy.special)).ids(text).tolist() == chats["chatml"].encode(text)
 
 
 def test_texts_of_no_and_of_special_tokens_alone(chats):
     chat = chats["chatml"]
     for text in ("", "Hi", "<|im_end|>", "<|im_end|><|im_start|>", "\n<|im_end|>\n"):
-        assert Stretches(SpecialTokens(chat.tokenizer)).ids(text).tolist() == chat.encode(text)
+        cuts = Cuts(Stretches(SpecialTokens(chat.tokenizer)))
+        assert cuts.ids(text).tolist() == chat.encode(text)
