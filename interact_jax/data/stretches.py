@@ -16,12 +16,13 @@ import bisect
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from interact_jax import startup
+from interact_jax.data.examples import as_ids
 from interact_jax.data.rendering import common_prefix
 
 with startup.without_torch("transformers"):
@@ -64,17 +65,17 @@ class SpecialTokens:
         longest_first = sorted(self.ids, key=lambda token: (-len(token), token))
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, tokenised whole."""
+    def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+        """The ids [L] of each text, tokenised whole."""
         if not self._is_plain:
-            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return [*map(as_ids, self.tokenizer(texts, add_special_tokens=False)["input_ids"])]
         # As the call above does it, but without the place of each token in its text.
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = False
         found = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        return [as_ids(encoding.ids) for encoding in found]
 
     def cut(self, text: str, before: str = "") -> list[Stretch]:
         """The stretches of a text behind `before`, at least one: empty ones, too."""
@@ -124,14 +125,15 @@ class Stretches:
             raise Entangled
         return ids
 
-    def learn(self, stretches: Iterable[Stretch]) -> None:
-        """Tokenise those that are new, all together."""
+    def learn(self, stretches: Iterable[Stretch], others: Sequence[str] = ()) -> list[np.ndarray]:
+        """Tokenise those that are new, all together, with `others`, whose ids [L] are returned."""
         new = list(dict.fromkeys(s for s in stretches if s.text and s not in self._known))
-        if not new:
-            return
-        found = self.special.encode_all(["".join(s) for s in new])
-        for stretch, ids in zip(new, found, strict=True):
-            self._known[stretch] = self._within(stretch, np.asarray(ids, np.int32))
+        if not new and not others:
+            return []
+        found = self.special.encode_all([*map("".join, new), *others])
+        for stretch, ids in zip(new, found, strict=False):
+            self._known[stretch] = self._within(stretch, ids)
+        return found[len(new) :]
 
     def _within(self, stretch: Stretch, ids: np.ndarray) -> np.ndarray | None:
         """The ids without those of the neighbours; None if these are not where they should be."""
@@ -156,7 +158,7 @@ class Cuts:
         self._last: tuple[str, Cut | None] = "", None
 
     def prepare(self, texts: Iterable[str]) -> Iterator[Stretch]:
-        """Cut these texts, for which `ids` will be asked. Returns their stretches, to be learned."""
+        """Cut these texts, for which `ids` will be asked. Yields their stretches, to be learned."""
         for text in texts:
             if text not in self._cuts:
                 self._cuts[text] = self._cut(text)

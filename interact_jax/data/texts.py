@@ -66,7 +66,7 @@ class SharedTexts(Texts):
         chat: ChatFormat,
         cuts: Cuts,
         rendered: Rendered,
-        whole: Mapping[str, list[int]],
+        whole: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(chat)
         self._cuts, self._rendered, self._whole = cuts, rendered, whole
