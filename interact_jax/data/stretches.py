@@ -200,18 +200,17 @@ class Cuts:
         return None, 0, 0, 0
 
     def _ids_of(self, cut: Cut) -> np.ndarray:
-        if cut.ids is not None:
-            return cut.ids
         waiting = [cut]
         while (base := waiting[-1].base) is not None and base.ids is None:
             waiting.append(base)
-        while waiting:
+        while len(waiting) > 1:
             self._join(waiting.pop())
-        assert cut.ids is not None
-        return cut.ids
+        return self._join(cut)
 
-    def _join(self, cut: Cut) -> None:
-        """Put the ids of a text together."""
+    def _join(self, cut: Cut) -> np.ndarray:
+        """Put the ids of a text together, unless they are."""
+        if cut.ids is not None:
+            return cut.ids
         parts, count = list[np.ndarray](), 0
         if cut.base is not None:
             assert cut.base.ids is not None
@@ -226,3 +225,4 @@ class Cuts:
                 parts.append(self._stretches.ids(stretch))
                 count += len(parts[-1])
         cut.ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return cut.ids

@@ -79,11 +79,11 @@ class Tokeniser:
         new = list[Stretch]()
         for of_one in asked:
             found = [(rendered.get(prompt.key), y) for prompt, y in of_one]
-            found = [(text, text + y) for text, y in found if isinstance(text, str)]
-            own = [whole for _, whole in found]
+            pairs = [(text, text + y) for text, y in found if isinstance(text, str)]
+            own = [whole for _, whole in pairs]
             samples += [min(own, key=len)] if own else []
             cuts.append(Cuts(stretches))
-            new += cuts[-1].prepare(itertools.chain.from_iterable(found))
+            new += cuts[-1].prepare(itertools.chain.from_iterable(pairs))
         whole = stretches.learn(new, samples)
         return portion, rendered, cuts, dict(zip(samples, whole, strict=True))
 

@@ -251,6 +251,46 @@ def test_every_stretch_is_tokenised_once(chats):
     assert sum(map(len, asked)) < 1.5 * len(text)
 
 
+def one_begins_as_another(directory):
+    """A special token that is the beginning of a longer one."""
+    file = directory / "tokenizer.json"
+    made = json.loads(file.read_text())
+    ids = [token["id"] for token in made["added_tokens"]]
+    end = next(token for token in made["added_tokens"] if token["content"] == "<|im_end|>")
+    made["added_tokens"].append({**end, "id": max(ids) + 1, "content": "<|im_end|>!!"})
+    file.write_text(json.dumps(made))
+
+
+def test_a_text_that_leaves_the_one_before_anywhere(tmp_path):
+    """Also in the middle of a special token, or of a longer one."""
+    one_begins_as_another(tiny_tokenizer(tmp_path))
+    tokenizer = ChatFormat.load(tmp_path).tokenizer
+    whole = "<|im_start|>user\nHi<|im_end|>!!<|im_start|>assistant\nHello <|im_end|>!! ."
+    others = ("", "!", "!!", "<|im_end|>", "|im_end|>", "<|im_start|>user\nHi<|im_end|>!")
+    prepared, asked = (Cuts(Stretches(SpecialTokens(tokenizer))) for _ in range(2))
+    texts = [text for n in range(len(whole)) for o in others for text in (whole, whole[:n] + o)]
+    assert list(prepared.prepare(texts))
+    for text in [*texts, *reversed(texts)]:
+        expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+        for cuts in (prepared, asked):
+            assert cuts.ids(text).tolist() == expected, text
+
+
+def test_growing_texts_are_cut_where_they_grow(chats, monkeypatch):
+    cut, seen = SpecialTokens.cut, []
+
+    def counting(self, text, before=""):
+        seen.append(len(text))
+        return cut(self, text, before)
+
+    monkeypatch.setattr(SpecialTokens, "cut", counting)
+    cuts, text = Cuts(Stretches(SpecialTokens(chats["chatml"].tokenizer))), ""
+    for n in range(50):
+        text += f"<|im_start|>user\nturn {n}<|im_end|>\n"
+        assert cuts.ids(text).tolist() == chats["chatml"].encode(text)
+    assert sum(seen) < 2 * len(text)
+
+
 def test_a_portion_without_prompts_to_render(chats):
     """Conversations too long to be rendered ahead, alone in their portions, before others."""
     rng = random.Random("long")
