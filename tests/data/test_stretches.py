@@ -269,6 +269,8 @@ def test_a_text_that_leaves_the_one_before_anywhere(tmp_path):
     others = ("", "!", "!!", "<|im_end|>", "|im_end|>", "<|im_start|>user\nHi<|im_end|>!")
     prepared, asked = (Cuts(Stretches(SpecialTokens(tokenizer))) for _ in range(2))
     texts = [text for n in range(len(whole)) for o in others for text in (whole, whole[:n] + o)]
+    for n in range(len(whole)):
+        texts += [f"{n}{whole}", f"{n}{whole[:n]}{'y' * 99}", f"{n}{whole[:n]}{'y' * 98}"]
     assert list(prepared.prepare(texts))
     for text in [*texts, *reversed(texts)]:
         expected = tokenizer(text, add_special_tokens=False)["input_ids"]
