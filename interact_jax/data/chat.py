@@ -20,6 +20,7 @@ import numpy as np
 from interact_jax.data import thinking
 from interact_jax.data.abilities import Abilities, abilities_of
 from interact_jax.data.ending import END, choose_end, turn_end
+from interact_jax.data.examples import as_ids
 from interact_jax.data.rendering import DATE
 from interact_jax.data.templates import ChatTemplate, Rendering
 from interact_jax.data.thinking import CLOSED, ON, PLAIN, THINKING, Thinking, parts_of
@@ -206,13 +207,20 @@ class ChatFormat:
         hindsight: str | None = None,
         tools: Sequence[Any] = (),
         kind: str = PLAIN,
+        known: dict[int, dict[str, Any]] | None = None,
     ) -> Rendering:
-        """What `render` asks of the template, whose text `finish` makes the prompt."""
-        rows = [self._row(message) for message in messages]
+        """What `render` asks of the template, whose text `finish` makes the prompt. `known` has
+        rows of living messages, by their `id`; they are used again."""
+        known = {} if known is None else known
+        for message in messages:
+            if id(message) not in known:
+                known[id(message)] = self._row(message)
+        rows = [known[id(message)] for message in messages]
         if hindsight is not None:
-            last_user = next(row for row in reversed(rows) if row["role"] == "user")
+            last = next(n for n in reversed(range(len(rows))) if rows[n]["role"] == "user")
             # replace() and not format(): braces elsewhere in the text mean nothing.
-            last_user["content"] += self.hindsight.replace("{o}", hindsight.strip())
+            shown = self.hindsight.replace("{o}", hindsight.strip())
+            rows[last] = {**rows[last], "content": rows[last]["content"] + shown}
         if rows[0]["role"] != "user" or any(len(row) > 2 for row in rows):
             rows = self.abilities.fit(rows)
         return Rendering(rows, tools, thinking=kind == ON)
@@ -296,20 +304,20 @@ class ChatFormat:
         prompt_text: str,
         prompt_ids: Sequence[int] | np.ndarray,
         ids_of: Callable[[str], Sequence[int] | np.ndarray] | None = None,
-    ) -> list[int]:
-        """Token ids of y and its end; trailing white space of y is dropped first.
+    ) -> np.ndarray:
+        """Token ids [L] of y and its end; trailing white space of y is dropped first.
 
         Sampled ids are kept as they are. In place: y is tokenised after its prompt; where a token
         would span the boundary between the two, y is tokenised alone. `ids_of` takes the place of
         `encode` for texts that begin as the prompt does.
         """
         if y.token_ids is not None:
-            return list(y.token_ids)
+            return as_ids(y.token_ids)
         if text := self.text_of(y):
-            whole = np.asarray((ids_of or self.encode)(prompt_text + text))
-            if np.array_equal(whole[: len(prompt_ids)], prompt_ids):
-                return [*whole[len(prompt_ids) :].tolist(), self.eos_id]
-        return [*self.encode(y.content.rstrip()), self.eos_id]
+            whole, before = as_ids((ids_of or self.encode)(prompt_text + text)), as_ids(prompt_ids)
+            if whole[: len(before)].tobytes() == before.tobytes():
+                return np.concatenate([whole[len(before) :], as_ids([self.eos_id])])
+        return as_ids([*self.encode(y.content.rstrip()), self.eos_id])
 
     def text_of(self, y: Message) -> str:
         """The text of y that is tokenised behind its prompt; "" where none is."""

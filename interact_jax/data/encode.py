@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from interact_jax.data import thinking, weighing
-from interact_jax.data.chat import ChatFormat
-from interact_jax.data.examples import Draft, Example, Target, as_ids
+from interact_jax.data.chat import ChatFormat, LearnedReply
+from interact_jax.data.examples import Draft, Example, Target
 from interact_jax.data.recipes import RECIPES, Recipe
 from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.stretches import Entangled
@@ -67,6 +67,7 @@ class EncodeSettings:
 
 Counts = collections.Counter[str]
 Unit = list[Example]  # examples that a loss joins, mostly one
+Planned = list[tuple[Draft, LearnedReply]]  # a unit as text, and how its replies are learned
 SPECIAL_TOKENS = ("drop", "keep", "stop")
 
 
@@ -156,7 +157,7 @@ def prompts_of(
         return
     for draft in recipe.drafts(conversation):
         x = draft.x if settings.history == "conversation" else _last_messages(draft.x)
-        if sum(len(message.content) for message in x) > LOOK_AHEAD * settings.max_length:
+        if sum([len(message.content) for message in x]) > LOOK_AHEAD * settings.max_length:
             return  # the window will have hopped
         reply = chat.learned_reply(draft.y)
         for o in dict.fromkeys([None, *draft.views.values()]):
@@ -172,14 +173,17 @@ def _weighted_units(
         drafts = list(unit)
         weight = weighing.weight_of(settings.weigh, conversation, drafts[0])
         if weight > 0:
-            yield [dataclasses.replace(draft, weight=weight) for draft in drafts]
+            yield [
+                draft if draft.weight == weight else dataclasses.replace(draft, weight=weight)
+                for draft in drafts
+            ]
         else:
             counts["interactions left out: weight 0"] += 1
 
 
 def _units_with_answers(
     units: Iterable[list[Draft]], chat: ChatFormat, counts: Counts
-) -> Iterator[list[Draft]]:
+) -> Iterator[Planned]:
     """The units whose replies still say something without their reasoning."""
     for unit in units:
         replies = [chat.learned_reply(draft.y) for draft in unit]
@@ -189,7 +193,7 @@ def _units_with_answers(
         for draft, reply in zip(unit, replies, strict=True):
             if draft.y.token_ids is not None and reply.y.token_ids is None:
                 counts[thinking.OTHER_IDS] += 1
-        yield unit
+        yield list(zip(unit, replies, strict=True))
 
 
 def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
@@ -201,6 +205,8 @@ def _special_token(conversation: Conversation, chat: ChatFormat) -> str | None:
         texts += [parts.reasoning, parts.answer] if parts else [message.content]
         if message.fields:
             texts.append(json.dumps(dict(message.fields), ensure_ascii=False))
+    if chat.special_token_in("\n".join(texts)) is None:  # most conversations
+        return None
     tokens = map(chat.special_token_in, texts)
     return next(filter(None, tokens), None)
 
@@ -226,7 +232,7 @@ def _has_counted_tokens(unit: Unit, settings: EncodeSettings, counts: Counts) ->
 
 def _hopping_windows(
     conversation: Conversation,
-    units: Iterable[list[Draft]],
+    units: Iterable[Planned],
     texts: Texts,
     settings: EncodeSettings,
     counts: Counts,
@@ -236,16 +242,16 @@ def _hopping_windows(
     windows: list[list[Unit]] = []
     window: list[Unit] = []
     first = None
-    for drafts in units:
-        x = drafts[0].x
+    for planned in units:
+        x = planned[0][0].x
         if first is not None and x[len(system)] is not first:  # history restarts
             windows.append(window)
             start, window = len(system), []
         first = x[len(system)]
 
-        def encode_from(start: int, x: Sequence[Message] = x, drafts: list[Draft] = drafts) -> Unit:
+        def encode_from(start: int, x: Sequence[Message] = x, planned: Planned = planned) -> Unit:
             kept = x if start == len(system) else (*system, *x[start:])
-            return [_encode(draft, kept, conversation, texts) for draft in drafts]
+            return [_encode(draft, reply, kept, conversation, texts) for draft, reply in planned]
 
         unit = encode_from(start)
         if _length(unit, settings) > settings.max_length:
@@ -279,17 +285,17 @@ def _last_messages(x: Sequence[Message]) -> Sequence[Message]:
 
 def _reference_windows(
     conversation: Conversation,
-    units: Iterable[list[Draft]],
+    units: Iterable[Planned],
     texts: Texts,
     settings: EncodeSettings,
     counts: Counts,
 ) -> list[list[Unit]]:
     window = []
-    for drafts in units:
-        x = _last_messages(drafts[0].x)
+    for planned in units:
+        x = _last_messages(planned[0][0].x)
         unit = []
-        for draft in drafts:
-            whole = _encode(draft, x, conversation, texts)
+        for draft, reply in planned:
+            whole = _encode(draft, reply, x, conversation, texts)
             for view, ids in whole.contexts.items():
                 if len(ids) > REFERENCE_CONTEXT:
                     name = "x" if draft.views[view] is None else "(x, o)"
@@ -329,6 +335,7 @@ SETTINGS = {
 
 def _encode(
     draft: Draft,
+    reply: LearnedReply,
     x: Sequence[Message],
     conversation: Conversation,
     texts: Texts,
@@ -337,7 +344,6 @@ def _encode(
         return texts.render(Prompt(x, o, conversation.tools, reply.prompt))
 
     chat = texts.chat
-    reply = chat.learned_reply(draft.y)
     text = prompt()
     if reply.prompt == thinking.ON and chat.reasoning_format.closes(text):
         # The messages switch reasoning off.
@@ -350,7 +356,7 @@ def _encode(
     contexts = {
         view: x_ids if o is None else texts.ids(prompt(o)) for view, o in draft.views.items()
     }
-    y = as_ids(chat.reply(reply.y, text, x_ids, texts.ids))
+    y = chat.reply(reply.y, text, x_ids, texts.ids)
     known = {}
     if reply.y.logps is not None:
         known["sampler"] = np.asarray(reply.y.logps, np.float32)

@@ -4,7 +4,17 @@ A template is a program by whoever made the model. Here it can loop, multiply an
 likes: the kernel kills the process when a rendering has taken SECONDS of processor time, and denies
 it more than MEMORY; the program that asked goes on (`templates.py`). Input and output are lines of
 JSON: first the template, its variables and its date, then for each rendering its messages, tools
-and variables. A number announces as many renderings, which are read before the first is answered.
+and variables.
+
+The prompts of a conversation begin alike, and many can be asked for in a way that is linear in its
+length. A number announces as many lines, which are read before the first is answered. A line has a
+list of renderings, whose `keep` is the number of messages that are those of the rendering before
+it, and so an answer is how many characters are those of the text before it, and what follows them:
+
+    2
+    [{"keep": 0, "messages": [A], "tools": null}, {"keep": 1, "messages": [B, C], "tools": null}]
+    [{"keep": 2, "messages": [D], "tools": null}]
+                                        [0, "text of A"]  [9, "text of B and C"]  [18, "text of D"]
 
 The environment is that of transformers' `apply_chat_template`. Nothing but Jinja is imported, so
 the process starts at once.
@@ -18,6 +28,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jinja2
@@ -116,18 +127,63 @@ def describe(error: BaseException) -> str:
     return ": ".join(part for part in (where, kind, message) if part)
 
 
-def render(template: jinja2.Template, variables: dict[str, Any], request: str) -> dict[str, str]:
-    """{"text": the rendered text} or {"error": what is wrong}; `request` has messages, tools, and
+def render(
+    template: jinja2.Template, variables: dict[str, Any], asked: dict[str, Any]
+) -> dict[str, str]:
+    """{"text": the rendered text} or {"error": what is wrong}; `asked` has messages, tools, and
     variables that override those of all renderings."""
-    max_length = 1_000_000 + LONGEST * len(request)
     try:
-        text = template.render(**{**variables, **json.loads(request)})
+        text = template.render(**{**variables, **asked})
         text.encode()  # half a character is not text
     except Exception as error:
         return {"error": describe(error)}
-    if len(text) > max_length:
+    if len(text) > 1_000_000 and len(text) > 1_000_000 + LONGEST * len(json.dumps(asked)):
         return {"error": f"it makes {len(text):,} characters of these messages"}
     return {"text": text}
+
+
+def render_request(
+    template: jinja2.Template, variables: dict[str, Any], request: str
+) -> dict[str, str]:
+    """The answer to a rendering by itself."""
+    limit_time()
+    try:
+        asked = json.loads(request)
+    except Exception as error:  # it is nested too deeply
+        return {"error": describe(error)}
+    return render(template, variables, asked)
+
+
+def render_all(
+    template: jinja2.Template, variables: dict[str, Any], requests: Iterable[str]
+) -> Iterator[list[Any] | dict[str, str]]:
+    """The answers to renderings that were announced."""
+    messages, text = list[Any](), ""
+    for request in requests:
+        limit_time()
+        for asked in json.loads(request):
+            limit_time()
+            messages = [*messages[: asked.pop("keep")], *asked["messages"]]
+            answer = render(template, variables, {**asked, "messages": messages})
+            if "error" in answer:
+                yield answer
+                continue
+            shared, text = common_prefix(text, answer["text"]), answer["text"]
+            yield [shared, text[shared:]]
+
+
+def common_prefix(a: str, b: str) -> int:
+    """How many characters at the beginning two texts have in common."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:  # a[:low] is that of b, a[:high] is not
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def limit_time() -> None:
@@ -150,8 +206,11 @@ def main() -> None:
         return
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
-        announced = line[:1].isdecimal()
-        for request in [sys.stdin.readline() for _ in range(int(line))] if announced else [line]:
-            limit_time()
-            answer = render(template, setup["variables"], request)
+        if line[:1].isdecimal():
+            requests = [sys.stdin.readline() for _ in range(int(line))]
+            for answer in render_all(template, setup["variables"], requests):
+                print(json.dumps(answer), file=answers)
+            answers.flush()
+        else:
+            answer = render_request(template, setup["variables"], line)
             print(json.dumps(answer), file=answers, flush=True)

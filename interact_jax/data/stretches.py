@@ -12,13 +12,18 @@ white space, so it is tokenised with what is before it, and with such a neighbou
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from interact_jax import startup
+from interact_jax.data.examples import as_ids
+from interact_jax.data.rendering import common_prefix
 
 with startup.without_torch("transformers"):
     from transformers import PreTrainedTokenizerFast
@@ -55,75 +60,169 @@ class SpecialTokens:
         own = getattr(type(tokenizer), "_encode_plus", None)
         self._is_plain = own is PreTrainedTokenizerFast._encode_plus
         self._strip_before = {token.content for token in tokens if token.lstrip}
+        self.longest = max(map(len, self.ids), default=0)  # characters of a token
         # A text without any is one stretch; the pattern then matches nothing.
         longest_first = sorted(self.ids, key=lambda token: (-len(token), token))
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
-    def encode_all(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text, tokenised whole."""
+    def encode_all(self, texts: list[str]) -> list[np.ndarray]:
+        """The ids [L] of each text, tokenised whole."""
         if not self._is_plain:
-            return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            return [*map(as_ids, self.tokenizer(texts, add_special_tokens=False)["input_ids"])]
         # As the call above does it, but without the place of each token in its text.
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = False
         found = backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        return [as_ids(encoding.ids) for encoding in found]
 
-    def cut(self, text: str) -> list[Stretch]:
-        """The stretches of a text, at least one: empty ones, too."""
+    def cut(self, text: str, before: str = "") -> list[Stretch]:
+        """The stretches of a text behind `before`, at least one: empty ones, too."""
         cut = self._pattern.split(text)  # stretch, token, stretch, ..., stretch
-        befores, afters = ["", *cut[1::2]], [*cut[1::2], ""]
-        return [
-            Stretch(before, text, after if after in self._strip_before else "")
-            for before, text, after in zip(befores, cut[::2], afters, strict=True)
-        ]
+        if len(cut) == 1:
+            return [Stretch(before, text, "")]
+        tokens, swallows = cut[1::2], self._strip_before
+        afters = [token if token in swallows else "" for token in tokens] if swallows else None
+        afters = [*afters, ""] if afters else [""] * (len(tokens) + 1)
+        return list(map(Stretch, [before, *tokens], cut[::2], afters))
+
+
+@dataclasses.dataclass(slots=True)
+class Cut:
+    """Where a text is cut: as the text of `base` up to its own special token number `kept`, then
+    into `own` stretches, before each of which but the first there is a special token that begins
+    at the character in `begins` and ends at that in `ends`.
+
+    Its ids [L] are put together when they are asked for; there are `counts[n]` up to the end of its
+    own special token n.
+    """
+
+    base: Cut | None
+    kept: int
+    shared: int  # characters at the beginning that are those of `base`, at least
+    own: list[Stretch]
+    begins: list[int]
+    ends: list[int]
+    ids: np.ndarray | None = None
+    counts: list[int] = dataclasses.field(default_factory=list)
 
 
 class Stretches:
-    """Ids of texts; every stretch is remembered."""
+    """Ids of stretches; every one is remembered."""
 
     def __init__(self, special: SpecialTokens) -> None:
-        self._special = special
+        self.special = special
         self._known: dict[Stretch, np.ndarray | None] = {}
 
-    def ids(self, text: str) -> np.ndarray:
-        """The ids [L] of a text. Raises Entangled where the tokenizer does not work as said
-        above."""
-        stretches = self._special.cut(text)
-        self._learn(stretches)
-        parts: list[np.ndarray] = []
-        for n, stretch in enumerate(stretches):
-            if n:
-                parts.append(self._special.ids[stretch.before])
-            if stretch.text:
-                ids = self._known[stretch]
-                if ids is None:
-                    raise Entangled
-                parts.append(ids)
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    def ids(self, stretch: Stretch) -> np.ndarray:
+        """The ids [L] of a stretch that is not empty. Raises Entangled where the tokenizer does
+        not work as said above."""
+        if stretch not in self._known:
+            self.learn([stretch])
+        ids = self._known[stretch]
+        if ids is None:
+            raise Entangled
+        return ids
 
-    def prepare(self, texts: Iterable[str]) -> None:
-        """Tokenise what is new in these texts, all together."""
-        self._learn(stretch for text in texts for stretch in self._special.cut(text))
-
-    def _learn(self, stretches: Iterable[Stretch]) -> None:
+    def learn(self, stretches: Iterable[Stretch], others: Sequence[str] = ()) -> list[np.ndarray]:
+        """Tokenise those that are new, all together, with `others`, whose ids [L] are returned."""
         new = list(dict.fromkeys(s for s in stretches if s.text and s not in self._known))
-        if not new:
-            return
-        found = self._special.encode_all(["".join(s) for s in new])
-        for stretch, ids in zip(new, found, strict=True):
-            self._known[stretch] = self._within(stretch, np.asarray(ids, np.int32))
+        if not new and not others:
+            return []
+        found = self.special.encode_all([*map("".join, new), *others])
+        for stretch, ids in zip(new, found, strict=False):
+            self._known[stretch] = self._within(stretch, ids)
+        return found[len(new) :]
 
     def _within(self, stretch: Stretch, ids: np.ndarray) -> np.ndarray | None:
         """The ids without those of the neighbours; None if these are not where they should be."""
         if stretch.before:
-            if not len(ids) or ids[0] != self._special.ids[stretch.before]:
+            if not len(ids) or ids[0] != self.special.ids[stretch.before]:
                 return None
             ids = ids[1:]
         if stretch.after:
-            if not len(ids) or ids[-1] != self._special.ids[stretch.after]:
+            if not len(ids) or ids[-1] != self.special.ids[stretch.after]:
                 return None
             ids = ids[:-1]
         return ids
+
+
+class Cuts:
+    """Texts that begin alike, as those of a conversation do, and their ids. A text is cut where it
+    leaves the one before: texts that grow do not take the longer to cut the longer they are."""
+
+    def __init__(self, stretches: Stretches) -> None:
+        self._stretches = stretches
+        self._cuts: dict[str, Cut] = {}  # of texts that were prepared
+        self._last: tuple[str, Cut | None] = "", None
+
+    def prepare(self, texts: Iterable[str]) -> Iterator[Stretch]:
+        """Cut these texts, for which `ids` will be asked. Yields their stretches, to be learned."""
+        for text in texts:
+            if text not in self._cuts:
+                self._cuts[text] = self._cut(text)
+                yield from self._cuts[text].own
+
+    def ids(self, text: str) -> np.ndarray:
+        """The ids [L] of a text. Raises Entangled where the tokenizer does not work as said
+        above."""
+        cut = self._cuts.get(text)
+        if cut is None:
+            cut = self._cut(text)
+            self._stretches.learn(cut.own)
+        return self._ids_of(cut)
+
+    def _cut(self, text: str) -> Cut:
+        base, kept, shared, at = self._base(text)
+        before = base.own[kept].before if base else ""
+        own = self._stretches.special.cut(text[at:] if at else text, before)
+        begins, ends = list[int](), list[int]()
+        for stretch, after in itertools.pairwise(own):
+            begins.append(at + len(stretch.text))
+            at = begins[-1] + len(after.before)
+            ends.append(at)
+        cut = Cut(base, kept, shared, own, begins, ends)
+        self._last = text, cut
+        return cut
+
+    def _base(self, text: str) -> tuple[Cut | None, int, int, int]:
+        """An earlier cut, how many of its own special tokens are those of the text as well, how
+        many characters are, and where the last of these tokens ends."""
+        last, cut = self._last
+        shared = common_prefix(last, text)
+        while cut is not None:
+            # Whether a token is one, or a longer one, is seen in as many characters.
+            kept = bisect.bisect_right(cut.begins, shared - self._stretches.special.longest)
+            if kept:
+                return cut, kept, shared, cut.ends[kept - 1]
+            shared, cut = min(shared, cut.shared), cut.base
+        return None, 0, 0, 0
+
+    def _ids_of(self, cut: Cut) -> np.ndarray:
+        waiting = [cut]
+        while (base := waiting[-1].base) is not None and base.ids is None:
+            waiting.append(base)
+        while len(waiting) > 1:
+            self._join(waiting.pop())
+        return self._join(cut)
+
+    def _join(self, cut: Cut) -> np.ndarray:
+        """Put the ids of a text together, unless they are."""
+        if cut.ids is not None:
+            return cut.ids
+        parts, count = list[np.ndarray](), 0
+        if cut.base is not None:
+            assert cut.base.ids is not None
+            count = cut.base.counts[cut.kept - 1]
+            parts.append(cut.base.ids[:count])
+        for n, stretch in enumerate(cut.own):
+            if n:
+                parts.append(self._stretches.special.ids[stretch.before])
+                count += 1
+                cut.counts.append(count)
+            if stretch.text:
+                parts.append(self._stretches.ids(stretch))
+                count += len(parts[-1])
+        cut.ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return cut.ids

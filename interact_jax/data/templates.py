@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ _USER = {"role": "user", "content": "Hi"}
 _REPLY = {"role": "assistant", "content": "Hello."}
 CONVERSATIONS = ([_USER], [_USER, _REPLY, _USER], [_SYSTEM, _USER, _REPLY, _USER])
 """What a template is tried on; some accept no system message."""
+LINE = 32  # renderings that stand in a line when many are asked for
 SOURCE = 1_000_000  # characters of a template; those of well-known models have up to 20,000
 
 
@@ -83,7 +84,7 @@ class ChatTemplate:
             raise self._unusable(reason)
         reasons = []
         for messages in CONVERSATIONS:
-            answer = self._ask(messages)
+            answer = self._process.ask(json.dumps(_asked(messages)))
             reasons += [answer["error"]] if "error" in answer else []
             if TOO_EXPENSIVE in reasons or len(reasons) == len(CONVERSATIONS):
                 raise self._unusable(reasons[-1])
@@ -105,34 +106,44 @@ class ChatTemplate:
         """The text of messages, with the generation prompt unless they are `finished`; `tools` are
         those on offer. Raises Refusal, with the template's line, for any error in the template.
         """
-        variables: dict[str, Any] = dict(WITH_THINKING) if thinking else {}
+        asked = _asked(messages, tools, thinking)
         if finished:
-            variables["add_generation_prompt"] = False
-        text = self._text_of(self._ask(messages, tools, variables))
-        if isinstance(text, Refusal):
-            raise text
-        return text
+            asked["add_generation_prompt"] = False
+        answer = self._process.ask(json.dumps(asked))
+        if "error" in answer:
+            raise self._refusal(answer)
+        return answer["text"]
 
     def render_all(self, renderings: Sequence[Rendering]) -> list[str | Refusal | None]:
         """Many texts in one go, each with the generation prompt, or what `render` would raise. None
-        for those that the process did not come to: `render` them one by one."""
-        asked = [
-            _request(rows, tools, WITH_THINKING if thinking else None)
-            for rows, tools, thinking in renderings
-        ]
-        answers = self._process.ask_all(asked)
-        return [None if answer is None else self._text_of(answer) for answer in answers]
+        for those that the process did not come to: `render` them one by one.
 
-    def _text_of(self, answer: Mapping[str, str]) -> str | Refusal:
-        return Refusal(answer["error"], self._file) if "error" in answer else answer["text"]
+        Rows that are the very same objects as those of the rendering before go to the process once.
+        """
+        asked = list[dict[str, Any]]()
+        before: Sequence[Mapping[str, Any]] = ()
+        for rows, tools, thinking in renderings:
+            keep = _same_objects(before, rows)
+            asked.append({"keep": keep, **_asked(rows, tools, thinking, keep)})
+            before = rows
+        lines = [json.dumps(asked[n : n + LINE]) for n in range(0, len(asked), LINE)]
+        return self._texts_of(self._process.ask_all(lines, len(asked)))
 
-    def _ask(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Any] = (),
-        variables: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return self._process.ask(_request(messages, tools, variables))
+    def _texts_of(self, answers: Iterable[Any]) -> list[str | Refusal | None]:
+        """The texts of `rendering.render_all`'s answers."""
+        found, before = list[str | Refusal | None](), ""
+        for answer in answers:
+            if answer is None:
+                found.append(None)
+            elif isinstance(answer, dict):
+                found.append(self._refusal(answer))
+            else:
+                before = before[: answer[0]] + answer[1]
+                found.append(before)
+        return found
+
+    def _refusal(self, answer: Mapping[str, str]) -> Refusal:
+        return Refusal(answer["error"], self._file)
 
     def _unusable(self, reason: str) -> InputError:
         return InputError(
@@ -144,12 +155,21 @@ class ChatTemplate:
         return ChatTemplate, self._arguments
 
 
-def _request(
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any],
-    variables: Mapping[str, Any] | None,
-) -> str:
-    return json.dumps({"messages": messages, "tools": tools or None, **(variables or {})})
+def _asked(
+    rows: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] = (),
+    thinking: bool = False,
+    first: int = 0,
+) -> dict[str, Any]:
+    """What the process is asked for: messages from the `first` one on, tools and variables."""
+    variables = WITH_THINKING if thinking else {}
+    return {"messages": rows[first:], "tools": tools or None, **variables}
+
+
+def _same_objects(some: Sequence[Any], others: Sequence[Any]) -> int:
+    """How many of the first ones are the same objects."""
+    pairs = zip(some, others, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a is not b), min(len(some), len(others)))
 
 
 class _Process:
@@ -178,18 +198,19 @@ class _Process:
                 self._start()
             return self._answer(messages)
 
-    def ask_all(self, messages: Sequence[str]) -> list[dict[str, str] | None]:
-        """The answers, as far as it came. All questions lie in the process's memory at once."""
+    def ask_all(self, lines: Sequence[str], count: int) -> list[Any]:
+        """The `count` answers to all lines, None from where it was killed. All lines lie in the
+        process's memory at once."""
         with self._lock:
             if self._running.poll() is not None:
                 self._start()
-            return list(self._answers([str(len(messages)), *messages], len(messages)))
+            return list(self._answers([str(len(lines)), *lines], count))
 
     def _answer(self, question: str) -> dict[str, str]:
         (answer,) = self._answers([question], 1)
         return {"error": TOO_EXPENSIVE} if answer is None else answer
 
-    def _answers(self, questions: Sequence[str], count: int) -> Iterator[dict[str, str] | None]:
+    def _answers(self, questions: Sequence[str], count: int) -> Iterator[Any]:
         """The next `count` lines that come after these; None once it was killed."""
         streams = self._running.stdin, self._running.stdout
         assert streams[0] is not None and streams[1] is not None

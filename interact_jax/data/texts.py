@@ -15,7 +15,7 @@ import numpy as np
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.examples import as_ids
-from interact_jax.data.stretches import Entangled, Stretches
+from interact_jax.data.stretches import Cuts, Entangled
 from interact_jax.data.templates import Refusal
 from interact_jax.schema import History, Message
 
@@ -64,12 +64,12 @@ class SharedTexts(Texts):
     def __init__(
         self,
         chat: ChatFormat,
-        stretches: Stretches,
+        cuts: Cuts,
         rendered: Rendered,
-        whole: Mapping[str, list[int]],
+        whole: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(chat)
-        self._stretches, self._rendered, self._whole = stretches, rendered, whole
+        self._cuts, self._rendered, self._whole = cuts, rendered, whole
         self._shortest = self._sample = ""
 
     def render(self, prompt: Prompt) -> str:
@@ -84,14 +84,14 @@ class SharedTexts(Texts):
             self._sample = text
         elif not self._shortest or len(text) < len(self._shortest):
             self._shortest = text
-        return self._stretches.ids(text)
+        return self._cuts.ids(text)
 
     def check(self) -> None:
         """Raise Entangled if one of the texts has other ids when it is tokenised whole: one that
         was, else the shortest."""
         text = self._sample or self._shortest
         whole = self._whole[text] if self._sample else super().ids(text)
-        if not np.array_equal(whole, self._stretches.ids(text)):
+        if not np.array_equal(whole, self._cuts.ids(text)):
             raise Entangled
 
 
@@ -99,29 +99,34 @@ def render_ahead(chat: ChatFormat, prompts: Iterable[Prompt], stop: threading.Ev
     """These prompts, rendered BATCH characters of messages at a time; the first ones only, where
     they have more than AHEAD, and as far as it has come when `stop` is set."""
     rendered: dict[tuple[Any, ...], str | Refusal | None] = {}
+    rows: dict[int, dict[str, Any]] = {}
     for batch in _batches(prompts):
         if stop.is_set():
             break
-        texts = chat.template.render_all([chat.rendering(*prompt) for prompt in batch])
-        for prompt, text in zip(batch, texts, strict=True):
-            rendered[prompt.key] = chat.finish(text, prompt.kind) if isinstance(text, str) else text
+        texts = chat.template.render_all(
+            [chat.rendering(*prompt, rows) for prompt in batch.values()]
+        )
+        for (key, prompt), text in zip(batch.items(), texts, strict=True):
+            rendered[key] = chat.finish(text, prompt.kind) if isinstance(text, str) else text
     return rendered
 
 
-def _batches(prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
-    """The prompts, each once."""
-    seen, batch, sizes = set(), list[Prompt](), [0, 0]  # characters of the batch, and of all
+def _batches(prompts: Iterable[Prompt]) -> Iterator[dict[tuple[Any, ...], Prompt]]:
+    """The prompts by their keys, each once."""
+    seen, batch = set[tuple[Any, ...]](), dict[tuple[Any, ...], Prompt]()
+    sizes = [0, 0]  # characters of the batch, and of all
     for prompt in prompts:
-        if prompt.key in seen:
+        key = prompt.key
+        if key in seen:
             continue
-        size = sum(len(message.content) for message in prompt.x) + len(prompt.o or "")
+        size = sum([len(message.content) for message in prompt.x]) + len(prompt.o or "")
         sizes = [sizes[0] + size, sizes[1] + size]
         if sizes[1] > AHEAD:
             break
         if batch and sizes[0] > BATCH:
             yield batch
-            batch, sizes[0] = [], size
-        seen.add(prompt.key)
-        batch.append(prompt)
+            batch, sizes[0] = {}, size
+        seen.add(key)
+        batch[key] = prompt
     if batch:
         yield batch

@@ -28,6 +28,7 @@ MARKS = (
     ("[THINK]", "[/THINK]"),
 )
 """Marks that enclose it in the text of a log. How a template writes it is tried."""
+OPENINGS = tuple(opening for opening, _ in MARKS)
 _ALONE = re.compile(rf"^(?:{'|'.join(re.escape(close) for _, close in MARKS)})[ \t]*$", re.M)
 
 # Kinds of prompt: the usual one, one with room for reasoning, one that ends with a closed block.
@@ -76,12 +77,14 @@ def parts_of(text: str, fields: Mapping[str, Any] | None = None) -> Parts | None
 
 
 def _parts_in_text(text: str) -> Parts | None:
+    if "<" not in text and "[" not in text:  # most texts
+        return None
     body = text.lstrip()
     for opening, closing in MARKS:
         if body.startswith(opening):
             reasoning, mark, answer = body.removeprefix(opening).partition(closing)
             return Parts(reasoning.strip(), answer.lstrip(), open=not mark)
-    if not any(closing in text for _, closing in MARKS):  # most texts: skip the search by line
+    if not any(closing in text for _, closing in MARKS):  # skip the search by line
         return None
     if (end := _ALONE.search(text)) and not any(mark in text[: end.start()] for mark, _ in MARKS):
         return Parts(text[: end.start()].strip(), text[end.end() :].lstrip())
@@ -129,7 +132,7 @@ class Thinking:
 
 def opens_a_block(prompt: str) -> bool:
     """Whether a prompt ends with an open block of MARKS, without asking its template."""
-    return prompt.rstrip().endswith(tuple(opening for opening, _ in MARKS))
+    return prompt.rstrip().endswith(OPENINGS)
 
 
 def without_reasoning(row: dict[str, Any], parts: Parts) -> dict[str, Any]:

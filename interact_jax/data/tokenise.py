@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import signal
 import threading
@@ -12,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
+
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import Counts, EncodeSettings, encode, prompts_of
 from interact_jax.data.recipes import RECIPES
-from interact_jax.data.stretches import SpecialTokens, Stretches
+from interact_jax.data.stretches import Cuts, SpecialTokens, Stretch, Stretches
 from interact_jax.data.texts import Prompt, Rendered, SharedTexts, render_ahead
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.schema import Conversation, RunStopped
@@ -46,35 +49,45 @@ class Tokeniser:
         return SpecialTokens(self.chat.tokenizer)
 
     def all(self, conversations: Iterable[Conversation]) -> Iterator[Tokenised]:
-        """Every conversation, in order. While one portion becomes trees, the texts of the next are
-        rendered and tokenised."""
+        """Every conversation, in order. While one portion becomes trees, the next is tokenised, and
+        the texts of the one after that are rendered."""
         stop, waiting = threading.Event(), collections.deque[Future[_Prepared]]()
-        with ThreadPoolExecutor(1) as other:
+        with ThreadPoolExecutor(1) as renders, ThreadPoolExecutor(1) as tokenises:
             try:
                 for portion in _portions(conversations):
-                    waiting.append(other.submit(self._prepare, portion, stop))
-                    if len(waiting) > 1:
+                    rendered = renders.submit(self._render, portion, stop)
+                    waiting.append(tokenises.submit(self._prepare, portion, rendered))
+                    if len(waiting) > 2:
                         yield from self._tokenise(*waiting.popleft().result())
                 while waiting:
                     yield from self._tokenise(*waiting.popleft().result())
             finally:
                 stop.set()
 
-    def _prepare(self, portion: list[Conversation], stop: threading.Event) -> _Prepared:
+    def _render(
+        self, portion: list[Conversation], stop: threading.Event
+    ) -> tuple[list[_Asked], Rendered]:
         asked = [self._prompts(conversation) for conversation in portion]
         prompts = (prompt for of_one in asked for prompt, _ in of_one)
-        rendered = render_ahead(self.chat, prompts, stop)
-        stretches, texts, samples = Stretches(self.special), list[str](), list[str]()
+        return asked, render_ahead(self.chat, prompts, stop)
+
+    def _prepare(
+        self, portion: list[Conversation], rendering: Future[tuple[list[_Asked], Rendered]]
+    ) -> _Prepared:
+        asked, rendered = rendering.result()
+        stretches, cuts, samples = Stretches(self.special), list[Cuts](), list[str]()
+        new = list[Stretch]()
         for of_one in asked:
             found = [(rendered.get(prompt.key), y) for prompt, y in of_one]
-            own = [text + y for text, y in found if isinstance(text, str)]
-            texts += own
+            pairs = [(text, text + y) for text, y in found if isinstance(text, str)]
+            own = [whole for _, whole in pairs]
             samples += [min(own, key=len)] if own else []
-        stretches.prepare(texts)
-        whole = dict(zip(samples, self.special.encode_all(samples), strict=True))
-        return portion, rendered, stretches, whole
+            cuts.append(Cuts(stretches))
+            new += cuts[-1].prepare(itertools.chain.from_iterable(pairs))
+        whole = stretches.learn(new, samples)
+        return portion, rendered, cuts, dict(zip(samples, whole, strict=True))
 
-    def _prompts(self, conversation: Conversation) -> list[tuple[Prompt, str]]:
+    def _prompts(self, conversation: Conversation) -> _Asked:
         recipe = RECIPES[self.recipe]
         try:
             return list(prompts_of(conversation, self.chat, self.settings, recipe))
@@ -85,13 +98,13 @@ class Tokeniser:
         self,
         portion: list[Conversation],
         rendered: Rendered,
-        stretches: Stretches,
-        whole: dict[str, list[int]],
+        cuts: list[Cuts],
+        whole: dict[str, np.ndarray],
     ) -> Iterator[Tokenised]:
         recipe = RECIPES[self.recipe]
-        for conversation in portion:
+        for conversation, of_one in zip(portion, cuts, strict=True):
             counts: Counts = collections.Counter()
-            texts = SharedTexts(self.chat, stretches, rendered, whole)
+            texts = SharedTexts(self.chat, of_one, rendered, whole)
             windows = encode(conversation, self.chat, self.settings, counts, recipe, texts)
             trees = [
                 tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)
@@ -99,8 +112,10 @@ class Tokeniser:
             yield Tokenised(trees, sum(len(window) for window in windows), counts)
 
 
-_Prepared = tuple[list[Conversation], Rendered, Stretches, dict[str, list[int]]]
-"""A portion, its prompts as text, their stretches, and a text of each tokenised whole."""
+_Asked = list[tuple[Prompt, str]]
+"""Prompts of a conversation, and the text of y that is tokenised behind each."""
+_Prepared = tuple[list[Conversation], Rendered, list[Cuts], dict[str, np.ndarray]]
+"""A portion, its prompts as text, where these are cut, and a text of each tokenised whole."""
 
 
 def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

@@ -136,9 +136,9 @@ def grow(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
     Usually one; a unit that shares little with the current tree (as in the reference's cut
     windows) starts another.
     """
-    groups: list[list[Unit]] = []
+    groups: list[list[_Unit]] = []
     trunk: _Path | None = None  # of the current tree, as far as it is known
-    for unit in window:
+    for unit in map(_with_paths, window):
         longest = _longest(unit, frozen_views)
         if trunk is not None and trunk.shares_much_with(longest):
             groups[-1].append(unit)
@@ -151,7 +151,7 @@ def grow(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
 
 def grow_separately(window: Sequence[Unit], frozen_views: Collection[str]) -> list[Tree]:
     """Trees that share nothing (`sharing=none`): each unit alone, every sequence in full."""
-    return [_build_tree([unit], frozen_views, share=False) for unit in window]
+    return [_build_tree([_with_paths(unit)], frozen_views, share=False) for unit in window]
 
 
 GROW = {"tree": grow, "none": grow_separately}
@@ -179,7 +179,8 @@ def split(tree: Tree, capacity: Size) -> list[Tree]:
         name = tree.replies[0].target.unit
         raise ValueError(f"interaction {name} of {tree.size} exceeds {capacity}")
     half = len(units) // 2
-    halves = (_build_tree(part, tree.frozen_views) for part in (units[:half], units[half:]))
+    parts = (map(_with_paths, part) for part in (units[:half], units[half:]))
+    halves = (_build_tree(list(part), tree.frozen_views) for part in parts)
     return [part for half_tree in halves for part in split(half_tree, capacity)]
 
 
@@ -188,14 +189,25 @@ def split_units(tree: Tree) -> list[Tree]:
     units = tree.units()
     if len(units) == 1:  # unchanged: a tree without sharing would share if it were grown again
         return [tree]
-    return [_build_tree([unit], tree.frozen_views) for unit in units]
+    return [_build_tree([_with_paths(unit)], tree.frozen_views) for unit in units]
 
 
 def shared_prefix(a: np.ndarray, b: np.ndarray) -> int:
     """Length of the longest common prefix."""
     n = min(len(a), len(b))
-    differ = np.nonzero(np.asarray(a[:n]) != np.asarray(b[:n]))[0]
-    return int(differ[0]) if len(differ) else n
+    if not n:
+        return 0
+    differ = np.asarray(a[:n]) != np.asarray(b[:n])
+    first = int(differ.argmax())
+    return first if differ[first] else n
+
+
+_Unit = list[tuple[Example, Mapping[str, np.ndarray]]]
+"""The examples of a unit, and the input ids of their sequences by view."""
+
+
+def _with_paths(unit: Unit) -> _Unit:
+    return [(e, {view: e.path(view) for view in e.contexts}) for e in unit]
 
 
 class _Path(NamedTuple):
@@ -209,26 +221,26 @@ class _Path(NamedTuple):
         return shared_prefix(self.ids, other.ids) >= least
 
 
-def _longest(unit: Unit, frozen_views: Collection[str]) -> _Path:
+def _longest(unit: _Unit, frozen_views: Collection[str]) -> _Path:
     """The longest differentiated sequence of a unit."""
     paths = (
-        _Path(e.path(view), len(context))
-        for e in unit
+        _Path(paths[view], len(context))
+        for e, paths in unit
         for view, context in e.contexts.items()
         if view not in frozen_views
     )
     return max(paths, key=lambda path: len(path.ids))
 
 
-def _build_tree(units: Sequence[Unit], frozen_views: Collection[str], share: bool = True) -> Tree:
+def _build_tree(units: Sequence[_Unit], frozen_views: Collection[str], share: bool = True) -> Tree:
     trunk = max((_longest(unit, frozen_views).ids for unit in units), key=len)
     limbs: dict[bool, list[Limb]] = {False: [], True: []}
     replies = []
     trunk_used = False  # without sharing, only one sequence is on the trunk
-    for e in itertools.chain.from_iterable(units):
+    for e, paths in itertools.chain.from_iterable(units):
         places = {}
         for view, context in e.contexts.items():
-            path, frozen = e.path(view), view in frozen_views
+            path, frozen = paths[view], view in frozen_views
             fork = shared_prefix(trunk, path)
             if frozen:
                 # At the latest before the last token of the context: the predictor of y[0] belongs

@@ -82,7 +82,7 @@ class LessonEncoder:
             text = chat.render(lesson.messages[:index], follow_up if last else None)
             prompt = chat.encode(text)
             learned += [False] * (len(prompt) - len(learned))  # the template is prefix-preserving
-            reply = chat.reply(message, text, prompt)
+            reply = chat.reply(message, text, prompt).tolist()
             ids = prompt + reply
             learned += [index in lesson.learned] * len(reply)
         return ids, learned

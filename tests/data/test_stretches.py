@@ -14,7 +14,7 @@ from interact_jax.data.conversations import read_conversations
 from interact_jax.data.encode import ENTANGLED, EncodeSettings, encode, prompts_of
 from interact_jax.data.fitting import fit
 from interact_jax.data.recipes import RECIPES
-from interact_jax.data.stretches import SpecialTokens, Stretches
+from interact_jax.data.stretches import Cuts, SpecialTokens, Stretches
 from interact_jax.data.tokenise import PORTION, Tokeniser
 from interact_jax.data.tree import paths
 from interact_jax.pocket import MODEL
@@ -243,12 +243,54 @@ def test_every_stretch_is_tokenised_once(chats):
             asked.extend([text] if isinstance(text, str) else text)
             return self._tokenizer(text, **options)
 
-    stretches = Stretches(SpecialTokens(Counting(chats["chatml"].tokenizer)))
+    cuts = Cuts(Stretches(SpecialTokens(Counting(chats["chatml"].tokenizer))))
     turns = [f"turn {n} " * 10 for n in range(50)]
     for n in range(50):
         text = "".join(f"<|im_start|>user\n{turn}<|im_end|>\n" for turn in turns[: n + 1])
-        assert stretches.ids(text).tolist() == chats["chatml"].encode(text)
+        assert cuts.ids(text).tolist() == chats["chatml"].encode(text)
     assert sum(map(len, asked)) < 1.5 * len(text)
+
+
+def one_begins_as_another(directory):
+    """A special token that is the beginning of a longer one."""
+    file = directory / "tokenizer.json"
+    made = json.loads(file.read_text())
+    ids = [token["id"] for token in made["added_tokens"]]
+    end = next(token for token in made["added_tokens"] if token["content"] == "<|im_end|>")
+    made["added_tokens"].append({**end, "id": max(ids) + 1, "content": "<|im_end|>!!"})
+    file.write_text(json.dumps(made))
+
+
+def test_a_text_that_leaves_the_one_before_anywhere(tmp_path):
+    """Also in the middle of a special token, or of a longer one."""
+    one_begins_as_another(tiny_tokenizer(tmp_path))
+    tokenizer = ChatFormat.load(tmp_path).tokenizer
+    whole = "<|im_start|>user\nHi<|im_end|>!!<|im_start|>assistant\nHello <|im_end|>!! ."
+    others = ("", "!", "!!", "<|im_end|>", "|im_end|>", "<|im_start|>user\nHi<|im_end|>!")
+    prepared, asked = (Cuts(Stretches(SpecialTokens(tokenizer))) for _ in range(2))
+    texts = [text for n in range(len(whole)) for o in others for text in (whole, whole[:n] + o)]
+    for n in range(len(whole)):
+        texts += [f"{n}{whole}", f"{n}{whole[:n]}{'y' * 99}", f"{n}{whole[:n]}{'y' * 98}"]
+    assert list(prepared.prepare(texts))
+    for text in [*texts, *reversed(texts)]:
+        expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+        for cuts in (prepared, asked):
+            assert cuts.ids(text).tolist() == expected, text
+
+
+def test_growing_texts_are_cut_where_they_grow(chats, monkeypatch):
+    cut, seen = SpecialTokens.cut, []
+
+    def counting(self, text, before=""):
+        seen.append(len(text))
+        return cut(self, text, before)
+
+    monkeypatch.setattr(SpecialTokens, "cut", counting)
+    cuts, text = Cuts(Stretches(SpecialTokens(chats["chatml"].tokenizer))), ""
+    for n in range(50):
+        text += f"<|im_start|>user\nturn {n}<|im_end|>\n"
+        assert cuts.ids(text).tolist() == chats["chatml"].encode(text)
+    assert sum(seen) < 2 * len(text)
 
 
 def test_a_portion_without_prompts_to_render(chats):
@@ -309,10 +351,11 @@ def test_it_remembers_nothing_in_another_process(chats):
     assert list(tokeniser.all([conversation(rng, chats["chatml"], "c")]))
     copy = pickle.loads(pickle.dumps(tokeniser))
     text = "<|im_start|>user\nHi<|im_end|>"
-    assert Stretches(copy.special).ids(text).tolist() == chats["chatml"].encode(text)
+    assert Cuts(Stretches(copy.special)).ids(text).tolist() == chats["chatml"].encode(text)
 
 
 def test_texts_of_no_and_of_special_tokens_alone(chats):
     chat = chats["chatml"]
     for text in ("", "Hi", "<|im_end|>", "<|im_end|><|im_start|>", "\n<|im_end|>\n"):
-        assert Stretches(SpecialTokens(chat.tokenizer)).ids(text).tolist() == chat.encode(text)
+        cuts = Cuts(Stretches(SpecialTokens(chat.tokenizer)))
+        assert cuts.ids(text).tolist() == chat.encode(text)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from interact_jax.data import templates
 from interact_jax.data.chat import ChatFormat
-from interact_jax.data.templates import ChatTemplate
+from interact_jax.data.templates import ChatTemplate, Refusal, Rendering
 from interact_jax.schema import InputError, Message
 from tests.clock import another_clock
 from tests.tiny import TEMPLATES, tiny_tokenizer
@@ -145,6 +145,77 @@ def test_a_process_that_is_ended_in_the_middle_of_a_word(monkeypatch):
     monkeypatch.setattr(templates, "COMMAND", cut_off)
     with pytest.raises(InputError, match="cannot be used: it takes more than 2 seconds"):
         ChatTemplate("of a process that is cut off", {}, "chat_template.jinja")
+
+
+GROWING = (
+    "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('never') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}{% endfor %}{{ thinking }}{{ tools | length if tools }}"
+)
+LAST_FIRST = "{% for m in messages | reverse %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+NOTHING_BUT_THE_LAST = "{{ messages[-1].content }}"
+
+
+def many_renderings():
+    """Prompts of a conversation, each with and without another end; one that is refused."""
+    rows = [
+        {"role": ("user", "assistant")[n % 2], "content": text}
+        for n, text in enumerate(
+            ["Hi 🙂", "error", "\u2028\r\n", "text", "keep", "x" * 99, "Hi 🙂"]
+        )
+    ]
+    refused = {"role": "user", "content": "no"}
+    found = []
+    for n in range(1, len(rows) + 1, 2):
+        other = {**rows[n - 1], "content": rows[n - 1]["content"] + " in hindsight"}
+        found += [rows[:n], [*rows[: n - 1], other], [*rows[: n - 1], refused], rows[:n], rows[:1]]
+    return [
+        Rendering(x, [{"a": 1}] * (n % 3 == 2), thinking=n % 4 == 1) for n, x in enumerate(found)
+    ]
+
+
+@pytest.mark.parametrize("line", [1, 3, 99])
+@pytest.mark.parametrize("source", [GROWING, LAST_FIRST, NOTHING_BUT_THE_LAST])
+def test_many_at_once_are_what_each_is_by_itself(monkeypatch, source, line):
+    monkeypatch.setattr(templates, "LINE", line)
+    template = ChatTemplate(source, {}, "chat_template.jinja")
+
+    def alone(x):
+        try:
+            return template.render(x.rows, x.tools, thinking=x.thinking)
+        except InputError as error:
+            return str(error)
+
+    many = many_renderings()
+    found = template.render_all(many)
+    assert [str(text) for text in found] == [alone(x) for x in many]
+    assert any(isinstance(text, Refusal) for text in found) == (source is GROWING)
+
+
+def test_what_is_asked_and_answered_is_linear_in_a_conversation(monkeypatch):
+    template = ChatTemplate(GROWING, {}, "chat_template.jinja")
+    asked, answered, ask_all = [], [], type(template._process).ask_all
+
+    def counting(self, lines, count):
+        answers = ask_all(self, lines, count)
+        asked.extend(lines)
+        answered.extend(text for _, text in answers)
+        return answers
+
+    monkeypatch.setattr(type(template._process), "ask_all", counting)
+    rows = [{"role": ("user", "assistant")[n % 2], "content": "x" * 1000} for n in range(101)]
+    texts = template.render_all([Rendering(rows[: n + 1]) for n in range(0, 101, 2)])
+    assert [len(text) for text in texts[:2]] == [1006, 3023]
+    for sizes in (map(len, asked), map(len, answered)):
+        assert sum(sizes) < 1.2 * 101 * 1000
+
+
+def test_those_behind_one_that_takes_too_long_are_left_to_be_asked_again():
+    """A process that is killed gives no wrong answers, and those before are right."""
+    template = ChatTemplate(LATER, {}, "chat_template.jinja")
+    rows = [[{"role": "user", "content": text}] for text in ("a", "b", "now", "c")]
+    found = template.render_all([Rendering(x) for x in rows])
+    assert set(found[:2]) <= {"ok", None} and found[2:] == [None, None]
+    assert template.render_all([Rendering(rows[3])]) == ["ok"]
 
 
 def test_half_a_character_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 
 import numpy as np
@@ -65,6 +66,14 @@ def test_the_first_error_comes_with_file_and_line(chat, tmp_path):
         messages.append(str(error.value))
     assert messages[0] == messages[1]
     assert f"logs.jsonl:{PORTION + 2}:" in messages[0]
+
+
+def test_the_garbage_collector_is_as_before(chat, tmp_path):
+    usual, stop = gc.get_threshold(), EncodeSettings(special_tokens="stop")
+    load_dataset(str(logs(tmp_path)), "auto", chat, EncodeSettings(), "tree")
+    with pytest.raises(InputError):
+        load_dataset(str(logs(tmp_path, bad=[1])), "auto", chat, stop, "tree")
+    assert gc.get_threshold() == usual
 
 
 class Dying:

@@ -248,7 +248,7 @@ def mapping(rng: random.Random, stand: Stand) -> Case:
             if said := unnamed(str(error), file, str(names)):
                 return said
             raise
-        same = tomllib.loads(text.decode("utf-8-sig")) == tomllib.loads(MAPPING)
+        same = tomllib.loads(names.read_text("utf-8-sig")) == tomllib.loads(MAPPING)
         return "" if not same or found == expected else "the same names, but other conversations"
 
     return Case(f"mapping file: {what}", opened)

@@ -31,7 +31,7 @@ def test_a_conversation_grows_at_its_end_only(chat):
             text = chat.render(before)
             ids = chat.prompt(before)
             whole = chat.prompt(messages[:end])
-            ids += chat.reply(reply, text, ids)
+            ids += chat.reply(reply, text, ids).tolist()
             assert whole[: len(ids)] == ids
 
 
