@@ -16,10 +16,11 @@ from interact_jax import known, sharding
 from interact_jax.data import holdout
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset, grow, load_dataset
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
 from interact_jax.data.order import Order
-from interact_jax.data.pipeline import BatchSource, Data, Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import BatchSource, Data, LogBatches, first_trees, packing_for
 from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
@@ -122,7 +123,7 @@ class LogFeed:
             method.known,
         )
         log.info("%s", self.packing)
-        self.trees = data.trees_of(self.draws.step(0))
+        self.trees = first_trees(data, self.draws)
         self._data, self._cfg, self._model = data, cfg, model
         self._method, self._workdir = method, workdir
 

@@ -12,10 +12,11 @@ import grain
 import numpy as np
 
 from interact_jax.data.dataset import Dataset, counted_tokens, units_of
+from interact_jax.data.draws import Draws, Place
 from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
 from interact_jax.data.limits import Limits, Member, removed_share
-from interact_jax.data.order import Order
+from interact_jax.data.mixture import MixedDataset
 from interact_jax.data.pack import Placed, padding
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Size, Tree
@@ -25,6 +26,7 @@ from interact_jax.settings import Setting
 
 LOOK_AHEAD = 64  # steps for which shapes are chosen
 AHEAD = 2  # batches that are packed while the device works
+SHOWN = 1000  # conversations whose losses are told where nothing can be used
 SETTINGS = {
     "batch.conversations": Setting(
         0, "conversations in a step's batch; 0 = batch.interactions decides", least=0, most=2**24
@@ -50,58 +52,6 @@ SETTINGS = {
 
 TOTALS = ("interactions", "reply_tokens")
 Read = Callable[[Sequence[int]], list[list[Tree]]]
-
-
-class Draws:
-    """Which conversations each step gets.
-
-    Every epoch has an order of its own (`Order`). A step begins where the previous one ended, so
-    the only state is the number of conversations drawn so far.
-    """
-
-    def __init__(
-        self, interactions: Sequence[int] | np.ndarray, batch: Any, seed: int, epochs: float = 0
-    ):
-        """`interactions` of each conversation; `batch` has `conversations` and `interactions`, one
-        of them 0; `epochs=0` means no end."""
-        self.interactions, self.batch = interactions, batch
-        count = len(interactions)
-        self.order = Order(count, seed)
-        # Conversations of the whole run, at least one.
-        self.total = max(1, round(epochs * count)) if epochs else None
-
-    def step(self, drawn: int) -> list[int]:
-        """The conversations of the step after the first `drawn`; none after the end."""
-        indices: list[int] = []
-        interactions = 0
-        while self.total is None or drawn + len(indices) < self.total:
-            index = self.order[drawn + len(indices)]
-            indices.append(index)
-            interactions += self.interactions[index]
-            if self.batch.conversations:
-                if len(indices) >= self.batch.conversations:
-                    break
-            elif interactions >= self.batch.interactions:
-                break
-        return indices
-
-    def indices(self, drawn: int = 0) -> Iterator[int]:
-        """All conversations from there on."""
-        numbers = itertools.count(drawn) if self.total is None else range(drawn, self.total)
-        return (self.order[n] for n in numbers)
-
-    def steps(self, drawn: int = 0) -> Iterator[list[int]]:
-        """All steps from there on; the last one may be smaller."""
-        while indices := self.step(drawn):
-            yield indices
-            drawn += len(indices)
-
-    def times(self, drawn: int) -> np.ndarray:
-        """How often each conversation is among the first `drawn`: every epoch has each once."""
-        count = len(self.interactions)
-        epochs, rest = divmod(drawn, count)
-        last = [self.order[at] for at in range(drawn - rest, drawn)]
-        return epochs + np.bincount(np.array(last, np.int64), minlength=count)
 
 
 class Data(Protocol):
@@ -132,8 +82,9 @@ class Data(Protocol):
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
 
-    def follow(self, order: Iterator[int]) -> Read:
-        """A function that returns the trees of the next conversations of `order`."""
+    def follow(self, *orders: Iterator[int]) -> Read:
+        """A function that returns the trees of the next conversations: `orders` has the numbers of
+        those of each data set, in it."""
 
     def summary(self) -> Mapping[str, int]:
         """Everything that was lost or mended, by reason."""
@@ -147,13 +98,48 @@ def packing_for(
     ignore_first: int,
     known: Collection[str] = (),
 ) -> Packing:
-    """Shapes for the first steps of a run; `known` as in `Packing.for_trees`."""
-    steps = [dataset.trees_of(step) for step in itertools.islice(draws.steps(), LOOK_AHEAD)]
+    """Shapes for the first steps of a run; `known` as in `Packing.for_trees`. Raises InputError
+    where nothing can be used."""
+    steps = list(itertools.islice(_usable_steps(dataset, draws), LOOK_AHEAD))
     if isinstance(dataset, Dataset):
         trees = dataset.trees_of(range(len(dataset)))
     else:  # `LogBatches` widens rows for what is larger than all of these
         trees = [tree for step in steps for tree in step]
     return Packing.for_trees(trees, row_tokens, height, ignore_first, steps, known)
+
+
+def first_trees(dataset: Data, draws: Draws) -> list[Tree]:
+    """The trees of a run's first step. Raises InputError where nothing can be used."""
+    return next(_usable_steps(dataset, draws))
+
+
+def _usable_steps(dataset: Data, draws: Draws) -> Iterator[list[Tree]]:
+    """The trees of each step of which something can be used. Where nothing can be used of any step
+    of the run, those after its end are looked at, too."""
+    course = draws.course
+    place, tried, found = course.start, list[int](), False
+    while step := draws.step(place) or ([] if found else draws.step(place, beyond=True)):
+        place = course.after(place, step)
+        if trees := dataset.trees_of(step):
+            found = True
+            yield trees
+        elif not found:
+            tried += step
+            if len(tried) >= len(dataset):
+                dataset.follow(*course.rest(course.start))(tried[:SHOWN])  # counts what is lost
+                raise _nothing_usable(len(tried), dataset)
+
+
+def _nothing_usable(tried: int, dataset: Data) -> InputError:
+    lost = "; ".join(_lost(dataset)) or "nothing, there is nothing to learn from in them"
+    return InputError(
+        f"nothing can be used of {count(tried, 'conversation')} in a row, a whole epoch. Look at "
+        f"the settings by which they are lost, or at the data. What was lost so far: {lost}."
+    )
+
+
+def _lost(dataset: Data) -> list[str]:
+    return [count_reason(times, reason) for reason, times in sorted(dataset.summary().items())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +191,7 @@ def check_position(
     if change := _data_change(dataset, position, parts, prints):
         raise InputError(
             f"the run to be resumed had {change}: its position in the data means nothing. Set "
-            "data.path to the data of that run, or use another --workdir (with "
+            "data.path, or data.mixture, to the data of that run, or use another --workdir (with "
             "--config.start_from to continue from the parameters)."
         )
 
@@ -217,6 +203,12 @@ def _data_change(
     prints: Mapping[str, str] | None,
 ) -> str | None:
     """In words, how the data of a position differ from these; None where they do not."""
+    if isinstance(dataset, MixedDataset):
+        if "mixture" not in position:
+            return "one data set, not a mixture of them"
+        return dataset.change(position["mixture"], parts)
+    if "mixture" in position:
+        return "a mixture of data sets"
     then, now = position["conversations"], len(dataset)
     if then != now:
         return f"{count(then, 'conversation')}, now there {'is' if now == 1 else 'are'} {now:,}"
@@ -229,66 +221,63 @@ def _data_change(
     return f"other conversations, replies or weights, or the same {now:,} in another order"
 
 
-class _Steps:
-    """The steps from a position on, as grain reads them: by number, without an end."""
-
-    def __init__(self, draws: Draws, drawn: int):
-        self.draws = draws
-        self.starts = [drawn]
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, number: int) -> list[int]:
-        while len(self.starts) <= number:
-            self.starts.append(self.starts[-1] + len(self.draws.step(self.starts[-1])))
-        step = self.draws.step(self.starts[number])
-        if len(self.starts) == number + 1:
-            self.starts.append(self.starts[number] + len(step))
-        return step
-
-
 class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
-    The position is the number of conversations drawn so far. A thread packs the next AHEAD batches
-    while the device works. That takes a few ms for a step of some hundred trees, so processes would
-    gain nothing here: those of `data.workers` tokenise.
+    The position is how many conversations of each data set have been drawn. A thread packs the next
+    AHEAD batches while the device works. That takes a few ms for a step of some hundred trees, so
+    processes would gain nothing here: those of `data.workers` tokenise.
+
+    A step of which nothing can be used is left out, and the run makes up for it: how many steps it
+    has depends on `draws` alone, so where some were left out (`owed`), it goes on behind its end.
     """
 
     def __init__(self, dataset: Data, draws: Draws, packing: Packing, limits: Limits | None = None):
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self._fingerprint = dataset.prints
-        self._log_factors = np.ones(len(dataset))
+        self._log_factors = _Factors(np.ones(1), np.zeros(len(dataset), np.uint8))
         if limits is not None:
-            self._log_factors = limits.log_factors(dataset.users, dataset.weights)
+            self._log_factors = _Factors.of(limits.log_factors(dataset.users, dataset.weights))
         self._passed = dict.fromkeys(TOTALS, 0)  # by all batches up to here
-        self._go_to(0)
+        self._left_out = 0  # steps
+        self._go_to(draws.course.start)
+
+    @property
+    def drawn(self) -> int:
+        """How many conversations have been drawn."""
+        return sum(self.place)
 
     def steps_left(self) -> int:
         """How many batches are left of the epochs; the last one may be smaller."""
-        return sum(1 for _ in self.draws.steps(self.drawn))
+        return self.draws.steps_left(self.place) + self.owed
 
     def totals(self) -> dict[str, int]:
         """How many interactions and counted reply tokens all batches up to here had."""
         if isinstance(self.dataset, Dataset):
-            return self.dataset.totals(self.draws.times(self.drawn), self.packing.ignore_first)
+            return self.dataset.totals(self.draws.times(self.place), self.packing.ignore_first)
         return dict(self._passed)
 
     def summary(self) -> list[str]:
-        """What was lost or mended on the way from the files to here."""
-        lost = sorted(self.dataset.summary().items())
-        return [count_reason(times, reason) for reason, times in lost]
+        """What was lost or mended on the way from the files to here, and how much was read."""
+        lines = _lost(self.dataset)
+        if self._left_out:
+            steps = count(self._left_out, "step")
+            lines.append(f"{steps} replaced by the next ones: nothing of them can be used")
+        if isinstance(self.dataset, MixedDataset):
+            lines += self.dataset.read_lines(self.place)
+        return lines
 
     def next(self, state: Any = None) -> StepBatch:
         """The next batch. Logs do not depend on the state.
 
         Raises IndexError after the end of the epochs.
         """
-        indices, batch = next(self._ahead)
+        packed = next(self._ahead)
+        batch = packed.batch
         if batch is None:
             raise IndexError(f"all {self.draws.total:,} conversations of the run are drawn")
-        self.drawn += len(indices)
+        self.place, self.owed = packed.place, packed.owed
+        self._left_out += packed.left_out
         self.packing = batch.packing
         counted = counted_tokens(batch.trees, self.packing.ignore_first)
         for name, number in zip(TOTALS, (batch.interactions, counted), strict=True):
@@ -301,53 +290,107 @@ class LogBatches:
         place = {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
         if isinstance(self.dataset, Dataset):
             return place
-        return place | {"full": list(self.packing.full.counts()), "totals": self.totals()}
+        place |= {"full": list(self.packing.full.counts()), "totals": self.totals()}
+        if isinstance(self.dataset, MixedDataset):
+            place["mixture"] = self.dataset.position(self.place, self.draws.course.since)
+        return place | ({"owed": self.owed} if self.owed else {})
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go to a position that `position()` returned; InputError if that was in other data."""
+        """Go to a position that `position()` returned; InputError if that was in other data. The
+        weights of a mixture, and its data sets, may be others than they were."""
         check_position(self.dataset, position, prints=self._fingerprint)
+        place: Place = (position["drawn"],)
         if not isinstance(self.dataset, Dataset):
             self.packing = dataclasses.replace(self.packing, full=Size(*position["full"]))
             self._passed = dict(position["totals"])
-        self._go_to(position["drawn"])
+        if isinstance(self.dataset, MixedDataset):
+            place, since = self.dataset.place_of(position["mixture"])
+            self.draws = self.draws.counted_from(since)
+        self._go_to(place, position.get("owed", 0))
 
-    def _go_to(self, drawn: int) -> None:
-        self.drawn = drawn
-        steps = _Steps(self.draws, drawn)
+    def _go_to(self, place: Place, owed: int = 0) -> None:
+        self.place, self.owed = place, owed
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
         # With a place in the data of its own: a thread that packs for an earlier position, and has
         # not ended yet, goes on from there.
-        packer = _Packer(self, self.dataset.follow(self.draws.indices(drawn)))
-        batches = grain.MapDataset.source(steps).map(packer.pack)
-        self._ahead = iter(batches.to_iter_dataset(reading))
+        packer = _Packer(self, place, owed)
+        batches = grain.MapDataset.range(sys.maxsize).map(packer.pack)
+        self._ahead: Iterator[_Packed] = iter(batches.to_iter_dataset(reading))
 
     def step_factors(self, indices: Sequence[int], members: Sequence[Member]) -> dict[str, float]:
         """The factors for the weights of these conversations in a step of their own."""
         if self.limits is None:
             return {}
         names = (name for name, *_ in members)
-        log_factors = {n: float(self._log_factors[i]) for n, i in zip(names, indices, strict=True)}
+        log_factors = {n: self._log_factors[i] for n, i in zip(names, indices, strict=True)}
         return self.limits.step_factors(members, log_factors)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Factors:
+    """A factor of each conversation. Few of them differ, so each takes a byte or two."""
+
+    different: np.ndarray
+    number_N: np.ndarray
+
+    @classmethod
+    def of(cls, factor_N: np.ndarray) -> _Factors:
+        different, number_N = np.unique(factor_N, return_inverse=True)
+        return cls(different, number_N.astype(np.min_scalar_type(len(different))))
+
+    def __getitem__(self, index: int) -> float:
+        return float(self.different[self.number_N[index]])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Packed:
+    """A batch, or None after the end; the place behind it; and how many steps before it were left
+    out, and how many of all of these the run still owes."""
+
+    batch: StepBatch | None
+    place: Place
+    owed: int
+    left_out: int
+
+
 class _Packer:
-    """Packs the steps from a position on, in order."""
+    """Packs the steps from a place on, in order."""
 
-    def __init__(self, source: LogBatches, read: Read):
-        self.source, self.read, self.packing = source, read, source.packing
+    def __init__(self, source: LogBatches, place: Place, owed: int):
+        self.source, self.draws, self.packing = source, source.draws, source.packing
+        self.place, self.owed = place, owed
+        self._follow(self.draws.total)
 
-    def pack(self, indices: list[int]) -> tuple[list[int], StepBatch | None]:
-        if not indices:  # read ahead, after the end
-            return [], None
+    def _follow(self, end: int | None) -> None:
+        self.end = end
+        self.read = self.source.dataset.follow(*self.draws.course.rest(self.place, end))
+
+    def pack(self, _: int) -> _Packed:
+        """The next batch, which grain asks for by its number, one after the other."""
+        dataset, left_out, tried = self.source.dataset, 0, 0
+        while indices := self._next_step():
+            of_each = self.read(indices)
+            self.place = self.draws.course.after(self.place, indices)
+            if any(of_each):
+                return _Packed(self._batch(indices, of_each), self.place, self.owed, left_out)
+            left_out, tried = left_out + 1, tried + len(indices)
+            self.owed += self.draws.total is not None
+            if tried >= len(dataset):
+                raise _nothing_usable(tried, dataset)
+        return _Packed(None, self.place, self.owed, left_out)  # read ahead, after the end
+
+    def _next_step(self) -> list[int]:
+        indices = self.draws.step(self.place)
+        if not indices and self.owed:
+            self.owed -= 1
+            indices = self.draws.step(self.place, beyond=True)
+            if self.end is not None:
+                self._follow(None)
+        return indices
+
+    def _batch(self, indices: list[int], of_each: list[list[Tree]]) -> StepBatch:
         dataset = self.source.dataset
-        of_each = self.read(indices)
         trees = [tree for of_one in of_each for tree in of_one]
-        if not trees:
-            raise InputError(
-                f"nothing can be used of the {count(len(indices), 'conversation')} of a step. Set "
-                "batch.interactions higher, or leave such conversations out. What was lost so far: "
-                + "; ".join(self.source.summary())
-            )
         if not isinstance(dataset, Dataset):
             self.packing = self.packing.widened(trees)
         members = dataset.members(indices, of_each) if self.source.limits else []
@@ -360,7 +403,7 @@ class _Packer:
         if any(factor < 1 for factor in factors.values()):
             limited = removed_share(members, factors)
             batch = dataclasses.replace(batch, metrics={"limited": limited})
-        return indices, batch
+        return batch
 
 
 def step_batch(

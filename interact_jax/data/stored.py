@@ -188,9 +188,10 @@ class StoredDataset(Counted):
             for i, of_one in zip(indices, trees, strict=True)
         ]
 
-    def follow(self, order: Iterator[int]) -> Read:
-        """A function that returns the trees of the next conversations of `order`, as it is called;
-        they are made ahead. Whoever was followed before is left."""
+    def follow(self, *orders: Iterator[int]) -> Read:
+        """A function that returns the trees of the next conversations of the one order, as it is
+        called; they are made ahead. Whoever was followed before is left."""
+        (order,) = orders
         if self._following is not None:
             self._following.close()
         self._following = follower = _Follower(self, order)

@@ -1,0 +1,336 @@
+"""Several prepared data sets that are learned from together, by weight.
+
+    parse("data/wildchat=3,data/own=1")      [Weighted("data/wildchat", 3), Weighted("data/own", 1)]
+    mixed = MixedDataset(parts, weighted)    `Data` of `LogBatches`
+    mixed.course(seed)                       which conversation is drawn when (`draws.Course`)
+
+Of four conversations that this run draws, three are WildChat's, whatever the sizes of the two. Each
+data set has its own shuffled order, which depends on the seed and on its own content, and begins
+anew when it is through. A position has the number of conversations drawn of each. So weights may
+change when a run is resumed, and data sets come and go: each goes on where it was.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+
+from interact_jax.data.draws import Course, Place
+from interact_jax.data.examples import Target
+from interact_jax.data.fingerprint import difference
+from interact_jax.data.limits import Member
+from interact_jax.data.order import Order
+from interact_jax.data.tree import Tree
+from interact_jax.printable import count
+from interact_jax.schema import Conversation, InputError
+from interact_jax.settings import Setting
+
+SETTINGS = {
+    "data.mixture": Setting(
+        "",
+        "several directories of prepared data instead of data.path, each with its weight: "
+        "data/wildchat=3,data/own=1; needs steps",
+        free=True,
+        before="",
+    ),
+}
+EXPECTED = "expected DIRECTORY=WEIGHT,DIRECTORY=WEIGHT, such as data/wildchat=3,data/own=1"
+GONE = "0"  # the share of a data set that a run has left
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+    """A directory of prepared data, and its weight."""
+
+    path: str
+    weight: Fraction
+
+
+def parse(text: str) -> list[Weighted]:
+    """What `data.mixture` says. A weight is what stands behind the last = before a comma, or before
+    the end, so paths may have both. Raises InputError."""
+    found, end = list[Weighted](), 0
+    for item in re.finditer(r"(?s)(.+?)=([^=,/]*)(?:,|$)", text):
+        path, weight = item[1], item[2].strip()
+        if item.start() != end:
+            break
+        if not re.fullmatch(r"\d{1,9}(\.\d{1,9})?|\.\d{1,9}", weight):
+            raise InputError(
+                f"data.mixture={text}: {path} has the weight {weight!r}, expected a number above "
+                f"0, such as 3 or 0.5; {EXPECTED}."
+            )
+        if not Fraction(weight):
+            raise InputError(
+                f"data.mixture={text}: {path} has the weight 0. Leave it out: where the run is in "
+                "it is kept."
+            )
+        found.append(Weighted(path, Fraction(weight)))
+        end = item.end()
+    if not found or end != len(text) or text.endswith(","):
+        raise InputError(f"data.mixture={text}: {text[end:] or text} has no weight; {EXPECTED}.")
+    paths = collections.Counter(each.path for each in found)
+    for path, times in paths.items():
+        if times > 1:
+            raise InputError(f"data.mixture={text}: {path} is given {times} times.")
+    return found
+
+
+class Part(Protocol):
+    """What a mixture needs of a data set (`stored.StoredDataset`)."""
+
+    @property
+    def interactions(self) -> np.ndarray: ...
+    @property
+    def users(self) -> np.ndarray: ...
+    @property
+    def prints(self) -> dict[str, str]: ...
+    def __len__(self) -> int: ...
+    def trees_of(self, indices: Iterable[int]) -> list[Tree]: ...
+    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]: ...
+    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]: ...
+    def summary(self) -> Mapping[str, int]: ...
+    def lines(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+class MixedDataset:
+    """The conversations of all data sets, numbered through: those of the first, of the second, ...
+
+    Users of two data sets are two, whatever their names. Where two data sets of a step have
+    conversations of one name, those of the later one get the path behind it. Raises InputError
+    where two data sets are the same.
+    """
+
+    def __init__(self, parts: Sequence[Part], weighted: Sequence[Weighted]):
+        self.parts, self.paths = list(parts), [each.path for each in weighted]
+        self.weight_of = [each.weight for each in weighted]
+        self._ids = [part.prints["conversations"] for part in parts]
+        for n, own in enumerate(self._ids):
+            if own in self._ids[:n]:
+                raise InputError(
+                    f"data.mixture: {self.paths[self._ids.index(own)]} and {self.paths[n]} have "
+                    "the same conversations. Give one of them, with the sum of the weights."
+                )
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.interactions = np.concatenate([part.interactions for part in parts])
+        self.users = np.concatenate(
+            [_own_users(part.users, own) for part, own in zip(parts, self._ids, strict=True)]
+        )
+        self._gone: list[dict[str, Any]] = []  # positions in data sets that the run has left
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """As those of its parts: interactions."""
+        return self.interactions.astype(np.float64)
+
+    @property
+    def prints(self) -> dict[str, str]:
+        """Of all parts together."""
+        each = [part.prints for part in self.parts]
+        return {
+            name: hashlib.blake2b(
+                "".join(p[name] for p in each).encode(), digest_size=16
+            ).hexdigest()
+            for name in each[0]
+        }
+
+    def course(self, seed: int) -> Course:
+        """Which conversation is drawn when."""
+        orders = [
+            Order(len(part), _number(f"{seed} {own}", 4))
+            for part, own in zip(self.parts, self._ids, strict=True)
+        ]
+        return Course(orders, self.weight_of)
+
+    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+        """The trees of these conversations."""
+        return [
+            tree for part, i in map(self._place, indices) for tree in self.parts[part].trees_of([i])
+        ]
+
+    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
+        """These conversations, whose trees are at hand, as `Limits` sees them."""
+        members = []
+        for index, of_one in zip(indices, trees, strict=True):
+            part, i = self._place(index)
+            ((name, _, weight),) = self.parts[part].members([i], [of_one])
+            own = name if of_one else f"\0{index}"
+            members.append((own, str(self.users[index] or ""), weight))
+        return members
+
+    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]:
+        """A function that returns the trees of the next conversations; `orders` are those of each
+        data set, by their numbers in it."""
+        reads = [part.follow(order) for part, order in zip(self.parts, orders, strict=True)]
+
+        def read(indices: Sequence[int]) -> list[list[Tree]]:
+            places = [self._place(index) for index in indices]
+            found = [
+                iter(each([i for own, i in places if own == part]))
+                for part, each in enumerate(reads)
+            ]
+            return self._with_own_names([(part, next(found[part])) for part, _ in places])
+
+        return read
+
+    def summary(self) -> collections.Counter[str]:
+        """Everything that was lost or mended, by reason."""
+        return sum((collections.Counter(part.summary()) for part in self.parts), _nothing())
+
+    def lines(self) -> list[str]:
+        """What there is, for people."""
+        whole = sum(self.weight_of)
+        return [
+            f"{path}, {float(weight / whole):.1%} of the conversations drawn: {line}"
+            if n == 0
+            else line
+            for path, weight, part in zip(self.paths, self.weight_of, self.parts, strict=True)
+            for n, line in enumerate(part.lines())
+        ]
+
+    def read_lines(self, place: Place) -> list[str]:
+        """How often each data set has been read, for people."""
+        return [
+            f"{path}: {count(drawn, 'conversation')} drawn, {drawn / len(part):.2f} times all of it"
+            for path, part, drawn in zip(self.paths, self.parts, place, strict=True)
+        ]
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The data set of a conversation, and its number there."""
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return part, index - int(self._starts[part])
+
+    def _with_own_names(self, found: Sequence[tuple[int, list[Tree]]]) -> list[list[Tree]]:
+        """The trees of a step, of conversations with the numbers of their data sets: no two data
+        sets have conversations of one name."""
+        owners: dict[str, int] = {}
+        trees = []
+        for part, of_one in found:
+            names = {reply.target.conversation for tree in of_one for reply in tree.replies}
+            taken = [name for name in names if owners.setdefault(name, part) != part]
+            trees.append([_renamed(tree, self.paths[part]) for tree in of_one] if taken else of_one)
+        return trees
+
+    # ------------------------------------------------------------------------------- the position
+
+    def position(self, place: Place, since: Place) -> list[dict[str, Any]]:
+        """What a checkpoint stores: for each data set what it is, how many of its conversations
+        have been drawn, and from which number on its share is counted."""
+        whole = sum(self.weight_of)
+        now = [
+            {
+                "path": path,
+                "data": part.prints,
+                "conversations": len(part),
+                "drawn": drawn,
+                "since": from_,
+                "share": str(weight / whole),
+            }
+            for path, part, weight, drawn, from_ in zip(
+                self.paths, self.parts, self.weight_of, place, since, strict=True
+            )
+        ]
+        return [*now, *self._gone]
+
+    def place_of(self, saved: Sequence[Mapping[str, Any]]) -> tuple[Place, Place]:
+        """The place of a position, and that from which shares are counted: the same, where weights
+        or data sets are others than they were. A data set that is new begins at its beginning."""
+        by_id = {each["data"]["conversations"]: each for each in saved}
+        then = [by_id.get(own, {"drawn": 0, "since": 0}) for own in self._ids]
+        place = tuple(each["drawn"] for each in then)
+        whole = sum(self.weight_of)
+        shares = {i: str(w / whole) for i, w in zip(self._ids, self.weight_of, strict=True)}
+        before = {i: each["share"] for i, each in by_id.items() if each["share"] != GONE}
+        self._gone = [{**e, "share": GONE} for i, e in by_id.items() if i not in self._ids]
+        if shares != before:
+            return place, place
+        return place, tuple(each["since"] for each in then)
+
+    def change(self, saved: Sequence[Mapping[str, Any]], parts: Collection[str]) -> str | None:
+        """In words, what is another in the data sets of a position; None where they are the same,
+        or were not read yet."""
+        by_id = {each["data"]["conversations"]: each for each in saved}
+        by_path = {each["path"]: each for each in saved}
+        for path, part, own in zip(self.paths, self.parts, self._ids, strict=True):
+            if own in by_id:
+                if change := difference(by_id[own]["data"], part.prints, parts):
+                    return f"{change.format(len(part))} of {path}"
+            elif path in by_path:
+                then = count(by_path[path]["conversations"], "conversation")
+                return f"other data in {path}: {then}, now there are {len(part):,} others"
+        return None
+
+
+def interleaved(sizes: Sequence[int], weighted: Sequence[Weighted], most: int) -> list[Place]:
+    """(data set, number in it) of at most `most` conversations, none twice, as even as weights say
+    while there are any: a sample to look at or to measure by."""
+    places = [
+        (Fraction(n + 1) / each.weight, part, n)
+        for part, (size, each) in enumerate(zip(sizes, weighted, strict=True))
+        for n in range(min(size, most))
+    ]
+    return [(part, n) for _, part, n in sorted(places)[:most]]
+
+
+def with_own_ids(found: Sequence[tuple[str, Conversation]]) -> list[Conversation]:
+    """Conversations, given with the path of their data set: one whose id another data set has, too,
+    gets the path behind it."""
+    owners: dict[str, str] = {}
+    return [
+        conversation
+        if owners.setdefault(conversation.id, path) == path
+        else dataclasses.replace(conversation, id=_own_name(conversation.id, path))
+        for path, conversation in found
+    ]
+
+
+def workers_of(workers: int, weighted: Sequence[Weighted]) -> list[int]:
+    """How many of the processes tokenise each data set: by its share, and one at least."""
+    whole = sum(each.weight for each in weighted)
+    return [math.ceil(workers * each.weight / whole) for each in weighted]
+
+
+def _own_name(name: str, path: str) -> str:
+    return f"{name} ({path})"
+
+
+def _renamed(tree: Tree, path: str) -> Tree:
+    def rename(target: Target) -> Target:
+        old, new = target.conversation, _own_name(target.conversation, path)
+        return dataclasses.replace(
+            target,
+            conversation=new,
+            id=new + target.id.removeprefix(old),
+            unit=new + target.unit.removeprefix(old) if target.unit else "",
+        )
+
+    replies = (dataclasses.replace(reply, target=rename(reply.target)) for reply in tree.replies)
+    return dataclasses.replace(tree, replies=tuple(replies))
+
+
+def _own_users(users_N: np.ndarray, own: str) -> np.ndarray:
+    """Users [N] of a data set among those of others; 0 stays nobody."""
+    return np.where(users_N == 0, users_N, users_N ^ np.uint64(_number(own, 8)))
+
+
+def _number(text: str, size: int) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest())
+
+
+def _nothing() -> collections.Counter[str]:
+    return collections.Counter()
