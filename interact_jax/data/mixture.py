@@ -276,7 +276,9 @@ class MixedDataset:
         return None
 
 
-def interleaved(sizes: Sequence[int], weighted: Sequence[Weighted], most: int) -> list[Place]:
+def interleaved(
+    sizes: Sequence[int], weighted: Sequence[Weighted], most: int
+) -> list[tuple[int, int]]:
     """(data set, number in it) of at most `most` conversations, none twice, as even as weights say
     while there are any: a sample to look at or to measure by."""
     places = [
@@ -300,7 +302,7 @@ def with_own_ids(found: Sequence[tuple[str, Conversation]]) -> list[Conversation
 
 
 def workers_of(workers: int, weighted: Sequence[Weighted]) -> list[int]:
-    """How many of the processes tokenise each data set: by its share, and one at least."""
+    """How many processes tokenise each data set, of so many: its share, rounded up."""
     whole = sum(each.weight for each in weighted)
     return [math.ceil(workers * each.weight / whole) for each in weighted]
 

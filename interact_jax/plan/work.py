@@ -66,7 +66,7 @@ def work_of(cfg: ConfigDict) -> Work:
     """The model and, if it exists and is small, the data of a config; else synthetic dialogues."""
     directory = hf.resolve(cfg.model.path, weights=False)
     _, model = hf.load_config(directory, weights=cfg.model.init == "pretrained")
-    if not cfg.data.path:  # an online run
+    if not cfg.data.path:  # an online run, or prepared data
         return synthetic_work(cfg, model, cfg.model.path)
     check_name(f"data.path={cfg.data.path}", cfg.data.path)
     file = Path(cfg.data.path)
