@@ -35,7 +35,7 @@ class Course:
     wait, and of the others that one is next whose weight is largest for the draws that it would
     then have (the quota method of Balinski and Young):
 
-        weights 3, 1    0 0 1 0  0 0 1 0  ...
+        weights 3, 1    0 0 0 1  0 0 0 1  ...
 
     `since` is the place from which shares are counted, where weights have changed on the way. The
     data sets are numbered through: 0, 1, ... of the first, then those of the second.
