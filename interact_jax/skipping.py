@@ -20,9 +20,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from interact_jax import scoring, sharding
-from interact_jax.data.examples import Target
 from interact_jax.data.pipeline import StepBatch, step_batch
 from interact_jax.methods import Method
 from interact_jax.models.decoder import Decoder
@@ -92,17 +92,19 @@ class Skimmer:
                 number = micro.replies.example_BxR[place.row, place.start]
                 signal[place.id] = mean_BxI[place.row, number]
 
-        def factor(target: Target) -> float:
-            return batch.factor(target) * bool(signal[target.id] >= self.least)
-
-        def strongest(tree: Any) -> float:
-            return max(signal[reply.target.id] for reply in tree.replies)
-
+        trees = batch.trees
+        signal_M = np.array([signal[name] for name, *_ in trees.names])
+        replies = [trees.replies_of(n) for n in range(len(trees))]
+        strong_M = signal_M >= self.least
+        kept = [n for n, of_tree in enumerate(replies) if strong_M[of_tree].any()]
         # If nothing is left, one tree of weight 0 keeps the gradient's shape.
-        kept = [tree for tree in batch.trees if strongest(tree) >= self.least]
-        kept = kept or [min(batch.trees, key=lambda tree: tree.size.T)]
+        kept = kept or [int(trees.sizes_Nx5[:, 0].argmin())]
+        factor_M = strong_M.astype(np.float64)
+        if batch.factor_M is not None:
+            factor_M *= batch.factor_M
+        left_M = factor_M[np.concatenate([replies[n] for n in kept])]
         skipped = sum(mean < self.least for mean in signal.values()) / len(signal)
-        rest = step_batch(batch.packing, kept, batch.interactions, factor)
+        rest = step_batch(batch.packing, trees.take(kept), batch.interactions, left_M)
         metrics = {**batch.metrics, "skipped": skipped}
         left = dataclasses.replace(batch, micro=rest.micro, placed=rest.placed, metrics=metrics)
         return left, sums

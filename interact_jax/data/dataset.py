@@ -19,6 +19,7 @@ from interact_jax.data.copies import COPIES
 from interact_jax.data.encode import Counts, EncodeSettings
 from interact_jax.data.fingerprint import fingerprint
 from interact_jax.data.fitting import count_learned, fit, is_plain
+from interact_jax.data.forest import LENGTH, Forest
 from interact_jax.data.formats import FORMATS
 from interact_jax.data.limits import Member
 from interact_jax.data.mending import REPAIR
@@ -172,18 +173,24 @@ class Dataset(Counted):
 
 def counted_tokens(trees: Iterable[Tree], ignore_first: int) -> int:
     """How many tokens of the replies count, where the first ones of each do not."""
+    if isinstance(trees, Forest):
+        return int(np.maximum(trees.replies_MxC[:, LENGTH] - ignore_first, 0).sum())
     lengths = (len(reply.target.y) for tree in trees for reply in tree.replies)
     return sum(max(0, length - ignore_first) for length in lengths)
 
 
 def units_of(trees: Iterable[Tree]) -> int:
     """How many units there are: interactions, or pairs of replies."""
+    if isinstance(trees, Forest):
+        return trees.units
     targets = (reply.target for tree in trees for reply in tree.replies)
     return len({(target.conversation, target.unit or target.id) for target in targets})
 
 
 def weight_of(trees: Iterable[Tree]) -> float:
     """The weight of all units of a conversation."""
+    if isinstance(trees, Forest):
+        return trees.weight
     targets = (reply.target for tree in trees for reply in tree.replies)
     return sum({target.unit: target.weight for target in targets}.values())
 
@@ -247,7 +254,7 @@ def grow(
         dataset.note(tokenised.counts, conversation.source or conversation.id)
         if tokenised.trees:
             dataset.conversations.append(conversation)
-            dataset.trees.append(tokenised.trees)
+            dataset.trees.append(list(tokenised.trees))
             dataset.interactions.append(tokenised.units)
     return dataset
 

@@ -12,20 +12,22 @@ change when a run is resumed, and data sets come and go: each goes on where it w
 
 from __future__ import annotations
 
+import bisect
 import collections
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from interact_jax.data.draws import Course, Place
-from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import difference
+from interact_jax.data.forest import Forest, Label, Measured, given_with, sizes_of
 from interact_jax.data.limits import Member
 from interact_jax.data.order import Order
 from interact_jax.data.tree import Tree
@@ -44,6 +46,9 @@ SETTINGS = {
 }
 EXPECTED = "expected DIRECTORY=WEIGHT,DIRECTORY=WEIGHT, such as data/wildchat=3,data/own=1"
 GONE = "0"  # the share of a data set that a run has left
+
+
+Read = Callable[[Sequence[int]], Sequence[Sequence[Tree]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +98,9 @@ class Part(Protocol):
     @property
     def prints(self) -> dict[str, str]: ...
     def __len__(self) -> int: ...
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]: ...
+    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]: ...
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]: ...
-    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]: ...
+    def follow(self, *orders: Iterator[int]) -> Read: ...
     def summary(self) -> Mapping[str, int]: ...
     def lines(self) -> list[str]: ...
     def close(self) -> None: ...
@@ -153,11 +158,12 @@ class MixedDataset:
         ]
         return Course(orders, self.weight_of)
 
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
         """The trees of these conversations."""
-        return [
-            tree for part, i in map(self._place, indices) for tree in self.parts[part].trees_of([i])
-        ]
+        places = [self._place(index) for index in indices]
+        for number, part in enumerate(self.parts):  # those that are missing are made together
+            part.trees_of([i for own, i in places if own == number])
+        return _Joined([self.parts[part].trees_of([i]) for part, i in places])
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
@@ -169,12 +175,12 @@ class MixedDataset:
             members.append((own, str(self.users[index] or ""), weight))
         return members
 
-    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]:
+    def follow(self, *orders: Iterator[int]) -> Read:
         """A function that returns the trees of the next conversations; `orders` are those of each
         data set, by their numbers in it."""
         reads = [part.follow(order) for part, order in zip(self.parts, orders, strict=True)]
 
-        def read(indices: Sequence[int]) -> list[list[Tree]]:
+        def read(indices: Sequence[int]) -> Sequence[Sequence[Tree]]:
             places = [self._place(index) for index in indices]
             found = [
                 iter(each([i for own, i in places if own == part]))
@@ -215,16 +221,17 @@ class MixedDataset:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return part, index - int(self._starts[part])
 
-    def _with_own_names(self, found: Sequence[tuple[int, list[Tree]]]) -> list[list[Tree]]:
+    def _with_own_names(self, found: Sequence[tuple[int, Sequence[Tree]]]) -> list[Forest]:
         """The trees of a step, of conversations with the numbers of their data sets: no two data
         sets have conversations of one name."""
         owners: dict[str, int] = {}
-        trees = []
+        forests = []
         for part, of_one in found:
-            names = {reply.target.conversation for tree in of_one for reply in tree.replies}
-            taken = [name for name in names if owners.setdefault(name, part) != part]
-            trees.append([_renamed(tree, self.paths[part]) for tree in of_one] if taken else of_one)
-        return trees
+            forest = Forest.of(of_one)
+            if owners.setdefault(forest.conversation, part) != part and len(forest):
+                forest = _renamed(forest, self.paths[part])
+            forests.append(forest)
+        return forests
 
     # ------------------------------------------------------------------------------- the position
 
@@ -311,18 +318,53 @@ def _own_name(name: str, path: str) -> str:
     return f"{name} ({path})"
 
 
-def _renamed(tree: Tree, path: str) -> Tree:
-    def rename(target: Target) -> Target:
-        old, new = target.conversation, _own_name(target.conversation, path)
-        return dataclasses.replace(
-            target,
-            conversation=new,
-            id=new + target.id.removeprefix(old),
-            unit=new + target.unit.removeprefix(old) if target.unit else "",
-        )
+def _renamed(forest: Forest, path: str) -> Forest:
+    """The trees of a conversation, under a name with the path behind it."""
 
-    replies = (dataclasses.replace(reply, target=rename(reply.target)) for reply in tree.replies)
-    return dataclasses.replace(tree, replies=tuple(replies))
+    def labels() -> list[Label]:
+        return [
+            (
+                _own_name(conversation, path) + id.removeprefix(conversation),
+                _own_name(conversation, path),
+                _own_name(conversation, path) + unit.removeprefix(conversation) if unit else "",
+                reasoning,
+            )
+            for id, conversation, unit, reasoning in forest.labels()
+        ]
+
+    return dataclasses.replace(forest, labels=labels)
+
+
+class _Joined(Measured):
+    """The trees of several conversations, which may not have been read yet."""
+
+    def __init__(self, of_each: Sequence[Sequence[Tree]]):
+        self._of_each = of_each
+        self._ends = list(itertools.accumulate(map(len, of_each)))
+
+    @property
+    def sizes_Nx5(self) -> np.ndarray:
+        """The sizes of the trees: T, P, Q, R, J."""
+        return np.concatenate([np.zeros((0, 5), np.int64), *map(sizes_of, self._of_each)])
+
+    @property
+    def given(self) -> set[str]:
+        """The names of all given log-probabilities."""
+        return {name for trees in self._of_each for name in given_with(trees)}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Tree: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tree]: ...
+    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        place = bisect.bisect_right(self._ends, number)
+        return self._of_each[place][number - self._ends[place]]
 
 
 def _own_users(users_N: np.ndarray, own: str) -> np.ndarray:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from interact_jax.data.dataset import Dataset, counted_tokens, units_of
+from interact_jax.data.dataset import Dataset, counted_tokens
 from interact_jax.data.draws import Draws, Place
-from interact_jax.data.examples import Target
 from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
+from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, Member, removed_share
 from interact_jax.data.mixture import MixedDataset
-from interact_jax.data.pack import Placed, padding
+from interact_jax.data.pack import Places, padding
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Size, Tree
 from interact_jax.printable import count, count_reason
@@ -51,7 +51,7 @@ SETTINGS = {
 
 
 TOTALS = ("interactions", "reply_tokens")
-Read = Callable[[Sequence[int]], list[list[Tree]]]
+Read = Callable[[Sequence[int]], Sequence[Sequence[Tree]]]
 
 
 class Data(Protocol):
@@ -76,7 +76,7 @@ class Data(Protocol):
 
     def __len__(self) -> int: ...
 
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
         """The trees of these conversations."""
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
@@ -100,29 +100,31 @@ def packing_for(
 ) -> Packing:
     """Shapes for the first steps of a run; `known` as in `Packing.for_trees`. Raises InputError
     where nothing can be used."""
-    steps = list(itertools.islice(_usable_steps(dataset, draws), LOOK_AHEAD))
+    usable = list(itertools.islice(_usable_steps(dataset, draws), LOOK_AHEAD))
+    steps = [trees for _, trees in usable]
+    trees: Sequence[Tree]
     if isinstance(dataset, Dataset):
         trees = dataset.trees_of(range(len(dataset)))
     else:  # `LogBatches` widens rows for what is larger than all of these
-        trees = [tree for step in steps for tree in step]
+        trees = dataset.trees_of([i for step, _ in usable for i in step])
     return Packing.for_trees(trees, row_tokens, height, ignore_first, steps, known)
 
 
-def first_trees(dataset: Data, draws: Draws) -> list[Tree]:
+def first_trees(dataset: Data, draws: Draws) -> Sequence[Tree]:
     """The trees of a run's first step. Raises InputError where nothing can be used."""
-    return next(_usable_steps(dataset, draws))
+    return next(_usable_steps(dataset, draws))[1]
 
 
-def _usable_steps(dataset: Data, draws: Draws) -> Iterator[list[Tree]]:
-    """The trees of each step of which something can be used. Where nothing can be used of any step
-    of the run, those after its end are looked at, too."""
+def _usable_steps(dataset: Data, draws: Draws) -> Iterator[tuple[list[int], Sequence[Tree]]]:
+    """Each step of which something can be used, and its trees. Where nothing can be used of any
+    step of the run, those after its end are looked at, too."""
     course = draws.course
     place, tried, found = course.start, list[int](), False
     while step := draws.step(place) or ([] if found else draws.step(place, beyond=True)):
         place = course.after(place, step)
         if trees := dataset.trees_of(step):
             found = True
-            yield trees
+            yield step, trees
         elif not found:
             tried += step
             if len(tried) >= len(dataset):
@@ -147,14 +149,14 @@ class StepBatch:
     """What one optimiser step works on: micro-batches (numpy) and their numbers."""
 
     micro: list[Batch]
-    placed: list[list[Placed]]  # the examples of each micro-batch
+    placed: list[Places]  # the examples of each micro-batch
     interactions: int
     reply_tokens: int  # of y, EOS included
     tokens: int  # in the three token arrays
     slots: int  # of these arrays on the device
-    trees: Sequence[Tree]  # the packed trees
+    trees: Forest  # the packed trees
     packing: Packing  # of their rows
-    factor: Callable[[Target], float]  # for the weights of examples
+    factor_M: np.ndarray | None = None  # for the weights of their replies
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # more values for the log
 
 
@@ -369,10 +371,10 @@ class _Packer:
         """The next batch, which grain asks for by its number, one after the other."""
         dataset, left_out, tried = self.source.dataset, 0, 0
         while indices := self._next_step():
-            of_each = self.read(indices)
+            read = self.read(indices)
             self.place = self.draws.course.after(self.place, indices)
-            if any(of_each):
-                return _Packed(self._batch(indices, of_each), self.place, self.owed, left_out)
+            if any(map(len, read)):
+                return _Packed(self._batch(indices, read), self.place, self.owed, left_out)
             left_out, tried = left_out + 1, tried + len(indices)
             self.owed += self.draws.total is not None
             if tried >= len(dataset):
@@ -388,18 +390,22 @@ class _Packer:
                 self._follow(None)
         return indices
 
-    def _batch(self, indices: list[int], of_each: list[list[Tree]]) -> StepBatch:
+    def _batch(self, indices: list[int], read: Sequence[Sequence[Tree]]) -> StepBatch:
         dataset = self.source.dataset
-        trees = [tree for of_one in of_each for tree in of_one]
+        of_each = [Forest.of(of_one) for of_one in read]
+        trees = Forest.join(of_each)
         if not isinstance(dataset, Dataset):
             self.packing = self.packing.widened(trees)
         members = dataset.members(indices, of_each) if self.source.limits else []
         factors = self.source.step_factors(indices, members)
-
-        def factor(target: Target) -> float:
-            return factors.get(target.conversation, 1.0)
-
-        batch = step_batch(self.packing, trees, units_of(trees), factor)
+        # Every reply of a conversation has its factor.
+        names = [forest.conversation for forest in of_each]
+        replies = [len(forest.replies_MxC) for forest in of_each]
+        factor_M = np.repeat([factors.get(name, 1.0) for name in names], replies)
+        # A conversation that is drawn twice counts once.
+        once = len(set(names)) == len(names)
+        units = sum(forest.units for forest in of_each) if once else trees.units
+        batch = step_batch(self.packing, trees, units, factor_M)
         if any(factor < 1 for factor in factors.values()):
             limited = removed_share(members, factors)
             batch = dataclasses.replace(batch, metrics={"limited": limited})
@@ -408,21 +414,21 @@ class _Packer:
 
 def step_batch(
     packing: Packing,
-    trees: Sequence[Tree],
+    trees: Forest,
     interactions: int,
-    factor: Callable[[Target], float],
+    factor_M: np.ndarray | None = None,
 ) -> StepBatch:
-    """Pack the trees of a step."""
-    micro, placed = zip(*packing.batches(trees, factor), strict=True)
+    """Pack the trees of a step; `factor_M` multiplies the weights of their replies."""
+    micro, placed = zip(*packing.batches(trees, factor_M), strict=True)
     held, slots = np.sum([padding(batch) for batch in micro], axis=0)
     return StepBatch(
         micro=list(micro),
         placed=list(placed),
         interactions=interactions,
-        reply_tokens=sum(tree.size.R for tree in trees),
+        reply_tokens=int(trees.sizes_Nx5[:, 3].sum()),
         tokens=int(held),
         slots=int(slots),
         trees=trees,
         packing=packing,
-        factor=factor,
+        factor_M=factor_M,
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from interact_jax.data.forest import sizes_of
 from interact_jax.data.tree import Size, Tree, split_units
 
 MULTIPLE = 32  # capacities are rounded up to this
@@ -37,19 +38,21 @@ def full_row(trees: Sequence[Tree], row_tokens: int) -> Size:
     The trunk is longer where one tree is longer than `row_tokens`, and never longer than all trees
     together. A tree with more branches than fit is split (`tree.split`); each interaction fits.
     """
-    total = _total(tree.size for tree in trees)
-    trunk = max(min(row_tokens, total.T), *(len(tree.trunk) for tree in trees))
-    room = [int(HEADROOM * trunk * size / total.T) for size in total.counts()]
+    sizes_Nx5 = sizes_of(trees)
+    total, longest = sizes_Nx5.sum(axis=0).tolist(), int(sizes_Nx5[:, 0].max())
+    trunk = max(min(row_tokens, total[0]), longest)
+    room = [int(HEADROOM * trunk * size / total[0]) for size in total]
     full = round_up((trunk, *room[1:]), row_tokens)
     # By themselves, since a branch that forked from the path of another one may be longer after a
     # split.
-    crowded = (tree for tree in trees if not tree.size.fits(full))
+    crowded = [trees[n] for n in np.flatnonzero(~fits(sizes_Nx5, full)).tolist()]
     units = [part.size.counts() for tree in crowded for part in split_units(tree)]
     return round_up(np.max([full.counts(), *units], axis=0), row_tokens)
 
 
-def _total(sizes: Iterable[Size]) -> Size:
-    return sum(sizes, Size(0, 0, 0, 0, 0))
+def fits(sizes_Nx5: np.ndarray, capacity: Size) -> np.ndarray:
+    """Whether each of these sizes [N] is within capacity."""
+    return np.all(sizes_Nx5 <= np.array(capacity.counts()), axis=1)
 
 
 def round_up(needs: Iterable[int], row_tokens: int) -> Size:
@@ -128,20 +131,17 @@ def _exchange(
     return True
 
 
-def _sizes(trees: Sequence[Tree]) -> np.ndarray:
-    return np.array([tree.size.counts() for tree in trees], np.int64).reshape(-1, 5)
-
-
 # ------------------------------------------------------------------------------------ the plan
 
 
 def plan_shapes(
-    steps: Iterable[Sequence[Tree]], full: Size, row_tokens: int, height: int
+    steps: Iterable[np.ndarray], full: Size, row_tokens: int, height: int
 ) -> tuple[Size, ...]:
-    """At most PLANNED shapes for these steps, large ones first; `height` rows a micro-batch."""
+    """At most PLANNED shapes for steps with trees of these sizes [N, 5], large ones first; `height`
+    rows a micro-batch."""
     needs: collections.Counter[Size] = collections.Counter()  # of how many micro-batches
-    for trees in steps:
-        needs.update(_even_rows(_sizes(trees), full, row_tokens, height))
+    for sizes_Nx5 in steps:
+        needs.update(_even_rows(sizes_Nx5, full, row_tokens, height))
     shapes = np.array([shape.counts() for shape in needs], np.int64).reshape(-1, 5)
     weight = np.array(list(needs.values()), np.float64)
     while len(shapes) > PLANNED:
@@ -222,28 +222,29 @@ def _cheapest_merge(shapes: np.ndarray, weight: np.ndarray) -> tuple[int, int]:
 
 
 def share_out(
-    trees: Sequence[Tree], shapes: Sequence[Size], full: Size, height: int
-) -> list[tuple[Size, list[list[Tree]]]]:
-    """The micro-batches of a step: (shape, at most `height` rows of trees) each.
+    sizes_Nx5: np.ndarray, shapes: Sequence[Size], full: Size, height: int
+) -> list[tuple[Size, list[list[int]]]]:
+    """The micro-batches of a step with trees of these sizes: (shape, at most `height` rows) each,
+    where rows have the numbers of their trees.
 
     The cheapest set of micro-batches of `shapes` and `full` that holds the trees; only rows of
     `full` if none of ATTEMPTS sets does.
     """
-    sizes_Nx5, failed, tried = _sizes(trees), 0.0, 0
+    failed, tried = 0.0, 0
     for price, choice in _choices(sizes_Nx5, [*shapes, full], height):
         if price < failed * (1 + DEARER * tried):
             continue
         capacity_Bx5 = np.repeat([shape.counts() for shape in choice], height, axis=0)
         row_N = spread(sizes_Nx5, capacity_Bx5)
         if row_N is not None:
-            rows = _rows(trees, row_N, len(capacity_Bx5))
+            rows = _rows(row_N, len(capacity_Bx5))
             parts = [rows[m * height : (m + 1) * height] for m in range(len(choice))]
             # Few trees may all be in the first rows; a micro-batch without any has no views.
             return [(shape, part) for shape, part in zip(choice, parts, strict=True) if any(part)]
         failed, tried = price, tried + 1
         if tried == ATTEMPTS:
             break
-    rows = fill(trees, full)
+    rows = fill(sizes_Nx5, full)
     return [(full, rows[at : at + height]) for at in range(0, len(rows), height)]
 
 
@@ -270,17 +271,18 @@ def _choices(
     ]
 
 
-def fill(trees: Sequence[Tree], capacity: Size) -> list[list[Tree]]:
-    """Distribute trees over rows by first-fit-decreasing, every array within capacity."""
-    sizes_Nx5, most = _sizes(trees), np.array(capacity.counts())
+def fill(sizes_Nx5: np.ndarray, capacity: Size) -> list[list[int]]:
+    """Distribute trees, by their sizes, over rows by first-fit-decreasing, every array within
+    capacity; the rows have the numbers of their trees."""
+    most = np.array(capacity.counts())
     count = 2 * _least_count(sizes_Nx5.sum(axis=0), most, 1)
     while (row_N := _first_fit(sizes_Nx5, np.repeat([most], count, axis=0))) is None:
         count *= 2
-    return _rows(trees, row_N, int(row_N.max()) + 1)
+    return _rows(row_N, int(row_N.max()) + 1)
 
 
-def _rows(trees: Sequence[Tree], row_N: np.ndarray, count: int) -> list[list[Tree]]:
-    rows: list[list[Tree]] = [[] for _ in range(count)]
-    for tree, b in zip(trees, row_N, strict=True):
-        rows[b].append(tree)
+def _rows(row_N: np.ndarray, count: int) -> list[list[int]]:
+    rows: list[list[int]] = [[] for _ in range(count)]
+    for n, b in enumerate(row_N.tolist()):
+        rows[b].append(n)
     return rows

@@ -24,20 +24,22 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Counted, fit_one, weight_of
+from interact_jax.data.forest import Forest, Measured
 from interact_jax.data.limits import Member
 from interact_jax.data.pipeline import Read
 from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
+from interact_jax.data.tree_index import Sizes
 from interact_jax.data.tree_store import TreeStore
 from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
@@ -176,15 +178,30 @@ class StoredDataset(Counted):
             "weights": digest("conversations", "weigh"),
         }
 
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
-        """The trees of these conversations, in any order; made now where they are not stored."""
-        made = dict(self._made(list(indices)))
+    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
+        """The trees of these conversations, in any order; made now where they are not stored.
+
+        Of those that are stored, only the sizes are read, until somebody looks at a tree."""
+        missing = np.asarray(indices)[~self.store.has(indices)]
+        made = dict(self._made(missing.tolist()))
+        sizes = self.store.sizes(indices)
+        if sizes is not None:
+            return StoredTrees(self, indices, sizes)
+        made |= dict(self._made([i for i in indices if i not in made]))
         return [tree for i in indices for tree in made[i].trees]
+
+    def sizes(self, indices: Sequence[int]) -> Sizes | None:
+        """The sizes of the trees of these conversations; None where some are not stored."""
+        return self.store.sizes(indices)
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
         return [
-            (_name_of(of_one) or f"\0{i}", str(self.users[i] or ""), weight_of(of_one))
+            (
+                Forest.of(of_one).conversation or f"\0{i}",
+                str(self.users[i] or ""),
+                weight_of(of_one),
+            )
             for i, of_one in zip(indices, trees, strict=True)
         ]
 
@@ -196,7 +213,7 @@ class StoredDataset(Counted):
             self._following.close()
         self._following = follower = _Follower(self, order)
 
-        def read(indices: Sequence[int]) -> list[list[Tree]]:
+        def read(indices: Sequence[int]) -> list[Sequence[Tree]]:
             taken = [follower.take(i) for i in indices]
             # What is stored is read here: the thread that makes trees would hold up this one.
             missing = [i for i, made in zip(indices, taken, strict=True) if made is None]
@@ -225,7 +242,7 @@ class StoredDataset(Counted):
 
     def _made(self, indices: Sequence[int]) -> Iterator[tuple[int, Tokenised]]:
         """The trees of these conversations, from the store or made now, in order."""
-        stored = {i: self.store.get(i) for i in indices}
+        stored = dict(zip(indices, self.store.get_all(indices), strict=True))
         made = self.maker.make([i for i in dict.fromkeys(indices) if stored[i] is None])
         for i in indices:
             found = stored[i]
@@ -239,12 +256,54 @@ class StoredDataset(Counted):
         """Count what a conversation lost, once in a run."""
         if not self._counted_N[index]:
             self._counted_N[index] = True
-            self.note(tokenised.counts, _name_of(tokenised.trees) or f"conversation {index:,}")
+            if tokenised.counts:
+                name = Forest.of(tokenised.trees).conversation
+                self.note(tokenised.counts, name or f"conversation {index:,}")
         return tokenised
 
 
-def _name_of(trees: Sequence[Tree]) -> str:
-    return next((reply.target.conversation for tree in trees for reply in tree.replies), "")
+class StoredTrees(Measured):
+    """Trees in a store, of which only the sizes have been read."""
+
+    def __init__(self, dataset: StoredDataset, indices: Sequence[int], sizes: Sizes):
+        self._dataset, self._indices, self._sizes = dataset, indices, sizes
+        self._ends_C = np.cumsum(sizes.trees_C)
+        self._last = -1, Forest.of([])  # the last conversation that was read
+
+    @property
+    def sizes_Nx5(self) -> np.ndarray:
+        """The sizes of the trees: T, P, Q, R, J."""
+        return self._sizes.trees_Nx5
+
+    @property
+    def given(self) -> Collection[str]:
+        """The names of all given log-probabilities."""
+        return (
+            {name for i in self._indices for name in self._trees_of(i).given}
+            if self._sizes.given
+            else ()
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes_Nx5)
+
+    @overload
+    def __getitem__(self, index: int) -> Tree: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tree]: ...
+    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        place = int(np.searchsorted(self._ends_C, number, side="right"))
+        trees = self._trees_of(self._indices[place])
+        return trees[number - int(self._ends_C[place])]
+
+    def _trees_of(self, conversation: int) -> Forest:
+        if self._last[0] != conversation:
+            ((_, made),) = self._dataset._made([conversation])
+            self._last = conversation, Forest.of(made.trees)
+        return self._last[1]
 
 
 _Made = tuple[int, Tokenised | None]
@@ -320,7 +379,8 @@ class _Follower:
                 yield from self._finish(*begun.popleft())
 
     def _missing(self, portion: list[int]) -> list[int]:
-        return [i for i in dict.fromkeys(portion) if not self._dataset.store.has(i)]
+        once = list(dict.fromkeys(portion))
+        return np.array(once)[~self._dataset.store.has(once)].tolist()
 
     def _finish(
         self, portion: list[int], future: Future[dict[int, Tokenised]] | None

@@ -27,7 +27,7 @@ PORTION, CHARACTERS = 64, 1 << 18  # conversations that are worked on at a time,
 class Tokenised:
     """The trees of one conversation; none if nothing of it can be used."""
 
-    trees: list[Tree]
+    trees: Sequence[Tree]
     units: int  # interactions, or pairs of replies
     counts: Counts  # what was lost or cut, by reason
 

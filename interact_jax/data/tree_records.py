@@ -2,103 +2,108 @@
 
     tokenised == from_bytes(to_bytes(tokenised))
 
-A description (msgpack) of lengths, places and targets, then all ids in a row, then the known
-log-probabilities. Arrays of a tree that was read are views of the bytes, read-only.
+A head, then the columns of a `Forest` as they are, then its strings (msgpack). What was read is a
+forest over the bytes, read-only; the strings are unpacked when somebody asks for them.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
 
 import msgpack
 import numpy as np
 
-from interact_jax.data.examples import Target
+from interact_jax.data.forest import LIMB, LIVE, REPLY, TREE, Forest, Kind, Label
 from interact_jax.data.tokenise import Tokenised
-from interact_jax.data.tree import Limb, Place, Reply, Tree
 
-FORMAT = 1  # to be raised where these bytes change
-_LENGTHS = struct.Struct("<II")  # of the description, and ids
+FORMAT = 2  # to be raised where these bytes change
+# The weight of all units, how many of them have names of their own, and how many were counted;
+# trees, limbs, replies, views, given log-probabilities; words, and where trunks and limbs end in
+# them; bytes of the kind, and of the counts.
+_HEAD = struct.Struct("<d12I")
 
 
 def to_bytes(tokenised: Tokenised) -> bytes:
     """The bytes of what a conversation has become."""
-    ids: list[np.ndarray] = []
-    logps: list[np.ndarray] = []
-    trees = [_describe(tree, ids, logps) for tree in tokenised.trees]
-    head = msgpack.packb([trees, tokenised.units, dict(tokenised.counts)])
-    parts = [np.asarray(part, np.int32).tobytes() for part in ids]
-    parts += [np.ascontiguousarray(part).tobytes() for part in logps]
-    return b"".join([_LENGTHS.pack(len(head), sum(map(len, ids))), head, *parts])
-
-
-def from_bytes(data: bytes) -> Tokenised:
-    """What `to_bytes` made bytes of."""
-    size, count = _LENGTHS.unpack_from(data)
-    start = _LENGTHS.size + size
-    trees, units, counts = msgpack.unpackb(memoryview(data)[_LENGTHS.size : start])
-    ids = _Cutter(np.frombuffer(data, np.uint8, 4 * count, start))
-    logps = _Cutter(np.frombuffer(data, np.uint8, offset=start + 4 * count))
-    return Tokenised(
-        [_tree(facts, ids, logps) for facts in trees], units, collections.Counter(counts)
+    forest = Forest.of(tokenised.trees)
+    views, given = forest.kind.views, forest.kind.given
+    tables = (forest.limbs_LxC, forest.replies_MxC)
+    kind = msgpack.packb([views, given])
+    counts = msgpack.packb(dict(tokenised.counts)) if tokenised.counts else b""
+    head = _HEAD.pack(
+        forest.weight,
+        forest.units,
+        tokenised.units,
+        len(forest),
+        *map(len, tables),
+        len(views),
+        len(given),
+        len(forest.word_W),
+        *forest.ends,
+        len(kind),
+        len(counts),
     )
+    # The sizes of the trees are in front: `sizes_in` reads no more.
+    arrays = (forest.trees_NxC, forest.weight_M, *tables, forest.places_MxVx2, forest.word_W)
+    columns = map(np.ndarray.tobytes, (*arrays, forest.given_KxR))
+    return b"".join([head, *columns, kind, counts, _packed(forest.names)])
 
 
-def _describe(tree: Tree, ids: list[np.ndarray], logps: list[np.ndarray]) -> list[Any]:
-    ids.append(tree.trunk)
-    limbs = []
-    for kind in (tree.live, tree.frozen):
-        limbs.append([(len(limb.ids), limb.fork) for limb in kind])
-        ids.extend(limb.ids for limb in kind)
-    replies = []
-    for reply in tree.replies:
-        t = reply.target
-        ids.append(t.y)
-        logps.extend(t.known.values())
-        known = [(name, values.dtype.str, len(values)) for name, values in t.known.items()]
-        places = [(view, place.limb, place.start) for view, place in reply.places.items()]
-        facts = (t.id, len(t.y), t.conversation, t.unit, t.side, float(t.weight), t.reasoning)
-        replies.append((facts, known, places))
-    return [len(tree.trunk), *limbs, sorted(tree.frozen_views), replies]
-
-
-class _Cutter:
-    """Takes arrays from the front of bytes, one after the other."""
-
-    def __init__(self, data: np.ndarray):
-        self.data, self.at = data, 0
-
-    def take(self, count: int, dtype: str = "<i4") -> np.ndarray:
-        end = self.at + count * np.dtype(dtype).itemsize
-        part = self.data[self.at : end].view(dtype)
-        self.at = end
-        return part
-
-
-def _tree(facts: list[Any], ids: _Cutter, logps: _Cutter) -> Tree:
-    length, live, frozen, frozen_views, replies = facts
-    return Tree(
-        ids.take(length),
-        tuple(Limb(ids.take(size), fork) for size, fork in live),
-        tuple(Limb(ids.take(size), fork) for size, fork in frozen),
-        tuple(_replies(replies, ids, logps)),
-        frozenset(frozen_views),
+def from_bytes(data: bytes, at: int = 0) -> Tokenised:
+    """What `to_bytes` made bytes of, which begin at a multiple of 8."""
+    weight, named, units, N, L, M, V, K, W, *ends, of_kind, of_counts = _HEAD.unpack_from(data, at)
+    at, R = at + _HEAD.size, W - ends[1]
+    trees, weights = N * TREE, 2 * M
+    limbs = trees + weights + L * LIMB
+    replies = limbs + M * REPLY
+    places = replies + 2 * M * V
+    words = places + W
+    number = np.frombuffer(data, np.int32, words + K * R, at)
+    at += 4 * (words + K * R)
+    kind = _kind(data[at : at + of_kind])
+    at += of_kind
+    counts = collections.Counter[str]()
+    if of_counts:
+        counts.update(msgpack.unpackb(data[at : at + of_counts]))
+    forest = Forest(
+        kind,
+        number[:trees].reshape(N, TREE),
+        number[trees + weights : limbs].reshape(L, LIMB),
+        number[limbs:replies].reshape(M, REPLY),
+        number[replies:places].reshape(M, V, 2),
+        number[trees : trees + weights].view(np.float64),
+        number[places:words],
+        (ends[0], ends[1]),
+        number[words:].view(np.float32).reshape(K, R),
+        functools.partial(_unpacked, data, at + of_counts),
+        (named, weight),
     )
+    return Tokenised(forest, units, counts)
 
 
-def _replies(replies: list[Any], ids: _Cutter, logps: _Cutter) -> Iterator[Reply]:
-    for (name, length, conversation, unit, side, weight, reasoning), known, places in replies:
-        target = Target(
-            name,
-            ids.take(length),
-            conversation,
-            unit,
-            side,
-            weight,
-            {of: logps.take(count, dtype) for of, dtype, count in known},
-            reasoning,
-        )
-        yield Reply(target, {view: Place(limb, start) for view, limb, start in places})
+def size_of_sizes(data: bytes) -> int:
+    """How many bytes, from the beginning of what `to_bytes` made, `sizes_in` needs."""
+    return _HEAD.size + 4 * TREE * int(_HEAD.unpack_from(data)[3])
+
+
+def sizes_in(data: bytes) -> np.ndarray:
+    """The sizes [N, 5] of the trees in the first bytes of what `to_bytes` made."""
+    count = int(_HEAD.unpack_from(data)[3])
+    return np.frombuffer(data, np.int32, count * TREE, _HEAD.size).reshape(count, TREE)[:, :LIVE]
+
+
+@functools.lru_cache(64)
+def _kind(data: bytes) -> Kind:
+    views, given = msgpack.unpackb(data)
+    return Kind(tuple(views), tuple(given))
+
+
+def _packed(names: Sequence[Label]) -> bytes:
+    return msgpack.packb(list(zip(*names, strict=True)))
+
+
+def _unpacked(data: bytes, start: int) -> list[Label]:
+    return list(zip(*msgpack.unpackb(memoryview(data)[start:]), strict=True))

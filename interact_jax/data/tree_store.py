@@ -3,16 +3,19 @@
     store = TreeStore.open(folder, key={...}, count=1_000_000)
     store.put(17, tokenised)
     store.get(17)              as it was put; None where there is nothing, or it is damaged
+    store.sizes([17, 4])       of their trees, without reading these; None where one is missing
 
-Every process appends to a file of its own; an index of 8 bytes for each conversation says in which
-file, and where, its record begins. A record is complete before the index names it, and has a
-checksum, so a store that was left at any moment can be used again: what is missing or damaged is
-made anew. Two processes may put the same conversation; they put the same trees.
+Every process appends to a file of its own; an index (`tree_index`) has an entry of 48 bytes for
+each conversation: in which file its record is, and where, and the sizes of its trees. A record is
+complete before the index names it, and both have checksums, so a store that was left at any moment
+can be used again: what is missing or damaged is made anew. Two processes may put the same
+conversation; they put the same trees.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -21,20 +24,30 @@ import os
 import struct
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from interact_jax.data.forest import Forest
 from interact_jax.data.tokenise import Tokenised
-from interact_jax.data.tree_records import FORMAT, from_bytes, to_bytes
+from interact_jax.data.tree_index import (
+    ENTRY,
+    GIVEN,
+    MOST,
+    OFFSET_BITS,
+    SEVERAL,
+    Sizes,
+    TreeIndex,
+)
+from interact_jax.data.tree_records import FORMAT, from_bytes, size_of_sizes, sizes_in, to_bytes
 
 log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct("<II")  # length and checksum of a record
-OFFSET_BITS = 40  # of an entry of the index; the rest numbers the file, from 1
-INDEX, KEY = "index.u64", "key.json"
+FIRST = 2048  # bytes of a record that are read for its sizes
+INDEX, KEY = "index.bin", "key.json"
 
 
 class TreeStore:
@@ -43,7 +56,7 @@ class TreeStore:
     def __init__(self, folder: Path, count: int):
         self.folder, self.count = folder, count
         self.full = False  # nothing more can be written
-        self._index_N = np.memmap(folder / INDEX, np.uint64, "r+", shape=(count,))
+        self._index = TreeIndex(folder / INDEX, count)
         self._own: int | None = None  # descriptor of the file of this process
         self._number, self._end = 0, 0  # of that file
         self._readers: dict[int, int] = {}  # file number -> descriptor
@@ -59,7 +72,7 @@ class TreeStore:
             # Two processes may come here: whoever links its empty index first has made the store.
             partial = place / f"{INDEX}.{uuid.uuid4().hex}"
             with partial.open("wb") as file:
-                file.truncate(8 * count)
+                file.truncate(ENTRY.itemsize * count)
             try:
                 os.link(partial, place / INDEX)
             except FileExistsError:
@@ -68,36 +81,58 @@ class TreeStore:
                 partial.unlink()
         return cls(place, count)
 
-    def has(self, index: int) -> bool:
-        """Whether a conversation has been put, damaged or not."""
-        return bool(self._index_N[index])
+    def has(self, indices: Sequence[int]) -> np.ndarray:
+        """Whether each of these conversations has been put; its record may be damaged."""
+        return self._index.find(indices)[1]
 
     def held(self) -> int:
         """How many conversations have been put."""
-        return int(np.count_nonzero(self._index_N))
+        return self._index.held()
 
     def get(self, index: int) -> Tokenised | None:
         """The trees of a conversation, if they are there and whole."""
-        entry = int(self._index_N[index])
-        if not entry:
+        return self.get_all([index])[0]
+
+    def get_all(self, indices: Sequence[int]) -> list[Tokenised | None]:
+        """The trees of each of these conversations, where they are there and whole."""
+        entry_C, is_there_C = self._index.find(indices)
+        places, lengths = entry_C["place"].tolist(), (entry_C["length"] & MOST).tolist()
+        found = zip(indices, places, lengths, is_there_C.tolist(), strict=True)
+        return [self._read(*where) if there else None for *where, there in found]
+
+    def sizes(self, indices: Sequence[int]) -> Sizes | None:
+        """The sizes of the trees of these conversations; None where one has not been put. Where a
+        conversation has several trees, the beginning of its record is read."""
+        entry_C, is_there_C = self._index.find(indices)
+        if not is_there_C.all():
             return None
-        try:
-            file = self._reader(entry >> OFFSET_BITS)
-            offset = entry & ((1 << OFFSET_BITS) - 1)
-            head = os.pread(file, _HEAD.size, offset)
-            length, checksum = _HEAD.unpack(head)
-            data = os.pread(file, length, offset + _HEAD.size)
-            if len(data) == length and _checksum(index, data) == checksum:
-                return from_bytes(data)
-        except (OSError, ValueError, IndexError, struct.error) as error:
-            log.debug("%s: %s", self.folder, error)
-        self._index_N[index] = 0
-        return None
+        size_Cx5, length_C = entry_C["size"].astype(np.int64), entry_C["length"]
+        trees_C = np.ones(len(indices), np.int64)
+        several = np.flatnonzero(length_C & SEVERAL)
+        if len(several):
+            parts = list(size_Cx5[:, None])
+            for n in several.tolist():
+                own = self._sizes_of(int(entry_C["place"][n]), int(length_C[n] & MOST))
+                if own is None or (own.sum(axis=0) != size_Cx5[n]).any():
+                    self._index.drop(int(indices[n]))
+                    return None
+                parts[n], trees_C[n] = own, len(own)
+            size_Cx5 = np.concatenate(parts)
+        return Sizes(
+            size_Cx5,
+            trees_C,
+            entry_C["units"].astype(np.int64),
+            entry_C["weight"],
+            bool((length_C & GIVEN).any()),
+        )
 
     def put(self, index: int, tokenised: Tokenised) -> None:
         """Keep the trees of a conversation. Where the disk is full, nothing more is kept."""
-        if not self.full:
-            self._index_N[index] = self._append(index, to_bytes(tokenised))
+        forest = Forest.of(tokenised.trees)
+        data = to_bytes(dataclasses.replace(tokenised, trees=forest))
+        record = _HEAD.pack(len(data), _checksum(index, data, 0)) + data
+        if not self.full and len(record) <= MOST and (place := self._append(record)):
+            self._index.put(index, *place, len(record), forest)
 
     def close(self) -> None:
         """Close all files. What was put stays."""
@@ -108,9 +143,37 @@ class TreeStore:
             os.close(self._own)
             self._own = None
 
-    def _append(self, index: int, data: bytes) -> int:
-        """The entry of the index for a record that has been written; 0 where it could not be."""
-        record = _HEAD.pack(len(data), _checksum(index, data)) + data
+    def _read(self, index: int, place: int, length: int) -> Tokenised | None:
+        try:
+            record = self._bytes(place, length)
+            size, checksum = _HEAD.unpack_from(record)
+            if (
+                size == len(record) - _HEAD.size
+                and _checksum(index, record, _HEAD.size) == checksum
+            ):
+                return from_bytes(record, _HEAD.size)
+        except (OSError, ValueError, struct.error) as error:
+            log.debug("%s: %s", self.folder, error)
+        self._index.drop(index)
+        return None
+
+    def _sizes_of(self, place: int, length: int) -> np.ndarray | None:
+        try:
+            first = self._bytes(place, min(length, FIRST))[_HEAD.size :]
+            if (needed := size_of_sizes(first)) > len(first):
+                first = self._bytes(place, min(length, _HEAD.size + needed))[_HEAD.size :]
+            return sizes_in(first)
+        except (OSError, ValueError, struct.error) as error:
+            log.debug("%s: %s", self.folder, error)
+            return None
+
+    def _bytes(self, place: int, length: int) -> bytes:
+        """The first bytes of a record."""
+        offset = place & ((1 << OFFSET_BITS) - 1)
+        return os.pread(self._reader(place >> OFFSET_BITS), length, offset)
+
+    def _append(self, record: bytes) -> tuple[int, int] | None:
+        """The file and the offset of a record that has been written; None where it could not be."""
         try:
             if self._own is None:
                 self._own = self._begin_file()
@@ -119,9 +182,9 @@ class TreeStore:
         except OSError as error:
             self.full = True
             log.warning("trees are not kept in %s any more: %s", self.folder, error)
-            return 0
+            return None
         offset, self._end = self._end, self._end + len(record)
-        return self._number << OFFSET_BITS | offset
+        return self._number, offset
 
     def _begin_file(self) -> int:
         """A file of this process: the first number that is free."""
@@ -142,6 +205,6 @@ class TreeStore:
         return self.folder / f"trees-{number:06d}.bin"
 
 
-def _checksum(index: int, data: bytes) -> int:
-    """Of a record and the conversation that it is of."""
-    return zlib.crc32(data, index & 0xFFFFFFFF)
+def _checksum(index: int, record: bytes, start: int) -> int:
+    """Of a record from `start` on, and of the conversation that it is of."""
+    return zlib.crc32(memoryview(record)[start:], index & 0xFFFFFFFF)

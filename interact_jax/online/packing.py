@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from interact_jax.data.forest import sizes_of
 from interact_jax.data.rows import Packing
-from interact_jax.data.shapes import cost, share_out
+from interact_jax.data.shapes import cost
 from interact_jax.data.tree import Size, Tree, split, split_units
 from interact_jax.known import SAMPLER
 
@@ -75,5 +76,4 @@ def _on_grid(number: int) -> int:
 def _cost(packing: Packing, trees: Sequence[Tree]) -> float:
     """The cost of the rows that the trees would be in."""
     parts = [part for tree in trees for part in split(tree, packing.full)]
-    batches = share_out(parts, packing.shapes, packing.full, packing.height)
-    return sum(cost(shape) for shape, _ in batches)
+    return sum(cost(shape) for shape, _ in packing.plan(sizes_of(parts)))

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from interact_jax.data.dataset import counted_tokens, weight_of
-from interact_jax.data.examples import Target
+from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, removed_share
 from interact_jax.data.pipeline import StepBatch, step_batch
 from interact_jax.data.rows import Packing
@@ -248,11 +248,9 @@ class Rollouts:
             if lesson.units
         ]
         factors = self.limits.step_factors(members, {})
-
-        def factor(target: Target) -> float:
-            return factors.get(target.conversation, 1.0)
-
-        batch = step_batch(self.packing, trees, units, factor)
+        forest = Forest.of(trees)
+        factor_M = np.array([factors.get(name, 1.0) for _, name, *_ in forest.names])
+        batch = step_batch(self.packing, forest, units, factor_M)
         metrics = self._metrics(step)
         if any(value < 1 for value in factors.values()):
             metrics["limited"] = removed_share(members, factors)
