@@ -59,7 +59,7 @@ def mixed(chat, folder, weights: str, sources=SOURCES, workers: int = 0) -> Mixe
 def batches(dataset: MixedDataset, interactions: int = 9, seed: int = 3) -> LogBatches:
     sizes = SimpleNamespace(conversations=0, interactions=interactions)
     draws = Draws(dataset.interactions, sizes, seed, course=dataset.course(seed))
-    return LogBatches(dataset, draws, packing_for(dataset, draws, 64, 2, 1), Limits(8, 4))
+    return LogBatches(dataset, draws, packing_for(dataset, draws, 512, 2, 1), Limits(8, 4))
 
 
 def texts(batch) -> list[str]:
