@@ -19,11 +19,13 @@ from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset, grow, load_dataset
 from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.first_steps import first_trees, packing_for
 from interact_jax.data.limits import Limits
 from interact_jax.data.mixture import MixedDataset
 from interact_jax.data.order import Order
-from interact_jax.data.pipeline import BatchSource, Data, LogBatches, first_trees, packing_for
+from interact_jax.data.pipeline import BatchSource, LogBatches
 from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
+from interact_jax.data.reading import Data
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
 from interact_jax.data.stored import StoredDataset, cache_folder

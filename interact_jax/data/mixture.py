@@ -19,7 +19,7 @@ import hashlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, overload
 
@@ -30,7 +30,9 @@ from interact_jax.data.fingerprint import difference
 from interact_jax.data.forest import Forest, Label, Measured, given_with, sizes_of
 from interact_jax.data.limits import Member
 from interact_jax.data.order import Order
+from interact_jax.data.reading import Read
 from interact_jax.data.tree import Tree
+from interact_jax.data.tree_index import Sizes
 from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
 from interact_jax.settings import Setting
@@ -46,9 +48,6 @@ SETTINGS = {
 }
 EXPECTED = "expected DIRECTORY=WEIGHT,DIRECTORY=WEIGHT, such as data/wildchat=3,data/own=1"
 GONE = "0"  # the share of a data set that a run has left
-
-
-Read = Callable[[Sequence[int]], Sequence[Sequence[Tree]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +98,8 @@ class Part(Protocol):
     def prints(self) -> dict[str, str]: ...
     def __len__(self) -> int: ...
     def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]: ...
+    def sizes(self, indices: Sequence[int]) -> Sizes | None: ...
+    def forests_of(self, indices: Sequence[int]) -> list[Forest]: ...
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]: ...
     def follow(self, *orders: Iterator[int]) -> Read: ...
     def summary(self) -> Mapping[str, int]: ...
@@ -164,6 +165,26 @@ class MixedDataset:
         for number, part in enumerate(self.parts):  # those that are missing are made together
             part.trees_of([i for own, i in places if own == number])
         return _Joined([self.parts[part].trees_of([i]) for part, i in places])
+
+    def sizes(self, indices: Sequence[int]) -> Sizes | None:
+        """The sizes of the trees of these conversations; None where some are not stored."""
+        each = [self.parts[part].sizes([i]) for part, i in map(self._place, indices)]
+        found = [sizes for sizes in each if sizes is not None]
+        if len(found) < len(each):
+            return None
+        return Sizes(
+            np.concatenate([sizes.trees_Nx5 for sizes in found]),
+            np.concatenate([sizes.trees_C for sizes in found]),
+            np.concatenate([sizes.units_C for sizes in found]),
+            np.concatenate([sizes.weight_C for sizes in found]),
+            any(sizes.given for sizes in found),
+        )
+
+    def forests_of(self, indices: Sequence[int]) -> list[Forest]:
+        """The trees of each of these conversations, in any order."""
+        places = [self._place(index) for index in indices]
+        found = [(part, self.parts[part].forests_of([i])[0]) for part, i in places]
+        return self._with_own_names(found)
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""

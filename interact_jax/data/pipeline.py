@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import grain
 import numpy as np
 
 from interact_jax.data.dataset import Dataset, counted_tokens
 from interact_jax.data.draws import Draws, Place
-from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
+from interact_jax.data.first_steps import first_trees, losses, nothing_usable
 from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, Member, removed_share
 from interact_jax.data.mixture import MixedDataset
 from interact_jax.data.pack import Places, padding
+from interact_jax.data.positions import check_position
+from interact_jax.data.reading import Data, Stored
 from interact_jax.data.rows import Packing
-from interact_jax.data.tree import Size, Tree
-from interact_jax.printable import count, count_reason
-from interact_jax.schema import Batch, InputError
+from interact_jax.data.shares import Share, Views, pack_share
+from interact_jax.data.tree import Size
+from interact_jax.printable import count
+from interact_jax.schema import Batch, RunStopped
 from interact_jax.settings import Setting
 
-LOOK_AHEAD = 64  # steps for which shapes are chosen
 AHEAD = 2  # batches that are packed while the device works
-SHOWN = 1000  # conversations whose losses are told where nothing can be used
 SETTINGS = {
     "batch.conversations": Setting(
         0, "conversations in a step's batch; 0 = batch.interactions decides", least=0, most=2**24
@@ -51,97 +52,6 @@ SETTINGS = {
 
 
 TOTALS = ("interactions", "reply_tokens")
-Read = Callable[[Sequence[int]], Sequence[Sequence[Tree]]]
-
-
-class Data(Protocol):
-    """What batches are made of: conversations by number, all in memory (`dataset.Dataset`) or read
-    as they are drawn (`stored.StoredDataset`)."""
-
-    @property
-    def interactions(self) -> Sequence[int] | np.ndarray:
-        """Of each conversation."""
-
-    @property
-    def users(self) -> np.ndarray:
-        """Of each conversation, "" or 0 where nobody is named."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Of each conversation."""
-
-    @property
-    def prints(self) -> dict[str, str]:
-        """Digests of all that is learned, as `fingerprint`."""
-
-    def __len__(self) -> int: ...
-
-    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
-        """The trees of these conversations."""
-
-    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
-        """These conversations, whose trees are at hand, as `Limits` sees them."""
-
-    def follow(self, *orders: Iterator[int]) -> Read:
-        """A function that returns the trees of the next conversations: `orders` has the numbers of
-        those of each data set, in it."""
-
-    def summary(self) -> Mapping[str, int]:
-        """Everything that was lost or mended, by reason."""
-
-
-def packing_for(
-    dataset: Data,
-    draws: Draws,
-    row_tokens: int,
-    height: int,
-    ignore_first: int,
-    known: Collection[str] = (),
-) -> Packing:
-    """Shapes for the first steps of a run; `known` as in `Packing.for_trees`. Raises InputError
-    where nothing can be used."""
-    usable = list(itertools.islice(_usable_steps(dataset, draws), LOOK_AHEAD))
-    steps = [trees for _, trees in usable]
-    trees: Sequence[Tree]
-    if isinstance(dataset, Dataset):
-        trees = dataset.trees_of(range(len(dataset)))
-    else:  # `LogBatches` widens rows for what is larger than all of these
-        trees = dataset.trees_of([i for step, _ in usable for i in step])
-    return Packing.for_trees(trees, row_tokens, height, ignore_first, steps, known)
-
-
-def first_trees(dataset: Data, draws: Draws) -> Sequence[Tree]:
-    """The trees of a run's first step. Raises InputError where nothing can be used."""
-    return next(_usable_steps(dataset, draws))[1]
-
-
-def _usable_steps(dataset: Data, draws: Draws) -> Iterator[tuple[list[int], Sequence[Tree]]]:
-    """Each step of which something can be used, and its trees. Where nothing can be used of any
-    step of the run, those after its end are looked at, too."""
-    course = draws.course
-    place, tried, found = course.start, list[int](), False
-    while step := draws.step(place) or ([] if found else draws.step(place, beyond=True)):
-        place = course.after(place, step)
-        if trees := dataset.trees_of(step):
-            found = True
-            yield step, trees
-        elif not found:
-            tried += step
-            if len(tried) >= len(dataset):
-                dataset.follow(*course.rest(course.start))(tried[:SHOWN])  # counts what is lost
-                raise _nothing_usable(len(tried), dataset)
-
-
-def _nothing_usable(tried: int, dataset: Data) -> InputError:
-    lost = "; ".join(_lost(dataset)) or "nothing, there is nothing to learn from in them"
-    return InputError(
-        f"nothing can be used of {count(tried, 'conversation')} in a row, a whole epoch. Look at "
-        f"the settings by which they are lost, or at the data. What was lost so far: {lost}."
-    )
-
-
-def _lost(dataset: Data) -> list[str]:
-    return [count_reason(times, reason) for reason, times in sorted(dataset.summary().items())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,47 +92,6 @@ class BatchSource(Protocol):
         """What was read and what was lost, for people."""
 
 
-def check_position(
-    dataset: Data,
-    position: Mapping[str, Any],
-    parts: Collection[str] = tuple(DIFFERENCES),
-    prints: Mapping[str, str] | None = None,
-) -> None:
-    """Raise InputError where a position of `LogBatches` is one in other data, as far as these parts
-    of the fingerprint show; `prints` is the dataset's, if it is known already."""
-    if change := _data_change(dataset, position, parts, prints):
-        raise InputError(
-            f"the run to be resumed had {change}: its position in the data means nothing. Set "
-            "data.path, or data.mixture, to the data of that run, or use another --workdir (with "
-            "--config.start_from to continue from the parameters)."
-        )
-
-
-def _data_change(
-    dataset: Data,
-    position: Mapping[str, Any],
-    parts: Collection[str],
-    prints: Mapping[str, str] | None,
-) -> str | None:
-    """In words, how the data of a position differ from these; None where they do not."""
-    if isinstance(dataset, MixedDataset):
-        if "mixture" not in position:
-            return "one data set, not a mixture of them"
-        return dataset.change(position["mixture"], parts)
-    if "mixture" in position:
-        return "a mixture of data sets"
-    then, now = position["conversations"], len(dataset)
-    if then != now:
-        return f"{count(then, 'conversation')}, now there {'is' if now == 1 else 'are'} {now:,}"
-    if "data" in position:
-        change = difference(position["data"], prints or dataset.prints, parts)
-        return change and change.format(now)
-    known = legacy_digests(dataset).items()  # earlier versions stored these, or fewer
-    if all(position.get(name, number) == number for name, number in known):
-        return None
-    return f"other conversations, replies or weights, or the same {now:,} in another order"
-
-
 class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
@@ -234,8 +103,18 @@ class LogBatches:
     has depends on `draws` alone, so where some were left out (`owed`), it goes on behind its end.
     """
 
-    def __init__(self, dataset: Data, draws: Draws, packing: Packing, limits: Limits | None = None):
+    def __init__(
+        self,
+        dataset: Data,
+        draws: Draws,
+        packing: Packing,
+        limits: Limits | None = None,
+        share: Share | None = None,
+    ):
+        """`share` is that of one of several processes, which have all trees in their stores: its
+        batches have its rows, and the numbers of all. `dataset` is then `reading.Stored`."""
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
+        self.share = share
         self._fingerprint = dataset.prints
         self._log_factors = _Factors(np.ones(1), np.zeros(len(dataset), np.uint8))
         if limits is not None:
@@ -261,7 +140,7 @@ class LogBatches:
 
     def summary(self) -> list[str]:
         """What was lost or mended on the way from the files to here, and how much was read."""
-        lines = _lost(self.dataset)
+        lines = losses(self.dataset)
         if self._left_out:
             steps = count(self._left_out, "step")
             lines.append(f"{steps} replaced by the next ones: nothing of them can be used")
@@ -281,8 +160,7 @@ class LogBatches:
         self.place, self.owed = packed.place, packed.owed
         self._left_out += packed.left_out
         self.packing = batch.packing
-        counted = counted_tokens(batch.trees, self.packing.ignore_first)
-        for name, number in zip(TOTALS, (batch.interactions, counted), strict=True):
+        for name, number in zip(TOTALS, (batch.interactions, packed.counted), strict=True):
             self._passed[name] += number
         return batch
 
@@ -319,6 +197,11 @@ class LogBatches:
         batches = grain.MapDataset.range(sys.maxsize).map(packer.pack)
         self._ahead: Iterator[_Packed] = iter(batches.to_iter_dataset(reading))
 
+    @functools.cached_property
+    def views(self) -> Views:
+        """The views of the run's replies, as far as its first step shows."""
+        return Views.of(first_trees(self.dataset, self.draws))
+
     def step_factors(self, indices: Sequence[int], members: Sequence[Member]) -> dict[str, float]:
         """The factors for the weights of these conversations in a step of their own."""
         if self.limits is None:
@@ -353,6 +236,7 @@ class _Packed:
     place: Place
     owed: int
     left_out: int
+    counted: int = 0  # reply tokens that count
 
 
 class _Packer:
@@ -365,20 +249,21 @@ class _Packer:
 
     def _follow(self, end: int | None) -> None:
         self.end = end
-        self.read = self.source.dataset.follow(*self.draws.course.rest(self.place, end))
+        if self.source.share is None:
+            self.read = self.source.dataset.follow(*self.draws.course.rest(self.place, end))
 
     def pack(self, _: int) -> _Packed:
         """The next batch, which grain asks for by its number, one after the other."""
-        dataset, left_out, tried = self.source.dataset, 0, 0
+        source, left_out, tried = self.source, 0, 0
         while indices := self._next_step():
-            read = self.read(indices)
             self.place = self.draws.course.after(self.place, indices)
-            if any(map(len, read)):
-                return _Packed(self._batch(indices, read), self.place, self.owed, left_out)
+            batch, counted = self._batch(indices) if source.share is None else self._share(indices)
+            if batch is not None:
+                return _Packed(batch, self.place, self.owed, left_out, counted)
             left_out, tried = left_out + 1, tried + len(indices)
             self.owed += self.draws.total is not None
-            if tried >= len(dataset):
-                raise _nothing_usable(tried, dataset)
+            if tried >= len(source.dataset):
+                raise nothing_usable(tried, source.dataset)
         return _Packed(None, self.place, self.owed, left_out)  # read ahead, after the end
 
     def _next_step(self) -> list[int]:
@@ -390,9 +275,12 @@ class _Packer:
                 self._follow(None)
         return indices
 
-    def _batch(self, indices: list[int], read: Sequence[Sequence[Tree]]) -> StepBatch:
+    def _batch(self, indices: list[int]) -> tuple[StepBatch | None, int]:
+        """A step, and how many of its reply tokens count; None where nothing of it can be used."""
         dataset = self.source.dataset
-        of_each = [Forest.of(of_one) for of_one in read]
+        of_each = [Forest.of(of_one) for of_one in self.read(indices)]
+        if not any(map(len, of_each)):
+            return None, 0
         trees = Forest.join(of_each)
         if not isinstance(dataset, Dataset):
             self.packing = self.packing.widened(trees)
@@ -406,10 +294,62 @@ class _Packer:
         once = len(set(names)) == len(names)
         units = sum(forest.units for forest in of_each) if once else trees.units
         batch = step_batch(self.packing, trees, units, factor_M)
-        if any(factor < 1 for factor in factors.values()):
-            limited = removed_share(members, factors)
-            batch = dataclasses.replace(batch, metrics={"limited": limited})
-        return batch
+        batch = dataclasses.replace(batch, metrics=_limited(members, factors))
+        return batch, counted_tokens(trees, self.packing.ignore_first)
+
+    def _share(self, indices: list[int]) -> tuple[StepBatch | None, int]:
+        """As `_batch`, of the share of a process: sizes alone are known of the rest."""
+        source, dataset = self.source, cast(Stored, self.source.dataset)
+        assert source.share is not None
+        trees, sizes = dataset.trees_of(indices), dataset.sizes(indices)
+        if sizes is None:
+            raise RunStopped(
+                "trees are not kept, since the disk is full: several processes need all of them. "
+                "Make room in data.cache."
+            )
+        # The others are counted by one process each.
+        useless = [i for i, n in zip(indices, sizes.trees_C, strict=True) if not n]
+        dataset.forests_of([i for i in useless if i in source.share.numbers(len(dataset))])
+        if not len(trees):
+            return None, 0
+        self.packing = self.packing.widened(trees)
+        of_tree = np.repeat(np.arange(len(indices)), sizes.trees_C).tolist()
+        names = [str(i) for i in indices]  # no two conversations of the data have one number
+        users = [str(dataset.users[i] or "") for i in indices]
+        members = list(zip(names, users, sizes.weight_C.tolist(), strict=True))
+        factors = source.step_factors(indices, members if source.limits else [])
+        step = pack_share(
+            source.share,
+            self.packing,
+            trees,
+            of_tree,
+            lambda places: dataset.forests_of([indices[place] for place in places]),
+            lambda place: factors.get(names[place], 1.0),
+            source.views,
+        )
+        units_of = dict(zip(indices, sizes.units_C.tolist(), strict=True))
+        units, tokens = sum(units_of.values()), int(sizes.trees_Nx5[:, 3].sum())
+        batch = StepBatch(
+            micro=step.micro,
+            placed=step.placed,
+            interactions=units,
+            reply_tokens=tokens,
+            tokens=step.tokens,
+            slots=step.slots,
+            trees=step.trees,
+            packing=self.packing,
+            factor_M=step.factor_M,
+            metrics=_limited(members, factors),
+        )
+        # Near enough: a reply may be shorter than what is left out of each.
+        return batch, max(0, tokens - self.packing.ignore_first * int(sizes.units_C.sum()))
+
+
+def _limited(members: Sequence[Member], factors: Mapping[str, float]) -> dict[str, float]:
+    """How much weight the factors take away, for the log."""
+    if not any(factor < 1 for factor in factors.values()):
+        return {}
+    return {"limited": removed_share(members, factors)}
 
 
 def step_batch(

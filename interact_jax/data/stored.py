@@ -36,7 +36,7 @@ from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Counted, fit_one, weight_of
 from interact_jax.data.forest import Forest, Measured
 from interact_jax.data.limits import Member
-from interact_jax.data.pipeline import Read
+from interact_jax.data.reading import Read
 from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
@@ -193,6 +193,10 @@ class StoredDataset(Counted):
     def sizes(self, indices: Sequence[int]) -> Sizes | None:
         """The sizes of the trees of these conversations; None where some are not stored."""
         return self.store.sizes(indices)
+
+    def forests_of(self, indices: Sequence[int]) -> list[Forest]:
+        """The trees of each of these conversations, in any order."""
+        return [Forest.of(self._count(i, made).trees) for i, made in self._made(indices)]
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""

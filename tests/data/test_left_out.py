@@ -8,8 +8,9 @@ import pytest
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.draws import Draws
+from interact_jax.data.first_steps import first_trees, packing_for
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import LogBatches, first_trees, packing_for
+from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.stored import StoredDataset
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.schema import Conversation, InputError, Message

@@ -10,6 +10,7 @@ import pytest
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.draws import Draws
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.limits import Limits
 from interact_jax.data.mixture import (
     MixedDataset,
@@ -19,7 +20,7 @@ from interact_jax.data.mixture import (
     with_own_ids,
     workers_of,
 )
-from interact_jax.data.pipeline import LogBatches, packing_for
+from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.stored import StoredDataset
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.schema import Conversation, InputError, Message

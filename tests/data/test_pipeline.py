@@ -13,7 +13,8 @@ import pytest
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.draws import Draws
-from interact_jax.data.pipeline import AHEAD, LogBatches, packing_for
+from interact_jax.data.first_steps import packing_for
+from interact_jax.data.pipeline import AHEAD, LogBatches
 from interact_jax.data.rows import Packing
 from interact_jax.schema import InputError
 from tests.trees import grow, random_window

@@ -17,8 +17,9 @@ from interact_jax.data.dataset import grow
 from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.fingerprint import DIFFERENCES, digest_trees
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import LogBatches, packing_for
+from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.stored import StoredDataset
 from interact_jax.data.tokenise import Tokenised, Tokeniser
 from interact_jax.data.tree_records import from_bytes, to_bytes
