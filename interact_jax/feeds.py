@@ -239,4 +239,6 @@ def _sample(
         iter(data.batch([order[n] for own, n in chosen if own == part]))
         for part, (data, order) in enumerate(zip(shards, orders, strict=True))
     ]
-    return mixture.with_own_ids([(weighted[part].path, next(found[part])) for part, _ in chosen])
+    if len(weighted) == 1:
+        return list(found[0])
+    return [mixture.with_own_id(next(found[part]), weighted[part].path) for part, _ in chosen]

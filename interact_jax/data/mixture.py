@@ -110,9 +110,9 @@ class Part(Protocol):
 class MixedDataset:
     """The conversations of all data sets, numbered through: those of the first, of the second, ...
 
-    Users of two data sets are two, whatever their names. Where two data sets of a step have
-    conversations of one name, those of the later one get the path behind it. Raises InputError
-    where two data sets are the same.
+    Conversations of two data sets are two, whatever their names, and so are users: behind the name
+    of a conversation stands the path of its data set. Raises InputError where two data sets are the
+    same.
     """
 
     def __init__(self, parts: Sequence[Part], weighted: Sequence[Weighted]):
@@ -183,8 +183,9 @@ class MixedDataset:
     def forests_of(self, indices: Sequence[int]) -> list[Forest]:
         """The trees of each of these conversations, in any order."""
         places = [self._place(index) for index in indices]
-        found = [(part, self.parts[part].forests_of([i])[0]) for part, i in places]
-        return self._with_own_names(found)
+        return [
+            _renamed(self.parts[part].forests_of([i])[0], self.paths[part]) for part, i in places
+        ]
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
@@ -207,7 +208,7 @@ class MixedDataset:
                 iter(each([i for own, i in places if own == part]))
                 for part, each in enumerate(reads)
             ]
-            return self._with_own_names([(part, next(found[part])) for part, _ in places])
+            return [_renamed(next(found[part]), self.paths[part]) for part, _ in places]
 
         return read
 
@@ -241,18 +242,6 @@ class MixedDataset:
         """The data set of a conversation, and its number there."""
         part = int(np.searchsorted(self._starts, index, side="right")) - 1
         return part, index - int(self._starts[part])
-
-    def _with_own_names(self, found: Sequence[tuple[int, Sequence[Tree]]]) -> list[Forest]:
-        """The trees of a step, of conversations with the numbers of their data sets: no two data
-        sets have conversations of one name."""
-        owners: dict[str, int] = {}
-        forests = []
-        for part, of_one in found:
-            forest = Forest.of(of_one)
-            if owners.setdefault(forest.conversation, part) != part and len(forest):
-                forest = _renamed(forest, self.paths[part])
-            forests.append(forest)
-        return forests
 
     # ------------------------------------------------------------------------------- the position
 
@@ -317,16 +306,9 @@ def interleaved(
     return [(part, n) for _, part, n in sorted(places)[:most]]
 
 
-def with_own_ids(found: Sequence[tuple[str, Conversation]]) -> list[Conversation]:
-    """Conversations, given with the path of their data set: one whose id another data set has, too,
-    gets the path behind it."""
-    owners: dict[str, str] = {}
-    return [
-        conversation
-        if owners.setdefault(conversation.id, path) == path
-        else dataclasses.replace(conversation, id=_own_name(conversation.id, path))
-        for path, conversation in found
-    ]
+def with_own_id(conversation: Conversation, path: str) -> Conversation:
+    """A conversation of the data set of this path, by the name that it has in a mixture."""
+    return dataclasses.replace(conversation, id=_own_name(conversation.id, path))
 
 
 def workers_of(workers: int, weighted: Sequence[Weighted]) -> list[int]:
@@ -339,8 +321,9 @@ def _own_name(name: str, path: str) -> str:
     return f"{name} ({path})"
 
 
-def _renamed(forest: Forest, path: str) -> Forest:
-    """The trees of a conversation, under a name with the path behind it."""
+def _renamed(trees: Sequence[Tree], path: str) -> Forest:
+    """The trees of a conversation, under the name that it has in a mixture."""
+    forest = Forest.of(trees)
 
     def labels() -> list[Label]:
         return [

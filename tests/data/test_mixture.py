@@ -17,7 +17,7 @@ from interact_jax.data.mixture import (
     Weighted,
     interleaved,
     parse,
-    with_own_ids,
+    with_own_id,
     workers_of,
 )
 from interact_jax.data.pipeline import LogBatches
@@ -237,12 +237,11 @@ def test_conversations_of_one_name_are_two(chat, tmp_path):
     assert batch.interactions == sum(expected)
     names = {reply.target.conversation for tree in batch.trees for reply in tree.replies}
     assert len(names) == len(set(source.draws.step()))
-    renamed = [r.target for t in batch.trees for r in t.replies if "(" in r.target.conversation]
-    assert renamed
-    for target in renamed:
-        assert target.conversation.endswith((" (a)", " (b)"))
-        assert target.id.startswith(target.conversation)
-        assert target.unit == "" or target.unit.startswith(target.conversation)
+    for tree in batch.trees:
+        for target in (reply.target for reply in tree.replies):
+            assert target.conversation.endswith((" (a)", " (b)"))
+            assert target.id.startswith(target.conversation)
+            assert target.unit.startswith(target.conversation)
 
 
 def test_users_of_two_data_sets_are_two(chat, tmp_path):
@@ -260,9 +259,11 @@ def test_users_of_two_data_sets_are_two(chat, tmp_path):
     assert users[0] and users[1] and users[0] != users[1] and not users[2]
 
 
-def test_ids_of_a_sample_are_its_own():
-    found = with_own_ids([(path, c) for path in ("a", "b") for c in talks(2, path)])
-    assert [c.id for c in found] == ["c0", "c1", "c0 (b)", "c1 (b)"]
+def test_ids_of_a_sample_are_those_of_the_run(chat, tmp_path):
+    (apple,) = talks(1, "Apples")
+    read = mixed(chat, tmp_path, "a=1,b=1").follow(iter([0]), iter([0]))
+    (tree,), _ = read([0, 40])
+    assert with_own_id(apple, "a").id == tree.replies[0].target.conversation == "c0 (a)"
 
 
 def test_a_sample_is_as_even_as_weights_say():
