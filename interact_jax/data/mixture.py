@@ -12,16 +12,14 @@ change when a run is resumed, and data sets come and go: each goes on where it w
 
 from __future__ import annotations
 
-import bisect
 import collections
 import dataclasses
 import hashlib
-import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Protocol, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -161,31 +159,48 @@ class MixedDataset:
 
     def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
         """The trees of these conversations."""
-        places = [self._place(index) for index in indices]
-        for number, part in enumerate(self.parts):  # those that are missing are made together
-            part.trees_of([i for own, i in places if own == number])
-        return _Joined([self.parts[part].trees_of([i]) for part, i in places])
+        places = self._places(indices)
+        found = [part.trees_of(own) for part, own in zip(self.parts, places.own, strict=True)]
+        sizes = [part.sizes(own) for part, own in zip(self.parts, places.own, strict=True)]
+        known = [each for each in sizes if each is not None]
+        if len(known) == len(sizes):
+            counts = [each.trees_C.tolist() for each in known]
+            return _Joined(found, places.merged_trees(counts))
+        each = [self.parts[part].trees_of([i]) for part, i in map(self._place, indices)]
+        return [tree for trees in each for tree in trees]
 
     def sizes(self, indices: Sequence[int]) -> Sizes | None:
         """The sizes of the trees of these conversations; None where some are not stored."""
-        each = [self.parts[part].sizes([i]) for part, i in map(self._place, indices)]
-        found = [sizes for sizes in each if sizes is not None]
-        if len(found) < len(each):
+        places = self._places(indices)
+        sizes = [part.sizes(own) for part, own in zip(self.parts, places.own, strict=True)]
+        known = [each for each in sizes if each is not None]
+        if len(known) < len(sizes):
             return None
+        trees = places.merged_trees([each.trees_C.tolist() for each in known])
+        order_C = places.order_C
+
+        def merged(name: str) -> np.ndarray:
+            return np.concatenate([getattr(each, name) for each in known])[order_C]
+
+        starts = np.cumsum([0, *(len(each.trees_Nx5) for each in known)])
+        trees_Nx5 = np.concatenate([each.trees_Nx5 for each in known])
         return Sizes(
-            np.concatenate([sizes.trees_Nx5 for sizes in found]),
-            np.concatenate([sizes.trees_C for sizes in found]),
-            np.concatenate([sizes.units_C for sizes in found]),
-            np.concatenate([sizes.weight_C for sizes in found]),
-            any(sizes.given for sizes in found),
+            trees_Nx5[[int(starts[part]) + n for part, n in trees]],
+            merged("trees_C"),
+            merged("units_C"),
+            merged("weight_C"),
+            any(each.given for each in known),
         )
 
     def forests_of(self, indices: Sequence[int]) -> list[Forest]:
         """The trees of each of these conversations, in any order."""
-        places = [self._place(index) for index in indices]
-        return [
-            _renamed(self.parts[part].forests_of([i])[0], self.paths[part]) for part, i in places
+        places = self._places(indices)
+        found = [
+            _renamed(trees, path)
+            for path, part, own in zip(self.paths, self.parts, places.own, strict=True)
+            for trees in part.forests_of(own)
         ]
+        return [found[n] for n in places.order_C.tolist()]
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
@@ -203,12 +218,13 @@ class MixedDataset:
         reads = [part.follow(order) for part, order in zip(self.parts, orders, strict=True)]
 
         def read(indices: Sequence[int]) -> Sequence[Sequence[Tree]]:
-            places = [self._place(index) for index in indices]
+            places = self._places(indices)
             found = [
-                iter(each([i for own, i in places if own == part]))
-                for part, each in enumerate(reads)
+                _renamed(trees, path)
+                for path, own_read, own in zip(self.paths, reads, places.own, strict=True)
+                for trees in own_read(own)
             ]
-            return [_renamed(next(found[part]), self.paths[part]) for part, _ in places]
+            return [found[n] for n in places.order_C.tolist()]
 
         return read
 
@@ -237,6 +253,14 @@ class MixedDataset:
     def close(self) -> None:
         for part in self.parts:
             part.close()
+
+    def _places(self, indices: Sequence[int]) -> _Places:
+        part_C = np.searchsorted(self._starts, indices, side="right") - 1
+        number_C = np.asarray(indices, np.int64) - self._starts[part_C]
+        own = [number_C[part_C == part].tolist() for part in range(len(self.parts))]
+        order_C = np.empty(len(part_C), np.int64)
+        order_C[np.argsort(part_C, kind="stable")] = np.arange(len(part_C))
+        return _Places(part_C, own, order_C)
 
     def _place(self, index: int) -> tuple[int, int]:
         """The data set of a conversation, and its number there."""
@@ -339,17 +363,38 @@ def _renamed(trees: Sequence[Tree], path: str) -> Forest:
     return dataclasses.replace(forest, labels=labels)
 
 
-class _Joined(Measured):
-    """The trees of several conversations, which may not have been read yet."""
+class _Places(NamedTuple):
+    """Where conversations C are: their data sets; by data set, their numbers there; and the place
+    of each where the data sets come one after the other."""
 
-    def __init__(self, of_each: Sequence[Sequence[Tree]]):
-        self._of_each = of_each
-        self._ends = list(itertools.accumulate(map(len, of_each)))
+    part_C: np.ndarray
+    own: list[list[int]]
+    order_C: np.ndarray
+
+    def merged_trees(self, counts: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+        """(data set, number) of each tree, where the conversations of the data sets have so many of
+        them."""
+        left = [iter(each) for each in counts]
+        at, trees = [0] * len(counts), list[tuple[int, int]]()
+        for part in self.part_C.tolist():
+            start, at[part] = at[part], at[part] + next(left[part])
+            trees += [(part, n) for n in range(start, at[part])]
+        return trees
+
+
+class _Joined(Measured):
+    """Trees of several data sets, which may not have been read yet."""
+
+    def __init__(self, of_each: Sequence[Sequence[Tree]], trees: Sequence[tuple[int, int]]):
+        """`trees` has the data set of each tree, and its number among those of that."""
+        self._of_each, self._trees = of_each, trees
 
     @property
     def sizes_Nx5(self) -> np.ndarray:
         """The sizes of the trees: T, P, Q, R, J."""
-        return np.concatenate([np.zeros((0, 5), np.int64), *map(sizes_of, self._of_each)])
+        starts = np.cumsum([0, *map(len, self._of_each)]).tolist()
+        sizes_Nx5 = np.concatenate([np.zeros((0, 5), np.int64), *map(sizes_of, self._of_each)])
+        return sizes_Nx5[[starts[part] + n for part, n in self._trees]]
 
     @property
     def given(self) -> set[str]:
@@ -357,7 +402,7 @@ class _Joined(Measured):
         return {name for trees in self._of_each for name in given_with(trees)}
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return len(self._trees)
 
     @overload
     def __getitem__(self, index: int) -> Tree: ...
@@ -366,9 +411,8 @@ class _Joined(Measured):
     def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        place = bisect.bisect_right(self._ends, number)
-        return self._of_each[place][number - self._ends[place]]
+        part, number = self._trees[index]
+        return self._of_each[part][number]
 
 
 def _own_users(users_N: np.ndarray, own: str) -> np.ndarray:

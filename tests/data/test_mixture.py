@@ -231,7 +231,7 @@ def test_changed_data_are_named(chat, tmp_path):
 
 def test_conversations_of_one_name_are_two(chat, tmp_path):
     """Of both data sets all conversations are called c0, c1, ..."""
-    source = batches(mixed(chat, tmp_path, "a=1,b=1"), interactions=60)
+    source = batches(mixed(chat, tmp_path, "a=1,b=1"), interactions=30)
     batch = source.next()
     expected = [source.dataset.interactions[i] for i in set(source.draws.step())]
     assert batch.interactions == sum(expected)
