@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from interact_jax.data import shapes
 from interact_jax.data.encode import Unit
 from interact_jax.data.examples import PREFERRED, REJECTED, Example, Target, as_ids
+from interact_jax.data.forest import sizes_of
 from interact_jax.data.pack import Placed, pack
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.data.shapes import fill, full_row
-from interact_jax.data.tree import GROW, Tree
+from interact_jax.data.shapes import full_row
+from interact_jax.data.tree import GROW, Size, Tree
 from interact_jax.schema import Batch
 
 FROZEN = {HINDSIGHT}
@@ -89,9 +91,14 @@ def random_pairs(
     return window
 
 
+def fill(trees: Sequence[Tree], capacity: Size) -> list[list[Tree]]:
+    """Rows of these trees, as few as hold them."""
+    return [[trees[n] for n in row] for row in shapes.fill(sizes_of(trees), capacity)]
+
+
 def pack_windows(
     windows: Sequence[list[Unit]], row_tokens: int = 64, **how: Any
-) -> tuple[Batch, list[Placed]]:
+) -> tuple[Batch, Sequence[Placed]]:
     """Rows with the trees of these windows, and an empty one. `factors` are those of conversations'
     weights, 1 where there is none."""
     factors = how.pop("factors", {})
@@ -99,7 +106,6 @@ def pack_windows(
     capacity = full_row(trees, row_tokens)
     rows = fill(trees, capacity)
 
-    def factor(target: Target) -> float:
-        return factors.get(target.conversation, 1.0)
-
-    return pack(rows, capacity, len(rows) + 1, factor=factor, **how)
+    targets = [reply.target for row in rows for tree in row for reply in tree.replies]
+    factor_M = [factors.get(target.conversation, 1.0) for target in targets]
+    return pack(rows, capacity, len(rows) + 1, factor_M=factor_M, **how)

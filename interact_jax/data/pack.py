@@ -101,70 +101,76 @@ def pack_forest(
     replies."""
     chosen = _Chosen.of(forest, rows)
     (trunk, live, frozen), branches, spots = _streams(chosen, capacity, height)
-    row_M, length_M = chosen.row_M, chosen.replies_MxC[:, LENGTH]
-    layout = _Layout(row_M, length_M, np.full(height, capacity.R))
-    held, word, example, place = _entries(chosen, layout)
-    shape = (height, capacity.R)
-    share_M, tables = _tables(chosen, factor_M, shape)
-    weight = layout.repeat((share_M / np.maximum(1, length_M - ignore_first))[None])[0]
-    weight *= place >= ignore_first
-    predictor, frozen_views = _predictors(chosen, layout, spots, place, shape)
+    length_M = chosen.replies_MxC[:, LENGTH]
+    start_M = _starts(length_M)
+    place_R = np.arange(length_M.sum()) - np.repeat(start_M, length_M)
+    word_R = place_R + np.repeat(forest.ends[1] + forest.starts.ids_M[chosen.reply_M], length_M)
+    used_B = np.bincount(chosen.row_M, length_M, height).astype(np.int64)
+    share_M, tables = _tables(chosen, factor_M, (height, capacity.R))
+    weight_R = np.repeat(share_M / np.maximum(1, length_M - ignore_first), length_M)
+    weight_R *= place_R >= ignore_first
+    views, predictors = _predictors(chosen, spots, place_R)
+    number_R = np.repeat(1 + _places_in_rows(chosen.row_M), length_M)
+    flat = np.array([number_R, forest.word_W[word_R], *predictors], np.int32)
+    example, target, *predictors = _in_rows(flat, used_B, capacity.R)
+    example -= 1  # padding: -1
+    (weight,) = _in_rows(weight_R.astype(np.float32)[None], used_B, capacity.R)
+    frozen_bits = np.bitwise_or.reduce(chosen.trees_KxC[:, FROZEN], initial=0)
     batch = Batch(
         trunk=trunk,
         live=live,
         frozen=frozen,
         branches=branches,
         replies=Replies(
-            example.reshape(shape),
-            forest.word_W[word].reshape(shape),
-            weight.astype(np.float32).reshape(shape),
-            predictor,
-            {name: _given(forest, name, held, word).reshape(shape) for name in sorted(known)},
+            example,
+            target,
+            weight,
+            {forest.kind.views[v]: indices for v, indices in zip(views, predictors, strict=True)},
+            _given(forest, known, word_R, used_B, capacity.R),
             *tables,
         ),
-        frozen_views=frozen_views,
+        frozen_views=tuple(sorted(forest.kind.views[v] for v in views if frozen_bits >> v & 1)),
     )
-    start_M = layout.start_Z[: len(row_M)] - row_M * capacity.R
-    return batch, Places(forest, chosen.reply_M, np.stack([row_M, start_M, length_M], axis=1))
+    start_M -= _starts(used_B)[chosen.row_M]
+    places = np.stack([chosen.row_M, start_M, length_M], axis=1)
+    return batch, Places(forest, chosen.reply_M, places)
 
 
 class _Chosen(NamedTuple):
     """The trees K of rows, with their limbs A and replies M: numbers of them in the forest."""
 
     forest: Forest
-    trees_KxC: np.ndarray
     tree_K: np.ndarray
+    trees_KxC: np.ndarray
     row_K: np.ndarray
     limb_A: np.ndarray
     tree_A: np.ndarray  # among the chosen ones
-    row_A: np.ndarray
     first_limb_K: np.ndarray  # among the chosen ones
-    replies_MxC: np.ndarray
     reply_M: np.ndarray
+    replies_MxC: np.ndarray
     tree_M: np.ndarray
     row_M: np.ndarray
 
     @classmethod
     def of(cls, forest: Forest, rows: Sequence[Sequence[int]]) -> _Chosen:
-        tree_K = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
+        tree_K = np.array([number for row in rows for number in row], np.int64)
         row_K = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         trees_KxC, at_K, starts = forest.trees_NxC[tree_K], np.arange(len(tree_K)), forest.starts
         limbs_K, replies_K = trees_KxC[:, LIMBS], trees_KxC[:, REPLIES]
         tree_A, tree_M = np.repeat(at_K, limbs_K), np.repeat(at_K, replies_K)
-        first_A, first_M = _starts(limbs_K), _starts(replies_K)
-        limb_A = (starts.limb_N[tree_K] - first_A)[tree_A] + np.arange(len(tree_A))
-        reply_M = (starts.reply_N[tree_K] - first_M)[tree_M] + np.arange(len(tree_M))
+        first_limb_K = _starts(limbs_K)
+        limb_A = (starts.limb_N[tree_K] - first_limb_K)[tree_A] + np.arange(len(tree_A))
+        reply_M = (starts.reply_N[tree_K] - _starts(replies_K))[tree_M] + np.arange(len(tree_M))
         return cls(
             forest,
-            trees_KxC,
             tree_K,
+            trees_KxC,
             row_K,
             limb_A,
             tree_A,
-            row_K[tree_A],
-            first_A,
-            forest.replies_MxC[reply_M],
+            first_limb_K,
             reply_M,
+            forest.replies_MxC[reply_M],
             tree_M,
             row_K[tree_M],
         )
@@ -175,33 +181,20 @@ def _starts(length_N: np.ndarray) -> np.ndarray:
 
 
 def _places_in_rows(row_N: np.ndarray) -> np.ndarray:
-    """The place of each in its row: 0, 1, ... where a row begins anew."""
-    at_N = np.arange(len(row_N))
-    return at_N - np.searchsorted(row_N, row_N)
+    """The place of each in its row, where they are in the order of rows: 0, 1, ..."""
+    return np.arange(len(row_N)) - np.searchsorted(row_N, row_N)
 
 
-class _Layout:
-    """Pieces Z in rows of a given room, whose rest is padding, laid out flat row by row."""
-
-    def __init__(self, row_Z: np.ndarray, length_Z: np.ndarray, room_B: np.ndarray):
-        self.rows = len(room_B)
-        left_B = room_B - np.bincount(row_Z, length_Z, self.rows).astype(np.int64)
-        if (left_B < 0).any():
-            raise ValueError(f"rows have {-left_B.min()} tokens more than there is room for")
-        length_Y = np.concatenate([length_Z, left_B])
-        rows_Y = np.concatenate([row_Z, np.arange(self.rows)])
-        self.order_Y = np.argsort(rows_Y, kind="stable")  # padding behind the pieces of its row
-        self.length_Y = length_Y[self.order_Y]
-        start_Y = np.empty(len(length_Y), np.int64)
-        start_Y[self.order_Y] = _starts(self.length_Y)
-        self.start_Z = start_Y[: len(row_Z)]  # where each piece begins
-        self.count = int(room_B.sum())
-
-    def repeat(self, values_CxZ: np.ndarray, padding: float = 0) -> np.ndarray:
-        """Values of every piece for each of its tokens."""
-        values_CxY = np.full((len(values_CxZ), len(self.order_Y)), padding, values_CxZ.dtype)
-        values_CxY[:, : values_CxZ.shape[1]] = values_CxZ
-        return np.repeat(values_CxY[:, self.order_Y], self.length_Y, axis=1)
+def _in_rows(
+    flat_CxN: np.ndarray, used_B: np.ndarray, length: int, padding: float = 0
+) -> np.ndarray:
+    """Arrays [C, B, length] whose rows begin with what is behind one another in `flat_CxN`."""
+    arrays = np.full((len(flat_CxN), len(used_B), length), padding, flat_CxN.dtype)
+    end = 0
+    for b, used in enumerate(used_B.tolist()):
+        start, end = end, end + used
+        arrays[:, b, :used] = flat_CxN[:, start:end]
+    return arrays
 
 
 class _Spots(NamedTuple):
@@ -216,54 +209,45 @@ class _Spots(NamedTuple):
 def _streams(
     chosen: _Chosen, capacity: Size, height: int
 ) -> tuple[list[TokenStream], Branches, _Spots]:
-    """The three token arrays, laid out as one: rows of trunks, then of live and frozen branches."""
-    forest, starts = chosen.forest, chosen.forest.starts
-    room_B = np.repeat(capacity.counts()[:3], height)
-    limbs_AxC = forest.limbs_LxC[chosen.limb_A]
-    count, fork_A = len(chosen.tree_K), limbs_AxC[:, FORK]
-    rank_A = np.arange(len(fork_A)) - chosen.first_limb_K[chosen.tree_A]
-    is_frozen_A = rank_A >= chosen.trees_KxC[chosen.tree_A, LIVE]
-    row_Z = np.concatenate([chosen.row_K, (1 + is_frozen_A) * height + chosen.row_A])
-    length_Z = np.concatenate([chosen.trees_KxC[:, 0], limbs_AxC[:, LENGTH]])
-    layout = _Layout(row_Z, length_Z, room_B)
-
+    """The three token arrays, laid out as one: rows of trunks, of live and of frozen branches."""
+    forest, starts, count = chosen.forest, chosen.forest.starts, len(chosen.tree_K)
+    limbs_AxC, row_A = forest.limbs_LxC[chosen.limb_A], chosen.row_K[chosen.tree_A]
+    fork_A = limbs_AxC[:, FORK]
+    at_A = np.arange(len(row_A))
+    is_frozen_A = at_A - chosen.first_limb_K[chosen.tree_A] >= chosen.trees_KxC[chosen.tree_A, LIVE]
     segment_K = 1 + _places_in_rows(chosen.row_K)
-    segment_A, branch_A = segment_K[chosen.tree_A], 1 + _places_in_rows(chosen.row_A)
-    # Word, position, segment and branch; the first two less the place, which is added below.
-    pieces_4xZ = np.zeros((4, len(row_Z)), np.int32)
-    pieces_4xZ[0, :count] = 1 + starts.trunk_N[chosen.tree_K]
-    pieces_4xZ[0, count:] = forest.ends[0] + starts.ids_L[chosen.limb_A]
-    pieces_4xZ[1, count:] = fork_A
-    pieces_4xZ[:2] -= layout.start_Z.astype(np.int32)
-    pieces_4xZ[2] = np.concatenate([segment_K, segment_A])
-    pieces_4xZ[3, count:] = branch_A
-    flat_4xN = layout.repeat(pieces_4xZ)
-    flat_4xN[:2] += np.arange(layout.count, dtype=np.int32)
-    flat_4xN[:2] *= flat_4xN[2] > 0  # padding: the word 0 is 0
+    segment_A, branch_A = segment_K[chosen.tree_A], 1 + _places_in_rows(row_A)
+    # Pieces Z: their rows of the three arrays, lengths, words, first positions, segments, branches.
+    pieces_6xZ = np.zeros((6, count + len(row_A)), np.int32)
+    of_K, of_A = pieces_6xZ[:, :count], pieces_6xZ[:, count:]
+    of_K[0], of_A[0] = chosen.row_K, row_A + height * (1 + is_frozen_A)
+    of_K[1], of_A[1] = chosen.trees_KxC[:, 0], limbs_AxC[:, LENGTH]
+    of_K[2] = 1 + starts.trunk_N[chosen.tree_K]
+    of_A[2] = forest.ends[0] + starts.ids_L[chosen.limb_A]
+    of_A[3] = fork_A
+    of_K[4], of_A[4] = segment_K, segment_A
+    of_A[5] = branch_A
+    order_Z = np.argsort(pieces_6xZ[0], kind="stable")
+    pieces_6xZ = pieces_6xZ[:, order_Z]
+    length_Z, start_Z = pieces_6xZ[1], _starts(pieces_6xZ[1])
+    pieces_6xZ[2:4] -= start_Z.astype(np.int32)
+    flat_4xN = np.repeat(pieces_6xZ[2:], length_Z, axis=1)
+    flat_4xN[:2] += np.arange(flat_4xN.shape[1], dtype=np.int32)
     flat_4xN[0] = forest.word_W[flat_4xN[0]]
 
+    used_B = np.bincount(pieces_6xZ[0], length_Z, 3 * height).astype(np.int64)
     streams, end = [], 0
-    for length in capacity.counts()[:3]:
-        start, end = end, end + height * length
-        streams.append(TokenStream(*flat_4xN[:, start:end].reshape(4, height, length)))
+    for n, length in enumerate(capacity.counts()[:3]):
+        used = used_B[n * height : (n + 1) * height]
+        start, end = end, end + int(used.sum())
+        streams.append(TokenStream(*_in_rows(flat_4xN[:, start:end], used, length)))
     segment_BxJ, parent_BxJ, fork_BxJ = np.zeros((3, height, capacity.J + 1), np.int32)
-    segment_BxJ[chosen.row_A, branch_A] = segment_A
-    fork_BxJ[chosen.row_A, branch_A] = fork_A
-    within_Z = layout.start_Z - _starts(room_B)[row_Z]
+    segment_BxJ[row_A, branch_A] = segment_A
+    fork_BxJ[row_A, branch_A] = fork_A
+    within_Z = np.empty_like(start_Z)
+    within_Z[order_Z] = start_Z - _starts(used_B)[pieces_6xZ[0]]
     spots = _Spots(within_Z[:count], within_Z[count:], fork_A, capacity.T)
     return streams, Branches(segment_BxJ, parent_BxJ, fork_BxJ), spots
-
-
-def _entries(chosen: _Chosen, layout: _Layout) -> tuple[np.ndarray, ...]:
-    """For each entry of R, flat: whether it has a token, its word, the number of its example, and
-    its place in the reply."""
-    forest = chosen.forest
-    word_M = forest.ends[1] + forest.starts.ids_M[chosen.reply_M]
-    pieces = [_places_in_rows(chosen.row_M), word_M - layout.start_Z, -layout.start_Z]
-    flat_3xN = layout.repeat(np.stack(pieces).astype(np.int32), padding=-1)
-    held = flat_3xN[0] >= 0
-    flat_3xN[1:] += np.arange(layout.count, dtype=np.int32)
-    return held, flat_3xN[1] * held, flat_3xN[0], flat_3xN[2]
 
 
 def _tables(
@@ -275,8 +259,9 @@ def _tables(
         share_M = np.asarray(factor_M)[chosen.reply_M] * share_M
     share_M = share_M / chosen.replies_MxC[:, EXAMPLES]
     number_M = np.cumsum(chosen.replies_MxC[:, BEGINS])
-    number_M -= number_M[np.searchsorted(chosen.row_M, chosen.row_M)]  # the row's first is 0
-    at = chosen.row_M, _places_in_rows(chosen.row_M)
+    first_M = np.searchsorted(chosen.row_M, chosen.row_M)  # of the row
+    number_M -= number_M[first_M]
+    at = chosen.row_M, np.arange(len(first_M)) - first_M
     unit, side = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
     share = np.zeros(shape, np.float32)
     unit[at], side[at], share[at] = number_M, chosen.replies_MxC[:, SIDE], share_M
@@ -284,49 +269,52 @@ def _tables(
 
 
 def _predictors(
-    chosen: _Chosen, layout: _Layout, spots: _Spots, place_N: np.ndarray, shape: tuple[int, int]
-) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The predictors of all entries by view, and the views that are frozen.
+    chosen: _Chosen, spots: _Spots, place_R: np.ndarray
+) -> tuple[list[int], list[np.ndarray]]:
+    """The views that some reply has, sorted by name, and the predictors of all entries in each.
 
     Those of a reply are on the trunk, on a branch, or first on the trunk and then on a live branch.
     """
-    places_MxVx2 = chosen.forest.places_MxVx2[chosen.reply_M]
-    views = np.flatnonzero((places_MxVx2[..., 0] != NOWHERE).any(axis=0))
-    limb_VxM, start_VxM = places_MxVx2[:, views].transpose(2, 1, 0)
+    names, places_MxVx2 = chosen.forest.kind.views, chosen.forest.places_MxVx2[chosen.reply_M]
     trees_MxC, length_M = chosen.trees_KxC[chosen.tree_M], chosen.replies_MxC[:, LENGTH]
-    is_frozen_VxM = (trees_MxC[:, FROZEN] >> views[:, None] & 1).astype(bool)
-    has_limb_VxM = limb_VxM >= 0
-    first_M = chosen.first_limb_K[chosen.tree_M]
-    limb_of_VxM = limb_VxM + first_M + is_frozen_VxM * trees_MxC[:, LIVE]
-    limb_of_VxM = np.where(has_limb_VxM, limb_of_VxM, len(spots.limb_A))
-    fork_VxM = np.append(spots.fork_A, 0)[limb_of_VxM]
-    # Live branches stand behind the trunk; frozen ones have all predictors.
-    on_trunk_VxM = np.where(is_frozen_VxM, 0, fork_VxM - start_VxM)
-    pieces_4xVxM = np.empty((4, *limb_VxM.shape), np.int32)
-    pieces_4xVxM[0] = limb_VxM != NOWHERE
-    pieces_4xVxM[1] = np.where(has_limb_VxM, on_trunk_VxM, length_M)
-    pieces_4xVxM[2] = spots.trunk_K[chosen.tree_M] + start_VxM
-    pieces_4xVxM[3] = np.append(spots.limb_A, 0)[limb_of_VxM] + start_VxM - fork_VxM
-    pieces_4xVxM[3] += ~is_frozen_VxM * spots.live
-    flat = layout.repeat(pieces_4xVxM.reshape(4 * len(views), -1))
-    is_there, before, on_trunk, on_limb = flat.reshape(4, len(views), *shape)
-    place = place_N.reshape(shape)
-    predictor = (np.where(place < before, on_trunk, on_limb) + place) * is_there
-    names = [chosen.forest.kind.views[v] for v in views]
-    frozen = np.bitwise_or.reduce(chosen.trees_KxC[:, FROZEN], initial=0)
-    return (
-        dict(sorted(zip(names, predictor, strict=True))),
-        tuple(sorted(name for name, v in zip(names, views, strict=True) if frozen >> v & 1)),
-    )
+    trunk_M, first_M = spots.trunk_K[chosen.tree_M], chosen.first_limb_K[chosen.tree_M]
+    views, predictors = [], []
+    for v in sorted(range(len(names)), key=names.__getitem__):
+        limb_M, start_M = places_MxVx2[:, v].T
+        is_there_M = limb_M != NOWHERE
+        if not is_there_M.any():
+            continue
+        # Live branches stand behind the trunk; frozen ones have all predictors.
+        before_M, on_trunk_M = length_M.copy(), trunk_M + start_M
+        on_limb_M = np.zeros_like(on_trunk_M)
+        (on,) = np.nonzero(limb_M >= 0)
+        is_frozen = (trees_MxC[on, FROZEN] >> v & 1).astype(bool)
+        limb = first_M[on] + limb_M[on] + is_frozen * trees_MxC[on, LIVE]
+        fork = spots.fork_A[limb]
+        before_M[on] = np.where(is_frozen, 0, fork - start_M[on])
+        on_limb_M[on] = spots.limb_A[limb] + start_M[on] - fork + ~is_frozen * spots.live
+        pieces_3xM = np.stack([before_M, on_trunk_M, on_limb_M])
+        before, on_trunk, on_limb = np.repeat(pieces_3xM, length_M, axis=1)
+        predictor = np.where(place_R < before, on_trunk, on_limb) + place_R
+        if not is_there_M.all():
+            predictor *= np.repeat(is_there_M, length_M)
+        views.append(v)
+        predictors.append(predictor)
+    return views, predictors
 
 
-def _given(forest: Forest, name: str, held_N: np.ndarray, word_N: np.ndarray) -> np.ndarray:
-    """The given log-probabilities of this name; NaN where there are none."""
-    if name not in forest.kind.given:
-        return np.full(len(held_N), np.nan, np.float32)
-    given_R = forest.given_KxR[forest.kind.given.index(name)]
-    at_N = np.where(held_N, word_N - forest.ends[1], 0)
-    return np.where(held_N, given_R[at_N], np.float32(np.nan))
+def _given(
+    forest: Forest, names: Set[str], word_R: np.ndarray, used_B: np.ndarray, length: int
+) -> dict[str, np.ndarray]:
+    """Given log-probabilities by name; NaN where there are none."""
+    found = {}
+    for name in sorted(names):
+        flat = np.full((1, len(word_R)), np.nan, np.float32)
+        if name in forest.kind.given:
+            row = forest.kind.given.index(name)
+            flat[0] = forest.given_KxR[row, word_R - forest.ends[1]]
+        (found[name],) = _in_rows(flat, used_B, length, np.nan)
+    return found
 
 
 def padding(batch: Batch) -> tuple[int, int]:

@@ -7,9 +7,9 @@ import pytest
 
 from interact_jax.data.pack import pack, padding
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.data.shapes import fill, full_row
+from interact_jax.data.shapes import full_row
 from interact_jax.data.tree import Size, paths
-from tests.trees import grow, pack_windows, random_pairs, random_window
+from tests.trees import fill, grow, pack_windows, random_pairs, random_window
 
 
 def trees_of(seed, conversations=7, history_is="think"):

@@ -99,9 +99,9 @@ def test_batches_are_packed_ahead_but_not_all(monkeypatch):
     packed = []
     original = Packing.batches
 
-    def batches_of(packing, trees, factor):
+    def batches_of(packing, trees, factor_M):
         packed.append(len(trees))
-        return original(packing, trees, factor)
+        return original(packing, trees, factor_M)
 
     monkeypatch.setattr(Packing, "batches", batches_of)
     source = batches(conversations=1)
@@ -131,7 +131,7 @@ def test_an_error_of_the_packing_thread_is_raised_by_next(monkeypatch):
     source = batches(conversations=1)
     source.next()
 
-    def fail(packing, trees, factor):
+    def fail(packing, trees, factor_M):
         raise InputError("logs.jsonl:7: no")
 
     monkeypatch.setattr(Packing, "batches", fail)

@@ -17,14 +17,15 @@ from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import as_ids
 from interact_jax.data.first_steps import packing_for
+from interact_jax.data.forest import sizes_of
 from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.rows import Packing
-from interact_jax.data.shapes import PLANNED, fill, full_row, plan_shapes, share_out, spread
+from interact_jax.data.shapes import PLANNED, full_row, plan_shapes, share_out, spread
 from interact_jax.data.tree import Size
 from interact_jax.pocket import MODEL
 from tests.tiny import tiny_tokenizer
-from tests.trees import example, grow, random_window
+from tests.trees import example, fill, grow, random_window
 
 
 def steps_of(seed, count, conversations=12, most_turns=5, history_is="think"):
@@ -52,17 +53,17 @@ def test_every_tree_is_in_one_row_and_rows_are_within_their_shape(history_is, ro
     steps = steps_of(0, 6, history_is=history_is)
     trees = list(itertools.chain(*steps))
     full = full_row(trees, row_tokens)
-    shapes = plan_shapes(steps, full, row_tokens, height)
+    shapes = plan_shapes(map(sizes_of, steps), full, row_tokens, height)
     used = set()
     for step in steps:
         found = []
-        for shape, rows in share_out(step, shapes, full, height):
+        for shape, rows in share_out(sizes_of(step), shapes, full, height):
             used.add(shape)
             assert len(rows) <= height
             for row in rows:
-                assert sum((tree.size for tree in row), Size(0, 0, 0, 0, 0)).fits(shape)
+                assert sum((step[n].size for n in row), Size(0, 0, 0, 0, 0)).fits(shape)
                 found += row
-        assert sorted(map(id, found)) == sorted(map(id, step))
+        assert sorted(found) == list(range(len(step)))
     assert len(shapes) <= PLANNED and used <= {*shapes, full}
     for shape in used:
         assert shape.T % (128 if row_tokens >= 512 else 32) == 0
@@ -104,15 +105,8 @@ def test_the_plan_and_its_use_depend_on_the_trees_alone():
     def rows():
         steps = steps_of(4, 5)
         full = full_row(list(itertools.chain(*steps)), 96)
-        shapes = plan_shapes(steps, full, 96, 2)
-        found = [share_out(step, shapes, full, 2) for step in steps]
-        return shapes, [
-            [
-                (shape, [[t.replies[0].target.id for t in row] for row in rows])
-                for shape, rows in micro
-            ]
-            for micro in found
-        ]
+        shapes = plan_shapes(map(sizes_of, steps), full, 96, 2)
+        return shapes, [share_out(sizes_of(step), shapes, full, 2) for step in steps]
 
     assert rows() == rows()
 

@@ -22,6 +22,7 @@ from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.stored import StoredDataset
 from interact_jax.data.tokenise import Tokenised, Tokeniser
+from interact_jax.data.tree_index import ENTRY
 from interact_jax.data.tree_records import from_bytes, to_bytes
 from interact_jax.data.tree_store import INDEX, TreeStore
 from interact_jax.schema import InputError, RunStopped
@@ -101,10 +102,10 @@ def ids(batch) -> list[str]:
 
 def test_bytes_give_back_what_they_were_made_of(conversations, chat):
     dataset = eager(conversations, chat)
-    known = np.array([-0.5, -2], np.float32)
     for trees in dataset.trees:
         tree = trees[0]
         reply = tree.replies[0]
+        known = np.linspace(-2, -0.5, len(reply.target.y), dtype=np.float32)
         target = dataclasses.replace(reply.target, known={"sampler": known}, weight=0.5, side=1)
         changed = dataclasses.replace(tree, replies=(dataclasses.replace(reply, target=target),))
         tokenised = Tokenised([changed, *trees], 3, collections.Counter({"cut": 2}))
@@ -276,11 +277,11 @@ def test_a_spoilt_index_costs_work_and_nothing_else(conversations, chat, tmp_pat
     expected = dataset.trees_of(range(40))
     dataset.close()
     file = next(tmp_path.glob(f"*/{INDEX}"))
-    index_N = np.fromfile(file, np.uint64)
+    entry_N = np.fromfile(file, ENTRY)
     rng = np.random.default_rng(1)
     if spoil == "random":
-        index_N = rng.integers(0, 2**63, COUNT).astype(np.uint64)
-    rng.permutation(index_N).tofile(file)
+        entry_N = np.frombuffer(rng.bytes(entry_N.nbytes), ENTRY)
+    rng.permutation(entry_N).tofile(file)
     again = stored(conversations, chat, tmp_path)
     assert digest_trees(again.trees_of(range(40))) == digest_trees(expected)
     again.close()

@@ -15,7 +15,7 @@ import pytest
 
 from interact_jax import sharding
 from interact_jax.data.pack import pack
-from interact_jax.data.shapes import fill, full_row
+from interact_jax.data.shapes import full_row
 from interact_jax.models.attention import (
     BACKENDS,
     attend,
@@ -34,7 +34,7 @@ from interact_jax.models.attention.sight import (
 )
 from interact_jax.schema import InputError
 from tests.marks import backends, needs_compiler
-from tests.trees import grow, random_window
+from tests.trees import fill, grow, random_window
 
 pytestmark = pytest.mark.compiled_quickly
 

@@ -11,7 +11,7 @@ import pytest
 from interact_jax import config, flops, objectives, scoring
 from interact_jax.data.pack import pack
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
-from interact_jax.data.shapes import fill, full_row
+from interact_jax.data.shapes import full_row
 from interact_jax.data.tree import paths
 from interact_jax.logits import logp
 from interact_jax.methods import method_of
@@ -19,7 +19,7 @@ from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.families import read_config
 from interact_jax.schema import TokenStream
 from interact_jax.scoring import Seen, Source
-from tests.trees import grow, random_window
+from tests.trees import fill, grow, random_window
 
 pytestmark = pytest.mark.compiled_quickly
 
