@@ -182,7 +182,7 @@ def counted_tokens(trees: Iterable[Tree], ignore_first: int) -> int:
 def units_of(trees: Iterable[Tree]) -> int:
     """How many units there are: interactions, or pairs of replies."""
     if isinstance(trees, Forest):
-        return trees.units
+        return trees.facts.units
     targets = (reply.target for tree in trees for reply in tree.replies)
     return len({(target.conversation, target.unit or target.id) for target in targets})
 
@@ -190,7 +190,7 @@ def units_of(trees: Iterable[Tree]) -> int:
 def weight_of(trees: Iterable[Tree]) -> float:
     """The weight of all units of a conversation."""
     if isinstance(trees, Forest):
-        return trees.weight
+        return trees.facts.weight
     targets = (reply.target for tree in trees for reply in tree.replies)
     return sum({target.unit: target.weight for target in targets}.values())
 

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -42,6 +42,21 @@ ON_TRUNK, NOWHERE = -1, -2  # in place of a limb: no limb, and no place in this 
 Label = tuple[str, str, str, str]
 """Of a reply: its id, conversation, unit, and what became of its reasoning."""
 Labels = Callable[[], Sequence[Label]]
+
+
+class Facts(NamedTuple):
+    """What there is to know of a conversation's trees before the strings of all replies are."""
+
+    conversation: str  # "" where there is no reply
+    units: int  # interactions, or pairs of replies
+    weight: float  # of all units
+
+    @classmethod
+    def of(cls, names: Sequence[Label], weights: Sequence[float]) -> Facts:
+        """Of replies with these strings, and the weights of their units."""
+        units = {(conversation, unit or id) for id, conversation, unit, _ in names}
+        weight = sum(dict(zip((unit for _, _, unit, _ in names), weights, strict=True)).values())
+        return cls(names[0][1] if names else "", len(units), float(weight))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +113,7 @@ class Forest(Measured):
     ends: tuple[int, int]  # in `word_W`, of the trunks and of the limbs
     given_KxR: np.ndarray  # float32, for all ids of replies
     labels: Labels
-    totals: tuple[int, float] | None = None  # units and their weight, where they are known
+    known: Facts | None = None  # where they are those of one conversation that was stored
 
     @classmethod
     def of(cls, trees: Sequence[Tree]) -> Forest:
@@ -179,24 +194,9 @@ class Forest(Measured):
         return self.labels()
 
     @property
-    def conversation(self) -> str:
-        """The conversation of the first reply; "" where there is none."""
-        return self.names[0][1] if len(self.replies_MxC) else ""
-
-    @functools.cached_property
-    def units(self) -> int:
-        """How many units there are: interactions, or pairs of replies."""
-        if self.totals is not None:
-            return self.totals[0]
-        return len({(conversation, unit or id) for id, conversation, unit, _ in self.names})
-
-    @functools.cached_property
-    def weight(self) -> float:
-        """The weight of all units, which are one conversation's."""
-        if self.totals is not None:
-            return self.totals[1]
-        units = (unit for _, _, unit, _ in self.names)
-        return float(sum(dict(zip(units, self.weight_M.tolist(), strict=True)).values()))
+    def facts(self) -> Facts:
+        """Of a conversation with these trees."""
+        return self.known or Facts.of(self.names, self.weight_M.tolist())
 
     def replies_of(self, tree: int) -> range:
         """The replies of a tree, by number."""

@@ -287,12 +287,12 @@ class _Packer:
         members = dataset.members(indices, of_each) if self.source.limits else []
         factors = self.source.step_factors(indices, members)
         # Every reply of a conversation has its factor.
-        names = [forest.conversation for forest in of_each]
+        names = [forest.facts.conversation for forest in of_each]
         replies = [len(forest.replies_MxC) for forest in of_each]
         factor_M = np.repeat([factors.get(name, 1.0) for name in names], replies)
         # A conversation that is drawn twice counts once.
         once = len(set(names)) == len(names)
-        units = sum(forest.units for forest in of_each) if once else trees.units
+        units = sum(of_one.facts.units for of_one in of_each) if once else trees.facts.units
         batch = step_batch(self.packing, trees, units, factor_M)
         batch = dataclasses.replace(batch, metrics=_limited(members, factors))
         return batch, counted_tokens(trees, self.packing.ignore_first)

@@ -11,8 +11,8 @@ Everything depends only on the sizes and the order of the trees.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
-import operator
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -262,34 +262,35 @@ def _choices(
     sizes_Nx5: np.ndarray, shapes: Sequence[Size], height: int
 ) -> list[tuple[float, tuple[Size, ...]]]:
     """(price, micro-batches of at most two shapes) that could hold the trees, cheapest first."""
-    total, largest = sizes_Nx5.sum(axis=0), sizes_Nx5.max(axis=0).tolist()
-    table = [shape.counts() for shape in shapes]
-    prices = [cost(shape) for shape in shapes]
-    least = _least_count(total, np.max(table, axis=0), height)
-    choices, total = [], total.tolist()
-    pairs = [
-        (a, b)
-        for a, b in itertools.combinations(range(len(shapes)), 2)
-        if _within(largest, map(max, table[a], table[b]))
-    ]
-    for count in range(least, least + 2 + least // 8):
-        for a, b in pairs:
-            for of_a in range(count + 1):
-                of_b = count - of_a
-                room = (
-                    height * (of_a * x + of_b * y) for x, y in zip(table[a], table[b], strict=True)
-                )
-                if _within(total, room):
-                    price = of_a * prices[a] + of_b * prices[b]
-                    choices.append((price, count, of_a, a, b))
+    total, largest = sizes_Nx5.sum(axis=0), sizes_Nx5.max(axis=0)
+    most = np.array([shape.counts() for shape in shapes]).max(axis=0)
+    sets, bounds_Cx10 = _sets(tuple(shapes), height, _least_count(total, most, height))
+    fitting = np.all(np.concatenate([total, largest]) <= bounds_Cx10, axis=1)
     return [
         (price, (shapes[a],) * of_a + (shapes[b],) * (count - of_a))
-        for price, count, of_a, a, b in sorted(choices)
+        for price, count, of_a, a, b in itertools.compress(sets, fitting)
     ]
 
 
-def _within(size: Iterable[int], capacity: Iterable[int]) -> bool:
-    return all(map(operator.le, size, capacity))
+@functools.lru_cache(64)
+def _sets(
+    shapes: tuple[Size, ...], height: int, least: int
+) -> tuple[list[tuple[float, int, int, int, int]], np.ndarray]:
+    """All sets of `least` or some more micro-batches of two shapes, the cheapest first: price,
+    number, number of the first shape, and both shapes; and the room [C, 10] in each: of all
+    rows together, and for one tree. Steps of a run have few numbers of micro-batches."""
+    table = np.array([shape.counts() for shape in shapes], np.int64)
+    prices = [cost(shape) for shape in shapes]
+    sets = sorted(
+        (of_a * prices[a] + (count - of_a) * prices[b], count, of_a, a, b)
+        for count in range(least, least + 2 + least // 8)
+        for a, b in itertools.combinations(range(len(shapes)), 2)
+        for of_a in range(count + 1)
+    )
+    _, count_C, of_a_C, a_C, b_C = np.array(sets, np.int64).reshape(-1, 5).T
+    of_b_C = count_C - of_a_C
+    room_Cx5 = height * (of_a_C[:, None] * table[a_C] + of_b_C[:, None] * table[b_C])
+    return sets, np.concatenate([room_Cx5, np.maximum(table[a_C], table[b_C])], axis=1)
 
 
 def fill(sizes_Nx5: np.ndarray, capacity: Size) -> list[list[int]]:

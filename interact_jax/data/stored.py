@@ -33,7 +33,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 
 from interact_jax.data.conversations import ReadReport
-from interact_jax.data.dataset import Counted, fit_one, weight_of
+from interact_jax.data.dataset import Counted, fit_one
 from interact_jax.data.forest import Forest, Measured
 from interact_jax.data.limits import Member
 from interact_jax.data.reading import Read
@@ -200,13 +200,12 @@ class StoredDataset(Counted):
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
+        facts_of_each = [Forest.of(of_one).facts for of_one in trees]
         return [
-            (
-                Forest.of(of_one).conversation or f"\0{i}",
-                str(self.users[i] or ""),
-                weight_of(of_one),
+            (facts.conversation or f"\0{i}", str(user or ""), facts.weight)
+            for i, user, facts in zip(
+                indices, self.users[indices].tolist(), facts_of_each, strict=True
             )
-            for i, of_one in zip(indices, trees, strict=True)
         ]
 
     def follow(self, *orders: Iterator[int]) -> Read:
@@ -261,7 +260,7 @@ class StoredDataset(Counted):
         if not self._counted_N[index]:
             self._counted_N[index] = True
             if tokenised.counts:
-                name = Forest.of(tokenised.trees).conversation
+                name = Forest.of(tokenised.trees).facts.conversation
                 self.note(tokenised.counts, name or f"conversation {index:,}")
         return tokenised
 
@@ -310,8 +309,8 @@ class StoredTrees(Measured):
         return self._last[1]
 
 
-_Made = tuple[int, Tokenised | None]
-"""A conversation and its trees; None where they are stored."""
+_Made = list[tuple[int, Tokenised | None]]
+"""Conversations and their trees; None where they are stored."""
 
 
 class _Follower:
@@ -319,7 +318,8 @@ class _Follower:
 
     def __init__(self, dataset: StoredDataset, order: Iterator[int]):
         self._dataset, self._order = dataset, order
-        self._waiting: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD)
+        self._waiting: queue.Queue[_Made | BaseException] = queue.Queue(AHEAD // PORTION)
+        self._portion: Iterator[tuple[int, Tokenised | None]] = iter(())  # what is being taken
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="make trees", daemon=True)
         self._thread.start()
@@ -327,6 +327,14 @@ class _Follower:
     def take(self, index: int) -> Tokenised | None:
         """The trees of the next conversation, which has to be this one; None where they are stored.
         Raises what stopped the thread, when its turn has come."""
+        item = next(self._portion, None)
+        if item is None:
+            self._portion = iter(self._next())
+            item = next(self._portion)
+        assert item[0] == index, "conversations are read in the order that was announced"
+        return item[1]
+
+    def _next(self) -> _Made:
         item: _Made | BaseException | None = None
         while item is None:
             if self._stop.is_set():  # whoever still reads has been left
@@ -336,8 +344,7 @@ class _Follower:
         if isinstance(item, BaseException):
             self._waiting.put(item)
             raise item
-        assert item[0] == index, "conversations are read in the order that was announced"
-        return item[1]
+        return item
 
     def close(self) -> None:
         """Leave what is not made yet."""
@@ -367,7 +374,7 @@ class _Follower:
         if not dataset.workers:
             for portion in portions:
                 made = dict(dataset._made(self._missing(portion)))
-                yield from ((i, made.get(i)) for i in portion)
+                yield [(i, made.get(i)) for i in portion]
             return
         with _pool(dataset) as pool:
             begun = collections.deque[tuple[list[int], Future[dict[int, Tokenised]] | None]]()
@@ -375,25 +382,23 @@ class _Follower:
                 missing = self._missing(portion)
                 begun.append((portion, pool.submit(_put_all, missing) if missing else None))
                 if len(begun) > 2 * dataset.workers:
-                    yield from self._finish(*begun.popleft())
+                    yield self._finish(*begun.popleft())
                 if self._stop.is_set():
                     pool.shutdown(cancel_futures=True)
                     return
             while begun:
-                yield from self._finish(*begun.popleft())
+                yield self._finish(*begun.popleft())
 
     def _missing(self, portion: list[int]) -> list[int]:
         once = list(dict.fromkeys(portion))
         return np.array(once)[~self._dataset.store.has(once)].tolist()
 
-    def _finish(
-        self, portion: list[int], future: Future[dict[int, Tokenised]] | None
-    ) -> Iterator[_Made]:
+    def _finish(self, portion: list[int], future: Future[dict[int, Tokenised]] | None) -> _Made:
         try:
             unkept = future.result() if future else {}
         except BrokenProcessPool as error:
             raise worker_died(self._dataset.workers) from error
-        yield from ((i, unkept.get(i)) for i in portion)
+        return [(i, unkept.get(i)) for i in portion]
 
 
 def _pool(dataset: StoredDataset) -> ProcessPoolExecutor:

@@ -62,7 +62,7 @@ class TreeIndex:
         bytes."""
         entry_1 = np.zeros(1, ENTRY)
         entry_1["place"] = number << OFFSET_BITS | offset
-        entry_1["weight"], entry_1["units"] = forest.weight, forest.units
+        _, entry_1["units"], entry_1["weight"] = forest.facts
         entry_1["size"] = forest.sizes_Nx5.sum(axis=0)
         flags = SEVERAL * (len(forest) != 1) | GIVEN * bool(forest.kind.given)
         entry_1["length"] = length | flags

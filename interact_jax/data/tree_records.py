@@ -16,26 +16,28 @@ from collections.abc import Sequence
 import msgpack
 import numpy as np
 
-from interact_jax.data.forest import LIMB, LIVE, REPLY, TREE, Forest, Kind, Label
+from interact_jax.data.forest import LIMB, LIVE, REPLY, TREE, Facts, Forest, Kind, Label
 from interact_jax.data.tokenise import Tokenised
 
 FORMAT = 2  # to be raised where these bytes change
 # The weight of all units, how many of them have names of their own, and how many were counted;
 # trees, limbs, replies, views, given log-probabilities; words, and where trunks and limbs end in
-# them; bytes of the kind, and of the counts.
-_HEAD = struct.Struct("<d12I")
+# them; bytes of the kind, of the name and of the counts.
+_HEAD = struct.Struct("<d13I4x")
 
 
 def to_bytes(tokenised: Tokenised) -> bytes:
     """The bytes of what a conversation has become."""
     forest = Forest.of(tokenised.trees)
     views, given = forest.kind.views, forest.kind.given
+    conversation, named, weight = forest.facts
+    name = conversation.encode()
     tables = (forest.limbs_LxC, forest.replies_MxC)
     kind = msgpack.packb([views, given])
     counts = msgpack.packb(dict(tokenised.counts)) if tokenised.counts else b""
     head = _HEAD.pack(
-        forest.weight,
-        forest.units,
+        weight,
+        named,
         tokenised.units,
         len(forest),
         *map(len, tables),
@@ -44,42 +46,46 @@ def to_bytes(tokenised: Tokenised) -> bytes:
         len(forest.word_W),
         *forest.ends,
         len(kind),
+        len(name),
         len(counts),
     )
     # The sizes of the trees are in front: `sizes_in` reads no more.
     arrays = (forest.trees_NxC, forest.weight_M, *tables, forest.places_MxVx2, forest.word_W)
     columns = map(np.ndarray.tobytes, (*arrays, forest.given_KxR))
-    return b"".join([head, *columns, kind, counts, _packed(forest.names)])
+    return b"".join([head, *columns, kind, name, counts, _packed(forest.names)])
 
 
 def from_bytes(data: bytes, at: int = 0) -> Tokenised:
     """What `to_bytes` made bytes of, which begin at a multiple of 8."""
-    weight, named, units, N, L, M, V, K, W, *ends, of_kind, of_counts = _HEAD.unpack_from(data, at)
-    at, R = at + _HEAD.size, W - ends[1]
-    trees, weights = N * TREE, 2 * M
-    limbs = trees + weights + L * LIMB
-    replies = limbs + M * REPLY
-    places = replies + 2 * M * V
-    words = places + W
-    number = np.frombuffer(data, np.int32, words + K * R, at)
-    at += 4 * (words + K * R)
-    kind = _kind(data[at : at + of_kind])
-    at += of_kind
+    (weight, named, units, N, L, M, V, K, W, trunks, limbs, of_kind, of_name, of_counts) = (
+        _HEAD.unpack_from(data, at)
+    )
+    at, R = at + _HEAD.size, W - limbs
+    a = N * TREE
+    b = a + 2 * M
+    c = b + L * LIMB
+    d = c + M * REPLY
+    e = d + 2 * M * V
+    f = e + W
+    number = np.frombuffer(data, np.int32, f + K * R, at)
+    at += 4 * len(number)
+    name = at + of_kind
+    rest = name + of_name
     counts = collections.Counter[str]()
     if of_counts:
-        counts.update(msgpack.unpackb(data[at : at + of_counts]))
+        counts.update(msgpack.unpackb(data[rest : rest + of_counts]))
     forest = Forest(
-        kind,
-        number[:trees].reshape(N, TREE),
-        number[trees + weights : limbs].reshape(L, LIMB),
-        number[limbs:replies].reshape(M, REPLY),
-        number[replies:places].reshape(M, V, 2),
-        number[trees : trees + weights].view(np.float64),
-        number[places:words],
-        (ends[0], ends[1]),
-        number[words:].view(np.float32).reshape(K, R),
-        functools.partial(_unpacked, data, at + of_counts),
-        (named, weight),
+        _kind(data[at:name]),
+        number[:a].reshape(N, TREE),
+        number[b:c].reshape(L, LIMB),
+        number[c:d].reshape(M, REPLY),
+        number[d:e].reshape(M, V, 2),
+        number[a:b].view(np.float64),
+        number[e:f],
+        (trunks, limbs),
+        number[f:].view(np.float32).reshape(K, R),
+        functools.partial(_unpacked, data, rest + of_counts),
+        Facts(data[name:rest].decode(), named, weight),
     )
     return Tokenised(forest, units, counts)
 
