@@ -28,7 +28,7 @@ from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
 from interact_jax.data.reading import Data
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
-from interact_jax.data.stored import StoredDataset, cache_folder
+from interact_jax.data.stored import TREES, StoredDataset, cache_folder
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
@@ -199,7 +199,7 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
     workers = mixture.workers_of(cfg.data.workers, weighted)
     shards = [PreparedData(each.path) for each in weighted]
     parts = [
-        StoredDataset(each, tokeniser, folder, processes)
+        StoredDataset(each, tokeniser, folder, processes, beside=each.directory / TREES)
         for each, processes in zip(shards, workers, strict=True)
     ]
     data = MixedDataset(parts, weighted) if cfg.data.mixture else parts[0]

@@ -40,13 +40,14 @@ from interact_jax.data.reading import Read
 from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
-from interact_jax.data.tree_store import TreeStore
+from interact_jax.data.tree_store import TreeStore, is_store
 from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
 
 log = logging.getLogger(__name__)
 
+TREES = "trees"  # folder in prepared data of what was made beforehand
 AHEAD = 512  # conversations whose trees wait for their turn
 PORTION = 64  # that are made at a time
 
@@ -136,12 +137,22 @@ def _digest_of_code() -> str:
 class StoredDataset(Counted):
     """All conversations of a run, of which few are in memory."""
 
-    def __init__(self, shards: Shards, tokeniser: Tokeniser, folder: Path, workers: int = 0):
+    def __init__(
+        self,
+        shards: Shards,
+        tokeniser: Tokeniser,
+        folder: Path,
+        workers: int = 0,
+        beside: Path | None = None,
+    ):
+        """Trees are kept in `folder`, or in the one `beside` the shards if they were made there."""
         super().__init__(collections.Counter(), ReadReport(conversations=len(shards)))
-        self.shards, self.workers, self.folder = shards, workers, folder
+        self.shards, self.workers = shards, workers
         self.maker = Maker(shards, tokeniser)
         self.key = self.maker.key()
-        self.store = TreeStore.open(folder, self.key, len(shards))
+        is_made = beside is not None and is_store(beside, self.key, len(shards))
+        self.folder = beside if beside is not None and is_made else folder
+        self.store = TreeStore.open(self.folder, self.key, len(shards))
         self._counted_N = np.zeros(len(shards), bool)
         self._following: _Follower | None = None
 
