@@ -23,13 +23,18 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from interact_jax import cli, config, places
 from interact_jax.arguments import SETTING, Parser
 from interact_jax.data import shares
 from interact_jax.data.columns import load_columns
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.tokenise import Tokeniser
 from interact_jax.help_text import Help
+from interact_jax.methods import method_of
 from interact_jax.models import hf
+from interact_jax.opening import chat_for
 from interact_jax.prepare import pipeline, trial
 from interact_jax.prepare.describing import About
 from interact_jax.prepare.filters import parse_filter
@@ -173,7 +178,13 @@ def main(argv: list[str] | None = None) -> None:
             # Without --wait, this machine is the last one, and alone.
             own_share = shares.Share(args.process_index, args.process_count) if args.wait else None
             workers = processes if processes > 1 else 0
-            cli.show(*make_trees(cfg, Path(args.out), workers, own_share))
+            cli.show(*make_trees(tokeniser_of(cfg), Path(args.out), workers, own_share))
+
+
+def tokeniser_of(cfg: Any) -> Tokeniser:
+    """How a run with these settings makes trees."""
+    recipe = method_of(cfg).recipe
+    return Tokeniser(chat_for(cfg), EncodeSettings.of(cfg), cfg.sharing, recipe)
 
 
 def check(args: argparse.Namespace) -> None:
