@@ -8,8 +8,9 @@
 Read, tokenised, grown into trees and packed by one process (and the one that renders its chat
 template), with nothing cached; the tokenizer, a fast one, is given the rendered conversations in
 one batch, with as many threads. They take turns, and the fastest of --repeats counts. Tokens are
-those of the rendered conversations. Of prepared data there are two figures: `feed` makes trees and
-stores them, `stored` reads them again.
+those of the rendered conversations. Of prepared data there are three figures: `feed` makes trees
+and stores them, `stored` reads them again, and `stored_large` does so in steps of --large
+interactions.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--format", default="auto", help="of the data")
     add("--rows", type=cli.at_least(1), default=8, help="rows of a step")
     add("--row-tokens", type=cli.at_least(1), default=4096)
+    add("--interactions", type=cli.at_least(1), default=32, help="of a step")
+    add("--large", type=cli.at_least(1), default=256, help="of a step of `stored_large`")
     add("--repeats", type=cli.at_least(1), default=3)
     add("--json", default="", metavar="FILE", help="write the figures there")
     args = parser.parse_args(argv)
@@ -68,14 +71,15 @@ def main(argv: list[str] | None = None) -> None:
         if not prepared:
             with timed(seconds["feed"]):
                 dataset = load_dataset(args.data, args.format, chat, EncodeSettings(), "tree")
-                feed(dataset, args.rows, args.row_tokens)
+                feed(dataset, args.rows, args.row_tokens, args.interactions)
             continue
         with tempfile.TemporaryDirectory() as folder:
-            for name in ("feed", "stored"):
+            steps = {"feed": args.interactions, "stored": args.interactions}
+            for name, interactions in (steps | {"stored_large": args.large}).items():
                 with timed(seconds[name]):
                     tokeniser = Tokeniser(chat, EncodeSettings(), "tree")
                     data = StoredDataset(PreparedData(args.data), tokeniser, Path(folder))
-                    feed(data, args.rows, args.row_tokens)
+                    feed(data, args.rows, args.row_tokens, interactions)
                     data.close()
     fastest = {name: min(times) for name, times in seconds.items()}
     alone = fastest["tokenizer_alone"]
@@ -109,10 +113,10 @@ def tokenise_alone(texts: Sequence[str], chat: ChatFormat) -> int:
     return sum(len(encoding.ids) for encoding in found)
 
 
-def feed(dataset: Data, rows: int, row_tokens: int) -> None:
+def feed(dataset: Data, rows: int, row_tokens: int, interactions: int) -> None:
     """Every batch of one epoch."""
     cfg = config.default()
-    cfg.batch.rows, cfg.batch.row_tokens, cfg.epochs = rows, row_tokens, 1.0
+    cfg.batch.rows, cfg.batch.row_tokens, cfg.batch.interactions = rows, row_tokens, interactions
     draws = Draws(dataset.interactions, cfg.batch, 0, 1.0)
     packing = packing_for(dataset, draws, row_tokens, rows, 0)
     source = LogBatches(dataset, draws, packing, Limits.of(cfg))

@@ -217,7 +217,7 @@ class Starts:
 
 
 def _starts(length_N: np.ndarray) -> np.ndarray:
-    return np.cumsum(length_N) - length_N
+    return length_N.cumsum() - length_N
 
 
 # ------------------------------------------------------------------------------------ from trees

@@ -103,7 +103,7 @@ def pack_forest(
     (trunk, live, frozen), branches, spots = _streams(chosen, capacity, height)
     length_M = chosen.replies_MxC[:, LENGTH]
     start_M = _starts(length_M)
-    place_R = np.arange(length_M.sum()) - np.repeat(start_M, length_M)
+    place_R = np.arange(length_M.sum()) - start_M.repeat(length_M)
     word_R = place_R + np.repeat(forest.ends[1] + forest.starts.ids_M[chosen.reply_M], length_M)
     used_B = np.bincount(chosen.row_M, length_M, height).astype(np.int64)
     share_M, tables = _tables(chosen, factor_M, (height, capacity.R))
@@ -157,7 +157,7 @@ class _Chosen(NamedTuple):
         row_K = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         trees_KxC, at_K, starts = forest.trees_NxC[tree_K], np.arange(len(tree_K)), forest.starts
         limbs_K, replies_K = trees_KxC[:, LIMBS], trees_KxC[:, REPLIES]
-        tree_A, tree_M = np.repeat(at_K, limbs_K), np.repeat(at_K, replies_K)
+        tree_A, tree_M = at_K.repeat(limbs_K), at_K.repeat(replies_K)
         first_limb_K = _starts(limbs_K)
         limb_A = (starts.limb_N[tree_K] - first_limb_K)[tree_A] + np.arange(len(tree_A))
         reply_M = (starts.reply_N[tree_K] - _starts(replies_K))[tree_M] + np.arange(len(tree_M))
@@ -177,19 +177,21 @@ class _Chosen(NamedTuple):
 
 
 def _starts(length_N: np.ndarray) -> np.ndarray:
-    return np.cumsum(length_N) - length_N
+    return length_N.cumsum() - length_N
 
 
 def _places_in_rows(row_N: np.ndarray) -> np.ndarray:
     """The place of each in its row, where they are in the order of rows: 0, 1, ..."""
-    return np.arange(len(row_N)) - np.searchsorted(row_N, row_N)
+    return np.arange(len(row_N)) - row_N.searchsorted(row_N)
 
 
 def _in_rows(
     flat_CxN: np.ndarray, used_B: np.ndarray, length: int, padding: float = 0
 ) -> np.ndarray:
     """Arrays [C, B, length] whose rows begin with what is behind one another in `flat_CxN`."""
-    arrays = np.full((len(flat_CxN), len(used_B), length), padding, flat_CxN.dtype)
+    arrays = np.zeros((len(flat_CxN), len(used_B), length), flat_CxN.dtype)
+    if padding:
+        arrays.fill(padding)
     end = 0
     for b, used in enumerate(used_B.tolist()):
         start, end = end, end + used
@@ -227,7 +229,7 @@ def _streams(
     of_A[3] = fork_A
     of_K[4], of_A[4] = segment_K, segment_A
     of_A[5] = branch_A
-    order_Z = np.argsort(pieces_6xZ[0], kind="stable")
+    order_Z = pieces_6xZ[0].argsort(kind="stable")
     pieces_6xZ = pieces_6xZ[:, order_Z]
     length_Z, start_Z = pieces_6xZ[1], _starts(pieces_6xZ[1])
     pieces_6xZ[2:4] -= start_Z.astype(np.int32)
@@ -259,7 +261,7 @@ def _tables(
         share_M = np.asarray(factor_M)[chosen.reply_M] * share_M
     share_M = share_M / chosen.replies_MxC[:, EXAMPLES]
     number_M = np.cumsum(chosen.replies_MxC[:, BEGINS])
-    first_M = np.searchsorted(chosen.row_M, chosen.row_M)  # of the row
+    first_M = chosen.row_M.searchsorted(chosen.row_M)  # of the row
     number_M -= number_M[first_M]
     at = chosen.row_M, np.arange(len(first_M)) - first_M
     unit, side = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
@@ -294,10 +296,10 @@ def _predictors(
         before_M[on] = np.where(is_frozen, 0, fork - start_M[on])
         on_limb_M[on] = spots.limb_A[limb] + start_M[on] - fork + ~is_frozen * spots.live
         pieces_3xM = np.stack([before_M, on_trunk_M, on_limb_M])
-        before, on_trunk, on_limb = np.repeat(pieces_3xM, length_M, axis=1)
+        before, on_trunk, on_limb = pieces_3xM.repeat(length_M, axis=1)
         predictor = np.where(place_R < before, on_trunk, on_limb) + place_R
         if not is_there_M.all():
-            predictor *= np.repeat(is_there_M, length_M)
+            predictor *= is_there_M.repeat(length_M)
         views.append(v)
         predictors.append(predictor)
     return views, predictors

@@ -13,11 +13,12 @@ import pytest
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ReadReport, read_conversations
-from interact_jax.data.dataset import grow
+from interact_jax.data.dataset import grow, units_of, weight_of
 from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.fingerprint import DIFFERENCES, digest_trees
 from interact_jax.data.first_steps import packing_for
+from interact_jax.data.forest import sizes_of
 from interact_jax.data.limits import Limits
 from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.stored import StoredDataset
@@ -285,6 +286,62 @@ def test_a_spoilt_index_costs_work_and_nothing_else(conversations, chat, tmp_pat
     again = stored(conversations, chat, tmp_path)
     assert digest_trees(again.trees_of(range(40))) == digest_trees(expected)
     again.close()
+
+
+@pytest.mark.parametrize("sharing", ["tree", "none"])
+def test_sizes_are_known_without_a_look_at_the_trees(
+    conversations, chat, tmp_path, monkeypatch, sharing
+):
+    expected = grow(conversations, ReadReport(), chat, SETTINGS, sharing)
+    dataset = StoredDataset(Listed(conversations), Tokeniser(chat, SETTINGS, sharing), tmp_path)
+    order = np.random.default_rng(2).permutation(COUNT).tolist()
+    assert dataset.sizes(order[:5]) is None
+    dataset.trees_of(order[:100])
+    assert dataset.sizes(order) is None
+    dataset.trees_of(order)
+    with monkeypatch.context() as context:
+        context.setattr("interact_jax.data.tree_store.from_bytes", None)  # no record is read
+        sizes = dataset.sizes(order)
+        trees = dataset.trees_of(order)
+        assert sizes_of(trees).tolist() == sizes.trees_Nx5.tolist()
+    assert sizes.trees_Nx5.tolist() == sizes_of(expected.trees_of(order)).tolist()
+    assert sizes.trees_C.tolist() == [len(expected.trees[i]) for i in order]
+    assert max(sizes.trees_C) > 1
+    assert sizes.units_C.tolist() == [units_of(expected.trees[i]) for i in order]
+    assert sizes.weight_C.tolist() == [weight_of(expected.trees[i]) for i in order]
+    assert not sizes.given
+    assert digest_trees(trees) == digest_trees(expected.trees_of(order))
+    dataset.close()
+
+
+def test_a_damaged_entry_of_the_index_counts_as_missing(conversations, chat, tmp_path):
+    """Whatever bit is wrong: sizes of another tree would make a plan of their own."""
+    dataset = stored(conversations, chat, tmp_path)
+    dataset.trees_of(range(COUNT))
+    dataset.close()
+    file = next(tmp_path.glob(f"*/{INDEX}"))
+    data = bytearray(file.read_bytes())
+    bits = np.random.default_rng(3).integers(0, 8 * ENTRY.itemsize, COUNT).tolist()
+    for n, bit in enumerate(bits):
+        data[n * ENTRY.itemsize + bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
+    again = stored(conversations, chat, tmp_path)
+    assert not again.store.has(range(COUNT)).any()
+    assert all(again.sizes([n]) is None for n in range(COUNT))
+    assert again.trees_of(range(COUNT)) is not None and again.sizes(range(COUNT)) is not None
+    again.close()
+
+
+def test_given_log_probabilities_show_in_the_sizes(conversations, chat, tmp_path):
+    made = tokenised(chat, conversations, 0)
+    (reply, *others) = made.trees[0].replies
+    known = {"sampler": np.zeros(len(reply.target.y), np.float32)}
+    reply = dataclasses.replace(reply, target=dataclasses.replace(reply.target, known=known))
+    tree = dataclasses.replace(made.trees[0], replies=(reply, *others))
+    store = TreeStore.open(tmp_path, {"a": 1}, COUNT)
+    store.put(0, made)
+    store.put(1, dataclasses.replace(made, trees=[tree]))
+    assert (store.sizes([0]).given, store.sizes([0, 1]).given) == (False, True)
 
 
 def test_a_full_disk_ends_keeping_not_reading(conversations, chat, tmp_path, monkeypatch, caplog):
