@@ -21,7 +21,7 @@ from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.first_steps import first_trees, packing_for
 from interact_jax.data.limits import Limits
-from interact_jax.data.mixture import MixedDataset
+from interact_jax.data.mixed import MixedDataset, with_own_id
 from interact_jax.data.order import Order
 from interact_jax.data.pipeline import BatchSource, LogBatches
 from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
@@ -241,4 +241,4 @@ def _sample(
     ]
     if len(weighted) == 1:
         return list(found[0])
-    return [mixture.with_own_id(next(found[part]), weighted[part].path) for part, _ in chosen]
+    return [with_own_id(next(found[part]), weighted[part].path) for part, _ in chosen]

@@ -16,7 +16,7 @@ from interact_jax.data.draws import Draws, Place
 from interact_jax.data.first_steps import first_trees, losses, nothing_usable
 from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, Member, removed_share
-from interact_jax.data.mixture import MixedDataset
+from interact_jax.data.mixed import MixedDataset
 from interact_jax.data.pack import Places, padding
 from interact_jax.data.positions import check_position
 from interact_jax.data.reading import Data, Stored

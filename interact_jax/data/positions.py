@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
-from interact_jax.data.mixture import MixedDataset
+from interact_jax.data.mixed import MixedDataset
 from interact_jax.data.reading import Data
 from interact_jax.printable import count
 from interact_jax.schema import InputError

@@ -53,7 +53,7 @@ class Data(Protocol):
 
 
 class Stored(Data, Protocol):
-    """Data whose trees are in stores (`stored.StoredDataset`, `mixture.MixedDataset`)."""
+    """Data whose trees are in stores (`stored.StoredDataset`, `mixed.MixedDataset`)."""
 
     def sizes(self, indices: Sequence[int]) -> Sizes | None:
         """The sizes of the trees of these conversations; None where some are not stored."""

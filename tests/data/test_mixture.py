@@ -12,12 +12,11 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.draws import Draws
 from interact_jax.data.first_steps import packing_for
 from interact_jax.data.limits import Limits
+from interact_jax.data.mixed import MixedDataset, with_own_id
 from interact_jax.data.mixture import (
-    MixedDataset,
     Weighted,
     interleaved,
     parse,
-    with_own_id,
     workers_of,
 )
 from interact_jax.data.pipeline import LogBatches

@@ -19,7 +19,8 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.first_steps import packing_for
 from interact_jax.data.indexing import make_all
 from interact_jax.data.limits import Limits
-from interact_jax.data.mixture import MixedDataset, parse
+from interact_jax.data.mixed import MixedDataset
+from interact_jax.data.mixture import parse
 from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.prepared import PreparedData
 from interact_jax.data.shares import Share
