@@ -32,7 +32,9 @@ def one_by_one(interactions, sizes, order, drawn, total):
     return steps
 
 
-@pytest.mark.parametrize("sizes", [batch(1), batch(7), batch(500), batch(0, 1), batch(0, 9)])
+@pytest.mark.parametrize(
+    "sizes", [batch(1), batch(7), batch(500), batch(0, 1), batch(0, 9), batch(0, 300)]
+)
 @pytest.mark.parametrize("count", [1, 5, 200])
 @pytest.mark.parametrize("epochs", [0.4, 1, 2.7])
 def test_steps_are_those_of_one_conversation_after_the_other(
