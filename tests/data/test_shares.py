@@ -73,9 +73,9 @@ def parts_of(dataset) -> list[StoredDataset]:
     return dataset.parts if isinstance(dataset, MixedDataset) else [dataset]
 
 
-def batches(dataset, share: Share | None = None) -> LogBatches:
+def batches(dataset, share: Share | None = None, interactions: int = 16) -> LogBatches:
     is_mixed = isinstance(dataset, MixedDataset)
-    sizes = SimpleNamespace(conversations=0, interactions=16)
+    sizes = SimpleNamespace(conversations=0, interactions=interactions)
     course = dataset.course(5) if is_mixed else None
     draws = Draws(dataset.interactions, sizes, 5, 0 if is_mixed else EPOCHS, course)
     return LogBatches(
@@ -175,6 +175,19 @@ def test_the_number_of_processes_may_change_within_an_epoch(whole, folder):
         positions = [json.loads(json.dumps(source.position())) for source in sources]
         assert all(each == positions[0] for each in positions)
         position = positions[0]
+
+
+def test_processes_without_a_tree_compute_the_same(folder):
+    """Of two conversations, in eight rows."""
+    alone = batches(opened(folder, "b", "cache-few"), None, 3)
+    few = [alone.next() for _ in range(4)]
+    sources = [
+        batches(opened(folder, "b", "cache-few"), Share(process, 8), 3) for process in range(8)
+    ]
+    for whole in few:
+        shares = [source.next() for source in sources]
+        assert not all(len(batch.trees) for batch in shares)
+        check_step(shares, whole)
 
 
 def test_rows_have_to_be_shared_out_evenly():
