@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--row-tokens", type=cli.at_least(1), default=4096)
     add("--interactions", type=cli.at_least(1), default=32, help="of a step")
     add("--large", type=cli.at_least(1), default=256, help="of a step of `stored_large`")
+    add("--epochs", type=cli.at_least(1), default=1, help="of stored trees; opening counts once")
     add("--repeats", type=cli.at_least(1), default=3)
     add("--json", default="", metavar="FILE", help="write the figures there")
     args = parser.parse_args(argv)
@@ -76,10 +77,11 @@ def main(argv: list[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             steps = {"feed": args.interactions, "stored": args.interactions}
             for name, interactions in (steps | {"stored_large": args.large}).items():
-                with timed(seconds[name]):
+                epochs = 1 if name == "feed" else args.epochs
+                with timed(seconds[name], epochs):
                     tokeniser = Tokeniser(chat, EncodeSettings(), "tree")
                     data = StoredDataset(PreparedData(args.data), tokeniser, Path(folder))
-                    feed(data, args.rows, args.row_tokens, interactions)
+                    feed(data, args.rows, args.row_tokens, interactions, epochs)
                     data.close()
     fastest = {name: min(times) for name, times in seconds.items()}
     alone = fastest["tokenizer_alone"]
@@ -94,11 +96,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def timed(seconds: list[float]) -> Iterator[None]:
-    """Append how long it took."""
+def timed(seconds: list[float], times: int = 1) -> Iterator[None]:
+    """Append how long it took, divided by how often it was done."""
     began = time.perf_counter()
     yield
-    seconds.append(time.perf_counter() - began)
+    seconds.append((time.perf_counter() - began) / times)
 
 
 def rendered(conversation: Conversation, chat: ChatFormat) -> str:
@@ -113,11 +115,11 @@ def tokenise_alone(texts: Sequence[str], chat: ChatFormat) -> int:
     return sum(len(encoding.ids) for encoding in found)
 
 
-def feed(dataset: Data, rows: int, row_tokens: int, interactions: int) -> None:
-    """Every batch of one epoch."""
+def feed(dataset: Data, rows: int, row_tokens: int, interactions: int, epochs: int = 1) -> None:
+    """Every batch of these epochs."""
     cfg = config.default()
     cfg.batch.rows, cfg.batch.row_tokens, cfg.batch.interactions = rows, row_tokens, interactions
-    draws = Draws(dataset.interactions, cfg.batch, 0, 1.0)
+    draws = Draws(dataset.interactions, cfg.batch, 0, epochs)
     packing = packing_for(dataset, draws, row_tokens, rows, 0)
     source = LogBatches(dataset, draws, packing, Limits.of(cfg))
     for _ in range(source.steps_left()):

@@ -117,11 +117,11 @@ def _exchange(
     """Move or exchange the tree of the fullest row that helps most; False if nothing helps."""
     fill_B = np.maximum.reduce(used_5xB / room_5xB)
     full = int(fill_B.argmax())
-    partners = np.argsort(fill_B, kind="stable")[:PARTNERS]
+    partners = fill_B.argsort(kind="stable")[:PARTNERS]
     partners = partners[partners != full]
     is_partner_B = np.zeros(len(fill_B), bool)
     is_partner_B[partners] = True
-    mine, others = np.flatnonzero(row_N == full), np.flatnonzero(is_partner_B[row_N])
+    mine, others = (row_N == full).nonzero()[0], is_partner_B[row_N].nonzero()[0]
     # For a tree of a partner, or for nothing.
     to_K = np.concatenate([row_N[others], partners])
     back_5xK = np.zeros((5, len(to_K)), size_5xN.dtype)
@@ -129,7 +129,7 @@ def _exchange(
     moved = size_5xN[:, mine, None] - back_5xK[:, None]
     own_fill = (used_5xB[:, full, None, None] - moved) / room_5xB[:, full, None, None]
     partner_fill = (used_5xB[:, None, to_K] + moved) / room_5xB[:, None, to_K]
-    after = np.maximum(np.maximum.reduce(own_fill), np.maximum.reduce(partner_fill))
+    after = np.maximum.reduce(np.maximum(own_fill, partner_fill))
     if not after.size or after.min() >= fill_B[full]:
         return False
     i, k = divmod(int(after.argmin()), len(to_K))

@@ -24,19 +24,20 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Counted, fit_one
-from interact_jax.data.forest import Forest, Measured
+from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Member
 from interact_jax.data.reading import Read
+from interact_jax.data.stored_trees import StoredTrees
 from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
@@ -197,7 +198,7 @@ class StoredDataset(Counted):
         made = dict(self._made(missing.tolist()))
         sizes = self.store.sizes(indices)
         if sizes is not None:
-            return StoredTrees(self, indices, sizes)
+            return StoredTrees(self._forest_of, indices, sizes)
         made |= dict(self._made([i for i in indices if i not in made]))
         return [tree for i in indices for tree in made[i].trees]
 
@@ -266,6 +267,10 @@ class StoredDataset(Counted):
                 self.store.put(i, found)
             yield i, found
 
+    def _forest_of(self, index: int) -> Forest:
+        ((_, made),) = self._made([index])
+        return Forest.of(made.trees)
+
     def _count(self, index: int, tokenised: Tokenised) -> Tokenised:
         """Count what a conversation lost, once in a run."""
         if not self._counted_N[index]:
@@ -274,50 +279,6 @@ class StoredDataset(Counted):
                 name = Forest.of(tokenised.trees).facts.conversation
                 self.note(tokenised.counts, name or f"conversation {index:,}")
         return tokenised
-
-
-class StoredTrees(Measured):
-    """Trees in a store, of which only the sizes have been read."""
-
-    def __init__(self, dataset: StoredDataset, indices: Sequence[int], sizes: Sizes):
-        self._dataset, self._indices, self._sizes = dataset, indices, sizes
-        self._ends_C = np.cumsum(sizes.trees_C)
-        self._last = -1, Forest.of([])  # the last conversation that was read
-
-    @property
-    def sizes_Nx5(self) -> np.ndarray:
-        """The sizes of the trees: T, P, Q, R, J."""
-        return self._sizes.trees_Nx5
-
-    @property
-    def given(self) -> Collection[str]:
-        """The names of all given log-probabilities."""
-        return (
-            {name for i in self._indices for name in self._trees_of(i).given}
-            if self._sizes.given
-            else ()
-        )
-
-    def __len__(self) -> int:
-        return len(self.sizes_Nx5)
-
-    @overload
-    def __getitem__(self, index: int) -> Tree: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tree]: ...
-    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        place = int(np.searchsorted(self._ends_C, number, side="right"))
-        trees = self._trees_of(self._indices[place])
-        return trees[number - int(self._ends_C[place])]
-
-    def _trees_of(self, conversation: int) -> Forest:
-        if self._last[0] != conversation:
-            ((_, made),) = self._dataset._made([conversation])
-            self._last = conversation, Forest.of(made.trees)
-        return self._last[1]
 
 
 _Made = list[tuple[int, Tokenised | None]]

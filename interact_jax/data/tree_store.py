@@ -127,10 +127,12 @@ class TreeStore:
 
     def put(self, index: int, tokenised: Tokenised) -> None:
         """Keep the trees of a conversation. Where the disk is full, nothing more is kept."""
+        if self.full:
+            return
         forest = Forest.of(tokenised.trees)
         data = to_bytes(dataclasses.replace(tokenised, trees=forest))
         record = _HEAD.pack(len(data), _checksum(index, data, 0)) + data
-        if not self.full and len(record) <= MOST and (place := self._append(record)):
+        if len(record) <= MOST and (place := self._append(record)):
             self._index.put(index, *place, len(record), forest)
 
     def close(self) -> None:
