@@ -122,7 +122,7 @@ def mixture(folder, prepared):
     return {**prepared, **weights, "epochs": 0, "steps": 6}
 
 
-def test_a_run_on_a_mixture_goes_on_where_it_was(folder, mixture, tmp_path, caplog):
+def test_a_run_on_a_mixture_goes_on_where_it_was(folder, mixture, tmp_path, capsys):
     train.main(train_arguments(tmp_path / "whole", mixture))
     workers = {**mixture, "data.cache": tmp_path / "cache", "data.workers": 1}
     train_and_end(train_arguments(tmp_path / "run", workers), 4)
@@ -131,9 +131,9 @@ def test_a_run_on_a_mixture_goes_on_where_it_was(folder, mixture, tmp_path, capl
     drawn = {Path(each["path"]).name: each["drawn"] for each in position["mixture"]}
     assert position["drawn"] == sum(drawn.values())
     assert abs(drawn["others"] - position["drawn"] * 2 / 3) < 1
-    caplog.clear()
+    capsys.readouterr()
     train.main(train_arguments(tmp_path / "run", workers))
-    assert f"{folder / 'others'}: {drawn['others']} conversations drawn" in caplog.text
+    assert f"{folder / 'others'}: {drawn['others']} conversations drawn" in capsys.readouterr().err
     check_same(tensors(tmp_path / "run" / "export"), tensors(tmp_path / "whole" / "export"))
     card = (tmp_path / "run" / "export" / "README.md").read_text()
     assert "data (1), others (2)" in card and str(folder) not in card
