@@ -133,7 +133,7 @@ def test_a_run_on_a_mixture_goes_on_where_it_was(folder, mixture, tmp_path, caps
     assert abs(drawn["others"] - position["drawn"] * 2 / 3) < 1
     capsys.readouterr()
     train.main(train_arguments(tmp_path / "run", workers))
-    assert f"{folder / 'others'}: {drawn['others']} conversations drawn" in capsys.readouterr().err
+    assert f"{folder / 'others'}: {drawn['others']} conversation" in capsys.readouterr().err
     check_same(tensors(tmp_path / "run" / "export"), tensors(tmp_path / "whole" / "export"))
     card = (tmp_path / "run" / "export" / "README.md").read_text()
     assert "data (1), others (2)" in card and str(folder) not in card
