@@ -255,7 +255,7 @@ def win_rate(
     return round(won / (won + lost), 5) if won + lost else None
 
 
-LATER = {"data.cache": "", "data.mapping": ""}
+LATER = {"data.cache": "", "data.mapping": "", "data.mixture": ""}
 """Settings that are newer than published results, with the value that the runs then had."""
 
 

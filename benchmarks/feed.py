@@ -34,9 +34,11 @@ from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import read_conversations
 from interact_jax.data.dataset import load_dataset
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Data, Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import Data, LogBatches
 from interact_jax.data.prepared import PreparedData, is_prepared
 from interact_jax.data.stored import StoredDataset
 from interact_jax.data.tokenise import Tokeniser

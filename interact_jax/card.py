@@ -19,6 +19,7 @@ import huggingface_hub
 
 import interact_jax
 from interact_jax import config, places
+from interact_jax.data import mixture
 from interact_jax.data.recipes import HINDSIGHT
 from interact_jax.json_files import read_json
 from interact_jax.metrics import interactions_until
@@ -44,7 +45,7 @@ ALWAYS = (
     *("objective.name", "teacher.name", "optim.name", "optim.lr", "optim.schedule"),
     *("batch.interactions", "batch.conversations", "steps", "epochs", "seed"),
 )
-SHOWN_ABOVE = ("model.path", "data.path")  # they have rows of their own
+SHOWN_ABOVE = ("model.path", "data.path", "data.mixture")  # they have rows of their own
 
 
 def write(workdir: Path, out: Path | str, step: int, weights: str = "policy") -> None:
@@ -74,7 +75,7 @@ def _is_ours(place: Path) -> bool:
 def text(workdir: Path, step: int, weights: str) -> str:
     """The card. Raises InputError where the run's config.json cannot be read."""
     settings = read_json(workdir / "config.json")
-    base, data = _display_name(settings["model.path"]), _display_name(config.data_of(settings))
+    base, data = _display_name(settings["model.path"]), _data_name(settings)
     facts = {
         "base model": base,
         "data": data,
@@ -141,6 +142,14 @@ def _is_hub_id(model: str) -> bool:
 def _display_name(path: str) -> str:
     """A model or file as the card names it: a hub id, or the last part of a path."""
     return path if _is_hub_id(path) else Path(path).name
+
+
+def _data_name(settings: Mapping[str, Any]) -> str:
+    """The data as the card names them: of a mixture each data set, with its weight."""
+    if given := settings.get("data.mixture"):
+        names = [f"{_display_name(e.path)} ({float(e.weight):g})" for e in mixture.parse(given)]
+        return ", ".join(names)
+    return _display_name(config.data_of(settings))
 
 
 def _interactions(metrics: Path, step: int) -> str:

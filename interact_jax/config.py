@@ -35,7 +35,17 @@ from interact_jax import (
     skipping,
     teachers,
 )
-from interact_jax.data import chat, dataset, encode, holdout, limits, pipeline, tree, weighing
+from interact_jax.data import (
+    chat,
+    dataset,
+    encode,
+    holdout,
+    limits,
+    mixture,
+    pipeline,
+    tree,
+    weighing,
+)
 from interact_jax.json_files import read_json
 from interact_jax.models import attention, decoder
 from interact_jax.online import engines, feed, prompts, rollouts, schedule
@@ -84,6 +94,7 @@ SETTINGS = {
 HOMES = (
     opening.SETTINGS,
     dataset.SETTINGS,
+    mixture.SETTINGS,
     pipeline.SETTINGS,
     encode.SETTINGS,
     chat.SETTINGS,
@@ -307,8 +318,9 @@ def check(config: ConfigDict) -> None:
         )
     if not data_of(flat):
         raise InputError(
-            "data.path is not set: give a file of conversations, --config.data.path=FILE; or "
-            "online.prompts, to learn online."
+            "data.path is not set: give a file of conversations, --config.data.path=FILE; "
+            "data.mixture, to learn from several prepared data sets; or online.prompts, to learn "
+            "online."
         )
     given = [name for name in DATA if flat[name]]
     if len(given) > 1:
@@ -316,6 +328,13 @@ def check(config: ConfigDict) -> None:
             f"{' and '.join(f'{name}={flat[name]}' for name in given)}: a run learns from one of "
             f"them. {_how_to_leave_one(given)}"
         )
+    if flat["data.mixture"]:
+        mixture.parse(flat["data.mixture"])  # raises where it is not understood
+        if not flat["steps"]:
+            raise InputError(
+                f"epochs={flat['epochs']:g}: the data sets of data.mixture are not through at the "
+                "same time, so it has no epochs. Set steps instead, and epochs=0."
+            )
     if flat["data.path"] == places.STANDARD:
         raise InputError(
             "data.path=-: a run that is resumed reads its data again, and standard input is over "
@@ -323,7 +342,7 @@ def check(config: ConfigDict) -> None:
         )
 
 
-DATA = ("data.path", "online.prompts", "online.replay")
+DATA = ("data.path", "data.mixture", "online.prompts", "online.replay")
 
 
 def _how_to_leave_one(given: Sequence[str]) -> str:

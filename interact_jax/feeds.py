@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 from interact_jax import known, sharding
-from interact_jax.data import holdout
+from interact_jax.data import holdout, mixture
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset, grow, load_dataset
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.first_steps import first_trees, packing_for
 from interact_jax.data.limits import Limits
+from interact_jax.data.mixed import MixedDataset, with_own_id
 from interact_jax.data.order import Order
-from interact_jax.data.pipeline import BatchSource, Data, Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import BatchSource, LogBatches
 from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
+from interact_jax.data.reading import Data
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
-from interact_jax.data.stored import StoredDataset, cache_folder
+from interact_jax.data.stored import TREES, StoredDataset, cache_folder
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
@@ -65,7 +70,14 @@ class Feed(Protocol):
 
 def check_files(cfg: Any) -> None:
     """Raise InputError where there is no file of logs: before a model is downloaded for them."""
-    if not is_online(cfg) and cfg.data.path != "pocket" and not is_prepared(cfg.data.path):
+    if cfg.data.mixture:
+        for each in mixture.parse(cfg.data.mixture):
+            if not is_prepared(each.path):
+                raise InputError(
+                    f"data.mixture={cfg.data.mixture}: {each.path}: no prepared data there. "
+                    f"`interact prepare-data` makes it; {mixture.EXPECTED}."
+                )
+    elif not is_online(cfg) and cfg.data.path != "pocket" and not is_prepared(cfg.data.path):
         find_files(cfg.data.path)
 
 
@@ -100,9 +112,11 @@ class LogFeed:
         workdir: Path,
         kept: Mapping[str, Any],
     ):
-        log.info("reading %s", cfg.data.path)
-        open_data = _open_prepared if is_prepared(cfg.data.path) else _read_files
-        data, self.dataset, held_out = open_data(cfg, model, method)
+        log.info("reading %s", cfg.data.mixture or cfg.data.path)
+        is_stored = bool(cfg.data.mixture) or is_prepared(cfg.data.path)
+        data, self.dataset, held_out = (_open_prepared if is_stored else _read_files)(
+            cfg, model, method
+        )
         if kept:
             if "step" in kept["position"]:
                 raise InputError(
@@ -111,7 +125,8 @@ class LogFeed:
                 )
             known.check_resumed(data, method.known, kept)
         self.held_out = HeldOut.of(held_out, model, cfg)
-        self.draws = Draws(data.interactions, cfg.batch, cfg.seed, cfg.epochs)
+        course = data.course(cfg.seed) if isinstance(data, MixedDataset) else None
+        self.draws = Draws(data.interactions, cfg.batch, cfg.seed, cfg.epochs, course)
         height = cfg.batch.rows * sharding.row_shards(model.mesh)
         self.packing = packing_for(
             data,
@@ -122,7 +137,7 @@ class LogFeed:
             method.known,
         )
         log.info("%s", self.packing)
-        self.trees = data.trees_of(self.draws.step(0))
+        self.trees = first_trees(data, self.draws)
         self._data, self._cfg, self._model = data, cfg, model
         self._method, self._workdir = method, workdir
 
@@ -140,6 +155,9 @@ class LogFeed:
         source = LogBatches(self._data, self.draws, self.packing, Limits.of(self._cfg))
         if saved:
             source.seek(saved["position"])
+        if isinstance(self._data, MixedDataset):
+            for line in self._data.read_lines(source.place):
+                log.info("%s", line)
         return source
 
 
@@ -172,15 +190,24 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
             "every reply before the first step, and those of prepared data are not kept. Set "
             "data.path to files that fit into memory."
         )
-    settings = EncodeSettings.of(cfg)
-    shards = PreparedData(cfg.data.path)
-    tokeniser = Tokeniser(model.chat, settings, cfg.sharing, method.recipe)
-    data = StoredDataset(shards, tokeniser, cache_folder(cfg.data.cache), cfg.data.workers)
+    settings, chat = EncodeSettings.of(cfg), model.chat
+    tokeniser = Tokeniser(chat, settings, cfg.sharing, method.recipe)
+    folder = cache_folder(cfg.data.cache)
+    weighted = [mixture.Weighted(cfg.data.path, Fraction(1))]
+    if cfg.data.mixture:
+        weighted = mixture.parse(cfg.data.mixture)
+    workers = mixture.workers_of(cfg.data.workers, weighted)
+    shards = [PreparedData(each.path) for each in weighted]
+    parts = [
+        StoredDataset(each, tokeniser, folder, processes, beside=each.directory / TREES)
+        for each, processes in zip(shards, workers, strict=True)
+    ]
+    data = MixedDataset(parts, weighted) if cfg.data.mixture else parts[0]
     for line in data.lines():
         log.info("%s", line)
-    first = shards.batch(range(min(len(shards), SHOWN)))
-    sample = grow(first, ReadReport(), model.chat, settings, cfg.sharing, recipe=method.recipe)
-    held_out = _held_out(cfg)
+    first = _sample(weighted, shards, [Order(len(each), None) for each in shards], SHOWN)
+    sample = grow(first, ReadReport(), chat, settings, cfg.sharing, recipe=method.recipe)
+    held_out = _held_out(cfg, weighted)
     log.info(
         "held out, to measure by: %s",
         f"{count(len(held_out), 'conversation')} of the split {HELD_OUT}"
@@ -190,11 +217,28 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
     return data, sample, held_out
 
 
-def _held_out(cfg: Any) -> list[Conversation]:
-    """Some conversations of the split to measure by, more than are measured; none without it."""
-    if not cfg.evaluation.holdout or HELD_OUT not in splits_of(cfg.data.path):
+def _held_out(cfg: Any, weighted: Sequence[mixture.Weighted]) -> list[Conversation]:
+    """Some conversations of the splits to measure by, more than are measured; none without them."""
+    having = [each for each in weighted if HELD_OUT in splits_of(each.path)]
+    if not cfg.evaluation.holdout:
         return []
-    data = PreparedData(cfg.data.path, HELD_OUT)
-    order = Order(len(data), seed=0)
-    most = min(len(data), 2 * cfg.evaluation.interactions)
-    return data.batch([order[n] for n in range(most)])
+    splits = [PreparedData(each.path, HELD_OUT) for each in having]
+    orders = [Order(len(each), seed=0) for each in splits]
+    return _sample(having, splits, orders, 2 * cfg.evaluation.interactions)
+
+
+def _sample(
+    weighted: Sequence[mixture.Weighted],
+    shards: Sequence[PreparedData],
+    orders: Sequence[Order],
+    most: int,
+) -> list[Conversation]:
+    """The first conversations of these orders, by weight, at most so many."""
+    chosen = mixture.interleaved(list(map(len, shards)), weighted, most)
+    found = [
+        iter(data.batch([order[n] for own, n in chosen if own == part]))
+        for part, (data, order) in enumerate(zip(shards, orders, strict=True))
+    ]
+    if len(weighted) == 1:
+        return list(found[0])
+    return [with_own_id(next(found[part]), weighted[part].path) for part, _ in chosen]

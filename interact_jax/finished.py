@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import checkpoint, config, digests, places, remote
+from interact_jax.data import mixture
 from interact_jax.data.dataset import POCKET_LOGS
 from interact_jax.data.prepared import CARD, is_prepared
 from interact_jax.data.records import find_files
@@ -74,6 +75,8 @@ def _state(file: Path | str) -> list[int | str]:
 def _data_files(cfg: Any, workdir: Path) -> list[Path | str]:
     if is_online(cfg):
         return list(record_files(Path(cfg.online.replay or workdir)))
+    if cfg.data.mixture:
+        return [Path(each.path) / CARD for each in mixture.parse(cfg.data.mixture)]
     if is_prepared(cfg.data.path):
         return [Path(cfg.data.path) / CARD]
     return [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))

@@ -18,7 +18,8 @@ import numpy as np
 from interact_jax import digests, files
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.fingerprint import DIFFERENCES, fingerprint, legacy_digests
-from interact_jax.data.pipeline import Data, check_position
+from interact_jax.data.positions import check_position
+from interact_jax.data.reading import Data
 from interact_jax.data.recipes import PLAIN
 from interact_jax.data.tree import Tree
 from interact_jax.opening import OpenedModel

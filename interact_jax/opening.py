@@ -167,6 +167,21 @@ def open_model(
     return OpenedModel(files, tokenizer_files, raw, decoder, chat, mesh)
 
 
+def chat_for(cfg: Any) -> ChatFormat:
+    """The chat format of a run's settings, without its model."""
+    files = hf.resolve(cfg.model.path, weights=False)
+    tokenizer = cfg.model.tokenizer
+    return ChatFormat.load(
+        hf.resolve(tokenizer, weights=False) if tokenizer else files,
+        cfg.hindsight,
+        cfg.data.reply_tokens,
+        thinking=cfg.data.thinking,
+        date=cfg.data.date,
+        end=cfg.data.end,
+        stops=hf.eos_token_ids(files),
+    )
+
+
 def open_for(cfg: Any, mesh: jax.sharding.Mesh, run: Path | None = None) -> OpenedModel:
     """The model of a run's settings; a resumed run has its own config and tokenizer, in its
     directory `run`."""

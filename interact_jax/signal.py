@@ -14,7 +14,7 @@ from jax.stages import Wrapped
 
 from interact_jax import progress, scoring, sharding
 from interact_jax.data.dataset import Dataset
-from interact_jax.data.pipeline import LOOK_AHEAD
+from interact_jax.data.first_steps import LOOK_AHEAD
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.rows import Packing
 from interact_jax.data.tree import Tree

@@ -40,8 +40,9 @@ from interact_jax import bench, chips, cli, config, memory, places, progress, sh
 from interact_jax.arguments import Parser
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.pipeline import Draws, packing_for
+from interact_jax.data.first_steps import packing_for
 from interact_jax.help_text import Help
 from interact_jax.methods import method_of
 from interact_jax.models import hf

@@ -5,7 +5,8 @@
 
 Any format of logs is read, part by part, in several processes, in little memory. A run that was
 stopped goes on where it was, to the same bytes. DIR/README.md says what was kept and what was not;
-tensorflow_datasets reads the shards without TensorFlow.
+tensorflow_datasets reads the shards without TensorFlow. With --config, the token trees of runs with
+these settings are made, too: `--config configs/quickstart.py --config.data.max_length=512`.
 
 Machines that share a file system divide the work: each gets --process-index 0, 1, ... of
 --process-count, and with --wait they wait for one another.
@@ -22,12 +23,18 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from interact_jax import cli, places
-from interact_jax.arguments import Parser
+from interact_jax import cli, config, places
+from interact_jax.arguments import SETTING, Parser
+from interact_jax.data import shares
 from interact_jax.data.columns import load_columns
+from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.tokenise import Tokeniser
 from interact_jax.help_text import Help
+from interact_jax.methods import method_of
 from interact_jax.models import hf
+from interact_jax.opening import chat_for
 from interact_jax.prepare import pipeline, trial
 from interact_jax.prepare.describing import About
 from interact_jax.prepare.filters import FILTERS, parse_filter
@@ -36,6 +43,7 @@ from interact_jax.prepare.parts import PART_BYTES
 from interact_jax.prepare.pipeline import Left, Share
 from interact_jax.prepare.readme import summary
 from interact_jax.prepare.splits import DEFAULT, NAME, format_splits, parse_splits
+from interact_jax.prepare.trees import make_trees
 from interact_jax.printable import count
 from interact_jax.schema import InputError
 
@@ -51,8 +59,16 @@ SETTINGS = {
 """Settings of a run that are arguments here, with their own meaning, choices and bounds."""
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=Help, allow_abbrev=False)
+class PrepareParser(Parser):
+    """Lets settings of runs through."""
+
+    def lets_through(self, argument: str) -> bool:
+        return argument.startswith(SETTING) and "=" in argument
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The named arguments, and the --config.KEY=VALUE ones unparsed."""
+    parser = PrepareParser(description=__doc__, formatter_class=Help, allow_abbrev=False)
     add = parser.add_argument
     add("--data", required=True, help="conversations: file, glob or directory")
     add("--out", required=True, metavar="DIR", help="directory of the prepared data")
@@ -68,6 +84,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     shares = format_splits(DEFAULT)
     add("--splits", default=shares, metavar="NAME=SHARE,...", help="by a hash of the user")
     add("--tokenizer", default="", metavar="NAME", help="count tokens: a model's name, or pocket")
+    add(
+        "--config",
+        default="",
+        metavar="FILE",
+        help="of runs, with --config.KEY=VALUE: then make the token trees that they need, into "
+        "DIR/trees, where they find them; a run over several processes needs all of them",
+    )
     add("--license", default="", metavar="NAME", help="of the logs, for the card")
     add("--source", default="", metavar="TEXT", help="where they are from, for the card")
     add(
@@ -105,13 +128,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--finish", action="store_true", help="do all that other machines have left")
     cli.add_settings(parser, SETTINGS)
     cli.name_flags(SETTINGS | {"data.path": "--data"})
-    return parser.parse_args(argv)
+    args, overrides = parser.parse_known_args(argv)
+    if overrides and not args.config:
+        parser.error(f"{overrides[0]}: is a setting of runs, and needs --config, their file")
+    return args, overrides
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse(argv)
+    args, overrides = parse(argv)
     check(args)
     cli.log_to_stderr(logging.INFO)
+    # What is wrong with it is said before anything is read.
+    own = [*overrides, f"--config.data.path={args.out}"]
+    cfg = config.load(args.config, own) if args.config else None
     filters = [parse_filter(text) for text in args.filter]
     load_columns(args.mapping)  # what is wrong with it is said before anything is read
     settings = Settings(
@@ -146,6 +175,17 @@ def main(argv: list[str] | None = None) -> None:
         cli.show(*left_lines(done))
     else:
         cli.show(*summary(done, args.out))
+        if cfg is not None:
+            # Without --wait, this machine is the last one, and alone.
+            own_share = shares.Share(args.process_index, args.process_count) if args.wait else None
+            workers = processes if processes > 1 else 0
+            cli.show(*make_trees(tokeniser_of(cfg), Path(args.out), workers, own_share))
+
+
+def tokeniser_of(cfg: Any) -> Tokeniser:
+    """How a run with these settings makes trees."""
+    recipe = method_of(cfg).recipe
+    return Tokeniser(chat_for(cfg), EncodeSettings.of(cfg), cfg.sharing, recipe)
 
 
 def check(args: argparse.Namespace) -> None:

@@ -218,7 +218,8 @@ def show_signal(run: train.Run, folder: Path) -> None:
         run.model.decoder, run.state.params, trees, run.model.mesh, sharing=run.config.sharing
     )[:most]
     interactions = signal.interactions_by_id(run.dataset)
-    title = f"The signal before training: {run.config.model.path} on {run.config.data.path}"
+    data = run.config.data.mixture or run.config.data.path
+    title = f"The signal before training: {run.config.model.path} on {data}"
     report.write_signal_report(
         folder, scored, interactions, run.model.chat, title=title, of_run=True
     )

@@ -38,7 +38,7 @@ BATCHES = {"batch.interactions": 0, "batch.conversations": 2}
 def test_a_run_draws_by_its_seed(small, tmp_path):
     def order(name, seed):
         run = begin(tmp_path / name, {**small, **BATCHES, "seed": seed})
-        return [run.source.draws.order[n] for n in range(12)]
+        return run.source.draws.course.take((0,), 12).tolist()
 
     one, same, other = order("one", 1), order("same", 1), order("other", 2)
     assert one == same != other

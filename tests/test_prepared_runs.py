@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -105,3 +106,47 @@ def test_unfinished_data_are_refused(folder, prepared, tmp_path, capsys):
     given = {**prepared, "data.path": tmp_path}
     status, text = outcome(train.main, train_arguments(tmp_path / "run", given), capsys)
     assert status and "was not prepared to the end" in text
+
+
+# --------------------------------------------------------------------------------------- mixtures
+
+
+@pytest.fixture(scope="module")
+def mixture(folder, prepared):
+    """Settings of a run on two data sets, one of which it goes through several times."""
+    rows = [row | {"id": f"t{n}"} for n, row in enumerate(records()[:3])]
+    rows[0]["messages"][0]["content"] = "Something else"
+    file = write_lines(folder / "others.jsonl", rows)
+    prepare(Settings(str(file), splits=(("train", 1.0),)), (), folder / "others")
+    weights = {"data.mixture": f"{folder / 'data'}=1,{folder / 'others'}=2", "data.path": ""}
+    return {**prepared, **weights, "epochs": 0, "steps": 6}
+
+
+def test_a_run_on_a_mixture_goes_on_where_it_was(folder, mixture, tmp_path, capsys):
+    train.main(train_arguments(tmp_path / "whole", mixture))
+    workers = {**mixture, "data.cache": tmp_path / "cache", "data.workers": 1}
+    train_and_end(train_arguments(tmp_path / "run", workers), 4)
+    (file,) = (tmp_path / "run" / "checkpoints" / "2").glob("data/metadata")
+    position = json.loads(file.read_text())["position"]
+    drawn = {Path(each["path"]).name: each["drawn"] for each in position["mixture"]}
+    assert position["drawn"] == sum(drawn.values())
+    assert abs(drawn["others"] - position["drawn"] * 2 / 3) < 1
+    capsys.readouterr()
+    train.main(train_arguments(tmp_path / "run", workers))
+    assert f"{folder / 'others'}: {drawn['others']} conversation" in capsys.readouterr().err
+    check_same(tensors(tmp_path / "run" / "export"), tensors(tmp_path / "whole" / "export"))
+    card = (tmp_path / "run" / "export" / "README.md").read_text()
+    assert "data (1), others (2)" in card and str(folder) not in card
+
+
+def test_what_a_mixture_needs_is_said(mixture, tmp_path, capsys):
+    for change, said in (
+        ({"steps": 0, "epochs": 2}, "Set steps instead"),
+        ({"data.path": "pocket"}, "a run learns from one of them"),
+        ({"data.mixture": f"{tmp_path}=1"}, "no prepared data there"),
+        ({"data.mixture": "data/own"}, "has no weight"),
+    ):
+        status, text = outcome(
+            train.main, train_arguments(tmp_path / "run", {**mixture, **change}), capsys
+        )
+        assert status and said in text and "data.mixture" in text

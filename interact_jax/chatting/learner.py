@@ -24,9 +24,11 @@ from ml_collections import ConfigDict
 from interact_jax import config, memory, sharding, train
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset, grow
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Draws, LogBatches, StepBatch, packing_for
+from interact_jax.data.pipeline import LogBatches, StepBatch
 from interact_jax.methods import method_of
 from interact_jax.opening import OpenedModel
 from interact_jax.optim import learning_rate, make_optimiser

@@ -150,8 +150,8 @@ class Dataset(Counted):
         chosen = (self.conversations[i] for i in indices)
         return [(c.id, c.user, weight_of(of_one)) for c, of_one in zip(chosen, trees, strict=True)]
 
-    def follow(self, order: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]:
-        """A function that returns the trees of the next conversations of `order`."""
+    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]:
+        """A function that returns the trees of the next conversations."""
         return lambda indices: [self.trees[i] for i in indices]
 
     def totals(self, drawn_N: np.ndarray, ignore_first: int) -> dict[str, int]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
-import grain
 import numpy as np
 
-KNOWN = 1 << 16  # numbers of a shuffled index that are kept: each is asked for several times
-SMALL = 32
-"""Grain shuffles 2^16 numbers and walks through them until one is below the count: 4 ms for an
-index of 12, 1 ms for one of 32."""
+from interact_jax.data.permutation import Permutation
+
+PIECE = 1 << 16  # numbers of an epoch that are computed at a time
+KEPT = 8  # such pieces: each number is asked for several times
+SMALL = 32  # below this, an epoch is numpy's permutation, as it has always been
 
 
 class Order:
@@ -21,19 +20,28 @@ class Order:
         """Every epoch is in a new random order, which depends on the seed alone; without a seed,
         all are in the order 0, 1, ..."""
         self.count, self.seed = count, seed
-        self._large: Callable[[int], int] | None = None
-        if seed is not None and count >= SMALL:
-            shuffled = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
-            self._large = functools.lru_cache(KNOWN)(lambda n: int(shuffled[n]))
-        self._epoch: tuple[int, np.ndarray] | None = None  # the last one that was asked for
+        self._piece = functools.lru_cache(KEPT)(self._make_piece)
+        self._shuffled = functools.lru_cache(2)(Permutation)
 
     def __getitem__(self, n: int) -> int:
-        if self._large is not None:
-            return self._large(n)
         epoch, place = divmod(n, self.count)
+        return int(self._piece(epoch, place // PIECE)[place % PIECE])
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """`count` of them from the start-th on."""
+        parts, end = [np.zeros(0, np.int64)], start + count
+        while start < end:
+            epoch, place = divmod(start, self.count)
+            piece = self._piece(epoch, place // PIECE)[place % PIECE :][: end - start]
+            parts.append(piece)
+            start += len(piece)
+        return np.concatenate(parts)
+
+    def _make_piece(self, epoch: int, number: int) -> np.ndarray:
+        """Numbers [at most PIECE] of an epoch."""
+        places = np.arange(number * PIECE, min(self.count, (number + 1) * PIECE))
         if self.seed is None:
-            return place
-        if self._epoch is None or self._epoch[0] != epoch:
-            rng = np.random.default_rng((self.seed, epoch))
-            self._epoch = epoch, rng.permutation(self.count)
-        return int(self._epoch[1][place])
+            return places
+        if self.count < SMALL:
+            return np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        return self._shuffled(self.count, (self.seed + epoch) % 2**32)(places)

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import grain
 import numpy as np
 
 from interact_jax.data.dataset import Dataset, counted_tokens
-from interact_jax.data.fingerprint import DIFFERENCES, difference, legacy_digests
+from interact_jax.data.draws import Draws, Place
+from interact_jax.data.first_steps import first_trees, losses, nothing_usable
 from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, Member, removed_share
-from interact_jax.data.order import Order
+from interact_jax.data.mixed import MixedDataset
 from interact_jax.data.pack import Places, padding
+from interact_jax.data.positions import check_position
+from interact_jax.data.reading import Data, Stored
 from interact_jax.data.rows import Packing
-from interact_jax.data.tree import Size, Tree
-from interact_jax.printable import count, count_reason
-from interact_jax.schema import Batch, InputError
+from interact_jax.data.shares import Share, Views, pack_share
+from interact_jax.data.tree import Size
+from interact_jax.printable import count
+from interact_jax.schema import Batch, RunStopped
 from interact_jax.settings import Setting
 
-LOOK_AHEAD = 64  # steps for which shapes are chosen
 AHEAD = 2  # batches that are packed while the device works
 SETTINGS = {
     "batch.conversations": Setting(
@@ -49,113 +52,6 @@ SETTINGS = {
 
 
 TOTALS = ("interactions", "reply_tokens")
-Read = Callable[[Sequence[int]], Sequence[Sequence[Tree]]]
-
-
-class Draws:
-    """Which conversations each step gets.
-
-    Every epoch has an order of its own (`Order`). A step begins where the previous one ended, so
-    the only state is the number of conversations drawn so far.
-    """
-
-    def __init__(
-        self, interactions: Sequence[int] | np.ndarray, batch: Any, seed: int, epochs: float = 0
-    ):
-        """`interactions` of each conversation; `batch` has `conversations` and `interactions`, one
-        of them 0; `epochs=0` means no end."""
-        self.interactions, self.batch = interactions, batch
-        count = len(interactions)
-        self.order = Order(count, seed)
-        # Conversations of the whole run, at least one.
-        self.total = max(1, round(epochs * count)) if epochs else None
-
-    def step(self, drawn: int) -> list[int]:
-        """The conversations of the step after the first `drawn`; none after the end."""
-        indices: list[int] = []
-        interactions = 0
-        while self.total is None or drawn + len(indices) < self.total:
-            index = self.order[drawn + len(indices)]
-            indices.append(index)
-            interactions += self.interactions[index]
-            if self.batch.conversations:
-                if len(indices) >= self.batch.conversations:
-                    break
-            elif interactions >= self.batch.interactions:
-                break
-        return indices
-
-    def indices(self, drawn: int = 0) -> Iterator[int]:
-        """All conversations from there on."""
-        numbers = itertools.count(drawn) if self.total is None else range(drawn, self.total)
-        return (self.order[n] for n in numbers)
-
-    def steps(self, drawn: int = 0) -> Iterator[list[int]]:
-        """All steps from there on; the last one may be smaller."""
-        while indices := self.step(drawn):
-            yield indices
-            drawn += len(indices)
-
-    def times(self, drawn: int) -> np.ndarray:
-        """How often each conversation is among the first `drawn`: every epoch has each once."""
-        count = len(self.interactions)
-        epochs, rest = divmod(drawn, count)
-        last = [self.order[at] for at in range(drawn - rest, drawn)]
-        return epochs + np.bincount(np.array(last, np.int64), minlength=count)
-
-
-class Data(Protocol):
-    """What batches are made of: conversations by number, all in memory (`dataset.Dataset`) or read
-    as they are drawn (`stored.StoredDataset`)."""
-
-    @property
-    def interactions(self) -> Sequence[int] | np.ndarray:
-        """Of each conversation."""
-
-    @property
-    def users(self) -> np.ndarray:
-        """Of each conversation, "" or 0 where nobody is named."""
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Of each conversation."""
-
-    @property
-    def prints(self) -> dict[str, str]:
-        """Digests of all that is learned, as `fingerprint`."""
-
-    def __len__(self) -> int: ...
-
-    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
-        """The trees of these conversations."""
-
-    def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
-        """These conversations, whose trees are at hand, as `Limits` sees them."""
-
-    def follow(self, order: Iterator[int]) -> Read:
-        """A function that returns the trees of the next conversations of `order`."""
-
-    def summary(self) -> Mapping[str, int]:
-        """Everything that was lost or mended, by reason."""
-
-
-def packing_for(
-    dataset: Data,
-    draws: Draws,
-    row_tokens: int,
-    height: int,
-    ignore_first: int,
-    known: Collection[str] = (),
-) -> Packing:
-    """Shapes for the first steps of a run; `known` as in `Packing.for_trees`."""
-    drawn = list(itertools.islice(draws.steps(), LOOK_AHEAD))
-    steps = [dataset.trees_of(step) for step in drawn]
-    trees: Sequence[Tree]
-    if isinstance(dataset, Dataset):
-        trees = dataset.trees_of(range(len(dataset)))
-    else:  # `LogBatches` widens rows for what is larger than all of these
-        trees = dataset.trees_of([i for step in drawn for i in step])
-    return Packing.for_trees(trees, row_tokens, height, ignore_first, steps, known)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,104 +92,75 @@ class BatchSource(Protocol):
         """What was read and what was lost, for people."""
 
 
-def check_position(
-    dataset: Data,
-    position: Mapping[str, Any],
-    parts: Collection[str] = tuple(DIFFERENCES),
-    prints: Mapping[str, str] | None = None,
-) -> None:
-    """Raise InputError where a position of `LogBatches` is one in other data, as far as these parts
-    of the fingerprint show; `prints` is the dataset's, if it is known already."""
-    if change := _data_change(dataset, position, parts, prints):
-        raise InputError(
-            f"the run to be resumed had {change}: its position in the data means nothing. Set "
-            "data.path to the data of that run, or use another --workdir (with "
-            "--config.start_from to continue from the parameters)."
-        )
-
-
-def _data_change(
-    dataset: Data,
-    position: Mapping[str, Any],
-    parts: Collection[str],
-    prints: Mapping[str, str] | None,
-) -> str | None:
-    """In words, how the data of a position differ from these; None where they do not."""
-    then, now = position["conversations"], len(dataset)
-    if then != now:
-        return f"{count(then, 'conversation')}, now there {'is' if now == 1 else 'are'} {now:,}"
-    if "data" in position:
-        change = difference(position["data"], prints or dataset.prints, parts)
-        return change and change.format(now)
-    known = legacy_digests(dataset).items()  # earlier versions stored these, or fewer
-    if all(position.get(name, number) == number for name, number in known):
-        return None
-    return f"other conversations, replies or weights, or the same {now:,} in another order"
-
-
-class _Steps:
-    """The steps from a position on, as grain reads them: by number, without an end."""
-
-    def __init__(self, draws: Draws, drawn: int):
-        self.draws = draws
-        self.starts = [drawn]
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, number: int) -> list[int]:
-        while len(self.starts) <= number:
-            self.starts.append(self.starts[-1] + len(self.draws.step(self.starts[-1])))
-        step = self.draws.step(self.starts[number])
-        if len(self.starts) == number + 1:
-            self.starts.append(self.starts[number] + len(step))
-        return step
-
-
 class LogBatches:
     """Batches of a fixed set of conversations (`BatchSource` of offline training).
 
-    The position is the number of conversations drawn so far. A thread packs the next AHEAD batches
-    while the device works. That takes a few ms for a step of some hundred trees, so processes would
-    gain nothing here: those of `data.workers` tokenise.
+    The position is how many conversations of each data set have been drawn. A thread packs the next
+    AHEAD batches while the device works. That takes a few ms for a step of some hundred trees, so
+    processes would gain nothing here: those of `data.workers` tokenise.
+
+    A step of which nothing can be used is left out, and the run makes up for it: how many steps it
+    has depends on `draws` alone, so where some were left out (`owed`), it goes on behind its end.
     """
 
-    def __init__(self, dataset: Data, draws: Draws, packing: Packing, limits: Limits | None = None):
+    def __init__(
+        self,
+        dataset: Data,
+        draws: Draws,
+        packing: Packing,
+        limits: Limits | None = None,
+        share: Share | None = None,
+    ):
+        """`share` is that of one of several processes, which have all trees in their stores: its
+        batches have its rows, and the numbers of all. `dataset` is then `reading.Stored`."""
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
+        self.share = share
         self._fingerprint = dataset.prints
-        self._log_factors = np.ones(len(dataset))
+        self._log_factors = _Factors(np.ones(1), np.zeros(len(dataset), np.uint8))
         if limits is not None:
-            self._log_factors = limits.log_factors(dataset.users, dataset.weights)
+            self._log_factors = _Factors.of(limits.log_factors(dataset.users, dataset.weights))
         self._passed = dict.fromkeys(TOTALS, 0)  # by all batches up to here
-        self._go_to(0)
+        self._left_out = 0  # steps
+        self._go_to(draws.course.start)
+
+    @property
+    def drawn(self) -> int:
+        """How many conversations have been drawn."""
+        return sum(self.place)
 
     def steps_left(self) -> int:
         """How many batches are left of the epochs; the last one may be smaller."""
-        return sum(1 for _ in self.draws.steps(self.drawn))
+        return self.draws.steps_left(self.place) + self.owed
 
     def totals(self) -> dict[str, int]:
         """How many interactions and counted reply tokens all batches up to here had."""
         if isinstance(self.dataset, Dataset):
-            return self.dataset.totals(self.draws.times(self.drawn), self.packing.ignore_first)
+            return self.dataset.totals(self.draws.times(self.place), self.packing.ignore_first)
         return dict(self._passed)
 
     def summary(self) -> list[str]:
-        """What was lost or mended on the way from the files to here."""
-        lost = sorted(self.dataset.summary().items())
-        return [count_reason(times, reason) for reason, times in lost]
+        """What was lost or mended on the way from the files to here, and how much was read."""
+        lines = losses(self.dataset)
+        if self._left_out:
+            steps = count(self._left_out, "step")
+            lines.append(f"{steps} replaced by the next ones: nothing of them can be used")
+        if isinstance(self.dataset, MixedDataset):
+            lines += self.dataset.read_lines(self.place)
+        return lines
 
     def next(self, state: Any = None) -> StepBatch:
         """The next batch. Logs do not depend on the state.
 
         Raises IndexError after the end of the epochs.
         """
-        indices, batch = next(self._ahead)
+        packed = next(self._ahead)
+        batch = packed.batch
         if batch is None:
             raise IndexError(f"all {self.draws.total:,} conversations of the run are drawn")
-        self.drawn += len(indices)
+        self.place, self.owed = packed.place, packed.owed
+        self._left_out += packed.left_out
         self.packing = batch.packing
-        counted = counted_tokens(batch.trees, self.packing.ignore_first)
-        for name, number in zip(TOTALS, (batch.interactions, counted), strict=True):
+        for name, number in zip(TOTALS, (batch.interactions, packed.counted), strict=True):
             self._passed[name] += number
         return batch
 
@@ -303,53 +170,118 @@ class LogBatches:
         place = {"drawn": self.drawn, "conversations": conversations, "data": self._fingerprint}
         if isinstance(self.dataset, Dataset):
             return place
-        return place | {"full": list(self.packing.full.counts()), "totals": self.totals()}
+        place |= {"full": list(self.packing.full.counts()), "totals": self.totals()}
+        if isinstance(self.dataset, MixedDataset):
+            place["mixture"] = self.dataset.position(self.place, self.draws.course.since)
+        return place | ({"owed": self.owed} if self.owed else {})
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go to a position that `position()` returned; InputError if that was in other data."""
+        """Go to a position that `position()` returned; InputError if that was in other data. The
+        weights of a mixture, and its data sets, may be others than they were."""
         check_position(self.dataset, position, prints=self._fingerprint)
+        place: Place = (position["drawn"],)
         if not isinstance(self.dataset, Dataset):
             self.packing = dataclasses.replace(self.packing, full=Size(*position["full"]))
             self._passed = dict(position["totals"])
-        self._go_to(position["drawn"])
+        if isinstance(self.dataset, MixedDataset):
+            place, since = self.dataset.place_of(position["mixture"])
+            self.draws = self.draws.counted_from(since)
+        self._go_to(place, position.get("owed", 0))
 
-    def _go_to(self, drawn: int) -> None:
-        self.drawn = drawn
-        steps = _Steps(self.draws, drawn)
+    def _go_to(self, place: Place, owed: int = 0) -> None:
+        self.place, self.owed = place, owed
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=AHEAD)
         # With a place in the data of its own: a thread that packs for an earlier position, and has
         # not ended yet, goes on from there.
-        packer = _Packer(self, self.dataset.follow(self.draws.indices(drawn)))
-        batches = grain.MapDataset.source(steps).map(packer.pack)
-        self._ahead = iter(batches.to_iter_dataset(reading))
+        packer = _Packer(self, place, owed)
+        batches = grain.MapDataset.range(sys.maxsize).map(packer.pack)
+        self._ahead: Iterator[_Packed] = iter(batches.to_iter_dataset(reading))
+
+    @functools.cached_property
+    def views(self) -> Views:
+        """The views of the run's replies, as far as its first step shows."""
+        return Views.of(first_trees(self.dataset, self.draws))
 
     def step_factors(self, indices: Sequence[int], members: Sequence[Member]) -> dict[str, float]:
         """The factors for the weights of these conversations in a step of their own."""
         if self.limits is None:
             return {}
         names = (name for name, *_ in members)
-        log_factors = {n: float(self._log_factors[i]) for n, i in zip(names, indices, strict=True)}
+        log_factors = {n: self._log_factors[i] for n, i in zip(names, indices, strict=True)}
         return self.limits.step_factors(members, log_factors)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Factors:
+    """A factor of each conversation. Few of them differ, so each takes a byte or two."""
+
+    different: np.ndarray
+    number_N: np.ndarray
+
+    @classmethod
+    def of(cls, factor_N: np.ndarray) -> _Factors:
+        different, number_N = np.unique(factor_N, return_inverse=True)
+        return cls(different, number_N.astype(np.min_scalar_type(len(different))))
+
+    def __getitem__(self, index: int) -> float:
+        return float(self.different[self.number_N[index]])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Packed:
+    """A batch, or None after the end; the place behind it; and how many steps before it were left
+    out, and how many of all of these the run still owes."""
+
+    batch: StepBatch | None
+    place: Place
+    owed: int
+    left_out: int
+    counted: int = 0  # reply tokens that count
+
+
 class _Packer:
-    """Packs the steps from a position on, in order."""
+    """Packs the steps from a place on, in order."""
 
-    def __init__(self, source: LogBatches, read: Read):
-        self.source, self.read, self.packing = source, read, source.packing
+    def __init__(self, source: LogBatches, place: Place, owed: int):
+        self.source, self.draws, self.packing = source, source.draws, source.packing
+        self.place, self.owed = place, owed
+        self._follow(self.draws.total)
 
-    def pack(self, indices: list[int]) -> tuple[list[int], StepBatch | None]:
-        if not indices:  # read ahead, after the end
-            return [], None
+    def _follow(self, end: int | None) -> None:
+        self.end = end
+        if self.source.share is None:
+            self.read = self.source.dataset.follow(*self.draws.course.rest(self.place, end))
+
+    def pack(self, _: int) -> _Packed:
+        """The next batch, which grain asks for by its number, one after the other."""
+        source, left_out, tried = self.source, 0, 0
+        while indices := self._next_step():
+            self.place = self.draws.course.after(self.place, indices)
+            batch, counted = self._batch(indices) if source.share is None else self._share(indices)
+            if batch is not None:
+                return _Packed(batch, self.place, self.owed, left_out, counted)
+            left_out, tried = left_out + 1, tried + len(indices)
+            self.owed += self.draws.total is not None
+            if tried >= len(source.dataset):
+                raise nothing_usable(tried, source.dataset)
+        return _Packed(None, self.place, self.owed, left_out)  # read ahead, after the end
+
+    def _next_step(self) -> list[int]:
+        indices = self.draws.step(self.place)
+        if not indices and self.owed:
+            self.owed -= 1
+            indices = self.draws.step(self.place, beyond=True)
+            if self.end is not None:
+                self._follow(None)
+        return indices
+
+    def _batch(self, indices: list[int]) -> tuple[StepBatch | None, int]:
+        """A step, and how many of its reply tokens count; None where nothing of it can be used."""
         dataset = self.source.dataset
         of_each = [Forest.of(of_one) for of_one in self.read(indices)]
+        if not any(map(len, of_each)):
+            return None, 0
         trees = Forest.join(of_each)
-        if not trees:
-            raise InputError(
-                f"nothing can be used of the {count(len(indices), 'conversation')} of a step. Set "
-                "batch.interactions higher, or leave such conversations out. What was lost so far: "
-                + "; ".join(self.source.summary())
-            )
         if not isinstance(dataset, Dataset):
             self.packing = self.packing.widened(trees)
         members = dataset.members(indices, of_each) if self.source.limits else []
@@ -362,10 +294,62 @@ class _Packer:
         once = len(set(names)) == len(names)
         units = sum(of_one.facts.units for of_one in of_each) if once else trees.facts.units
         batch = step_batch(self.packing, trees, units, factor_M)
-        if any(factor < 1 for factor in factors.values()):
-            limited = removed_share(members, factors)
-            batch = dataclasses.replace(batch, metrics={"limited": limited})
-        return indices, batch
+        batch = dataclasses.replace(batch, metrics=_limited(members, factors))
+        return batch, counted_tokens(trees, self.packing.ignore_first)
+
+    def _share(self, indices: list[int]) -> tuple[StepBatch | None, int]:
+        """As `_batch`, of the share of a process: sizes alone are known of the rest."""
+        source, dataset = self.source, cast(Stored, self.source.dataset)
+        assert source.share is not None
+        trees, sizes = dataset.trees_of(indices), dataset.sizes(indices)
+        if sizes is None:
+            raise RunStopped(
+                "trees are not kept, since the disk is full: several processes need all of them. "
+                "Make room in data.cache."
+            )
+        # The others are counted by one process each.
+        useless = [i for i, n in zip(indices, sizes.trees_C, strict=True) if not n]
+        dataset.forests_of([i for i in useless if i in source.share.numbers(len(dataset))])
+        if not len(trees):
+            return None, 0
+        self.packing = self.packing.widened(trees)
+        of_tree = np.repeat(np.arange(len(indices)), sizes.trees_C).tolist()
+        names = [str(i) for i in indices]  # no two conversations of the data have one number
+        users = [str(dataset.users[i] or "") for i in indices]
+        members = list(zip(names, users, sizes.weight_C.tolist(), strict=True))
+        factors = source.step_factors(indices, members if source.limits else [])
+        step = pack_share(
+            source.share,
+            self.packing,
+            trees,
+            of_tree,
+            lambda places: dataset.forests_of([indices[place] for place in places]),
+            lambda place: factors.get(names[place], 1.0),
+            source.views,
+        )
+        units_of = dict(zip(indices, sizes.units_C.tolist(), strict=True))
+        units, tokens = sum(units_of.values()), int(sizes.trees_Nx5[:, 3].sum())
+        batch = StepBatch(
+            micro=step.micro,
+            placed=step.placed,
+            interactions=units,
+            reply_tokens=tokens,
+            tokens=step.tokens,
+            slots=step.slots,
+            trees=step.trees,
+            packing=self.packing,
+            factor_M=step.factor_M,
+            metrics=_limited(members, factors),
+        )
+        # Near enough: a reply may be shorter than what is left out of each.
+        return batch, max(0, tokens - self.packing.ignore_first * int(sizes.units_C.sum()))
+
+
+def _limited(members: Sequence[Member], factors: Mapping[str, float]) -> dict[str, float]:
+    """How much weight the factors take away, for the log."""
+    if not any(factor < 1 for factor in factors.values()):
+        return {}
+    return {"limited": removed_share(members, factors)}
 
 
 def step_batch(

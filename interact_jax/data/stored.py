@@ -36,18 +36,19 @@ from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Counted, fit_one
 from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Member
-from interact_jax.data.pipeline import Read
+from interact_jax.data.reading import Read
 from interact_jax.data.stored_trees import StoredTrees
 from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
-from interact_jax.data.tree_store import TreeStore
+from interact_jax.data.tree_store import TreeStore, is_store
 from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
 
 log = logging.getLogger(__name__)
 
+TREES = "trees"  # folder in prepared data of what was made beforehand
 AHEAD = 512  # conversations whose trees wait for their turn
 PORTION = 64  # that are made at a time
 
@@ -137,12 +138,22 @@ def _digest_of_code() -> str:
 class StoredDataset(Counted):
     """All conversations of a run, of which few are in memory."""
 
-    def __init__(self, shards: Shards, tokeniser: Tokeniser, folder: Path, workers: int = 0):
+    def __init__(
+        self,
+        shards: Shards,
+        tokeniser: Tokeniser,
+        folder: Path,
+        workers: int = 0,
+        beside: Path | None = None,
+    ):
+        """Trees are kept in `folder`, or in the one `beside` the shards if they were made there."""
         super().__init__(collections.Counter(), ReadReport(conversations=len(shards)))
-        self.shards, self.workers, self.folder = shards, workers, folder
+        self.shards, self.workers = shards, workers
         self.maker = Maker(shards, tokeniser)
         self.key = self.maker.key()
-        self.store = TreeStore.open(folder, self.key, len(shards))
+        is_made = beside is not None and is_store(beside, self.key, len(shards))
+        self.folder = beside if beside is not None and is_made else folder
+        self.store = TreeStore.open(self.folder, self.key, len(shards))
         self._counted_N = np.zeros(len(shards), bool)
         self._following: _Follower | None = None
 
@@ -195,6 +206,10 @@ class StoredDataset(Counted):
         """The sizes of the trees of these conversations; None where some are not stored."""
         return self.store.sizes(indices)
 
+    def forests_of(self, indices: Sequence[int]) -> list[Forest]:
+        """The trees of each of these conversations, in any order."""
+        return [Forest.of(self._count(i, made).trees) for i, made in self._made(indices)]
+
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""
         facts_of_each = [Forest.of(of_one).facts for of_one in trees]
@@ -205,9 +220,10 @@ class StoredDataset(Counted):
             )
         ]
 
-    def follow(self, order: Iterator[int]) -> Read:
-        """A function that returns the trees of the next conversations of `order`, as it is called;
-        they are made ahead. Whoever was followed before is left."""
+    def follow(self, *orders: Iterator[int]) -> Read:
+        """A function that returns the trees of the next conversations of the one order, as it is
+        called; they are made ahead. Whoever was followed before is left."""
+        (order,) = orders
         if self._following is not None:
             self._following.close()
         self._following = follower = _Follower(self, order)

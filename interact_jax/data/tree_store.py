@@ -64,8 +64,7 @@ class TreeStore:
     @classmethod
     def open(cls, folder: Path, key: Mapping[str, Any], count: int) -> TreeStore:
         """The store of this key below `folder`, as an earlier run left it, or an empty one."""
-        text = json.dumps({"format": FORMAT, "count": count, **key}, sort_keys=True)
-        place = folder / hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        place, text = _place_of(folder, key, count)
         if not (place / INDEX).exists():
             place.mkdir(parents=True, exist_ok=True)
             (place / KEY).write_text(text + "\n")
@@ -205,6 +204,16 @@ class TreeStore:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"trees-{number:06d}.bin"
+
+
+def is_store(folder: Path, key: Mapping[str, Any], count: int) -> bool:
+    """Whether there is a store of this key below `folder`, into which can be written."""
+    return os.access(_place_of(folder, key, count)[0] / INDEX, os.W_OK)
+
+
+def _place_of(folder: Path, key: Mapping[str, Any], count: int) -> tuple[Path, str]:
+    text = json.dumps({"format": FORMAT, "count": count, **key}, sort_keys=True)
+    return folder / hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), text
 
 
 def _checksum(index: int, record: bytes, start: int) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from interact_jax import bench
-from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.pack import pack
@@ -18,6 +17,7 @@ from interact_jax.data.tree import Size, Tree, split
 from interact_jax.methods import method_of
 from interact_jax.models import hf
 from interact_jax.models.families import DecoderConfig
+from interact_jax.opening import chat_for
 from interact_jax.places import check_name
 from interact_jax.schema import Batch
 
@@ -66,27 +66,17 @@ def work_of(cfg: ConfigDict) -> Work:
     """The model and, if it exists and is small, the data of a config; else synthetic dialogues."""
     directory = hf.resolve(cfg.model.path, weights=False)
     _, model = hf.load_config(directory, weights=cfg.model.init == "pretrained")
-    if not cfg.data.path:  # an online run
+    if not cfg.data.path:  # an online run, or prepared data
         return synthetic_work(cfg, model, cfg.model.path)
     check_name(f"data.path={cfg.data.path}", cfg.data.path)
     file = Path(cfg.data.path)
     small = file.is_file() and file.stat().st_size <= SMALL_DATA
     if cfg.data.path != "pocket" and not small:
         return synthetic_work(cfg, model, cfg.model.path)
-    tokenizer = cfg.model.tokenizer
-    chat = ChatFormat.load(
-        hf.resolve(tokenizer, weights=False) if tokenizer else directory,
-        cfg.hindsight,
-        cfg.data.reply_tokens,
-        thinking=cfg.data.thinking,
-        date=cfg.data.date,
-        end=cfg.data.end,
-        stops=hf.eos_token_ids(directory),
-    )
     dataset = load_dataset(
         cfg.data.path,
         cfg.data.format,
-        chat,
+        chat_for(cfg),
         EncodeSettings.of(cfg),
         cfg.sharing,
         recipe=method_of(cfg).recipe,

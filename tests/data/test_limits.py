@@ -8,9 +8,11 @@ import pytest
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import LogBatches
 from tests.logs import chat, write
 from tests.tiny import tiny_tokenizer
 

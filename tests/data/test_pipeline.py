@@ -12,7 +12,9 @@ import pytest
 
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset
-from interact_jax.data.pipeline import AHEAD, Draws, LogBatches, packing_for
+from interact_jax.data.draws import Draws
+from interact_jax.data.first_steps import packing_for
+from interact_jax.data.pipeline import AHEAD, LogBatches
 from interact_jax.data.rows import Packing
 from interact_jax.schema import InputError
 from tests.trees import grow, random_window
@@ -35,7 +37,7 @@ def interactions_of(source: LogBatches, steps: int) -> list[int]:
 
 def order(source: LogBatches, epoch: int) -> list[int]:
     count = len(TURNS)
-    return [source.draws.order[i] for i in range(epoch * count, (epoch + 1) * count)]
+    return source.draws.course.take((epoch * count,), count).tolist()
 
 
 def test_every_epoch_has_every_conversation_in_another_order():
@@ -55,7 +57,7 @@ def test_a_batch_by_interactions_ends_with_the_conversation_that_reaches_them():
     drawn, found = 0, []
     for _ in range(source.steps_left()):
         size = source.next().interactions
-        members = [TURNS[source.draws.order[i]] for i in range(drawn, source.drawn)]
+        members = [TURNS[i] for i in source.draws.course.take((drawn,), source.drawn - drawn)]
         assert sum(members) == size and sum(members[:-1]) < 4
         drawn = source.drawn
         found.append(size)
@@ -116,7 +118,7 @@ def test_what_is_read_ahead_is_what_would_be_packed_then():
     source = batches(interactions=3, epochs=2)
     drawn = 0
     for _ in range(source.steps_left()):
-        indices = source.draws.step(drawn)
+        indices = source.draws.step((drawn,))
         drawn += len(indices)
         expected = [batch for batch, _ in source.packing.batches(source.dataset.trees_of(indices))]
         found = source.next().micro

@@ -13,10 +13,12 @@ import pytest
 from configs import quickstart
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.dataset import load_dataset
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.examples import as_ids
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.forest import sizes_of
-from interact_jax.data.pipeline import Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.data.rows import Packing
 from interact_jax.data.shapes import PLANNED, full_row, plan_shapes, share_out, spread

@@ -14,11 +14,13 @@ import pytest
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.conversations import ReadReport, read_conversations
 from interact_jax.data.dataset import grow, units_of, weight_of
+from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.fingerprint import DIFFERENCES, digest_trees
+from interact_jax.data.first_steps import packing_for
 from interact_jax.data.forest import sizes_of
 from interact_jax.data.limits import Limits
-from interact_jax.data.pipeline import Draws, LogBatches, packing_for
+from interact_jax.data.pipeline import LogBatches
 from interact_jax.data.stored import StoredDataset
 from interact_jax.data.tokenise import Tokenised, Tokeniser
 from interact_jax.data.tree_index import ENTRY
@@ -218,7 +220,7 @@ def test_rows_grow_for_what_the_first_steps_did_not_have(conversations, chat, tm
     long = dataclasses.replace(conversations[7], id="long")
     rows = [c for c in conversations if c.id != "c7"][:60]
     draws = Draws([1] * 61, SimpleNamespace(conversations=1, interactions=0), 3, 1.0)
-    rows.insert([*draws.indices()][60], long)  # it is drawn last
+    rows.insert(draws.course.take((60,), 1)[0], long)  # it is drawn last
     settings = EncodeSettings(max_length=512, max_reply=512)
     dataset = stored(rows, chat, tmp_path, settings=settings)
     draws = Draws(dataset.interactions, SimpleNamespace(conversations=1, interactions=0), 3, 1.0)
