@@ -20,6 +20,9 @@ class Order:
         """Every epoch is in a new random order, which depends on the seed alone; without a seed,
         all are in the order 0, 1, ..."""
         self.count, self.seed = count, seed
+        # What grain's shuffle derives from the seed of its source, which is one node above it.
+        derived = np.random.SeedSequence([0 if seed is None else seed, 1])
+        self._first = int(derived.generate_state(1, np.uint32)[0])
         self._piece = functools.lru_cache(KEPT)(self._make_piece)
         self._shuffled = functools.lru_cache(2)(Permutation)
 
@@ -44,4 +47,4 @@ class Order:
             return places
         if self.count < SMALL:
             return np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return self._shuffled(self.count, (self.seed + epoch) % 2**32)(places)
+        return self._shuffled(self.count, (self._first + epoch) % 2**32)(places)

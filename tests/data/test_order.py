@@ -1,5 +1,6 @@
 """Orders of small data and of large ones."""
 
+import grain
 import numpy as np
 import pytest
 
@@ -28,3 +29,13 @@ def test_an_order_depends_on_the_seed_alone(count):
 def test_without_a_seed_it_is_that_of_the_data(count):
     order = Order(count, None)
     assert [order[n] for n in range(2 * count)] == [*range(count), *range(count)]
+
+
+@pytest.mark.parametrize(("count", "seed"), [(32, 0), (120, 7), (70_000, 0), (1000, 2**40)])
+def test_it_is_what_earlier_versions_had(count, seed):
+    """grain's shuffled range: a checkpoint of one of them counts on it, in any epoch."""
+    theirs = grain.MapDataset.range(count).seed(seed).shuffle().repeat()
+    order = Order(count, seed)
+    places = [0, 1, count - 1, count, 2 * count + 5, 9 * count - 1]
+    assert [order[n] for n in places] == [int(theirs[n]) for n in places]
+    assert order.take(count - 2, 4).tolist() == [int(theirs[count - 2 + n]) for n in range(4)]
