@@ -227,6 +227,23 @@ def test_a_run_that_stops_goes_on(module, name, calls, logs, tmp_path, stopped_a
         assert len(before) == 8
 
 
+@pytest.mark.parametrize("module, name", [(deciding, "decide"), (writing, "write_part")])
+def test_another_machine_is_through_meanwhile(module, name, logs, tmp_path, monkeypatch):
+    """Both were at it, and the other one has removed what this one reads."""
+    prepared(logs, tmp_path / "a" / "out", *ALL)
+    out, own = tmp_path / "b" / "out", getattr(module, name)
+    prepared(logs, out, *ALL, share=Share(1, 2))
+
+    def late(*given):
+        monkeypatch.undo()
+        assert not isinstance(prepared(logs, out, *ALL, share=Share(1, 2)), Left)
+        own(*given)
+
+    monkeypatch.setattr(module, name, late)
+    assert not isinstance(prepared(logs, out, *ALL, share=Share(0, 2)), Left)
+    assert content(out) == content(tmp_path / "a" / "out")
+
+
 def test_what_a_killed_share_left_is_removed(logs, tmp_path):
     """By the same share, that of others stays: they may be at work."""
     out = tmp_path / "out"
