@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from interact_jax import config
+from interact_jax.feeds import settings_without_effect
 from interact_jax.prepare.job import Settings
 from interact_jax.prepare.pipeline import prepare
 from launch import train
@@ -60,6 +62,13 @@ def test_it_learns_what_a_run_on_the_files_does(folder, settings, learned):
     logs = [read_lines(folder / name / "metrics.jsonl") for name in ("whole", "files")]
     for name in ("step", "interactions", "reply_tokens"):
         assert [line[name] for line in logs[0]] == [line[name] for line in logs[1]]
+
+
+def test_settings_of_files_without_effect_are_told(prepared):
+    cfg = config.load("quickstart", [f"--config.data.path={prepared['data.path']}"])
+    assert settings_without_effect(cfg) == []
+    cfg.data.copies, cfg.data.mapping, cfg.data.max_reply = "drop", "columns.toml", 7
+    assert settings_without_effect(cfg) == ["data.mapping=columns.toml", "data.copies=drop"]
 
 
 @pytest.mark.parametrize("cached", [True, False])
