@@ -200,6 +200,12 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
         weighted = mixture.parse(cfg.data.mixture)
     workers = mixture.workers_of(cfg.data.workers, weighted)
     shards = [PreparedData(each.path) for each in weighted]
+    for each in shards:
+        if not len(each):
+            raise InputError(
+                f"{each.directory}: the split {each.split!r} has no conversation. Its README.md "
+                "says what was left out, and why."
+            )
     parts = [
         StoredDataset(each, tokeniser, folder, processes, beside=each.directory / TREES)
         for each, processes in zip(shards, workers, strict=True)
