@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from interact_jax import known, sharding
 from interact_jax.data import holdout, mixture
 from interact_jax.data.conversations import ReadReport
-from interact_jax.data.dataset import Dataset, grow, load_dataset
+from interact_jax.data.dataset import SETTINGS, Dataset, grow, load_dataset
 from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.first_steps import first_trees, packing_for
@@ -43,6 +43,8 @@ from interact_jax.teachers import INITIAL
 log = logging.getLogger(__name__)
 
 HELD_OUT = "validation"  # the split of prepared data to measure by
+OF_FILES = ("format", "mapping", "repair", "copies", "max_bytes")
+"""Settings `data.*` that say how files are read: prepared data were read before."""
 SHOWN = 256  # conversations of prepared data from which the report's examples are taken
 
 
@@ -198,11 +200,23 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
         weighted = mixture.parse(cfg.data.mixture)
     workers = mixture.workers_of(cfg.data.workers, weighted)
     shards = [PreparedData(each.path) for each in weighted]
+    for each in shards:
+        if not len(each):
+            raise InputError(
+                f"{each.directory}: the split {each.split!r} has no conversation. Its README.md "
+                "says what was left out, and why."
+            )
     parts = [
         StoredDataset(each, tokeniser, folder, processes, beside=each.directory / TREES)
         for each, processes in zip(shards, workers, strict=True)
     ]
     data = MixedDataset(parts, weighted) if cfg.data.mixture else parts[0]
+    if unused := settings_without_effect(cfg):
+        log.warning(
+            "%s: without effect on prepared data; give `interact prepare-data` the option or the "
+            "filter instead",
+            ", ".join(unused),
+        )
     for line in data.lines():
         log.info("%s", line)
     first = _sample(weighted, shards, [Order(len(each), None) for each in shards], SHOWN)
@@ -215,6 +229,15 @@ def _open_prepared(cfg: Any, model: OpenedModel, method: Method) -> Opened:
         else "nothing",
     )
     return data, sample, held_out
+
+
+def settings_without_effect(cfg: Any) -> list[str]:
+    """Those that say how files are read, where they are not as they are by default."""
+    return [
+        f"data.{name}={cfg.data[name]}"
+        for name in OF_FILES
+        if cfg.data[name] != SETTINGS[f"data.{name}"].default
+    ]
 
 
 def _held_out(cfg: Any, weighted: Sequence[mixture.Weighted]) -> list[Conversation]:

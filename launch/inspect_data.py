@@ -39,6 +39,7 @@ SETTINGS = {
     "data.format": "--format",
     "data.repair": "--repair",
     "data.max_bytes": "--max-bytes",
+    "data.mapping": "--mapping",
     "data.special_tokens": "--special-tokens",
     "data.thinking": "--thinking",
     "data.date": "--date",
@@ -85,7 +86,7 @@ def inspect(args: argparse.Namespace) -> None:
     with progress.of(f"reading {input_name(args.data)}"):
         found = inspect_data(
             args.data,
-            Reading(args.format, args.repair, args.max_bytes),
+            Reading(args.format, args.repair, args.max_bytes, args.mapping),
             sample=args.sample,
             seed=args.seed,
             tokeniser=tokeniser,

@@ -142,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     own = [*overrides, f"--config.data.path={args.out}"]
     cfg = config.load(args.config, own) if args.config else None
     filters = [parse_filter(text) for text in args.filter]
-    load_columns(args.mapping)  # what is wrong with it is said before anything is read
+    load_columns(args.mapping)
+    tokenizer = str(hf.resolve(args.tokenizer, weights=False)) if args.tokenizer else ""
     settings = Settings(
         data=args.data,
         name=args.name,
@@ -167,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         filters,
         Path(args.out),
         about=About(args.source, args.license),
-        tokenizer=str(hf.resolve(args.tokenizer, weights=False)) if args.tokenizer else "",
+        tokenizer=tokenizer,
         processes=processes,
         share=Share(args.process_index, args.process_count, 60 * args.wait, args.finish),
     )

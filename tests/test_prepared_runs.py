@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from interact_jax import config
+from interact_jax.feeds import settings_without_effect
 from interact_jax.prepare.job import Settings
 from interact_jax.prepare.pipeline import prepare
 from launch import train
+from tests.logs import chat
 from tests.runs import (
     check_same,
     outcome,
@@ -60,6 +63,23 @@ def test_it_learns_what_a_run_on_the_files_does(folder, settings, learned):
     logs = [read_lines(folder / name / "metrics.jsonl") for name in ("whole", "files")]
     for name in ("step", "interactions", "reply_tokens"):
         assert [line[name] for line in logs[0]] == [line[name] for line in logs[1]]
+
+
+def test_data_without_a_conversation_are_refused(prepared, tmp_path, capfd):
+    logs = tmp_path / "logs.jsonl"
+    logs.write_text(json.dumps(chat("a", "b", "c")) + "\n")
+    nothing = Settings(str(logs), splits=(("train", 0.0), ("test", 1.0)))
+    prepare(nothing, (), tmp_path / "data")
+    given = {**prepared, "data.path": tmp_path / "data"}
+    status, said = outcome(train.main, train_arguments(tmp_path / "run", given), capfd)
+    assert status == 2 and "the split 'train' has no conversation" in " ".join(said.split())
+
+
+def test_settings_of_files_without_effect_are_told(prepared):
+    cfg = config.load("quickstart", [f"--config.data.path={prepared['data.path']}"])
+    assert settings_without_effect(cfg) == []
+    cfg.data.copies, cfg.data.mapping, cfg.data.max_reply = "drop", "columns.toml", 7
+    assert settings_without_effect(cfg) == ["data.mapping=columns.toml", "data.copies=drop"]
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -72,9 +72,9 @@ class ReadReport:
 
     def lines(self) -> list[str]:
         """The summary for a terminal."""
+        files = f"read {count(self.files, 'file')}, {count(self.records, 'record')}"
         lines = [
-            f"read {count(self.files, 'file')}, {count(self.records, 'record')}: "
-            f"{count(self.conversations, 'conversation')}, "
+            f"{files if self.files else 'prepared'}: {count(self.conversations, 'conversation')}, "
             f"{count(self.interactions, 'interaction')}"
         ]
         shown = self.unused.most_common(FIELDS_SHOWN)

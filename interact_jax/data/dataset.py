@@ -216,7 +216,8 @@ def load_dataset(
     path = str(POCKET_LOGS) if path == "pocket" else path
     if is_prepared(path):
         prepared = PreparedData(path)
-        report = ReadReport(conversations=len(prepared))
+        interactions = int(prepared.interactions.sum())
+        report = ReadReport(conversations=len(prepared), interactions=interactions)
         return grow(list(prepared), report, chat, settings, sharing, workers, recipe)
     count_units, expected = RECIPES[recipe].count_units, RECIPES[recipe].expected
     with progress.of(f"reading {input_name(path)}"), _collecting_rarely():

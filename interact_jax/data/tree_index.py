@@ -45,7 +45,10 @@ class TreeIndex:
     """The entries of `count` conversations, in a file that is mapped into memory."""
 
     def __init__(self, file: Path, count: int):
-        self._entry_N = np.memmap(file, ENTRY, "r+", shape=(count,))
+        # What is empty cannot be mapped.
+        self._entry_N = (
+            np.memmap(file, ENTRY, "r+", shape=(count,)) if count else np.empty(0, ENTRY)
+        )
 
     def find(self, indices: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The entries of these conversations, and whether each is there and whole."""

@@ -70,9 +70,11 @@ class TreeStore:
             (place / KEY).write_text(text + "\n")
             # Two processes may come here: whoever links its empty index first has made the store.
             partial = place / f"{INDEX}.{uuid.uuid4().hex}"
-            with partial.open("wb") as file:
-                file.truncate(ENTRY.itemsize * count)
             try:
+                with partial.open("wb") as file:
+                    # Without holes: on a full disk, writing into a mapped one kills the process.
+                    if count:
+                        os.posix_fallocate(file.fileno(), 0, ENTRY.itemsize * count)
                 os.link(partial, place / INDEX)
             except FileExistsError:
                 pass

@@ -93,6 +93,5 @@ def decide_once(count: int, job: Job) -> int:
 
 def write_once(part: Part, job: Job, decided: int) -> int:
     """Write a part that is not yet written; its number."""
-    if not job.is_written(part.number):
-        writing.write_part(job, part.number)
+    writing.write_once(job, part.number)
     return part.number

@@ -40,11 +40,11 @@ IDENTITY = np.dtype([("key", "<u8"), ("place", "<u8")])
 
 def decide(job: Job) -> None:
     """Decide about all parts, when all are read; `decided.json` is the last thing written."""
-    ids = Stored(job, "ids", ID_BYTES)
+    ids = Stored.checked(job, "ids", ID_BYTES)
     decisions = Decisions(ids.counts)
     with scratch(job.folder) as folder:
         for number, survey in job.surveys:
-            notes = Stored(job, f"note-{number}", survey.width)
+            notes = Stored.checked(job, f"note-{number}", survey.width)
             decisions.apply(number, survey, notes, folder / str(number), job.settings.samples)
         fates = Fates(ids, decisions.stays, folder)
         for part, decision in enumerate(decisions.parts):
@@ -87,14 +87,20 @@ class Rows(Protocol):
 class Stored:
     """Notes that the first pass wrote for each part, read whenever they are used."""
 
-    def __init__(self, job: Job, what: str, width: int):
-        """Raises InputError where they are not as they were written."""
+    def __init__(self, job: Job, what: str, width: int, counts: Sequence[int]):
+        """`counts` says how many there are of each part."""
         self._files, self._width = [job.file(part, what) for part in range(job.parts)], width
-        self.counts = [
-            _count(file, width, read_json(job.file(part, "read.json"))["digests"][what])
-            for part, file in enumerate(self._files)
-        ]
+        self.counts = list(counts)
         self._ends = [0, *itertools.accumulate(self.counts)]
+
+    @classmethod
+    def checked(cls, job: Job, what: str, width: int) -> Stored:
+        """Those of parts that have a record. Raises InputError where they are not as they were
+        written."""
+        parts = range(job.parts)
+        digests = [read_json(job.file(part, "read.json"))["digests"][what] for part in parts]
+        files = [job.file(part, what) for part in parts]
+        return cls(job, what, width, list(map(_count, files, itertools.repeat(width), digests)))
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,9 @@ def make_card(job: Job, parts: list[Part], about: About) -> dict[str, Any]:
     read = [read_json(job.file(part.number, "read.json")) for part in parts]
     written = [read_json(job.file(part.number, "written.json")) for part in parts]
     plan = read_json(job.folder / "plan.json")
+    counted = [kind for kind in HISTOGRAMS if job.tokenizer or "token" not in kind]
     splits = {
-        name: _split(name, share, [each["splits"][name] for each in written])
+        name: _split(name, share, [each["splits"][name] for each in written], counted)
         for name, share in job.settings.splits
     }
     filters = _filters(job, read, written)
@@ -156,12 +157,12 @@ def _filters(job: Job, read: list[Any], written: list[Any]) -> list[dict[str, An
     return found
 
 
-def _split(name: str, share: float, shards: list[Any]) -> dict[str, Any]:
+def _split(name: str, share: float, shards: list[Any], counted: Sequence[str]) -> dict[str, Any]:
+    """One split; `counted` names the histograms: tokens only where there is a tokenizer, and then
+    of every split, also one that is empty."""
     totals = _sum(each["totals"] for each in shards)
     histograms = {
-        kind: _by_size(_sum(each["histograms"][kind] for each in shards))
-        for kind in HISTOGRAMS
-        if totals.get("tokens") or "token" not in kind
+        kind: _by_size(_sum(each["histograms"][kind] for each in shards)) for kind in counted
     }
     described = [
         {key: each[key] for key in ("file", "records", "size", "digest")} for each in shards

@@ -19,6 +19,7 @@ from typing import Any
 
 from interact_jax import places, remote
 from interact_jax.data.formats import FORMATS, ROWS, SAMPLE, recognise
+from interact_jax.data.prepared import is_prepared
 from interact_jax.data.records import Record, find_files, read_records
 from interact_jax.data.sources import GZIP_MAGIC, Span, other_kind
 from interact_jax.schema import InputError
@@ -88,6 +89,11 @@ def plan_parts(
     path: str, format: str = "auto", part_bytes: int = PART_BYTES, mapping: str = ""
 ) -> list[Part]:
     """The parts of the files that `path` stands for, in order. Raises InputError."""
+    if is_prepared(path):
+        raise InputError(
+            f"{path}: prepared data, not logs. Give the logs that they were prepared from, or "
+            "another directory."
+        )
     parts: list[Part] = []
     for file, stem in find_files(path).items():
         try:

@@ -94,11 +94,11 @@ def prepare(
         unwritten = [n for n in numbers if not job.is_written(n)]
         if unwritten and not (job.folder / "decided.json").exists():
             with progress.of("deciding what stays"):
-                deciding.decide(job)
+                _decide(job)
 
         own = share.own(unwritten) if share.wait else unwritten
         own.sort(key=lambda n: n % share.count != share.index)  # the others' later
-        for _ in workers.each(writing.write_part, [(job, n) for n in own], "writing"):
+        for _ in workers.each(writing.write_once, [(job, n) for n in own], "writing"):
             pass
         if missing := _wait(job, share, lambda n: job.is_written(n), "to be written"):
             return Left([], missing)
@@ -203,6 +203,17 @@ def _differing_inputs(then: list[Input], now: list[Input]) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------ the others
+
+
+def _decide(job: Job) -> None:
+    """Decide, as other machines may do at the same time. Whoever is first goes on to write, and
+    removes what the later ones still read: they find that all is decided."""
+    try:
+        deciding.decide(job)
+    except (InputError, OSError):
+        is_decided = (job.folder / "decided.json").exists()
+        if not is_decided and not all(map(job.is_written, range(job.parts))):
+            raise
 
 
 def _wait(job: Job, share: Share, is_done: Any, what: str) -> list[int]:

@@ -30,9 +30,10 @@ def dry_run(
         job.folder.mkdir()
         found = dict(workers.each(_try_part, [(job, part, limit) for part in parts], "reading"))
         counts = [found[part.number] for part in parts]
-        decisions = Decisions([each.kept for each in counts])
+        kept_of = [each.kept for each in counts]
+        decisions = Decisions(kept_of)
         for number, survey in job.surveys:
-            notes = Stored(job, f"note-{number}", survey.width)
+            notes = Stored(job, f"note-{number}", survey.width, kept_of)
             decisions.apply(number, survey, notes, Path(folder, str(number)), settings.samples)
         totals = [
             _sum_of([each.filters[number] for each in counts], settings.samples)

@@ -77,6 +77,17 @@ def write_part(job: Job, part: int) -> None:
     remove_kept(job, part)
 
 
+def write_once(job: Job, part: int) -> None:
+    """`write_part`, where no other machine has written the part, or does so meanwhile: it then
+    removes what this one reads."""
+    try:
+        if not job.is_written(part):
+            write_part(job, part)
+    except (InputError, OSError):
+        if not job.is_written(part):
+            raise
+
+
 @dataclasses.dataclass
 class Done:
     """What the second pass did: samples of what is dropped, by survey and reason, and how many

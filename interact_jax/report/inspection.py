@@ -46,6 +46,7 @@ class Reading:
     format: str = "auto"
     repair: str = "join"
     max_bytes: int = MOST_BYTES
+    mapping: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +269,13 @@ def _inspect_files(path: str, reading: Reading, sample: int, seed: int) -> Inspe
     reader = _Reader(sample, random.Random(seed), reading.repair)
     for file, stem in files.items():
         for item in read_outcomes(
-            file, stem, report, reading.format, reading.repair, reading.max_bytes
+            file,
+            stem,
+            report,
+            reading.format,
+            reading.repair,
+            reading.max_bytes,
+            mapping=reading.mapping,
         ):
             reader.take(item)
     if not reader.total:

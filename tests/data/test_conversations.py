@@ -211,3 +211,9 @@ def test_real_files(shared, name, records, interactions):
     every = [i for c in conversations for i in c.interactions()]
     assert len({i.id for i in every}) == len(every) == report.interactions == interactions
     assert report.records == records
+
+
+def test_a_report_of_prepared_data_says_so():
+    """No file of logs was read."""
+    report = ReadReport(conversations=3, interactions=5)
+    assert report.lines() == ["prepared: 3 conversations, 5 interactions"]

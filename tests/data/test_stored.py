@@ -344,6 +344,13 @@ def test_given_log_probabilities_show_in_the_sizes(conversations, chat, tmp_path
     assert (store.sizes([0]).given, store.sizes([0, 1]).given) == (False, True)
 
 
+def test_the_index_has_its_place_on_disk_from_the_beginning(tmp_path):
+    """A process that writes into a hole of a mapped file dies where the disk is full."""
+    store = TreeStore.open(tmp_path, {}, 100_000)
+    assert (store.folder / INDEX).stat().st_blocks * 512 >= 100_000 * ENTRY.itemsize
+    assert TreeStore.open(tmp_path, {}, 0).held() == 0
+
+
 def test_a_full_disk_ends_keeping_not_reading(conversations, chat, tmp_path, monkeypatch, caplog):
     expected = eager(conversations, chat).trees
     dataset = stored(conversations, chat, tmp_path)

@@ -223,6 +223,17 @@ def test_without_a_tokenizer_there_are_no_trees_and_the_page_says_so(logs, page,
     assert "no token trees, no --tokenizer" in " ".join(capfd.readouterr().out.split())
 
 
+def test_a_mapping_names_the_columns_of_a_table(tmp_path, page):
+    table, names = tmp_path / "tickets.csv", tmp_path / "columns.toml"
+    said = ("client,Capital of France?", "agent,Paris.", "client,Thanks")
+    table.write_text("\n".join(["ticket,who,said", *(f"7,{each}" for each in said)]) + "\n")
+    names.write_text('session = "ticket"\nrole = "who"\ntext = "said"\n')
+    with names.open("a") as file:
+        file.write('[roles]\nclient = "user"\nagent = "assistant"\n')
+    (card,) = page("--data", table, "--mapping", names).cards
+    assert "y 7_1Paris." in card["found"]
+
+
 def test_prepared_data_are_shown_with_filters_splits_and_lengths(data, page):
     shown = page("--data", data, "--tokenizer", "pocket", "--sample", 10)
     card = json.loads((data / "card.json").read_text())
@@ -318,6 +329,7 @@ def test_long_conversations_and_many_make_a_page_of_some_megabytes(tmp_path, pag
         (["--data", "{logs}", "--tokenizer", "./absent"], "./absent"),
         (["--data", "{logs}", "--split", "test"], "not prepared data, so it has no split 'test'"),
         (["--data", "{data}", "--split", "tset"], "Did you mean test?"),
+        (["--data", "{logs}", "--mapping", "./absent"], "absent: cannot be read (No such file"),
         (["--data", "{logs}", "--sample", "0"], "--sample"),
         (["--data", "{logs}", "--date", "today"], "--date"),
         (

@@ -10,7 +10,7 @@ from interact_jax.data.conversations import ReadReport, read_conversations, read
 from interact_jax.data.records import Loss
 from interact_jax.prepare.parts import Part, find_inputs, plan_parts
 from interact_jax.schema import Conversation, InputError
-from tests.prepare.little import talk, write_logs
+from tests.prepare.little import prepared, talk, write_logs
 
 pytestmark = pytest.mark.one_device
 
@@ -75,6 +75,13 @@ def test_what_cannot_be_cut_is_one_part(tmp_path):
     assert [part.span for part in parts[:4]] == [None] * 4
     assert all(part.span for part in parts[4:]) and len(parts) > 6
     assert {part.format for part in parts[4:]} == {"native"}
+
+
+def test_prepared_data_are_no_logs(tmp_path):
+    """Their descriptions would be read as such."""
+    prepared(write_logs(tmp_path / "logs"), tmp_path / "data")
+    with pytest.raises(InputError, match="data: prepared data, not logs"):
+        plan_parts(str(tmp_path / "data"))
 
 
 def test_what_cannot_be_read_twice_is_refused(tmp_path):

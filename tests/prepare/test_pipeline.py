@@ -227,6 +227,23 @@ def test_a_run_that_stops_goes_on(module, name, calls, logs, tmp_path, stopped_a
         assert len(before) == 8
 
 
+@pytest.mark.parametrize("module, name", [(deciding, "decide"), (writing, "write_part")])
+def test_another_machine_is_through_meanwhile(module, name, logs, tmp_path, monkeypatch):
+    """Both were at it, and the other one has removed what this one reads."""
+    prepared(logs, tmp_path / "a" / "out", *ALL)
+    out, own = tmp_path / "b" / "out", getattr(module, name)
+    prepared(logs, out, *ALL, share=Share(1, 2))
+
+    def late(*given):
+        monkeypatch.undo()
+        assert not isinstance(prepared(logs, out, *ALL, share=Share(1, 2)), Left)
+        own(*given)
+
+    monkeypatch.setattr(module, name, late)
+    assert not isinstance(prepared(logs, out, *ALL, share=Share(0, 2)), Left)
+    assert content(out) == content(tmp_path / "a" / "out")
+
+
 def test_what_a_killed_share_left_is_removed(logs, tmp_path):
     """By the same share, that of others stays: they may be at work."""
     out = tmp_path / "out"
@@ -244,10 +261,10 @@ def test_what_a_killed_share_left_is_removed(logs, tmp_path):
 @pytest.mark.parametrize(
     "what, cut, said",
     [
-        ("note-1", 8, "00001.note-1: damaged (10 notes, expected 11). Delete"),
-        ("note-1", 3, "00001.note-1: damaged (5 bytes too many)"),
-        ("ids", None, "00001.ids: damaged ("),
-        ("fates", 4, "00001.kept: damaged (11 conversations, of which 10 were decided about)"),
+        ("note-1", 8, "00001.note-1: damaged. Delete"),
+        ("note-1", 3, "00001.note-1: damaged. Delete"),
+        ("ids", None, "00001.ids: cannot be read (No such file or directory). Delete"),
+        ("fates", 4, "00001.fates: damaged. Delete"),
         ("fates", None, "00001.fates: cannot be read (No such file or directory). Delete"),
     ],
 )
@@ -428,3 +445,14 @@ def test_empty_shards_and_empty_parts(tmp_path):
     shutil.rmtree(tmp_path / "out")
     card = prepared(logs, tmp_path / "out", part_bytes=1, splits=(("train", 1.0), ("none", 0.0)))
     assert (card["parts"], len(PreparedData(tmp_path / "out", "none"))) == (5, 0)
+
+
+def test_tokens_of_an_empty_split_are_counted(tmp_path):
+    """Small logs have nothing in a split of one per cent."""
+    logs = tmp_path / "log.jsonl"
+    logs.write_text(json.dumps(talk(0)) + "\n")
+    splits = (("train", 1.0), ("none", 0.0))
+    card = prepared(logs, tmp_path / "out", splits=splits, tokenizer=str(POCKET))
+    assert card["splits"]["train"]["tokens"] > 0
+    assert [card["splits"]["none"][kind] for kind in TOKENS] == [0, 0]
+    assert "### reply_tokens" in (tmp_path / "out" / "README.md").read_text()

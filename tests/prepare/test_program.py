@@ -203,6 +203,7 @@ def test_a_dry_run_writes_nothing(run, tmp_path):
         (["--data", "absent"], "absent: no such file"),
         (["--data", "-"], "standard input cannot be read again"),
         (["--tokenizer", "a b"], "no such directory"),
+        (["--dry-run", "--tokenizer", "a b"], "no such directory"),
         (["--part-byte", "3"], "--part-byte: there is no such option. Did you mean --part-bytes?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
