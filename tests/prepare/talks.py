@@ -50,7 +50,9 @@ def decided(filter, notes, cuts=(), stays=None):
         (job.folder / "scratch").mkdir()
         for part, (start, end) in enumerate(itertools.pairwise(edges)):
             job.file(part, "note-0").write_bytes(notes[start:end].tobytes())
-        remaining = Remaining(Stored(job, "note-0", filter.width), stays, job.folder / "scratch")
+        counts = [end - start for start, end in itertools.pairwise(edges)]
+        stored = Stored(job, "note-0", filter.width, counts)
+        remaining = Remaining(stored, stays, job.folder / "scratch")
         found = list(filter.decide(remaining))
     order = [place for place, _ in found]
     assert order == sorted(set(order)) and set(order) <= set(range(len(remaining)))
