@@ -107,7 +107,8 @@ class Splicer:
         if (joined := self._joined(text[at : at + size], end_B, *first)) is None:
             return None
         block_C, seam_D, rest = joined
-        if not len(begin_A) or not self._are_neighbours(begin_A.item(-1), block_C.item(0)):
+        next_C = block_C if len(block_C) else seam_D
+        if not len(begin_A) or not self._are_neighbours(begin_A.item(-1), next_C.item(0)):
             return None
         return np.concatenate([begin_A, block_C, seam_D, end_B[rest:]])
 
@@ -151,7 +152,7 @@ class Splicer:
             return None
         block_C, end = found
         seam_D = self._tokenise(end + shown)
-        if not self._are_neighbours(block_C.item(-1), seam_D.item(0)):
+        if len(block_C) and not self._are_neighbours(block_C.item(-1), seam_D.item(0)):
             return None
         return block_C, seam_D
 
@@ -159,7 +160,7 @@ class Splicer:
         """The ids [C] of a block but for its end, which may become other tokens, as text."""
         ids_C = self._tokenise(block.replace(*self._replaced))
         end = [self._texts.get(id) for id in ids_C[-LAST:].tolist()]
-        if len(ids_C) <= LAST or None in end:
+        if None in end:
             return None
         return ids_C[:-LAST], "".join(filter(None, end))
 

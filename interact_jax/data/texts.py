@@ -59,7 +59,7 @@ class Texts:
 
 
 class Sample(NamedTuple):
-    """A text that is tokenised whole, `ids` [L]; it is, or begins as, one that will be asked for."""
+    """A text that is tokenised whole, as `ids` [L]; `asked`, which will be asked for, begins it."""
 
     asked: str
     text: str

@@ -85,13 +85,9 @@ class Tokeniser:
             samples.append(_sample(pairs, cuts[-1].spliced))
         plain = (s for s in new if isinstance(s, Stretch))
         splices = [s for s in new if isinstance(s, Splice)]
-        whole = stretches.learn(plain, splices, [text for _, text in samples])
-        return (
-            portion,
-            rendered,
-            cuts,
-            [Sample(*s, ids) for s, ids in zip(samples, whole, strict=True)],
-        )
+        ids = stretches.learn(plain, splices, [text for _, text in samples])
+        whole = [Sample(*sample, ids_L) for sample, ids_L in zip(samples, ids, strict=True)]
+        return portion, rendered, cuts, whole
 
     def _prompts(self, conversation: Conversation) -> _Asked:
         recipe = RECIPES[self.recipe]
