@@ -14,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.collecting import collecting_rarely
 from interact_jax.data.encode import Counts, EncodeSettings, encode, prompts_of
 from interact_jax.data.recipes import RECIPES
 from interact_jax.data.splices import Splice, Stretch
@@ -51,7 +52,8 @@ class Tokeniser:
         """Every conversation, in order. While one portion becomes trees, the next is tokenised, and
         the texts of the one after that are rendered."""
         stop, waiting = threading.Event(), collections.deque[Future[_Prepared]]()
-        with ThreadPoolExecutor(1) as renders, ThreadPoolExecutor(1) as tokenises:
+        executor = ThreadPoolExecutor
+        with collecting_rarely(), executor(1) as renders, executor(1) as tokenises:
             try:
                 for portion in _portions(conversations):
                     rendered = renders.submit(self._render, portion, stop)
@@ -123,13 +125,14 @@ _Prepared = tuple[list[Conversation], Rendered, list[Cuts], list[Sample]]
 def _sample(pairs: Sequence[tuple[str, str]], spliced: Sequence[str]) -> tuple[str, str]:
     """Of the texts of a conversation, prompts with and without y, the one that is tokenised whole:
     one that will be asked for, and the same or a longer one."""
-    if not spliced:
+    known = set(spliced)
+    found = [n for n, (prompt, _) in enumerate(pairs) if prompt in known]
+    if not found:
         shortest = min((whole for _, whole in pairs), key=len, default="")
         return shortest, shortest
-    shortest = min(spliced, key=len)
-    prompts = [prompt for prompt, _ in pairs]
-    prompt, whole = pairs[prompts.index(shortest) - 1]  # the same one without hindsight
-    return shortest, shortest + whole[len(prompt) :]
+    n = min(found, key=lambda n: len(pairs[n][0]))
+    prompt, whole = pairs[n - 1]  # the same one without hindsight
+    return pairs[n][0], pairs[n][0] + whole[len(prompt) :]
 
 
 def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

@@ -11,6 +11,7 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.encode import ENTANGLED
 from interact_jax.data.splices import splicer
 from interact_jax.data.stretches import Stretches
+from interact_jax.schema import Conversation, Message
 from tests.data.test_stretches import WORDS, check, conversation
 from tests.tiny import TEMPLATES, tiny_tokenizer
 
@@ -140,3 +141,12 @@ def test_other_tokenizers_are_left_alone(tmp_path, change):
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_tokenizers_of_words_are_left_alone(tmp_path, name):
     assert splicer(ChatFormat.load(tiny_tokenizer(tmp_path, name)).tokenizer) is None
+
+
+def test_a_reply_that_begins_as_the_block_does(chats):
+    """Then a text that is no prompt has a splice as well."""
+    chat = dataclasses.replace(chats["instructed"], hindsight="\nThen:{o}")
+    turns = ("Sort the", "\nThen:France?", "the capital", "Hm")
+    messages = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(turns)]
+    one = Conversation("c", (*messages[:2], Message("user", "thanks " * 9)))
+    assert not check([one, Conversation("d", (*messages, messages[0]))], chat)[ENTANGLED]
