@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import functools
-import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from rich.progress import track
 
 from interact_jax import progress
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.collecting import collecting_rarely
 from interact_jax.data.conversations import ON_ERROR, ReadReport, read_conversations
 from interact_jax.data.copies import COPIES
 from interact_jax.data.encode import Counts, EncodeSettings
@@ -36,7 +35,6 @@ from interact_jax.printable import count, count_reason
 from interact_jax.schema import Conversation, InputError
 from interact_jax.settings import Setting
 
-RARELY = 100  # times as many new objects as usual before the collector looks at them
 POCKET_LOGS = Path(__file__).parents[1] / "pocket" / "logs.jsonl.gz"
 SETTINGS = {
     "data.path": Setting(
@@ -220,7 +218,7 @@ def load_dataset(
         report = ReadReport(conversations=len(prepared), interactions=interactions)
         return grow(list(prepared), report, chat, settings, sharing, workers, recipe)
     count_units, expected = RECIPES[recipe].count_units, RECIPES[recipe].expected
-    with progress.of(f"reading {input_name(path)}"), _collecting_rarely():
+    with progress.of(f"reading {input_name(path)}"), collecting_rarely():
         conversations, report = read_conversations(
             path,
             format,
@@ -254,7 +252,7 @@ def grow(
     dataset = Dataset(collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))
     results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
-    with _collecting_rarely():
+    with collecting_rarely():
         for conversation, tokenised in _with_progress(conversations, results):
             dataset.note(tokenised.counts, conversation.source or conversation.id)
             if tokenised.trees:
@@ -262,18 +260,6 @@ def grow(
                 dataset.trees.append(list(tokenised.trees))
                 dataset.interactions.append(tokenised.units)
     return dataset
-
-
-@contextlib.contextmanager
-def _collecting_rarely() -> Iterator[None]:
-    """Reading and tokenising make millions of objects that refer to one another in no circles; the
-    collector, which looks for these, would go through all that there are again and again."""
-    usual = gc.get_threshold()
-    gc.set_threshold(RARELY * usual[0], *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 def _fit_all(

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from interact_jax import startup
 from interact_jax.data.examples import as_ids
 from interact_jax.data.rendering import common_prefix
+from interact_jax.data.splices import Splice, Splicer, Stretch, splice_of, splicer
 
 with startup.without_torch("transformers"):
     from transformers import PreTrainedTokenizerFast
@@ -31,15 +33,6 @@ with startup.without_torch("transformers"):
 
 class Entangled(Exception):
     """A special token is no token of its own in the ids of a text."""
-
-
-class Stretch(NamedTuple):
-    """Text between two special tokens. `before` is the first of these, "" where the text begins;
-    `after` is the second if it swallows white space before it, else ""."""
-
-    before: str
-    text: str
-    after: str
 
 
 class SpecialTokens:
@@ -64,6 +57,11 @@ class SpecialTokens:
         # A text without any is one stretch; the pattern then matches nothing.
         longest_first = sorted(self.ids, key=lambda token: (-len(token), token))
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    @functools.cached_property
+    def splicer(self) -> Splicer | None:
+        """What puts known ids together, for tokenizers for which that is exact."""
+        return splicer(self.tokenizer) if self._is_plain else None
 
     def encode_all(self, texts: list[str]) -> list[np.ndarray]:
         """The ids [L] of each text, tokenised whole."""
@@ -125,8 +123,29 @@ class Stretches:
             raise Entangled
         return ids
 
-    def learn(self, stretches: Iterable[Stretch], others: Sequence[str] = ()) -> list[np.ndarray]:
-        """Tokenise those that are new, all together, with `others`, whose ids [L] are returned."""
+    def learn(
+        self,
+        stretches: Iterable[Stretch],
+        splices: Sequence[Splice] = (),
+        others: Sequence[str] = (),
+    ) -> list[np.ndarray]:
+        """Tokenise those that are new, all together, with `others`, whose ids [L] are returned.
+        Splices are put together of what they consist of, where that can be done."""
+        found = self._tokenise([*stretches, *(part for s in splices for part in s.parts)], others)
+        whole = list[Stretch]()
+        for splice in splices:
+            if splice.stretch not in self._known:
+                ids = self._spliced(splice)
+                if ids is None:
+                    whole.append(splice.stretch)
+                else:
+                    self._known[splice.stretch] = ids
+        self._tokenise(whole)
+        return found
+
+    def _tokenise(
+        self, stretches: Iterable[Stretch], others: Sequence[str] = ()
+    ) -> list[np.ndarray]:
         new = list(dict.fromkeys(s for s in stretches if s.text and s not in self._known))
         if not new and not others:
             return []
@@ -134,6 +153,12 @@ class Stretches:
         for stretch, ids in zip(new, found, strict=False):
             self._known[stretch] = self._within(stretch, ids)
         return found[len(new) :]
+
+    def _spliced(self, splice: Splice) -> np.ndarray | None:
+        begin_A, end_B = map(self._known.get, splice.parts)
+        if begin_A is None or end_B is None or self.special.splicer is None:
+            return None
+        return self.special.splicer.ids(splice, begin_A, end_B)
 
     def _within(self, stretch: Stretch, ids: np.ndarray) -> np.ndarray | None:
         """The ids without those of the neighbours; None if these are not where they should be."""
@@ -154,15 +179,32 @@ class Cuts:
 
     def __init__(self, stretches: Stretches) -> None:
         self._stretches = stretches
+        self.spliced = list[str]()  # texts that were prepared and have a splice of their own
         self._cuts: dict[str, Cut] = {}  # of texts that were prepared
         self._last: tuple[str, Cut | None] = "", None
 
-    def prepare(self, texts: Iterable[str]) -> Iterator[Stretch]:
-        """Cut these texts, for which `ids` will be asked. Yields their stretches, to be learned."""
+    def prepare(self, texts: Iterable[str], block: str = "") -> Iterator[Stretch | Splice]:
+        """Cut these texts, for which `ids` will be asked. Yields their stretches, to be learned;
+        splices are those in which two messages are joined by the `block`."""
         for text in texts:
             if text not in self._cuts:
-                self._cuts[text] = self._cut(text)
-                yield from self._cuts[text].own
+                self._cuts[text] = cut = self._cut(text)
+                splice = self._splice(cut, block) if block else None
+                if splice is None:
+                    yield from cut.own
+                else:
+                    self.spliced.append(text)
+                    yield splice
+                    yield from cut.own[1:]
+
+    def _splice(self, cut: Cut, block: str) -> Splice | None:
+        """How the stretch in which a text leaves the one before is a splice."""
+        base, own = cut.base, cut.own[0]
+        if base is None:
+            return None
+        begin = base.own[cut.kept]
+        shared = min(cut.shared - base.ends[cut.kept - 1], len(begin.text))
+        return splice_of(own, begin, shared, block)
 
     def ids(self, text: str) -> np.ndarray:
         """The ids [L] of a text. Raises Entangled where the tokenizer does not work as said

@@ -58,19 +58,21 @@ class Texts:
         return as_ids(self.chat.encode(text))
 
 
+class Sample(NamedTuple):
+    """A text that is tokenised whole, as `ids` [L]; `asked`, which will be asked for, begins it."""
+
+    asked: str
+    text: str
+    ids: np.ndarray
+
+
 class SharedTexts(Texts):
     """Texts of one conversation; prompts that are not among the `rendered` are when asked for."""
 
-    def __init__(
-        self,
-        chat: ChatFormat,
-        cuts: Cuts,
-        rendered: Rendered,
-        whole: Mapping[str, np.ndarray],
-    ) -> None:
+    def __init__(self, chat: ChatFormat, cuts: Cuts, rendered: Rendered, sample: Sample) -> None:
         super().__init__(chat)
-        self._cuts, self._rendered, self._whole = cuts, rendered, whole
-        self._shortest = self._sample = ""
+        self._cuts, self._rendered, self._sample = cuts, rendered, sample
+        self._shortest, self._asked = "", False  # the shortest text, and if the sample's was
 
     def render(self, prompt: Prompt) -> str:
         text = self._rendered.get(prompt.key)
@@ -80,8 +82,8 @@ class SharedTexts(Texts):
 
     def ids(self, text: str) -> np.ndarray:
         """Raises Entangled where stretches do not become ids by themselves."""
-        if text in self._whole:
-            self._sample = text
+        if text == self._sample.asked:
+            self._asked = True
         elif not self._shortest or len(text) < len(self._shortest):
             self._shortest = text
         return self._cuts.ids(text)
@@ -89,8 +91,9 @@ class SharedTexts(Texts):
     def check(self) -> None:
         """Raise Entangled if one of the texts has other ids when it is tokenised whole: one that
         was, else the shortest."""
-        text = self._sample or self._shortest
-        whole = self._whole[text] if self._sample else super().ids(text)
+        _, text, whole = self._sample
+        if not self._asked:
+            text, whole = self._shortest, super().ids(self._shortest)
         if not np.array_equal(whole, self._cuts.ids(text)):
             raise Entangled
 

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-import numpy as np
-
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.collecting import collecting_rarely
 from interact_jax.data.encode import Counts, EncodeSettings, encode, prompts_of
 from interact_jax.data.recipes import RECIPES
-from interact_jax.data.stretches import Cuts, SpecialTokens, Stretch, Stretches
-from interact_jax.data.texts import Prompt, Rendered, SharedTexts, render_ahead
+from interact_jax.data.splices import Splice, Stretch
+from interact_jax.data.stretches import Cuts, SpecialTokens, Stretches
+from interact_jax.data.texts import Prompt, Rendered, Sample, SharedTexts, render_ahead
 from interact_jax.data.tree import GROW, Tree
 from interact_jax.schema import Conversation, RunStopped
 
@@ -52,7 +52,8 @@ class Tokeniser:
         """Every conversation, in order. While one portion becomes trees, the next is tokenised, and
         the texts of the one after that are rendered."""
         stop, waiting = threading.Event(), collections.deque[Future[_Prepared]]()
-        with ThreadPoolExecutor(1) as renders, ThreadPoolExecutor(1) as tokenises:
+        executor = ThreadPoolExecutor
+        with collecting_rarely(), executor(1) as renders, executor(1) as tokenises:
             try:
                 for portion in _portions(conversations):
                     rendered = renders.submit(self._render, portion, stop)
@@ -75,17 +76,20 @@ class Tokeniser:
         self, portion: list[Conversation], rendering: Future[tuple[list[_Asked], Rendered]]
     ) -> _Prepared:
         asked, rendered = rendering.result()
-        stretches, cuts, samples = Stretches(self.special), list[Cuts](), list[str]()
-        new = list[Stretch]()
+        stretches, cuts = Stretches(self.special), list[Cuts]()
+        block = self.chat.hindsight.partition("{o}")[0] if self.special.splicer else ""
+        new, samples = list[Stretch | Splice](), list[tuple[str, str]]()
         for of_one in asked:
             found = [(rendered.get(prompt.key), y) for prompt, y in of_one]
             pairs = [(text, text + y) for text, y in found if isinstance(text, str)]
-            own = [whole for _, whole in pairs]
-            samples += [min(own, key=len)] if own else []
             cuts.append(Cuts(stretches))
-            new += cuts[-1].prepare(itertools.chain.from_iterable(pairs))
-        whole = stretches.learn(new, samples)
-        return portion, rendered, cuts, dict(zip(samples, whole, strict=True))
+            new += cuts[-1].prepare(itertools.chain.from_iterable(pairs), block)
+            samples.append(_sample(pairs, cuts[-1].spliced))
+        plain = (s for s in new if isinstance(s, Stretch))
+        splices = [s for s in new if isinstance(s, Splice)]
+        ids = stretches.learn(plain, splices, [text for _, text in samples])
+        whole = [Sample(*sample, ids_L) for sample, ids_L in zip(samples, ids, strict=True)]
+        return portion, rendered, cuts, whole
 
     def _prompts(self, conversation: Conversation) -> _Asked:
         recipe = RECIPES[self.recipe]
@@ -99,12 +103,12 @@ class Tokeniser:
         portion: list[Conversation],
         rendered: Rendered,
         cuts: list[Cuts],
-        whole: dict[str, np.ndarray],
+        samples: list[Sample],
     ) -> Iterator[Tokenised]:
         recipe = RECIPES[self.recipe]
-        for conversation, of_one in zip(portion, cuts, strict=True):
+        for conversation, of_one, sample in zip(portion, cuts, samples, strict=True):
             counts: Counts = collections.Counter()
-            texts = SharedTexts(self.chat, of_one, rendered, whole)
+            texts = SharedTexts(self.chat, of_one, rendered, sample)
             windows = encode(conversation, self.chat, self.settings, counts, recipe, texts)
             trees = [
                 tree for window in windows for tree in GROW[self.sharing](window, recipe.frozen)
@@ -114,8 +118,21 @@ class Tokeniser:
 
 _Asked = list[tuple[Prompt, str]]
 """Prompts of a conversation, and the text of y that is tokenised behind each."""
-_Prepared = tuple[list[Conversation], Rendered, list[Cuts], dict[str, np.ndarray]]
+_Prepared = tuple[list[Conversation], Rendered, list[Cuts], list[Sample]]
 """A portion, its prompts as text, where these are cut, and a text of each tokenised whole."""
+
+
+def _sample(pairs: Sequence[tuple[str, str]], spliced: Sequence[str]) -> tuple[str, str]:
+    """Of the texts of a conversation, prompts with and without y, the one that is tokenised whole:
+    one that will be asked for, and the same or a longer one."""
+    known = set(spliced)
+    found = [n for n, (prompt, _) in enumerate(pairs) if prompt in known]
+    if not found:
+        shortest = min((whole for _, whole in pairs), key=len, default="")
+        return shortest, shortest
+    n = min(found, key=lambda n: len(pairs[n][0]))
+    prompt, whole = pairs[n - 1]  # the same one without hindsight
+    return pairs[n][0], pairs[n][0] + whole[len(prompt) :]
 
 
 def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:

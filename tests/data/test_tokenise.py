@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.collecting import collecting_rarely
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tokenise import PORTION, tokenise
@@ -84,3 +85,13 @@ class Dying:
 def test_a_worker_that_dies_stops_the_run_with_a_remedy():
     with pytest.raises(RunStopped, match=r"data\.workers lower"):
         list(tokenise([Conversation("c", (Message("user", "Hi"),))], Dying(), workers=1))
+
+
+def test_the_collector_rests_while_anybody_tokenises():
+    usual = gc.get_threshold()
+    first, second = collecting_rarely(), collecting_rarely()
+    with first:
+        second.__enter__()
+    assert gc.get_threshold()[0] > usual[0]  # the second began within the first, and goes on
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == usual
