@@ -289,7 +289,10 @@ def _renamed(trees: Sequence[Tree], path: str) -> Forest:
             for id, conversation, unit, reasoning in forest.labels()
         ]
 
-    return dataclasses.replace(forest, labels=labels)
+    known = forest.known
+    if known is not None and known.conversation:
+        known = known._replace(conversation=_own_name(known.conversation, path))
+    return dataclasses.replace(forest, labels=labels, known=known)
 
 
 class _Places(NamedTuple):

@@ -243,6 +243,16 @@ def test_conversations_of_one_name_are_two(chat, tmp_path):
             assert target.unit.startswith(target.conversation)
 
 
+def test_limits_see_two_conversations_of_one_name(chat, tmp_path):
+    """Also where trees come from the store, whose records have the name they have alone."""
+    dataset = mixed(chat, tmp_path, "a=1,b=1")
+    first, count = [0, len(dataset.parts[0])], len(dataset.parts[0])
+    for _ in range(2):  # made, then read
+        read = dataset.follow(iter(range(count)), iter(range(len(dataset.parts[1]))))
+        names = [name for name, *_ in dataset.members(first, read(first))]
+        assert names == ["c0 (a)", "c0 (b)"]
+
+
 def test_users_of_two_data_sets_are_two(chat, tmp_path):
     tokeniser = Tokeniser(chat, SETTINGS, "tree")
     parts = [
