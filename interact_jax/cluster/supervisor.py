@@ -26,6 +26,7 @@ from interact_jax.cluster.place import COORDINATOR, PROCESS, PROCESSES
 from interact_jax.schema import InputError, RunStopped
 
 RETRY = 0.5  # seconds between attempts to reach the conductor
+FAREWELL = 5.0  # seconds for all to hear the last word, and to go
 CHECK = 1.0  # seconds between looks at signs of life
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -101,9 +102,11 @@ class Supervisor:
         leading = asyncio.create_task(conductor.lead())
         try:
             yield
-        finally:
-            await leading
-            await conductor.wait_closed()
+        finally:  # where this supervisor itself has failed, it does not wait for the others' end
+            await asyncio.wait([leading], timeout=FAREWELL)
+            leading.cancel()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(conductor.wait_closed(), FAREWELL)
             server.close()
 
     async def _reach_conductor(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -16,7 +16,8 @@ from tests.cluster.test_processes import free_port
 from tests.runs import ROOT
 
 pytestmark = pytest.mark.one_device
-LIMITS = Limits(join=20, stalled=3, end=10)
+LIMITS = Limits(join=60, stalled=60, end=10)
+SOON = Limits(join=60, stalled=8, end=10)  # to wait for one that stands still
 HEAD = """
 import os, pathlib, signal, sys, time
 sys.path.insert(0, sys.argv[2])
@@ -35,11 +36,6 @@ FAILURES = {
     "sys.exit(7)": ("has ended with status 7", 7),
     "sys.exit(2)": ("has ended with status 2", 2),
 }
-
-
-def port():
-    """One whose next is free, too, most likely."""
-    return free_port()
 
 
 def supervisor(folder, body, machine, limits=LIMITS):
@@ -65,7 +61,7 @@ def is_running(pid):
 
 def test_all_end_well(tmp_path):
     body = "print(os.environ['INTERACT_COORDINATOR'], own)"
-    address = f"127.0.0.1:{port()}"
+    address = f"127.0.0.1:{free_port()}"
     machines = [Machine(address, 2, number, 2) for number in range(2)]
     assert asyncio.run(together(*(supervisor(tmp_path, body, m) for m in machines))) == [0, 0]
     assert {file.name for file in tmp_path.iterdir()} == {"0-0", "1-0", "2-0", "3-0"}
@@ -75,9 +71,10 @@ def test_all_end_well(tmp_path):
 def test_one_fails(tmp_path, failure):
     """Its number and machine are told on both, and nothing is left running."""
     body = f"if own == 1:\n    {failure}\n{WAIT}"
-    address = f"127.0.0.1:{port()}"
+    address = f"127.0.0.1:{free_port()}"
     machines = [Machine(address, 2, number, 1) for number in range(2)]
-    errors = asyncio.run(together(*(supervisor(tmp_path, body, m) for m in machines)))
+    limits = SOON if "SIGSTOP" in failure else LIMITS
+    errors = asyncio.run(together(*(supervisor(tmp_path, body, m, limits) for m in machines)))
     reason, status = FAILURES[failure]
     pid = (tmp_path / "1-0").read_text()
     for error in errors:
@@ -89,15 +86,15 @@ def test_one_fails(tmp_path, failure):
 def test_it_starts_again(tmp_path, caplog):
     body = "if own == 1 and attempt < 2:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     body += f"if attempt < 2:\n    {WAIT}"
-    machine = Machine(f"127.0.0.1:{port()}", local=2)
-    limits = Limits(join=20, stalled=3, restarts=2)
+    machine = Machine(f"127.0.0.1:{free_port()}", local=2)
+    limits = Limits(join=60, stalled=60, restarts=2)
     assert asyncio.run(supervisor(tmp_path, body, machine, limits).run()) == 0
     assert len(caplog.messages) == 2 and "SIGKILL" in caplog.text
     assert "2 restarts left" in caplog.messages[0] and "1 restart left" in caplog.messages[1]
 
 
 def test_what_would_fail_again_is_not_started_again(tmp_path):
-    machine, limits = Machine(f"127.0.0.1:{port()}"), Limits(restarts=2)
+    machine, limits = Machine(f"127.0.0.1:{free_port()}"), Limits(restarts=2)
     with pytest.raises(RunStopped, match="status 2"):
         asyncio.run(supervisor(tmp_path, "sys.exit(2)", machine, limits).run())
     assert len(pids(tmp_path)) == 1
@@ -106,23 +103,23 @@ def test_what_would_fail_again_is_not_started_again(tmp_path):
 def test_the_one_to_blame(tmp_path):
     """jax aborts those that notice the death of another, and sometimes they are heard of first."""
     body = "if own == 0:\n    os.abort()\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGKILL)"
-    machine = Machine(f"127.0.0.1:{port()}", local=2)
+    machine = Machine(f"127.0.0.1:{free_port()}", local=2)
     with pytest.raises(RunStopped, match=r"^process 1 .* was ended by SIGKILL"):
         asyncio.run(supervisor(tmp_path, body, machine).run())
 
 
 def test_one_that_never_comes(tmp_path):
-    machine = Machine(f"127.0.0.1:{port()}", machines=3)
+    machine = Machine(f"127.0.0.1:{free_port()}", machines=3)
     with pytest.raises(RunStopped, match=r"machines 1, 2 of 3 did not come within 2 s"):
         asyncio.run(supervisor(tmp_path, WAIT, machine, Limits(join=2)).run())
-    other = Machine(f"127.0.0.1:{port()}", machines=2, number=1)
+    other = Machine(f"127.0.0.1:{free_port()}", machines=2, number=1)
     with pytest.raises(RunStopped, match=r"machine 1: machine 0 cannot be reached at 127\.0\.0\.1"):
         asyncio.run(supervisor(tmp_path, WAIT, other, Limits(join=1)).run())
 
 
 def test_a_port_that_is_taken(tmp_path):
     async def two():
-        machine = Machine(f"127.0.0.1:{port()}")
+        machine = Machine(f"127.0.0.1:{free_port()}")
         first = asyncio.create_task(supervisor(tmp_path, WAIT, machine).run())
         while not list(tmp_path.iterdir()):
             await asyncio.sleep(0.05)
@@ -151,7 +148,7 @@ def start_alone(folder, body, address, number):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_machine_that_is_gone(tmp_path, lost):
     """With its supervisor, processes notice that nobody listens; the other machine is told."""
-    address = f"127.0.0.1:{port()}"
+    address = f"127.0.0.1:{free_port()}"
     started = [start_alone(tmp_path, WAIT, address, number) for number in range(2)]
     while len(list(tmp_path.iterdir())) < 2:
         time.sleep(0.05)
