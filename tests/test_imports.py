@@ -30,6 +30,7 @@ LAYERS = (
         "ends",
         "startup",
         "progress",
+        "cluster",
     },
     {"sharding", "models", "data"},
     {"prepare"},

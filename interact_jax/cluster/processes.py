@@ -1,0 +1,140 @@
+"""The processes of a run: how they find one another, and what they agree on.
+
+    processes.join(place)                       before the first use of jax
+    processes.exchange("digest", "8a3f", 60)    what every process says under this name
+    processes.agree("the program", "8a3f", 60)  that they say the same
+    processes.meet("restored", 60)              all are here
+    processes.leave()
+
+These go through jax's coordination service, on process 0, and not through the devices: they work
+while programs are compiled, wait as long as they are told, and name whoever does not come. A name
+is used once in a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+import jax
+from jax._src import distributed  # the service's client; jax has no public name for it
+
+from interact_jax.cluster.place import Place
+from interact_jax.printable import count
+from interact_jax.schema import InputError, RunStopped
+
+log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 300  # for all processes to start, images and libraries loaded
+HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and jax ends the others
+LEAVE_SECONDS = 60
+SHOWN = 8  # processes that a message names
+
+
+def join(place: Place, seconds: int = JOIN_SECONDS) -> None:
+    """Connect this process with the others; nothing to do where it is alone.
+
+    Raises InputError where the coordinator cannot be reached, or not all come in time.
+    """
+    if place.is_alone:
+        return
+    where = f" at {place.coordinator}" if place.coordinator else ""
+    log.info("process %s of %s, by %s%s", place.process, place.processes, place.launcher, where)
+    given: dict[str, Any] = {}
+    if not place.found_by_jax:
+        given = {
+            "coordinator_address": place.coordinator,
+            "num_processes": place.processes,
+            "process_id": place.process,
+            "local_device_ids": place.devices,
+            # What it would find out by itself, it finds out differently: see `place`.
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=LEAVE_SECONDS,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"process {place.process} of {place.processes} ({place.launcher}) cannot join the "
+            f"others{where}: {_first_line(error)}. All processes have to be started within "
+            f"{seconds:,} s, with the same address, which is that of process 0."
+        ) from error
+    meet("joined", seconds)
+
+
+def leave() -> None:
+    """Disconnect, when all processes are done."""
+    if _client() is not None:
+        jax.distributed.shutdown()
+
+
+def exchange(name: str, value: str, seconds: float) -> list[str]:
+    """What each process says under a name, in their order. Blocks until all have.
+
+    Raises RunStopped, which names those that have not said anything after so many seconds.
+    """
+    client = _client()
+    if client is None:
+        return [value]
+    own, processes = jax.process_index(), jax.process_count()
+    client.key_value_set(f"{name}/{own}", f"{_self()}\n{value}", allow_overwrite=True)
+    until, found, missing = time.monotonic() + seconds, list[str](), list[int]()
+    for process in range(processes):
+        left = max(1, round(1000 * (until - time.monotonic())))
+        try:
+            found.append(client.blocking_key_value_get(f"{name}/{process}", left))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+            missing.append(process)
+    if missing:
+        raise RunStopped(
+            f"{_names(missing)} did not come to {name!r} within {seconds:,.0f} s; process {own} "
+            f"waited there with {count(len(found) - 1, 'other')}. See what they wrote last; if "
+            "they only were slow, start the same command again."
+        )
+    return [text.partition("\n")[2] for text in found]
+
+
+def meet(name: str, seconds: float) -> None:
+    """Wait until all processes are here. Raises as `exchange` does."""
+    exchange(name, "", seconds)
+
+
+def agree(what: str, value: str, seconds: float) -> None:
+    """Check that all processes have the same value. Raises RunStopped, with those that have not
+    what most have, and as `exchange` does."""
+    values = exchange(what, value, seconds)
+    most = max(values, key=values.count)
+    if others := [process for process, found in enumerate(values) if found != most]:
+        raise RunStopped(
+            f"{what} of {_names(others)} differs from that of the others: {values[others[0]]} in "
+            f"place of {most}. They would wait for one another without end. Start all processes "
+            "with the same code, versions, settings, data and devices."
+        )
+
+
+def _self() -> str:
+    return f"{socket.gethostname()}, process id {os.getpid()}"
+
+
+def _names(processes: list[int]) -> str:
+    shown = ", ".join(map(str, processes[:SHOWN]))
+    more = f" and {len(processes) - SHOWN} more" if len(processes) > SHOWN else ""
+    return f"process{'es' if len(processes) > 1 else ''} {shown}{more}"
+
+
+def _client() -> Any:
+    """The client of the service; None in a run of one process."""
+    return distributed.global_state.client
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
