@@ -81,6 +81,19 @@ class Measured(Sequence[Tree]):
     def given(self) -> Collection[str]:
         """The names of all given log-probabilities."""
 
+    @abc.abstractmethod
+    def tree(self, number: int) -> Tree:
+        """A tree by its number, 0, 1, ..."""
+
+    @overload
+    def __getitem__(self, index: int) -> Tree: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tree]: ...
+    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        return self.tree(range(len(self))[index])
+
 
 def sizes_of(trees: Sequence[Tree]) -> np.ndarray:
     """The sizes [N, 5] of trees: T, P, Q, R, J."""
@@ -147,14 +160,8 @@ class Forest(Measured):
     def __len__(self) -> int:
         return len(self.trees_NxC)
 
-    @overload
-    def __getitem__(self, index: int) -> Tree: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tree]: ...
-    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
-        if isinstance(index, slice):
-            return [_tree(self, n) for n in range(*index.indices(len(self)))]
-        return _tree(self, range(len(self))[index])
+    def tree(self, number: int) -> Tree:
+        return _tree(self, number)
 
     def take(self, numbers: Sequence[int]) -> Forest:
         """Some of the trees, in this order."""

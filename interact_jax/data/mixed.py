@@ -14,7 +14,7 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -336,15 +336,9 @@ class _Joined(Measured):
     def __len__(self) -> int:
         return len(self._trees)
 
-    @overload
-    def __getitem__(self, index: int) -> Tree: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tree]: ...
-    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        part, number = self._trees[index]
-        return self._of_each[part][number]
+    def tree(self, number: int) -> Tree:
+        part, own = self._trees[number]
+        return self._of_each[part][own]
 
 
 def _own_users(users_N: np.ndarray, own: str) -> np.ndarray:

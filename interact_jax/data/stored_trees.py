@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import overload
 
 import numpy as np
 
@@ -35,14 +34,7 @@ class StoredTrees(Measured):
     def __len__(self) -> int:
         return len(self.sizes_Nx5)
 
-    @overload
-    def __getitem__(self, index: int) -> Tree: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Tree]: ...
-    def __getitem__(self, index: int | slice) -> Tree | list[Tree]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+    def tree(self, number: int) -> Tree:
         place = int(np.searchsorted(self._ends_C, number, side="right"))
         return self._of(self._indices[place])[number - int(self._ends_C[place])]
 
