@@ -279,13 +279,14 @@ def decision_of(job: Job, part: int) -> dict[str, Any]:
     return read_json(job.file(part, "decided.json"))
 
 
-def fates_of(job: Job, part: int) -> np.ndarray:
-    """What becomes of each conversation of a part, as FATES. Raises InputError."""
+def fates_of(job: Job, part: int, digest: str) -> np.ndarray:
+    """What becomes of each conversation of a part, as FATES; `digest` is of the file, as the
+    decision has it. Raises InputError."""
     file = job.file(part, "fates")
     try:
         data = file.read_bytes()
     except OSError as error:
         raise damaged(file, f"cannot be read ({error.strerror})") from None
-    if digest_of_bytes(data) != decision_of(job, part)["fates"]:
+    if digest_of_bytes(data) != digest:
         raise damaged(file, "damaged")
     return np.frombuffer(data, FATES)

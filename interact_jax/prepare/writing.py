@@ -172,7 +172,7 @@ def _decided(
     digest = read_json(job.file(part, "read.json"))["digests"]["kept"]
     if file.is_file() and digest_of_file(file) != digest:
         raise damaged(file, "damaged")
-    fates_N = fates_of(job, part)
+    fates_N = fates_of(job, part, decision["fates"])
     for index, record in enumerate(_records(file, len(fates_N))):
         times = int(fates_N[index])  # as `deciding.FATES` has it
         if not times:
