@@ -77,6 +77,8 @@ def test_nowhere_is_nowhere(tmp_path):
 
 def test_weights_and_biases_has_every_step_of_one_run(tmp_path, monkeypatch):
     """A run that is resumed goes on there; steps that a crash undid come once more."""
+    import wandb  # here, as it takes a second
+
     for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "of_wandb"))
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -84,6 +86,7 @@ def test_weights_and_biases_has_every_step_of_one_run(tmp_path, monkeypatch):
     workdir.mkdir()
     write(workdir, "wandb", 0, 3)
     write(workdir, "wandb", 2, 4)
+    wandb.teardown()  # its own process may write the file after a run's end, but not after this
     told, ids, given = [], set(), {}
     for found in offline_records(workdir):
         runs = [record.run for record in found if record.WhichOneof("record_type") == "run"]
