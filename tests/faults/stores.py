@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -43,11 +44,17 @@ def settings(stand: Stand) -> Settings:
 
 def sound(stand: Stand) -> Path:
     """A folder with prepared data, `done` and as far as BEGUN, and with the trees of those that are
-    done; made once."""
+    done; made once, by whichever process comes first."""
     place = stand.folder / "prepared"
-    if (place / "complete").exists():
-        return place
-    shutil.rmtree(place, ignore_errors=True)
+    with open(stand.folder / "prepared.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "complete").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            make(stand, place)
+    return place
+
+
+def make(stand: Stand, place: Path) -> None:
     logs = stand.folder / "logs"
     logs.mkdir(exist_ok=True)
     rows = [dumps.wildchat(n) | {"timestamp": f"2024-01-{n + 1:02d}"} for n in range(dumps.COUNT)]
@@ -61,7 +68,6 @@ def sound(stand: Stand) -> Path:
     dataset.trees_of(range(len(dataset)))
     dataset.close()
     (place / "complete").touch()
-    return place
 
 
 def finish(stand: Stand, out: Path) -> dict[str, Any]:
