@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ def encode(conversation: Conversation, interactions: int) -> bytes:
     features["messages"].int64_list.value.append(len(conversation.messages))
     features["conversation"].bytes_list.value.append(_text_of(to_record(conversation)))
     return example.SerializeToString(deterministic=True)
+
+
+def checksum_of(example: bytes) -> int:
+    """By which a record is known to be that which was written; never 0."""
+    return zlib.crc32(example) or 1
 
 
 def _text_of(record: dict[str, Any]) -> bytes:

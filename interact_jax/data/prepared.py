@@ -22,17 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from interact_jax.data.array_records import decode, read, reader_of
+from interact_jax.data.array_records import checksum_of, decode, read, reader_of
 from interact_jax.json_files import FILE_NAME, TEXT, check, read_json, whole
 from interact_jax.schema import Conversation, InputError
 
 CARD = "card.json"
-INDEX = np.dtype(
+EARLIER = np.dtype(
     [("user", "<u8"), ("interactions", "<u4"), ("tokens", "<u4"), ("reply_tokens", "<u4")]
 )
+INDEX = np.dtype([*EARLIER.descr, ("checksum", "<u4")])
 """Numbers of a conversation, in a .npy file beside its shard: a hash of the user, 0 where nobody is
-named; its interactions; and its tokens and those of its replies, each message by itself, 0 where no
-tokenizer was given."""
+named; its interactions; its tokens and those of its replies, each message by itself, 0 where no
+tokenizer was given; and the checksum of its record, which an earlier version did not write."""
 MOST_OPEN = 64  # shards
 AGAIN = "Copy or prepare the directory again."
 DIGEST_BYTES = 32  # `b2sum -l 256 FILE` computes the same
@@ -62,6 +63,7 @@ class PreparedData(Sequence[Conversation]):
             _check_size(file, shard["size"])
         index = _read_index(self.directory, found)
         self.users, self.interactions = index["user"].copy(), index["interactions"].astype(np.int32)
+        self._checksums = index["checksum"].copy()
         self._ends = list(itertools.accumulate(shard["records"] for shard in shards))
         self._records = [shard["records"] for shard in shards]
         self._prepare_readers()
@@ -101,8 +103,15 @@ class PreparedData(Sequence[Conversation]):
         for shard, items in wanted.items():
             file, records = self._files[shard], [record for record, _ in items]
             data = read(self._reader(shard), records, file)
+            start = self._ends[shard] - self._records[shard]
             for (record, place), one in zip(items, data, strict=True):
-                found[place] = decode(one, f"{file}, record {record}")
+                where = f"{file}, record {record}"
+                if self._checksums[start + record] not in (0, checksum_of(one)):
+                    raise InputError(
+                        f"{where}: damaged: it is another one than was written. Copy or prepare it "
+                        "again."
+                    )
+                found[place] = decode(one, where)
         return [found[place] for place in range(len(indices))]
 
     def _reader(self, shard: int) -> Any:
@@ -208,6 +217,8 @@ def _read_index(directory: Path, split: dict[str, Any]) -> np.ndarray:
         if blake2b(data).hexdigest() != described["digest"]:
             raise InputError(f"{file}: damaged: it has another digest. Copy or prepare it again.")
         part = np.load(io.BytesIO(data), allow_pickle=False)
+        if part.dtype == EARLIER:
+            part = _without_checksums(part)
         if part.dtype != INDEX or part.shape != (shard["records"],):
             raise InputError(
                 f"{file}: damaged: it has other numbers than {shard['file']} has records. Copy or "
@@ -215,6 +226,14 @@ def _read_index(directory: Path, split: dict[str, Any]) -> np.ndarray:
             )
         parts.append(part)
     return np.concatenate(parts) if parts else np.zeros(0, INDEX)
+
+
+def _without_checksums(earlier: np.ndarray) -> np.ndarray:
+    """The numbers as of now: 0 where there is no checksum."""
+    index = np.zeros(earlier.shape, INDEX)
+    for name in EARLIER.names or ():
+        index[name] = earlier[name]
+    return index
 
 
 def _check_size(file: Path, size: int) -> None:

@@ -13,8 +13,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from interact_jax.data.array_records import Writer, decode, encode, read, reader_of
-from interact_jax.data.prepared import INDEX, blake2b
+from interact_jax.data.array_records import (
+    Writer,
+    checksum_of,
+    decode,
+    encode,
+    read,
+    reader_of,
+)
+from interact_jax.data.prepared import EARLIER, INDEX, blake2b
 from interact_jax.prepare.deciding import decision_of, fates_of
 from interact_jax.prepare.job import Job, damaged, digest_of_file, plain, read_json, write_json
 from interact_jax.prepare.parts import Part
@@ -62,7 +69,7 @@ def write_part(job: Job, part: int) -> None:
             for facts, example in _decided(job, part, decision, done):
                 writers[facts.split].write(example)
                 counts[facts.split].add(facts, len(example))
-                indices[facts.split].add(facts)
+                indices[facts.split].add(facts, example)
     written = {}
     for name, counted in zip(splits, counts, strict=True):
         shard, file = job.shard(name, part), job.shard(name, part, "index")
@@ -120,8 +127,9 @@ class Index:
         header = {"descr": names, "fortran_order": False, "shape": (self._count,)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
-    def add(self, facts: Facts) -> None:
-        self._rows.append(tuple(getattr(facts, name) for name in INDEX.names or ()))
+    def add(self, facts: Facts, example: bytes) -> None:
+        numbers = (getattr(facts, name) for name in EARLIER.names or ())
+        self._rows.append((*numbers, checksum_of(example)))
         if len(self._rows) == PORTION:
             self._write_rows()
 

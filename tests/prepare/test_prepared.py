@@ -7,12 +7,15 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from interact_jax.data import prepared as reader
+from interact_jax.data.array_records import Writer, encode
 from interact_jax.data.prepared import PreparedData, is_prepared
 from interact_jax.prepare.pipeline import Share
+from interact_jax.prepare.writing import describe
 from interact_jax.schema import InputError
 from tests.prepare.little import prepared, write_logs
 
@@ -116,6 +119,31 @@ def test_a_flipped_bit_is_named(times, copy):
                 if "records, expected" not in str(error) and ", record" in str(error):
                     assert f"record {n - data._ends[0]}:" in str(error)
     assert refused
+
+
+def test_a_shard_that_is_sound_but_another_is_named(copy):
+    """Of the same size and with as many records, as a copy under a wrong name may be."""
+    data = PreparedData(copy)
+    shard, (first, second, *_) = data._files[1], list(data)[data._ends[0] :]
+    writer = Writer(shard)
+    for one in (second, first, *list(data)[data._ends[0] + 2 : data._ends[1]]):
+        writer.write(encode(one, len(list(one.interactions()))))
+    writer.close()
+    found = PreparedData(copy)
+    assert found[data._ends[0] + 2] == data[data._ends[0] + 2]
+    with pytest.raises(InputError, match=f"{shard}, record 0: damaged: it is another one"):
+        found[data._ends[0]]
+
+
+def test_numbers_without_checksums_are_read(copy):
+    """An earlier version wrote none."""
+    expected, card = list(PreparedData(copy)), json.loads((copy / "card.json").read_text())
+    for described in card["splits"]["train"]["index"]:
+        file = copy / described["file"]
+        np.save(file, np.load(file)[list(reader.EARLIER.names)].astype(reader.EARLIER))
+        described |= describe(file)
+    (copy / "card.json").write_text(json.dumps(card))
+    assert list(PreparedData(copy)) == expected
 
 
 def test_what_is_missing_or_cut_is_named(copy):
