@@ -406,7 +406,9 @@ def rows(rng: random.Random) -> Dump:
     if before != sound and rng.random() < 0.3:
         after, what = mutations.of_bytes(before, rng, rng.choice(OFTEN))
         return Dump(name, f"packed: {what}", before, after, None, True, mapping)
-    return Dump(name, f"{bool(mapping)} mapped: {what}", before, after, spared, False, mapping)
+    gone = frozenset(n for n in range(COUNT) if f"({n})".encode() not in damaged)
+    told = f"{bool(mapping)} mapped: {what}"
+    return Dump(name, told, before, after, spared, False, mapping, gone)
 
 
 def _lines(name: str, lines: Sequence[str]) -> bytes:
