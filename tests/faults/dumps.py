@@ -406,7 +406,8 @@ def rows(rng: random.Random) -> Dump:
     if before != sound and rng.random() < 0.3:
         after, what = mutations.of_bytes(before, rng, rng.choice(OFTEN))
         return Dump(name, f"packed: {what}", before, after, None, True, mapping)
-    gone = frozenset(n for n in range(COUNT) if f"({n})".encode() not in damaged)
+    readable = damaged.replace(b"\0", b"")  # also of UTF-16
+    gone = frozenset(n for n in range(COUNT) if f"({n})".encode() not in readable)
     told = f"{bool(mapping)} mapped: {what}"
     return Dump(name, told, before, after, spared, False, mapping, gone)
 
