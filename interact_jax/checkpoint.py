@@ -21,6 +21,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from interact_jax import digests, files, memory, orbax_errors, places, progress, saved
+from interact_jax.cluster import processes
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
@@ -120,10 +121,17 @@ class Checkpoints:
         checkpoints aside, since the run will write these steps anew. Unless checkpoints are
         `overlapping` with the next steps, `save` returns only when one is written."""
         self._overlapping = overlapping
+        if processes.is_first():
+            self._clean()
+        self._bad = []
+        processes.meet("checkpoints begun")
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._watched = files.WatchedPath(self._folder)
+
+    def _clean(self) -> None:
         self._folder.mkdir(exist_ok=True)
         for place in self._bad:
             log.error("%s: moved to %s", place, _set_aside(place, self._workdir / "damaged"))
-        self._bad = []
         for place in self._folder.iterdir():
             partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
             unfinished = STEP.fullmatch(place.name) and not saved.is_finished(place)
@@ -134,15 +142,13 @@ class Checkpoints:
         for place in (self._workdir / "model", self._workdir / "known", *self._fixed.values()):
             if place.is_dir() and not digests.is_sealed(place):  # an earlier version wrote it
                 digests.seal(place)
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._watched = files.WatchedPath(self._folder)
 
     def keep_fixed(self, state: Any) -> None:
         """Write the models that never change. To be called before the first step."""
         for name, place in self._fixed.items():
             with orbax_errors.as_os_errors(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
-            digests.seal(place)
+            saved.seal(place)
 
     def save(
         self, step: int, state: Any, kept: Mapping[str, Any], protected: Collection[int] = ()
@@ -175,7 +181,9 @@ class Checkpoints:
         """In the background: once Orbax has finished, write the digests and delete older steps."""
         with orbax_errors.as_os_errors():
             writer.wait_until_finished()
-        digests.seal(place)
+        saved.seal(place)
+        if not processes.is_first():
+            return
         for step in sorted(_complete_steps(self._folder))[: -self._keep]:
             if step in protected:
                 continue

@@ -36,6 +36,7 @@ import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places, startup
 from interact_jax.arguments import SettingsParser, reader
+from interact_jax.cluster.place import Flags, Place, find
 from interact_jax.help_text import Paragraphs
 from interact_jax.printable import presentable, printable
 from interact_jax.schema import InputError, RunStopped
@@ -80,6 +81,20 @@ def settings_parser(description: str | None, default: str = "") -> SettingsParse
         help=f"settings of the run; or a recipe's name{said}",
     )
     return parser
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which processes a run consists of."""
+    add = parser.add_argument
+    add("--coordinator", default="", metavar="HOST:PORT", help="address of process 0, for all")
+    add("--processes", type=at_least(1), default=0, help="how many there are")
+    add("--process", type=at_least(0), default=-1, help="which one this is: 0, 1, ...")
+
+
+def place_of(args: argparse.Namespace) -> Place:
+    """The place of this process among all, by these flags or the launcher's environment. Raises
+    InputError where they are incomplete."""
+    return find(Flags(args.coordinator, args.processes, args.process), os.environ)
 
 
 def add_settings(
@@ -229,10 +244,10 @@ def keep_compiled(directory: str = "auto") -> None:
     jax.config.update("jax_compilation_cache_dir", directory)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show the package's log messages as plain lines."""
+def log_to_stderr(level: int = logging.INFO, name: str = "") -> None:
+    """Show the package's log messages as plain lines, behind the `name` of the process."""
     handler = _Stderr()
-    handler.setFormatter(_Presentable("%(message)s"))
+    handler.setFormatter(_Presentable(f"{name}: %(message)s" if name else "%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root logger, which libraries configure themselves
     logger.propagate = False

@@ -32,14 +32,23 @@ class Damaged(InputError):
     """A file differs from what was written."""
 
 
-def seal(folder: Path, process: int = 0, processes: int = 1) -> None:
-    """Sync the files of a directory to disk, and then write their digests beside them."""
-    names = sorted(p.relative_to(folder).as_posix() for p in _files(folder))
+def seal(
+    folder: Path, process: int = 0, processes: int = 1, names: list[str] | None = None
+) -> None:
+    """Sync the files of a directory to disk, and then write their digests beside them. Of several
+    processes each seals its share of the `names`, which all of them have listed before the first
+    begins to write."""
+    names = (names_in(folder) if names is None else names)[process::processes]
     hashes = of_files([folder / name for name in names])
     files.sync_tree(folder)
     lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, hashes, strict=True))
     text = f"{lines}{LAST_LINE}{_hash(lines.encode())}\n"
     places.write(folder / NAME.format(process, processes), text)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the files that are to be sealed."""
+    return sorted(p.relative_to(folder).as_posix() for p in _files(folder))
 
 
 def is_sealed(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import best, guard, places, progress, sharding
+from interact_jax.cluster import processes
 from interact_jax.config import data_of, flatten
 from interact_jax.data.chat import ChatFormat
 from interact_jax.generation import NotFinite, SamplingParams, requests_for
@@ -173,8 +174,9 @@ def measure_run(run: Any, file: Path) -> dict[str, float] | None:
     if odd:
         log.warning("%s: without %s, not finite", file.name, ", ".join(odd))
     values = {name: value for name, value in values.items() if name not in odd}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    places.write(file, json.dumps(values, indent=2) + "\n")
+    if processes.is_first():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        places.write(file, json.dumps(values, indent=2) + "\n")
     return values
 
 

@@ -13,6 +13,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
+from jax.sharding import Mesh
+
 from interact_jax import known, sharding
 from interact_jax.data import holdout, mixture
 from interact_jax.data.conversations import ReadReport
@@ -20,6 +23,7 @@ from interact_jax.data.dataset import SETTINGS, Dataset, grow, load_dataset
 from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.first_steps import first_trees, packing_for
+from interact_jax.data.indexing import make_all
 from interact_jax.data.limits import Limits
 from interact_jax.data.mixed import MixedDataset, with_own_id
 from interact_jax.data.order import Order
@@ -28,6 +32,7 @@ from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
 from interact_jax.data.reading import Data
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
+from interact_jax.data.shares import Share
 from interact_jax.data.stored import TREES, StoredDataset, cache_folder
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.data.tree import Tree
@@ -127,6 +132,9 @@ class LogFeed:
                 )
             known.check_resumed(data, method.known, kept)
         self.held_out = HeldOut.of(held_out, model, cfg)
+        self.share = share_of(cfg, model.mesh)
+        if self.share is not None:
+            _make_trees(data, self.share)
         course = data.course(cfg.seed) if isinstance(data, MixedDataset) else None
         self.draws = Draws(data.interactions, cfg.batch, cfg.seed, cfg.epochs, course)
         height = cfg.batch.rows * sharding.row_shards(model.mesh)
@@ -154,13 +162,28 @@ class LogFeed:
                 self._workdir,
                 resumed=bool(saved),
             )
-        source = LogBatches(self._data, self.draws, self.packing, Limits.of(self._cfg))
+        source = LogBatches(self._data, self.draws, self.packing, Limits.of(self._cfg), self.share)
         if saved:
             source.seek(saved["position"])
         if isinstance(self._data, MixedDataset):
             for line in self._data.read_lines(source.place):
                 log.info("%s", line)
         return source
+
+
+def share_of(cfg: Any, mesh: Mesh) -> Share | None:
+    """Which rows this process packs, one of several; None for all of them."""
+    if jax.process_count() == 1 or cfg.skip.signal:  # which looks at whole steps
+        return None
+    here, shards = sharding.shards_here(mesh), sharding.row_shards(mesh)
+    return Share(jax.process_index(), jax.process_count(), here, shards)
+
+
+def _make_trees(data: Data, share: Share) -> None:
+    """Make all trees of prepared data, each process its share: rows are planned by their sizes."""
+    for part in getattr(data, "parts", [data]):
+        if isinstance(part, StoredDataset):
+            make_all(part, share)
 
 
 Opened = tuple[Data, Dataset, Sequence[Conversation]]

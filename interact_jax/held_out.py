@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from interact_jax import digests, files
+from interact_jax.cluster import processes
 from interact_jax.data.encode import EncodeSettings, encode
 from interact_jax.data.examples import PREFERRED, REJECTED, Draft, Example, Target, as_ids
 from interact_jax.data.fingerprint import digest_trees
@@ -211,7 +212,8 @@ class HeldOut:
             trees = self._trees_of(completions)
             logps = self._logps(params, trees) if trees else np.zeros(0, np.float32)
             self.initial = Initial(completions, trees, logps)
-            _write(begin / FOLDER, self.prompts, self.initial)
+            if processes.is_first():
+                _write(begin / FOLDER, self.prompts, self.initial)
         if self.initial is not None and self.initial.trees:
             now = self._logps(params, self.initial.trees) if begin is None else self.initial.logps
             moved = self.initial.logps - now

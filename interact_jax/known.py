@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from interact_jax import digests, files
+from interact_jax.cluster import processes
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.fingerprint import DIFFERENCES, fingerprint, legacy_digests
 from interact_jax.data.positions import check_position
@@ -71,7 +72,8 @@ def complete(
             rows=cfg.batch.rows,
         )
         initial = [by_view[PLAIN] for by_view in logps]
-        _write(file, initial, digest)
+        if processes.is_first():
+            _write(file, initial, digest)
     return _add_initial(dataset, initial)
 
 

@@ -100,8 +100,7 @@ def needs(
     The models named `fixed` are in no checkpoint. The first call of `differentiate` with a batch of
     this shape reuses the program that is compiled here.
     """
-    rows = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch)
+    placed = abstract_batch(batch, mesh)
     compiled = differentiate.lower(abstract.all_params(), placed).compile()
     analysis = compiled.memory_analysis()
     state, sums = device_bytes(abstract), analysis.output_size_in_bytes
@@ -109,6 +108,12 @@ def needs(
     step = max(gradient, state + sums)  # the latter during the update
     kept = device_bytes({name: abstract.models[name] for name in fixed})
     return Needs(state, sums, step, state - kept if is_host(mesh) else 0)
+
+
+def abstract_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+    """The shapes of a batch (numpy), with their shardings."""
+    rows = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch)
 
 
 def beside_gradient(abstract: Any, sums: int, several: bool) -> int:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 from rich.console import Console
@@ -41,7 +41,8 @@ class Journal:
 
     A resumed run (`first` steps done) continues after line `first`; later lines, of steps that a
     crash undid, are dropped. `shown` is the metric shown with loss and gradient norm, `digest` the
-    checkpoint's digest of the lines up to there. `loggers` get the same numbers, and are closed.
+    checkpoint's digest of the lines up to there. `loggers` get the same numbers, and are closed. Of
+    several processes one `writes`; the others only look at the numbers.
     """
 
     def __init__(
@@ -52,20 +53,26 @@ class Journal:
         shown: str,
         digest: str | None = None,
         loggers: Loggers | None = None,
+        writes: bool = True,
     ):
         self.file = workdir / "metrics.jsonl"
         self.total, self.first = total, first
         self._shown = ("loss", shown, "grad_norm")
         self.bad_steps_in_row = 0
         self._pending: tuple[int, Any, StepBatch, dict[str, float]] | None = None
-        kept = _truncate(self.file, first, {*self._shown, "step", "seconds"})
+        self._writing = contextlib.ExitStack()
+        self._lines: BinaryIO | None = None
+        kept = b""
+        if writes:
+            kept = _truncate(self.file, first, {*self._shown, "step", "seconds"})
+            self._lines = self._writing.enter_context(self.file.open("ab"))
+            self._watched = files.WatchedPath(self.file)
+            self._writing.callback(self._watched.close)
         self._digest = hashlib.blake2b(kept)
-        if digest is not None and self.digest() != digest:
+        if writes and digest is not None and self.digest() != digest:
             log.error("%s: its lines up to step %d are not what the run wrote", self.file, first)
-        self._lines = self.file.open("ab")
-        self._watched = files.WatchedPath(self.file)
         self._loggers = loggers
-        console, wanted = Console(stderr=True), progress.is_wanted()
+        console, wanted = Console(stderr=True), writes and progress.is_wanted()
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -94,8 +101,7 @@ class Journal:
         finally:  # restore the terminal's cursor even if the disk is full
             self._showing.close()
             self._bar.stop()
-            self._watched.close()
-            self._lines.close()
+            self._writing.close()
             if self._loggers is not None:
                 self._loggers.close()
 
@@ -124,8 +130,9 @@ class Journal:
         if self._pending:
             self._report(*self._pending)
             self._pending = None
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
+        if self._lines is not None:
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
 
     def digest(self) -> str:
         """The digest of all lines so far."""
@@ -138,12 +145,14 @@ class Journal:
         batch: StepBatch,
         measured: dict[str, float],
     ) -> None:
-        self._watched.check()
         if self._plain:
             self._showing.close()
         values = {name: x.item() for name, x in jax.device_get(shown).items()}
         now = time.perf_counter()
         self.bad_steps_in_row = values.pop("bad_steps_in_row")
+        if self._lines is None:
+            return
+        self._watched.check()
         line = {
             "step": step,
             **values,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from interact_jax import digests
+from interact_jax.cluster import processes
 from interact_jax.digests import Damaged
 from interact_jax.schema import InputError
 
@@ -104,9 +106,38 @@ def read_fixed(place: Path, abstract_params: Any) -> Any:
         return checkpointer.restore(place.resolve(), {"params": abstract_params})["params"]
 
 
+def seal(place: Path) -> None:
+    """`digests.seal`, by all processes together. They meet before, and when all have done it."""
+    if jax.process_count() == 1:
+        digests.seal(place)
+        return
+    names = digests.names_in(place)
+    processes.agree(f"the files of {place}", f"{len(names)} files, {_hash('/'.join(names))}")
+    digests.seal(place, jax.process_index(), jax.process_count(), names)
+    processes.meet(f"{place} sealed")
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
-    """`digests.check`; logs a warning where there are none."""
-    sealed = digests.check(place, remedy, needed)
+    """`digests.check`, of which each process does its share; logs a warning where there are
+    none."""
+    own, count, error = jax.process_index(), jax.process_count(), ""
+    numbers = {name: n for n, name in enumerate(digests.names_in(place))} if count > 1 else {}
+    try:
+        sealed = digests.check(
+            place, remedy, needed, lambda name: numbers.get(name, own) % max(count, 1) != own
+        )
+    except Damaged as damaged:
+        if count == 1:
+            raise
+        sealed, error = True, str(damaged)
+    if count > 1:
+        found = processes.exchange(f"whether {place} is as it was written", error)
+        if error := next(filter(None, found), ""):
+            raise Damaged(error)
     if not sealed:
         log.warning(NO_DIGESTS, place)
     return sealed

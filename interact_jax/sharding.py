@@ -7,6 +7,7 @@ type Auto: the compiler places the collectives, the rules below say how arrays a
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -155,10 +156,52 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def place_rows(batch: Any, mesh: Mesh) -> Any:
-    """Global arrays from this process's rows (numpy, rows first), sharded over ROWS."""
+def shards_here(mesh: Mesh) -> tuple[int, ...]:
+    """Which of the `row_shards` this process has devices of. Several processes have the same ones
+    where the tensor or sequence axis goes across them."""
+    own, here = np.array([d.process_index for d in mesh.devices.flat]), jax.process_index()
+    places = np.moveaxis(
+        own.reshape(mesh.devices.shape), [mesh.axis_names.index(axis) for axis in ROWS], [0, 1]
+    )
+    has_N = (places.reshape(row_shards(mesh), -1) == here).any(axis=1)
+    return tuple(np.flatnonzero(has_N).tolist())
+
+
+def place_rows(batch: Any, mesh: Mesh, held: Sequence[int] | None = None) -> Any:
+    """Global arrays, sharded over ROWS, from rows (numpy, rows first): all of them, or one behind
+    the other those of the shards `held`, which are at least `shards_here`."""
     rows = NamedSharding(mesh, PartitionSpec(ROWS))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+    if jax.process_count() == 1:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
+    count = row_shards(mesh)
+    place_of = {shard: place for place, shard in enumerate(range(count) if held is None else held)}
+
+    def place(x: np.ndarray) -> jax.Array:
+        size = len(x) // len(place_of)
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # jax asks only for parts
+            start = place_of[index[0].indices(size * count)[0] // size] * size
+            return x[start : start + size]
+
+        shape = (size * count, *x.shape[1:])
+        return jax.make_array_from_callback(shape, rows, part)
+
+    return jax.tree.map(place, batch)
+
+
+def to_host(arrays: Any) -> Any:
+    """The arrays (numpy) of a tree, whole, in every process; all have to call it."""
+    if all(x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(arrays)):
+        return jax.device_get(arrays)
+    mesh = mesh_of(arrays)
+    assert mesh is not None
+    return jax.device_get(_replicate(replicated(mesh), arrays))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _replicate(layout: NamedSharding, arrays: Any) -> Any:
+    return jax.lax.with_sharding_constraint(arrays, jax.tree.map(lambda _: layout, arrays))
 
 
 def mesh_of(arrays: Any) -> Mesh | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import __version__, ends
+from interact_jax.cluster import life
 
 ACCELERATORS = ("accel[0-9]*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd", "dxg")  # TPU, GPU
 SILENT = ("-h", "--help", "--quiet")
@@ -33,6 +34,7 @@ def begin(*, torch: bool = False) -> None:
     library in this program computes with PyTorch."""
     global _needs_torch
     _needs_torch = torch
+    life.begin()
     ends.install_handlers()
     quieten()
     if sys.stderr.isatty() and not set(SILENT) & set(sys.argv):

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import logging
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,10 +40,12 @@ from interact_jax import (
     sharding,
     skipping,
 )
+from interact_jax.cluster import processes
+from interact_jax.cluster.votes import Votes
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.pipeline import BatchSource, StepBatch
 from interact_jax.ends import Deferred
-from interact_jax.feeds import check_files, has_record, open_feed
+from interact_jax.feeds import Feed, check_files, has_record, open_feed
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method, method_of
 from interact_jax.metrics import Journal
@@ -52,7 +56,7 @@ from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.printable import count
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
-from interact_jax.schema import Batch, InputError, RunStopped, Sum
+from interact_jax.schema import Batch, RunStopped, Sum
 from interact_jax.teachers import POLICY, Rule
 
 log = logging.getLogger(__name__)
@@ -88,11 +92,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
 
     Raises InputError for everything that the user can fix; a run that is refused stays unchanged.
     """
-    if jax.process_count() > 1:
-        raise InputError(
-            f"there are {jax.process_count()} processes; training over several hosts is not "
-            "supported yet. Run one process with all devices of a host."
-        )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     hf.check_place(workdir / "export")
@@ -118,9 +117,11 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     with sharding.on(mesh):
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
         differentiate, add = jit_gradients(cfg, model.decoder, abstract)
+        check_same_program(differentiate, abstract, feed, mesh)
         overlapping = memory.check_run(
             differentiate, abstract, feed.packing, feed.trees, mesh, method.fixed, feed.copies
         )
+        overlapping = "no" not in processes.exchange("room", "yes" if overlapping else "no")
         state, saved = initial_state(cfg, model, optimiser, method, abstract, checkpoints)
         source = feed.open(state.params, saved)
         total_steps = cfg.steps or int(state.step) + source.steps_left()
@@ -130,9 +131,10 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     for line in resuming.differences(saved, kept, cfg.optim, int(state.step)):
         log.warning("%s", line)
 
-    if not resumed:
-        checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
-    config.write(cfg, workdir / "config.json")
+    if processes.is_first():
+        if not resumed:
+            checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, workdir)
+        config.write(cfg, workdir / "config.json")
     checkpoints.begin(overlapping)
     return Run(
         config=cfg,
@@ -151,6 +153,18 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         state=state,
         kept=kept,
     )
+
+
+def check_same_program(
+    differentiate: Wrapped, abstract: TrainState, feed: Feed, mesh: jax.sharding.Mesh
+) -> None:
+    """Check that all processes are about to compile the same program: where they do not, they wait
+    for one another without end. Raises RunStopped, which names those that differ."""
+    if jax.process_count() > 1:
+        batch = memory.abstract_batch(feed.packing.largest(feed.trees), mesh)
+        text = differentiate.lower(abstract.all_params(), batch).as_text()
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        processes.agree("the program of a step", digest)
 
 
 def initial_state(
@@ -306,19 +320,23 @@ def loop(run: Run) -> None:
     on a signal to end the program, after saving a checkpoint of the last step.
     """
     cfg, first, last = run.config, int(run.state.step), run.total_steps
-    curves = loggers.Loggers(cfg.loggers, run.workdir, first, config.to_json(cfg))
+    writes, votes, stopping = processes.is_first(), Votes(run.model.mesh), False
+    chosen = cfg.loggers if writes else ""
+    curves = loggers.Loggers(chosen, run.workdir, first, config.to_json(cfg))
     with (
         sharding.on(run.model.mesh),
         Deferred() as stop,
-        Journal(run.workdir, first, last, run.method.shown, run.kept.get("log"), curves) as journal,
+        Journal(
+            *(run.workdir, first, last, run.method.shown, run.kept.get("log")), curves, writes
+        ) as journal,
         run.checkpoints.flushing(),
     ):
         for step in range(first + 1, last + 1):
             sums, batch = compute_sums(run, run.source.next(run.state))
             run.state, shown = run.update(run.state, sums)
             del sums  # before a checkpoint's copy of the state needs the memory
-            stop_requested = stop.asked  # read once: a signal may come between any two lines
-            due = step % cfg.checkpoint.every == 0 or step == last or stop_requested
+            stopping = votes.cast(bool(stop.asked))  # once: a signal may come between any two lines
+            due = step % cfg.checkpoint.every == 0 or step == last or stopping
             with journal.paused():
                 measured = evaluation.measure_step(run, step, step == last)
             journal.add(step, shown, batch, measured)
@@ -341,13 +359,13 @@ def loop(run: Run) -> None:
                     f"step {step}: {collapse} A checkpoint is saved. To go on from it, give the "
                     f"same command with --config.evaluation.guard=warn. {guard.ADVICE}"
                 )
-            if stop_requested:
+            if stopping:
                 break
-    if stop.asked:
+    if stopping or stop.asked:
         raise RunStopped(
-            f"by {stop.asked} after step {int(run.state.step)} of {last}. A checkpoint is saved; "
-            "the same command resumes from it.",
-            stop.status,
+            f"by {stop.asked or 'another process'} after step {int(run.state.step)} of {last}. A "
+            "checkpoint is saved; the same command resumes from it.",
+            stop.status or 128 + signal.SIGTERM,
         )
 
 
@@ -358,7 +376,8 @@ def compute_sums(run: Run, batch: StepBatch) -> tuple[Any, StepBatch]:
     if run.skim is not None:
         batch, full_sums = run.skim(models, batch)
     for micro in batch.micro:
-        more = run.differentiate(models, sharding.place_rows(micro, run.model.mesh))
+        placed = sharding.place_rows(micro, run.model.mesh, batch.held)
+        more = run.differentiate(models, placed)
         sums = more if sums is None else run.add(sums, more)
     gradients, *own_sums = sums
     return (gradients, *(full_sums or own_sums)), batch
@@ -382,7 +401,8 @@ def finish(run: Run) -> list[str]:
     files = run.workdir / "model"  # the run's own, since the original may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
     model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
-    card.write(run.workdir, run.workdir / "export", int(run.state.step))
+    if processes.is_first():
+        card.write(run.workdir, run.workdir / "export", int(run.state.step))
     return [*lines, *best_lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]
 
 

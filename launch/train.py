@@ -6,6 +6,9 @@
 
 Set any setting of the config file with --config.KEY=VALUE. Started again with the same --workdir,
 a run resumes from its last checkpoint.
+
+Several processes make one run, each with the devices that it sees. SLURM, Open MPI and TPU pods say
+which ones; elsewhere `launch/supervise.py` starts them, or --coordinator does with its like.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ if __name__ == "__main__":  # before the slow imports
     startup.begin()
 
 import argparse
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -28,6 +32,7 @@ from interact_jax import (
     cli,
     config,
     evaluation,
+    files,
     finished,
     guard,
     hindsight_check,
@@ -39,6 +44,7 @@ from interact_jax import (
     signal,
     train,
 )
+from interact_jax.cluster import processes
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
 from interact_jax.metrics import read_log, summary_lines
@@ -67,27 +73,32 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.settings_parser(__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run writes")
     parser.add_argument("--quiet", action="store_true", help="errors and the summary only")
+    cli.add_place(parser)
     return parser.parse_known_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
-    cli.log_to_stderr(logging.ERROR if args.quiet else logging.INFO)
+    place = cli.place_of(args)
+    cli.log_to_stderr(logging.ERROR if args.quiet or place.process else logging.INFO, place.name)
     cfg = config.load(args.config, overrides)
     places.check_name(f"--workdir {args.workdir}", args.workdir)
     check_places(Path(args.workdir))
     memory.keep_freed()
+    processes.join(place)
     cli.keep_compiled(cfg.compile_cache)
-    with lock.hold(Path(args.workdir)) as watched:
-        if (final_lines := finished.read(cfg, Path(args.workdir))) is not None:
-            remove_leftovers(Path(args.workdir))
-            cli.show(*final_lines, ALREADY_ENDED)
+    with owned(Path(args.workdir)) as watched:
+        ended = read_finished(cfg, Path(args.workdir))
+        if ended is not None:
+            cli.show(*ended, ALREADY_ENDED)
+            processes.leave()
             return
         run = start(cfg, args.workdir)
-        watched.check()
-        remove_leftovers(run.workdir)
+        if watched is not None:
+            watched.check()
+            remove_leftovers(run.workdir)
         folder = run.workdir / "report"
-        if not args.quiet and run.dataset is not None:
+        if not args.quiet and processes.is_first() and run.dataset is not None:
             cli.show(picture(run.dataset.trees[0][0], run.model.chat.decode))
         show_signal(run, folder)
         check_hindsight(run)
@@ -95,6 +106,9 @@ def main(argv: list[str] | None = None) -> None:
         train.loop(run)
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
+        if not processes.is_first():
+            processes.leave()
+            return
         summary += summary_lines(run.workdir / "metrics.jsonl")
         collapse = guard.warning(evaluation.signs_of_collapse(run, after or {}))
         if run.held_out is not None:
@@ -117,6 +131,27 @@ def main(argv: list[str] | None = None) -> None:
         lines += [collapse] if collapse else []
         finished.write(cfg, run.workdir, lines)
     cli.show(*lines)
+    processes.leave()
+
+
+@contextlib.contextmanager
+def owned(workdir: Path) -> Iterator[files.WatchedPath | None]:
+    """Hold the lock of a run's directory, which process 0 does for all: the others get None."""
+    with contextlib.ExitStack() as stack:
+        first = processes.is_first()
+        watched = stack.enter_context(lock.hold(workdir)) if first else None
+        processes.meet(f"{workdir} is free")
+        yield watched
+
+
+def read_finished(cfg: ConfigDict, workdir: Path) -> list[str] | None:
+    """The lines that the run has ended with; None where there is something to do. Process 0 looks,
+    and alone says them."""
+    lines = None
+    if processes.is_first() and (lines := finished.read(cfg, workdir)) is not None:
+        remove_leftovers(workdir)
+    ended = json.loads(processes.of_first("finished", json.dumps(lines)))
+    return ended if processes.is_first() or ended is None else []
 
 
 def start(cfg: ConfigDict, workdir: str) -> train.Run:
@@ -217,6 +252,8 @@ def show_signal(run: train.Run, folder: Path) -> None:
     scored = signal.score_trees(
         run.model.decoder, run.state.params, trees, run.model.mesh, sharing=run.config.sharing
     )[:most]
+    if not processes.is_first():
+        return
     interactions = signal.interactions_by_id(run.dataset)
     data = run.config.data.mixture or run.config.data.path
     title = f"The signal before training: {run.config.model.path} on {data}"

@@ -61,6 +61,11 @@ class Place:
         return self.processes == 1 and not self.found_by_jax
 
     @property
+    def name(self) -> str:
+        """As messages begin with; "" where this process is alone."""
+        return "" if self.is_alone or self.found_by_jax else f"process {self.process}"
+
+    @property
     def found_by_jax(self) -> bool:
         """Whether jax has to find the other processes."""
         return self.processes == 0

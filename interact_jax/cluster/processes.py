@@ -3,16 +3,18 @@
     processes.join(place)                       before the first use of jax
     processes.exchange("digest", "8a3f", 60)    what every process says under this name
     processes.agree("the program", "8a3f", 60)  that they say the same
+    processes.of_first("begun", "yes", 60)      what process 0 says
     processes.meet("restored", 60)              all are here
     processes.leave()
 
 These go through jax's coordination service, on process 0, and not through the devices: they work
-while programs are compiled, wait as long as they are told, and name whoever does not come. A name
-is used once in a run.
+while programs are compiled, wait as long as they are told, and name whoever does not come. Where a
+name is used again, all processes use it as often.
 """
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import socket
@@ -31,7 +33,9 @@ log = logging.getLogger(__name__)
 JOIN_SECONDS = 300  # for all processes to start, images and libraries loaded
 HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and jax ends the others
 LEAVE_SECONDS = 60
+MEET_SECONDS = 600  # for all to have done what takes some longer than others, such as reading files
 SHOWN = 8  # processes that a message names
+_times: collections.Counter[str] = collections.Counter()  # that a name was used
 
 
 def join(place: Place, seconds: int = JOIN_SECONDS) -> None:
@@ -69,13 +73,18 @@ def join(place: Place, seconds: int = JOIN_SECONDS) -> None:
     meet("joined", seconds)
 
 
+def is_first() -> bool:
+    """Whether this is process 0, which writes what is written once, and speaks for all."""
+    return jax.process_index() == 0
+
+
 def leave() -> None:
     """Disconnect, when all processes are done."""
     if _client() is not None:
         jax.distributed.shutdown()
 
 
-def exchange(name: str, value: str, seconds: float) -> list[str]:
+def exchange(name: str, value: str, seconds: float = MEET_SECONDS) -> list[str]:
     """What each process says under a name, in their order. Blocks until all have.
 
     Raises RunStopped, which names those that have not said anything after so many seconds.
@@ -84,12 +93,14 @@ def exchange(name: str, value: str, seconds: float) -> list[str]:
     if client is None:
         return [value]
     own, processes = jax.process_index(), jax.process_count()
-    client.key_value_set(f"{name}/{own}", f"{_self()}\n{value}", allow_overwrite=True)
+    _times[name] += 1
+    key = f"interact_jax/{name}/{_times[name]}"
+    client.key_value_set(f"{key}/{own}", f"{_self()}\n{value}", allow_overwrite=True)
     until, found, missing = time.monotonic() + seconds, list[str](), list[int]()
     for process in range(processes):
         left = max(1, round(1000 * (until - time.monotonic())))
         try:
-            found.append(client.blocking_key_value_get(f"{name}/{process}", left))
+            found.append(client.blocking_key_value_get(f"{key}/{process}", left))
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise
@@ -103,12 +114,17 @@ def exchange(name: str, value: str, seconds: float) -> list[str]:
     return [text.partition("\n")[2] for text in found]
 
 
-def meet(name: str, seconds: float) -> None:
+def of_first(name: str, value: str, seconds: float = MEET_SECONDS) -> str:
+    """What process 0 says; the others' values are not looked at. Raises as `exchange` does."""
+    return exchange(name, value, seconds)[0]
+
+
+def meet(name: str, seconds: float = MEET_SECONDS) -> None:
     """Wait until all processes are here. Raises as `exchange` does."""
     exchange(name, "", seconds)
 
 
-def agree(what: str, value: str, seconds: float) -> None:
+def agree(what: str, value: str, seconds: float = MEET_SECONDS) -> None:
     """Check that all processes have the same value. Raises RunStopped, with those that have not
     what most have, and as `exchange` does."""
     values = exchange(what, value, seconds)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import grain
+import jax
 import numpy as np
 
 from interact_jax.data.dataset import Dataset, counted_tokens
@@ -56,7 +57,8 @@ TOTALS = ("interactions", "reply_tokens")
 
 @dataclasses.dataclass(frozen=True)
 class StepBatch:
-    """What one optimiser step works on: micro-batches (numpy) and their numbers."""
+    """What one optimiser step works on: micro-batches (numpy) and their numbers, which are those of
+    all rows, also where the micro-batches have those of some shards alone."""
 
     micro: list[Batch]
     placed: list[Places]  # the examples of each micro-batch
@@ -68,6 +70,13 @@ class StepBatch:
     packing: Packing  # of their rows
     factor_M: np.ndarray | None = None  # for the weights of their replies
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # more values for the log
+    held: tuple[int, ...] | None = None  # the shards whose rows are here; None: all
+
+    def of_share(self, share: Share) -> StepBatch:
+        """The same with the rows of a share alone."""
+        own = share.rows(self.packing.height)
+        micro = [jax.tree.map(lambda x: x[own], batch) for batch in self.micro]
+        return dataclasses.replace(self, micro=micro, held=share.held)
 
 
 class BatchSource(Protocol):
@@ -111,8 +120,9 @@ class LogBatches:
         limits: Limits | None = None,
         share: Share | None = None,
     ):
-        """`share` is that of one of several processes, which have all trees in their stores: its
-        batches have its rows, and the numbers of all. `dataset` is then `reading.Stored`."""
+        """`share` is that of one of several processes: its batches have its rows, and the numbers
+        of all. Of `reading.Stored`, all of whose trees are in stores, it reads no more than that.
+        """
         self.dataset, self.draws, self.packing, self.limits = dataset, draws, packing, limits
         self.share = share
         self._fingerprint = dataset.prints
@@ -245,11 +255,12 @@ class _Packer:
     def __init__(self, source: LogBatches, place: Place, owed: int):
         self.source, self.draws, self.packing = source, source.draws, source.packing
         self.place, self.owed = place, owed
+        self._reads_share = source.share is not None and not isinstance(source.dataset, Dataset)
         self._follow(self.draws.total)
 
     def _follow(self, end: int | None) -> None:
         self.end = end
-        if self.source.share is None:
+        if not self._reads_share:
             self.read = self.source.dataset.follow(*self.draws.course.rest(self.place, end))
 
     def pack(self, _: int) -> _Packed:
@@ -257,7 +268,8 @@ class _Packer:
         source, left_out, tried = self.source, 0, 0
         while indices := self._next_step():
             self.place = self.draws.course.after(self.place, indices)
-            batch, counted = self._batch(indices) if source.share is None else self._share(indices)
+            make = self._share if self._reads_share else self._batch
+            batch, counted = make(indices)
             if batch is not None:
                 return _Packed(batch, self.place, self.owed, left_out, counted)
             left_out, tried = left_out + 1, tried + len(indices)
@@ -295,6 +307,8 @@ class _Packer:
         units = sum(of_one.facts.units for of_one in of_each) if once else trees.facts.units
         batch = step_batch(self.packing, trees, units, factor_M)
         batch = dataclasses.replace(batch, metrics=_limited(members, factors))
+        if self.source.share is not None:
+            batch = batch.of_share(self.source.share)
         return batch, counted_tokens(trees, self.packing.ignore_first)
 
     def _share(self, indices: list[int]) -> tuple[StepBatch | None, int]:
@@ -340,6 +354,7 @@ class _Packer:
             packing=self.packing,
             factor_M=step.factor_M,
             metrics=_limited(members, factors),
+            held=source.share.held,
         )
         # Near enough: a reply may be shorter than what is left out of each.
         return batch, max(0, tokens - self.packing.ignore_first * int(sizes.units_C.sum()))

@@ -5,9 +5,10 @@
     LogBatches(dataset, draws, packing, limits, share)
 
 A step's rows are planned from the sizes of its trees, which stand in the index of the store: no
-process has to ask another. Process k of n packs rows [k h / n, (k + 1) h / n) of every micro-batch
-of h rows, and reads only the conversations in these. One behind the other, the rows of all
-processes are those of a single process, and so the position does not depend on how many there are.
+process has to ask another. Shard k of n is rows [k h / n, (k + 1) h / n) of every micro-batch of h
+rows. A process packs the shards of its devices, by default the one with its own number, and reads
+only the conversations in these. One behind the other, the rows of all shards are those of a single
+process, and so the position does not depend on how many there are.
 """
 
 from __future__ import annotations
@@ -29,20 +30,24 @@ from interact_jax.schema import Batch, InputError
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """That of number `process` of so many processes."""
+    """That of number `process` of so many processes: the rows of `held` of so many `shards`, which
+    are as many as there are processes where nothing is said."""
 
     process: int = 0
     processes: int = 1
+    held: tuple[int, ...] | None = None
+    shards: int = 0
 
-    def rows(self, height: int) -> range:
+    def rows(self, height: int) -> list[int]:
         """Its rows of a micro-batch. Raises InputError where these cannot be shared out."""
-        if height % self.processes:
+        shards = self.shards or self.processes
+        if height % shards:
             raise InputError(
-                f"a micro-batch of {height} rows cannot be shared out over {self.processes} "
-                "processes. Set batch.rows, or the mesh, so that it can."
+                f"a micro-batch of {height} rows cannot be shared out over {shards} shards. Set "
+                "batch.rows, or the mesh, so that it can."
             )
-        size = height // self.processes
-        return range(self.process * size, (self.process + 1) * size)
+        size, held = height // shards, (self.process,) if self.held is None else self.held
+        return [row for shard in held for row in range(shard * size, (shard + 1) * size)]
 
     def numbers(self, count: int) -> range:
         """The conversations of `count` whose trees it makes."""
@@ -95,7 +100,7 @@ def pack_share(
     parts = list(_parts(trees, packing))
     sizes_Px5 = np.concatenate([part.sizes_1x5 for part in parts])
     plan, own = packing.plan(sizes_Px5), share.rows(packing.height)
-    rows_of = [rows[own.start : own.stop] for _, rows in plan]
+    rows_of = [[rows[n] for n in own] for _, rows in plan]
     numbers = sorted({n for rows in rows_of for row in rows for n in row})
     # Split trees have been read already.
     unread = dict.fromkeys(of_tree[parts[n].tree] for n in numbers if parts[n].part is None)

@@ -312,7 +312,7 @@ class Sampler:
             np.int32(min(every, STEPS)),
             np.bool_(others_wait),
         )
-        drawn = jax.device_get(drawn)
+        drawn = sharding.to_host(drawn)
         size = rows.live_B.shape[1]
         ended = []
         for shard, of_shard in enumerate(running):

@@ -191,8 +191,9 @@ def test_processes_without_a_tree_compute_the_same(folder):
 
 
 def test_rows_have_to_be_shared_out_evenly():
-    assert [Share(n, 4).rows(8) for n in range(4)] == [range(n, n + 2) for n in (0, 2, 4, 6)]
-    with pytest.raises(InputError, match=r"8 rows cannot .* over 3 processes.*batch\.rows"):
+    assert [Share(n, 4).rows(8) for n in range(4)] == [[n, n + 1] for n in (0, 2, 4, 6)]
+    assert Share(1, 2, held=(1, 3), shards=4).rows(8) == [2, 3, 6, 7]
+    with pytest.raises(InputError, match=r"8 rows cannot .* over 3 shards.*batch\.rows"):
         Share(0, 3).rows(8)
 
 
