@@ -29,9 +29,14 @@ except InputError as error:
 
 
 def free_port():
-    with contextlib.closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """One that is free, as is the next, where supervisors meet."""
+    while True:
+        with socket.socket() as found, socket.socket() as behind:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                behind.bind(("127.0.0.1", port + 1))
+                return port
 
 
 def start(body, own, port, processes=2, seconds=60):

@@ -1,0 +1,97 @@
+"""Several processes train as one process with one device does, and go on from its checkpoints."""
+
+import pytest
+
+from tests.cluster.several import alone, relative_difference, together
+from tests.golden import check_gradients, check_step, golden_step
+from tests.runs import PLAIN_SGD, TALKS, read_lines, small_settings, tensors, train_arguments
+
+pytestmark = [pytest.mark.compiled_quickly]
+STEPS = 20
+MESHES = {
+    "fsdp": (2, 2, {"mesh.data": 1, "mesh.fsdp": 4}),
+    "data": (2, 1, {"mesh.data": 2}),
+    "mixed": (2, 2, {"mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2}),
+    "tensor": (2, 1, {"mesh.data": 1, "mesh.tensor": 2}),
+    "four": (4, 2, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}),
+}
+"""Processes, devices of each, and the mesh; of `tensor` both processes have all rows."""
+SGD = {**PLAIN_SGD, "optim.lr": 0.05}
+ADAMW = {"optim.lr": 1e-3, "optim.schedule": "constant", "optim.warmup_fraction": 0}
+
+
+def settings_of(folder, **more):
+    """Six conversations of unequal length, of which steps of four interactions take some; an epoch
+    is no whole number of steps."""
+    return {
+        **small_settings(folder),
+        "steps": STEPS,
+        "epochs": 0,
+        "batch.interactions": 5,
+        "evaluation.name": "none",
+        "evaluation.holdout": 0,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module", params=["sgd", "adamw"])
+def of_one(request, tmp_path_factory):
+    """What one process makes of it: the optimiser, the settings, and the run's directory."""
+    folder = tmp_path_factory.mktemp(request.param)
+    settings = settings_of(folder, **{"sgd": SGD, "adamw": ADAMW}[request.param])
+    alone(train_arguments(folder / "alone", settings))
+    return request.param, settings, folder
+
+
+TOLERANCE = {"sgd": 1e-5, "adamw": 1e-3}
+
+
+def check(of_one, mesh):
+    optimiser, settings, folder = of_one
+    processes, devices, sizes = MESHES[mesh]
+    workdir = folder / mesh
+    together(processes, devices, train_arguments(workdir, {**settings, **sizes}))
+    found, expected = tensors(workdir / "export"), tensors(folder / "alone" / "export")
+    assert relative_difference(found, expected) < TOLERANCE[optimiser]
+    ours, theirs = read_lines(workdir / "metrics.jsonl"), read_lines(folder / "alone/metrics.jsonl")
+    for mine, its in zip(ours, theirs, strict=True):
+        for name in ("step", "interactions", "reply_tokens"):
+            assert mine[name] == its[name]
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-3, abs=1e-5)
+
+
+def test_two_processes_train_as_one_does(of_one):
+    check(of_one, "mixed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "mixed"])
+def test_on_other_meshes(of_one, mesh):
+    check(of_one, mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen3", "llama"])
+def test_golden_step_of_two_processes(model, shared, tmp_path):
+    oracle = shared / "oracle" / model
+    mesh = {"mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2, "batch.rows": 1}
+    together(2, 2, golden_step(oracle, tmp_path, **mesh))
+    check_step(tmp_path, oracle)
+    check_gradients(tmp_path, oracle)
+
+
+def test_a_run_goes_on_with_other_processes(tmp_path):
+    """Of two processes, of one on another mesh, of two again: as the run that was not stopped."""
+    assert len(TALKS) == 6
+    settings = settings_of(tmp_path, **SGD, **{"checkpoint.every": 4})
+    alone(train_arguments(tmp_path / "alone", settings))
+    workdir = tmp_path / "moved"
+    two = {"mesh.data": 1, "mesh.fsdp": 4}
+    together(2, 2, train_arguments(workdir, {**settings, **two, "steps": 8}))
+    alone(train_arguments(workdir, {**settings, "steps": 12}))
+    said = together(2, 1, train_arguments(workdir, {**settings, "mesh.data": 2}))
+    assert "resuming from step 12" in said
+    found, expected = tensors(workdir / "export"), tensors(tmp_path / "alone/export")
+    assert relative_difference(found, expected) < 1e-5
+    ours, theirs = (read_lines(each / "metrics.jsonl") for each in (workdir, tmp_path / "alone"))
+    assert [x["interactions"] for x in ours] == [x["interactions"] for x in theirs]
