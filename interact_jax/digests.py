@@ -4,21 +4,24 @@
     digests.check(Path("checkpoints/21"))    raises Damaged
 
 They are in the format of b2sum (`cd checkpoints/21 && b2sum -c digests-*.b2` checks by hand), and
-the last line is the digest of the lines before it. The file's name says which of how many processes
-wrote it: where several write to a directory, each seals its own files, and the directory is sealed
-when all have.
+the last line is the digest of the lines before it. There may be several such files, whose names say
+how many: an earlier version meant each process to write one. Now one writes for all.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
+
 from interact_jax import files, places
+from interact_jax.cluster import processes
 from interact_jax.schema import InputError
 
 NAME = "digests-{}-of-{}.b2"
@@ -32,18 +35,44 @@ class Damaged(InputError):
     """A file differs from what was written."""
 
 
-def seal(
-    folder: Path, process: int = 0, processes: int = 1, names: list[str] | None = None
-) -> None:
-    """Sync the files of a directory to disk, and then write their digests beside them. Of several
-    processes each seals its share of the `names`, which all of them have listed before the first
-    begins to write."""
-    names = (names_in(folder) if names is None else names)[process::processes]
+def seal(folder: Path) -> None:
+    """Sync the files of a directory to disk, and then write their digests beside them."""
+    names = names_in(folder)
     hashes = of_files([folder / name for name in names])
     files.sync_tree(folder)
-    lines = "".join(f"{digest}  {name}\n" for name, digest in zip(names, hashes, strict=True))
+    _write(folder, dict(zip(names, hashes, strict=True)))
+
+
+def seal_together(folder: Path) -> None:
+    """`seal`, by all processes of a run, each of which reads its share of the files. They meet
+    before, when all files are there, and when the digests are. Raises as `processes.exchange`."""
+    count, own = jax.process_count(), jax.process_index()
+    if count == 1:
+        seal(folder)
+        return
+    names = names_in(folder)
+    processes.agree(f"list of the files in {folder.parent}", f"{len(names)} {_hash_of(names)}")
+    mine = names[own::count]
+    hashes = of_files([folder / name for name in mine])
+    for name in mine:
+        places.sync(folder / name)
+    found = dict(zip(mine, hashes, strict=True))
+    of_all = processes.exchange(f"digests in {folder.parent}", json.dumps(found))
+    if own == 0:
+        files.sync_tree(folder)
+        together = {name: digest for text in of_all for name, digest in json.loads(text).items()}
+        _write(folder, dict(sorted(together.items())))
+    processes.meet(f"sealed in {folder.parent}")
+
+
+def _hash_of(names: list[str]) -> str:
+    return _hash("/".join(names).encode())[:16]
+
+
+def _write(folder: Path, digest_of: Mapping[str, str]) -> None:
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digest_of.items())
     text = f"{lines}{LAST_LINE}{_hash(lines.encode())}\n"
-    places.write(folder / NAME.format(process, processes), text)
+    places.write(folder / NAME.format(0, 1), text)
 
 
 def names_in(folder: Path) -> list[str]:

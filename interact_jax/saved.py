@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -106,21 +105,6 @@ def read_fixed(place: Path, abstract_params: Any) -> Any:
         return checkpointer.restore(place.resolve(), {"params": abstract_params})["params"]
 
 
-def seal(place: Path) -> None:
-    """`digests.seal`, by all processes together. They meet before, and when all have done it."""
-    if jax.process_count() == 1:
-        digests.seal(place)
-        return
-    names = digests.names_in(place)
-    processes.agree(f"the files of {place}", f"{len(names)} files, {_hash('/'.join(names))}")
-    digests.seal(place, jax.process_index(), jax.process_count(), names)
-    processes.meet(f"{place} sealed")
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
     """`digests.check`, of which each process does its share; logs a warning where there are
     none."""
@@ -135,7 +119,7 @@ def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
             raise
         sealed, error = True, str(damaged)
     if count > 1:
-        found = processes.exchange(f"whether {place} is as it was written", error)
+        found = processes.exchange(f"whether {place.parent} is as it was written", error)
         if error := next(filter(None, found), ""):
             raise Damaged(error)
     if not sealed:

@@ -194,9 +194,14 @@ def to_host(arrays: Any) -> Any:
     """The arrays (numpy) of a tree, whole, in every process; all have to call it."""
     if all(x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(arrays)):
         return jax.device_get(arrays)
+    return jax.device_get(replicate(arrays))
+
+
+def replicate(arrays: Any) -> Any:
+    """The arrays of a tree, which are over one mesh, whole on every device."""
     mesh = mesh_of(arrays)
     assert mesh is not None
-    return jax.device_get(_replicate(replicated(mesh), arrays))
+    return _replicate(replicated(mesh), arrays)
 
 
 @functools.partial(jax.jit, static_argnums=0)

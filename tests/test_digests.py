@@ -94,9 +94,10 @@ def test_what_leads_out_of_the_directory_is_not_read(sealed, name, monkeypatch):
 
 
 def test_it_is_sealed_when_every_process_has_sealed_its_own(sealed):
-    (sealed / OWN).rename(sealed / digests.NAME.format(1, 2))
+    """As an earlier version meant several processes to do."""
+    own = (sealed / OWN).rename(sealed / digests.NAME.format(1, 2))
     assert not digests.is_sealed(sealed)
-    digests.seal(sealed, process=0, processes=2)
+    shutil.copyfile(own, sealed / digests.NAME.format(0, 2))
     assert digests.check(sealed)
     flip(sealed / digests.NAME.format(1, 2))
     with pytest.raises(Damaged, match=r"digests-1-of-2\.b2"):

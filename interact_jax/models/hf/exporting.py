@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from safetensors import SafetensorError
 
-from interact_jax import digests
+from interact_jax import digests, sharding
+from interact_jax.cluster import processes
 from interact_jax.json_files import read_json
 from interact_jax.models.families import FAMILIES, DecoderConfig
 from interact_jax.models.hf.directories import id_list
@@ -67,17 +67,18 @@ def export(
     check_place(out_dir, (source, tokenizer))
     out = Path(os.path.realpath(out_dir))
     partial, new = out / PARTIAL, not out.exists()
-    first = jax.process_index() == 0  # only it writes; the others help to gather
-    complete = False
+    first, complete = processes.is_first(), False
     try:
         if first:
             shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
             partial.mkdir(parents=True)
             _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
             copy_tokenizer(tokenizer, partial)
-        _write_weights(partial, params, config, np.dtype(dtype), max_bytes, first)
+        processes.meet("export begun")
+        _write_weights(partial, params, config, np.dtype(dtype), max_bytes)
+        processes.meet("weights exported")
+        digests.seal_together(partial)
         if first:
-            digests.seal(partial)
             complete = True
             _put_in_place(out, partial)
     except (OSError, SafetensorError) as error:
@@ -90,8 +91,7 @@ def export(
             shutil.rmtree(partial, ignore_errors=True)
             if new and out.is_dir() and not any(out.iterdir()):
                 out.rmdir()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported {out}")
+    processes.meet("exported")
 
 
 def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
@@ -174,22 +174,27 @@ def _write_weights(
     config: DecoderConfig,
     dtype: np.dtype,
     max_bytes: int,
-    write: bool,
 ) -> None:
+    """Each process writes some of the files; of the others' it helps to put tensors together."""
     tree: Any  # jaxlib has no types
     rules, tree = jax.tree.flatten(rules_of(config))
     leaf_of = dict(zip(rules, tree.flatten_up_to(params), strict=True))
     sizes = {**letter_sizes(config), "V": params["embedding_VxD"].shape[0]}
     places = tensors([rule for rule in RULES if rule in leaf_of], config)
 
-    def make(name: str) -> np.ndarray:
+    def make(name: str, wanted: bool) -> np.ndarray | None:
         rule, n = places[name]
         leaf = leaf_of[rule]
         part = _layer(leaf, n, dtype) if rule.stacked else _cast(leaf, dtype)
-        return rule.backwards(_to_host(part))
+        if not part.is_fully_addressable:
+            part = sharding.replicate(part)  # one tensor at a time
+        return rule.backwards(np.asarray(part)) if wanted else None
+
+    def writes(file: int) -> bool:
+        return file % jax.process_count() == jax.process_index()
 
     shapes = {name: rule.their_shape(sizes) for name, (rule, _) in places.items()}
-    write_tensors(directory, shapes, make, dtype.itemsize, max_bytes, write)
+    write_tensors(directory, shapes, make, dtype.itemsize, max_bytes, writes)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -200,12 +205,6 @@ def _layer(x: jax.Array, n: jax.Array, dtype: np.dtype) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _cast(x: jax.Array, dtype: np.dtype) -> jax.Array:
     return x.astype(dtype)
-
-
-def _to_host(x: jax.Array) -> np.ndarray:
-    if x.is_fully_addressable:
-        return np.asarray(x)
-    return multihost_utils.process_allgather(x, tiled=True)
 
 
 def _write_configs(

@@ -200,16 +200,18 @@ def parse_size(size: str | int) -> int:
 def write_tensors(
     directory: Path,
     shapes: Mapping[str, tuple[int, ...]],
-    make: Callable[[str], np.ndarray],
+    make: Callable[[str, bool], np.ndarray | None],
     bytes_each: int,
     max_bytes: int,
-    write: bool = True,
+    writes: Callable[[int], bool] = lambda file: True,
 ) -> None:
     """Write tensors in the order of `shapes`, at most `max_bytes` a file (or one tensor a file).
 
     One file if all fit, else numbered files with an index, named as by Hugging Face. `make` is
-    called for each tensor when its file is written, so the host holds the tensors of one file.
-    `write=False` only calls `make`, for processes that help to gather and write no file.
+    called for each tensor when its file is written, so the host holds the tensors of one file. Of
+    several processes, which all call `make`, each `writes` the files with some numbers, 0, 1, ...;
+    for the others' tensors it calls `make` with False, and wants nothing of it. The index is
+    written where file 0 is.
     """
     size = {name: int(np.prod(shape)) * bytes_each for name, shape in shapes.items()}
     shards: list[list[str]] = [[]]
@@ -220,14 +222,15 @@ def write_tensors(
     files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
         files = [SINGLE]
-    for file, names in zip(files, shards, strict=True):
-        tensors = {name: make(name) for name in names}
-        if write:  # without the format, transformers 4 refuses the file
+    for number, (file, names) in enumerate(zip(files, shards, strict=True)):
+        made = {name: make(name, writes(number)) for name in names}
+        tensors = {name: tensor for name, tensor in made.items() if tensor is not None}
+        if writes(number):  # without the format, transformers 4 refuses the file
             save_file(tensors, directory / file, metadata={"format": "pt"})
             # Files are created readable by their owner only; give them the mode of the directory.
             (directory / file).chmod(directory.stat().st_mode & 0o666)
-        del tensors
-    if write and len(shards) > 1:
+        del made, tensors
+    if writes(0) and len(shards) > 1:
         total = sum(size.values())
         index = {
             "metadata": {"total_parameters": total // bytes_each, "total_size": total},
