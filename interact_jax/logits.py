@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-VOCABULARY = ("fsdp", "tensor")  # the mesh axes that V is sharded over
+VOCABULARY = ("fsdp", "tensor", "sequence")  # the mesh axes that V is sharded over
 SAVED = "lse"  # what is saved of a chunk for the backward pass: log-sum-exps, and the like
 
 

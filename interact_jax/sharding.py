@@ -34,8 +34,10 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
     "H": "tensor",
     "G": "tensor",
     "F": "tensor",
+    "L": "sequence",
 }
-"""Letter -> mesh axes; the dimensions of other letters are not sharded."""
+"""Letter -> mesh axes; the dimensions of other letters are not sharded. L, the tokens of a row, is
+one of activations alone."""
 
 SETTINGS = {
     "mesh.data": Setting(
@@ -48,7 +50,7 @@ SETTINGS = {
     ),
     "mesh.tensor": Setting(1, "devices along the tensor axis, which share every matrix", free=True),
     "mesh.sequence": Setting(
-        1, "devices along the sequence axis, which nothing is sharded over yet", free=True
+        1, "devices along the sequence axis, which share the tokens of a row", free=True
     ),
 }
 

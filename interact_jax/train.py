@@ -102,8 +102,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     if resumed or has_record(cfg, workdir):
         config.check_resume(cfg, workdir / "config.json")
 
-    if mesh.shape["sequence"] > 1:
-        log.warning("mesh.sequence: nothing is sharded over it yet; its devices compute the same")
     check_files(cfg)
     model = open_for(cfg, mesh, workdir if resumed else None)
     log.info("%s; attention=%s", sharding.describe(mesh), model.decoder.attention)

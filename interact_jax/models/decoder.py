@@ -153,7 +153,7 @@ class Layer(nn.Module):
             if len(outputs) == 0:
                 shared_kv = (k, v)
             hidden = block.add_output(hidden, view.attend(q, k, v, window, self.attention), w_, c)
-            outputs.append(nn.with_logical_constraint(freeze(hidden), ("B", None, None)))
+            outputs.append(nn.with_logical_constraint(freeze(hidden), ("B", "L", None)))
         return tuple(outputs), None
 
 
@@ -251,7 +251,7 @@ class Decoder(nn.Module):
         for id_BxL, view in zip(tokens, views, strict=True):
             hidden = jnp.take(embedding_VxD, id_BxL, axis=0).astype(self.dtype)
             hidden = hidden if view.differentiated else jax.lax.stop_gradient(hidden)
-            hiddens.append(nn.with_logical_constraint(hidden, ("B", None, None)))
+            hiddens.append(nn.with_logical_constraint(hidden, ("B", "L", None)))
         window_N = None
         if any(window is not None for window in self.config.windows):
             unlimited = jnp.iinfo(jnp.int32).max // 2

@@ -105,31 +105,38 @@ def attend(
 
     Query head h reads key head h // (H / G). Logits are q . k / sqrt(K). Logits, softmax and
     all sums are float32; products have the type of their inputs or a wider one. Under a mesh each
-    device computes its own rows and heads.
+    device computes its own rows, heads and queries.
     """
     return _forward(q_BxLxHxK, k_BxSxGxK, v_BxSxGxK, sight, backend)[0]
 
 
 def _forward(q, k, v, sight, backend):
-    rows, heads = _layout(q, k)
-    queries = PartitionSpec(rows, None, heads, None)
+    layout = _layout(q, k)
     run = _per_device(
         BACKENDS[backend].forward,
-        (queries, queries, queries, PartitionSpec(rows)),
-        (queries, PartitionSpec(rows, heads, None)),
+        (layout.queries, layout.keys, layout.keys, layout.sight),
+        (layout.queries, layout.lse),
     )
     out, lse = (checkpoint_name(x, SAVED) for x in run(q, k, v, sight))
     return out, (q, k, v, sight, out, lse)
 
 
 def _backward(backend, residuals, dout):
-    q, k, *_ = residuals
-    rows, heads = _layout(q, k)
-    queries, lse = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, heads, None)
+    layout = _layout(*residuals[:2])
+
+    def backward(*arrays):
+        dq, *of_keys = BACKENDS[backend].backward(*arrays)
+        if layout.shared:  # each has what its own queries give
+            of_keys = [jax.lax.psum(d, layout.shared) for d in of_keys]
+        return dq, *of_keys
+
     run = _per_device(
-        BACKENDS[backend].backward,
-        (queries, queries, queries, PartitionSpec(rows), queries, lse, queries),
-        (queries, queries, queries),
+        backward,
+        (
+            *(layout.queries, layout.keys, layout.keys, layout.sight),
+            *(layout.queries, layout.lse, layout.queries),
+        ),
+        (layout.queries, layout.keys, layout.keys),
     )
     return *run(*residuals, dout), None
 
@@ -137,15 +144,34 @@ def _backward(backend, residuals, dout):
 attend.defvjp(_forward, _backward)
 
 
-def _layout(q: jax.Array, k: jax.Array) -> tuple[Any, Any]:
-    """The mesh axes of rows and of heads; None where they do not divide them."""
+class _Layout(NamedTuple):
+    """How arrays are sharded; `shared` is the axis over which queries are, but keys are not."""
+
+    queries: PartitionSpec
+    keys: PartitionSpec
+    lse: PartitionSpec
+    sight: PartitionSpec
+    shared: Any
+
+
+def _layout(q: jax.Array, k: jax.Array) -> _Layout:
+    """By rows, heads and queries, as far as the axes of the mesh divide them. Every device has all
+    keys of its rows and heads: they are gathered, which takes little where several query heads read
+    one key head."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return None, None
-    rows, tensor = sharding.LETTERS["B"], sharding.LETTERS["G"]
-    return (
-        rows if q.shape[0] % sharding.axis_size(mesh, rows) == 0 else None,
-        tensor if k.shape[2] % sharding.axis_size(mesh, tensor) == 0 else None,
+
+    def axis(letter: str, size: int) -> Any:
+        name = sharding.LETTERS[letter]
+        is_divided = not mesh.empty and size % sharding.axis_size(mesh, name) == 0
+        return name if is_divided else None
+
+    rows, tokens, heads = axis("B", q.shape[0]), axis("L", q.shape[1]), axis("G", k.shape[2])
+    return _Layout(
+        PartitionSpec(rows, tokens, heads, None),
+        PartitionSpec(rows, None, heads, None),
+        PartitionSpec(rows, heads, tokens),
+        PartitionSpec(rows, tokens),
+        tokens if tokens and mesh.shape[tokens] > 1 else None,
     )
 
 
