@@ -31,7 +31,10 @@ PLAIN_SGD = {
     "optim.warmup_fraction": 0,
     "optim.clip_norm": "inf",
 }
-ONE_ROW_SHARD = {"mesh.data": 1, "mesh.sequence": -1}  # devices are copies, not 1/8 of rows each
+ONE_ROW_SHARD = {
+    "mesh.data": 1,
+    "mesh.sequence": -1,
+}  # devices share one row, instead of 1/8 of the rows each
 
 
 def tiny(directory: Path, template: str = "chatml", family: str = "qwen3", **sizes: Any) -> Any:

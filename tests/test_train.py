@@ -64,14 +64,6 @@ def test_a_run_that_could_not_be_exported_does_not_begin(small, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
-@pytest.mark.parametrize("mesh, said", [(ONE_ROW_SHARD, True), ({}, False)])
-def test_devices_that_only_repeat_others_are_told(small, mesh, said, tmp_path, caplog):
-    """Before the data are read, which are not there."""
-    with pytest.raises(InputError, match=r"none\.jsonl"):
-        begin(tmp_path, {**small, **mesh, "data.path": tmp_path / "none.jsonl"})
-    assert ("mesh.sequence: nothing is sharded over it yet" in caplog.text) == said
-
-
 @pytest.mark.parametrize(
     "shape, micro",
     [
