@@ -14,7 +14,7 @@ from interact_jax.schema import InputError
 
 def test_one_size_is_what_the_others_leave():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2, "sequence": 1}
+    assert dict(mesh.shape) == {"slice": 1, "data": 1, "fsdp": 4, "tensor": 2, "sequence": 1}
     assert sharding.row_shards(mesh) == 4
 
 

@@ -14,6 +14,7 @@ MESHES = {
     "mixed": (2, 2, {"mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2}),
     "tensor": (2, 1, {"mesh.data": 1, "mesh.tensor": 2}),
     "four": (4, 2, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}),
+    "slices": (2, 2, {"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 2}),
 }
 """Processes, devices of each, and the mesh; of `tensor` both processes have all rows."""
 SGD = {**PLAIN_SGD, "optim.lr": 0.05}

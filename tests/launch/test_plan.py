@@ -111,7 +111,7 @@ def test_large_sizes_and_times_are_told_in_large_units():
 
 
 def test_of_this_machine_it_says_what_is_left():
-    here = chips.Chip("a box", math.nan, 21e9, math.nan, math.nan)
+    here = chips.Chip("a box", math.nan, 21e9, math.nan, math.nan, math.nan)
     said = "\n".join(plan.lines(plan_on(plan.HERE, here)))
     assert (
         "memory of a device: 21.0 GB are left here; a run's process and the compiler come" in said
