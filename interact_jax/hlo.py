@@ -246,27 +246,40 @@ def _byte_size(dtype: str, dimensions: str) -> int:
 def _groups(attributes: str, devices: int) -> list[list[int]]:
     """The devices that take part together, from any of the notations of HLO.
 
-    {{0,1},{2,3}}; [2,2]<=[4]; [2,2]<=[2,2]T(1,0) for {{0,2},{1,3}}; mesh['a'=2,'b'=2] {'a'} for the
-    same; source_target_pairs={{0,1}}.
+    {{0,1},{2,3}}; [2,2]<=[4]; [2,2]<=[2,2]T(1,0) for {{0,2},{1,3}}, and for the same
+    mesh['a'=2,'b'=2] {'a'} and mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'};
+    source_target_pairs={{0,1}}.
     """
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        return _groups_of_mesh(mesh[1], mesh[2])
-    if iota := re.search(
-        r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
-    ):
-        dimensions = [int(n) for n in iota[3].split(",")]
-        order = [int(n) for n in iota[4].split(",")] if iota[4] else None
-        numbers = np.arange(math.prod(dimensions)).reshape(dimensions).transpose(order)
-        return numbers.reshape(int(iota[1]), int(iota[2])).tolist()
-    if listed := re.search(
-        r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", attributes
-    ):
-        return [[int(n) for n in group.split(",")] for group in re.findall(r"[\d,]*\d", listed[1])]
+    if mesh := _MESH.search(attributes):
+        return _groups_of_mesh(mesh["axes"], mesh["among"], mesh["ids"] or "")
+    if iota := re.search(r"replica_groups=(\[[\d,]+\])<=(\S*)", attributes):
+        return _iota(iota[2]).reshape(_integers(iota[1])).tolist()
+    if listed := _LISTED.search(attributes):
+        return [_integers(group) for group in re.findall(r"[\d,]*\d", listed[1])]
     return [list(range(devices))]
 
 
-def _groups_of_mesh(axes: str, among: str) -> list[list[int]]:
-    """The groups over some axes, or parts of axes ('a':(1)2 = the outer half of a 4), of a mesh."""
+_MESH = re.compile(
+    r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>.*?)\))?"
+    r" \{(?P<among>[^}]*)\}"
+)
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
+
+
+def _integers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
+def _iota(text: str) -> np.ndarray:
+    """Numbers from 0 in this shape, transposed where that is said: [2,4]T(1,0)."""
+    dimensions, _, order = text.partition("T")
+    sizes = _integers(dimensions)
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(_integers(order) or None)
+
+
+def _groups_of_mesh(axes: str, among: str, ids: str) -> list[list[int]]:
+    """The groups over some axes, or parts of axes ('a':(1)2 = the outer half of a 4), of a mesh
+    whose devices have these numbers, by default in their order."""
     sizes = {name: int(n) for name, n in re.findall(r"('[^']*')=(\d+)", axes)}
     parts: dict[str, tuple[int, int]] = {}  # axis -> (size of what is outside the part, its size)
     for name, before, size in re.findall(r"('[^']*')(?::\((\d+)\)(\d+))?", among):
@@ -278,7 +291,9 @@ def _groups_of_mesh(axes: str, among: str) -> list[list[int]]:
         if part > 1:
             inside.append(len(dimensions) + 1)
         dimensions += [before, part, size // (before * part)]
-    numbers = np.arange(math.prod(dimensions)).reshape(dimensions)
-    last = range(-len(inside), 0)
-    count = math.prod(dimensions[n] for n in inside)
-    return np.moveaxis(numbers, inside, last).reshape(-1, count).tolist()
+    if ids.startswith("["):
+        numbers = _iota(ids)
+    else:
+        numbers = np.array(_integers(ids) or range(math.prod(dimensions)))
+    grouped = np.moveaxis(numbers.reshape(dimensions), inside, range(-len(inside), 0))
+    return grouped.reshape(-1, math.prod(dimensions[n] for n in inside)).tolist()

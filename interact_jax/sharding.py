@@ -168,7 +168,7 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
 
     Raises InputError where an axis divides no dimension of a layer, and so shares nothing of it.
     """
-    of_layers: dict[str, dict[str, int]] = {}  # axis -> letter -> size
+    _check_useful(shapes, mesh)
 
     def shard(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         letters = letters_of(path)
@@ -176,8 +176,6 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
         if len(letters) == len(leaf.shape):
             for letter, size in zip(letters, leaf.shape, strict=True):
                 axis = LETTERS.get(letter)
-                if isinstance(axis, str) and "N" in letters:
-                    of_layers.setdefault(axis, {})[letter] = size
                 if axis is not None and size % axis_size(mesh, axis):
                     name = jax.tree_util.keystr(path)
                     log.warning("not sharded: %s=%d of %s over %s", letter, size, name, axis)
@@ -186,26 +184,29 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
         layout = NamedSharding(mesh, PartitionSpec(*spec))
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
-    laid_out = jax.tree_util.tree_map_with_path(shard, shapes)
-    for axis, dimensions in of_layers.items():
-        check_useful(axis, dimensions, mesh)
-    return laid_out
+    return jax.tree_util.tree_map_with_path(shard, shapes)
 
 
-def check_useful(axis: str, dimensions: Sizes, mesh: Mesh) -> None:
-    """Raise InputError where an axis divides none of the dimensions (by letter) that it is to
-    share."""
-    size = mesh.shape[axis]
-    if any(n % size == 0 for n in dimensions.values()):
-        return
-    near = nearest({axis: size}, math.gcd(mesh.size, *dimensions.values()))
-    listed = ", ".join(f"{letter}={n}" for letter, n in dimensions.items())
-    rows = " mesh.data shares rows alone." if axis in ROWS else ""
-    raise InputError(
-        f"{as_settings({axis: size})} divides nothing of a layer that it would share ({listed}), "
-        "so each of its devices would have the whole layer. The nearest size that divides all of "
-        f"it is {as_settings(near)}.{rows}"
-    )
+def _check_useful(shapes: Any, mesh: Mesh) -> None:
+    """Raise InputError where an axis divides none of the dimensions of layers that it shares."""
+    dimensions: dict[str, dict[str, int]] = {}  # axis -> letter -> size
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        letters = letters_of(path)
+        if "N" in letters and len(letters) == len(leaf.shape):
+            for letter, size in zip(letters, leaf.shape, strict=True):
+                if isinstance(axis := LETTERS.get(letter), str):
+                    dimensions.setdefault(axis, {})[letter] = size
+    for axis, sizes in dimensions.items():
+        given = mesh.shape[axis]
+        if all(size % given for size in sizes.values()):
+            near = nearest({axis: given}, math.gcd(mesh.size, *sizes.values()))
+            listed = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
+            rows = " mesh.data shares rows alone." if axis in ROWS else ""
+            raise InputError(
+                f"{as_settings({axis: given})} divides nothing of a layer that it would share "
+                f"({listed}), so each of its devices would have the whole layer. The nearest size "
+                f"that divides all of it is {as_settings(near)}.{rows}"
+            )
 
 
 def layout_of(abstract: Any) -> Any:

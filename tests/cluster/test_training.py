@@ -16,7 +16,8 @@ MESHES = {
     "four": (4, 2, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}),
     "slices": (2, 2, {"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 2}),
 }
-"""Processes, devices of each, and the mesh; of `tensor` both processes have all rows."""
+"""Processes, devices of each, and the mesh; of `tensor` both processes have all rows; of
+`slices` a process is a slice."""
 SGD = {**PLAIN_SGD, "optim.lr": 0.05}
 ADAMW = {"optim.lr": 1e-3, "optim.schedule": "constant", "optim.warmup_fraction": 0}
 
