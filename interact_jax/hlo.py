@@ -6,9 +6,12 @@ XLA's own figures (`cost_analysis`) count the body of a loop once and do not nam
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -46,10 +49,56 @@ def collectives(text: str, devices: int) -> dict[str, Traffic]:
 
     Bytes are those that each device sends in a ring over the collective's group. An asynchronous
     collective that a fusion spreads over several steps has one channel and counts once; loops whose
-    length depends on data count once.
+    length depends on data count once. What the TPU compiler sends between slices is not included.
     """
-    computations = _parse(text)
+    return _sum(
+        (kind, key, times, _bytes_sent(kind, instruction, devices, fused))
+        for kind, key, times, instruction, fused in _found(_parse(text))
+    )
+
+
+def across_slices(text: str, devices: int, slices: int) -> dict[str, Traffic]:
+    """The collectives between devices of several slices, in one run of the program, as
+    `collectives` counts. A slice has devices that follow one another in the program's numbering.
+
+    The TPU compiler writes what goes between slices as transfers by the host, each of a device's
+    part: its bytes are those of a ring over the slices.
+    """
+    computations, per_slice = _parse(text), devices // slices
+
+    def crosses(instruction: _Instruction) -> bool:
+        groups = _groups(instruction.rest, devices)
+        return any(len({device // per_slice for device in group}) > 1 for group in groups)
+
+    of_program = (
+        (kind, key, times, _bytes_sent(kind, instruction, devices, fused))
+        for kind, key, times, instruction, fused in _found(computations)
+        if crosses(instruction)
+    )
+    return _sum(itertools.chain(of_program, _by_hosts(computations, slices)))
+
+
+Found = tuple[str, str, int, int]  # kind, what identifies the collective, runs, bytes of them all
+
+
+def _sum(found: Iterable[Found]) -> dict[str, Traffic]:
+    """The traffic by kind; what has one key counts once."""
     costs: dict[tuple[str, str], tuple[int, int]] = {}
+    for kind, key, times, size in found:
+        cost = (times, times * size)
+        costs[kind, key] = max(costs.get((kind, key), (0, 0)), cost)
+    traffic: dict[str, Traffic] = {}
+    for (kind, _), (times, size) in costs.items():
+        total = traffic.setdefault(kind, Traffic())
+        total.count += times
+        total.bytes += size
+    return traffic
+
+
+def _found(
+    computations: dict[str, Computation],
+) -> Iterator[tuple[str, str, int, _Instruction, bool]]:
+    """(kind, key, runs, instruction, whether it is a part of a fusion that scatters)."""
     for name, times in _run_counts(computations).items():
         for label, instruction in computations[name].items():
             kind = instruction.op.removesuffix("-start")
@@ -58,15 +107,20 @@ def collectives(text: str, devices: int) -> dict[str, Traffic]:
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"  # its form on TPUs: a fusion that keeps a slice
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            key = (kind, channel[1] if channel else label)
-            cost = (times, times * _bytes_sent(kind, instruction, devices, fused="scatter" in name))
-            costs[key] = max(costs.get(key, (0, 0)), cost)
-    traffic: dict[str, Traffic] = {}
-    for (kind, _), (times, size) in costs.items():
-        total = traffic.setdefault(kind, Traffic())
-        total.count += times
-        total.bytes += size
-    return traffic
+            yield kind, channel[1] if channel else label, times, instruction, "scatter" in name
+
+
+def _by_hosts(computations: dict[str, Computation], slices: int) -> Iterator[Found]:
+    """What the hosts of TPUs send between slices."""
+    for name, times in _run_counts(computations).items():
+        for label, instruction in computations[name].items():
+            transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
+            if instruction.op != "send" or transfer is None:
+                continue
+            kind = transfer[1].lower().replace("_", "-")
+            part = max(_byte_size(*array) for array in _ARRAY.findall(instruction.result))
+            twice = 2 if kind == "all-reduce" else slices  # an all-reduce sends parts of a part
+            yield kind, label, times, twice * part * (slices - 1) // slices
 
 
 def _parse(text: str) -> dict[str, Computation]:
@@ -175,7 +229,7 @@ def _bytes_sent(kind: str, instruction: _Instruction, devices: int, fused: bool)
     # The start of an asynchronous gather or permute returns its operand, too.
     both = instruction.op in ("all-gather-start", "collective-permute-start")
     size = max(sizes, default=0) if both else sum(sizes)
-    n = _group_size(instruction.rest, devices)
+    n = len(_groups(instruction.rest, devices)[0])
     if kind == "collective-permute":
         return size
     if kind == "all-reduce":
@@ -189,17 +243,57 @@ def _byte_size(dtype: str, dimensions: str) -> int:
     return BYTES.get(dtype, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
 
 
-def _group_size(attributes: str, devices: int) -> int:
-    """How many devices take part, from any of the three notations of HLO.
+def _groups(attributes: str, devices: int) -> list[list[int]]:
+    """The devices that take part together, from any of the notations of HLO.
 
-    {{0,1},{2,3}}: 2, [4,8]<=[32]: 8, mesh['a'=4,'b'=8] {'b'}: 8.
+    {{0,1},{2,3}}; [2,2]<=[4]; [2,2]<=[2,2]T(1,0) for {{0,2},{1,3}}, and for the same
+    mesh['a'=2,'b'=2] {'a'} and mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'};
+    source_target_pairs={{0,1}}.
     """
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
-        sizes = {name: int(n) for name, n in re.findall(r"('[^']*')=(\d+)", mesh[1])}
-        axes = re.findall(r"('[^']*')(?::\(\d+\)(\d+))?", mesh[2])
-        return math.prod(int(part) if part else sizes[name] for name, part in axes)
-    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
-        return int(iota[1])
-    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(listed[1].split(","))
-    return devices
+    if mesh := _MESH.search(attributes):
+        return _groups_of_mesh(mesh["axes"], mesh["among"], mesh["ids"] or "")
+    if iota := re.search(r"replica_groups=(\[[\d,]+\])<=(\S*)", attributes):
+        return _iota(iota[2]).reshape(_integers(iota[1])).tolist()
+    if listed := _LISTED.search(attributes):
+        return [_integers(group) for group in re.findall(r"[\d,]*\d", listed[1])]
+    return [list(range(devices))]
+
+
+_MESH = re.compile(
+    r"replica_groups=mesh\[(?P<axes>[^\]]*)\](?:, device_ids=\((?P<ids>.*?)\))?"
+    r" \{(?P<among>[^}]*)\}"
+)
+_LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}")
+
+
+def _integers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
+def _iota(text: str) -> np.ndarray:
+    """Numbers from 0 in this shape, transposed where that is said: [2,4]T(1,0)."""
+    dimensions, _, order = text.partition("T")
+    sizes = _integers(dimensions)
+    return np.arange(math.prod(sizes)).reshape(sizes).transpose(_integers(order) or None)
+
+
+def _groups_of_mesh(axes: str, among: str, ids: str) -> list[list[int]]:
+    """The groups over some axes, or parts of axes ('a':(1)2 = the outer half of a 4), of a mesh
+    whose devices have these numbers, by default in their order."""
+    sizes = {name: int(n) for name, n in re.findall(r"('[^']*')=(\d+)", axes)}
+    parts: dict[str, tuple[int, int]] = {}  # axis -> (size of what is outside the part, its size)
+    for name, before, size in re.findall(r"('[^']*')(?::\((\d+)\)(\d+))?", among):
+        parts[name] = (int(before or 1), int(size or sizes[name]))
+    dimensions: list[int] = []
+    inside: list[int] = []  # which of the dimensions make a group
+    for name, size in sizes.items():
+        before, part = parts.get(name, (1, 1))
+        if part > 1:
+            inside.append(len(dimensions) + 1)
+        dimensions += [before, part, size // (before * part)]
+    if ids.startswith("["):
+        numbers = _iota(ids)
+    else:
+        numbers = np.array(_integers(ids) or range(math.prod(dimensions)))
+    grouped = np.moveaxis(numbers.reshape(dimensions), inside, range(-len(inside), 0))
+    return grouped.reshape(-1, math.prod(dimensions[n] for n in inside)).tolist()

@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 VOCABULARY = ("fsdp", "tensor", "sequence")  # the mesh axes that V is sharded over
+ROWS = ("slice", "data")  # those that the rows of a chunk are sharded over
 SAVED = "lse"  # what is saved of a chunk for the backward pass: log-sum-exps, and the like
 
 
@@ -85,8 +86,8 @@ def top(x_BxCxV: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         largest, place = jax.lax.top_k(largest, k)
         return largest, jnp.take_along_axis(index, place, axis=2)
 
-    rows = PartitionSpec("data")
-    shared = PartitionSpec("data", None, VOCABULARY)
+    rows = PartitionSpec(ROWS)
+    shared = PartitionSpec(ROWS, None, VOCABULARY)
     # shard_map cannot infer that the result is the same on all devices.
     return jax.shard_map(sharded_top, in_specs=shared, out_specs=rows, check_vma=False)(x_BxCxV)
 

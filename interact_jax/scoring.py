@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from interact_jax.logits import SAVED, VOCABULARY, Logits, Quantity, Roles
+from interact_jax.logits import ROWS, SAVED, VOCABULARY, Logits, Quantity, Roles
 from interact_jax.models.decoder import BranchStream, Decoder, head_DxV
 from interact_jax.models.layers import linear
 from interact_jax.schema import Array, Batch, TokenStream
@@ -179,9 +179,9 @@ def score(
     def score_chunk(hidden: dict[Source, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
         logits = {}
         for source, x_BxCxD in hidden.items():
-            x = _constrain_layout(x_BxCxD, "data", None, None)
+            x = _constrain_layout(x_BxCxD, ROWS, None, None)
             x = linear(x, heads[source], jnp.float32)
-            logits[source] = _constrain_layout(x, "data", None, VOCABULARY)
+            logits[source] = _constrain_layout(x, ROWS, None, VOCABULARY)
         by_role = Roles(
             {
                 name: Logits(role.combine(*(logits[source] for source in role.sources)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +19,15 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from interact_jax.device_order import arranged
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
 
 log = logging.getLogger(__name__)
 
-AXES = ("data", "fsdp", "tensor", "sequence")
+AXES = ("slice", "data", "fsdp", "tensor", "sequence")
 MOST_VIRTUAL = 64  # devices of a CPU that a message proposes
-ROWS = ("data", "fsdp")  # every device of these two axes has rows of its own
+ROWS = ("slice", "data", "fsdp")  # every device of these three axes has rows of its own
 
 LETTERS: dict[str, str | tuple[str, ...]] = {
     "B": ROWS,
@@ -40,9 +42,15 @@ LETTERS: dict[str, str | tuple[str, ...]] = {
 one of activations alone."""
 
 SETTINGS = {
+    "mesh.slices": Setting(
+        1,
+        "slices of devices, or machines, with a slower network between them, which share only rows",
+        free=True,
+    ),
     "mesh.data": Setting(
         -1,
-        "devices along the data axis; -1, for one of the four axes, = as many as are left",
+        "devices of a slice along the data axis; -1, for one of the four axes, = as many as are "
+        "left",
         free=True,
     ),
     "mesh.fsdp": Setting(
@@ -53,51 +61,85 @@ SETTINGS = {
         1, "devices along the sequence axis, which share the tokens of a row", free=True
     ),
 }
+Sizes = Mapping[str, int]  # by axis
 
 
 def make_mesh(
+    slices: int = 1,
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
     sequence: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh over `devices`, by default all; one of the sizes may be -1, which is then inferred.
+    """A mesh over `devices`, by default all; one of the sizes but `slices` may be -1, which is then
+    inferred. The devices of a slice differ in the other axes only.
 
-    Raises InputError where the sizes do not multiply to the number of devices.
+    Raises InputError where the sizes do not multiply to the number of devices, or the devices are
+    of other slices.
     """
-    sizes = dict(zip(AXES, (data, fsdp, tensor, sequence), strict=True))
-    given = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+    sizes = dict(zip(AXES, (slices, data, fsdp, tensor, sequence), strict=True))
     devices = jax.devices() if devices is None else devices
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) > 1 or any(size < 1 for size in sizes.values() if size != -1):
-        raise InputError(f"{given}: expected positive sizes, and -1 for at most one of them.")
+    if len(free) > 1 or slices < 1 or any(size < 1 for size in sizes.values() if size != -1):
+        raise InputError(
+            f"{as_settings(sizes, ', ')}: expected positive sizes, and -1 for at most one of them, "
+            "other than mesh.slices."
+        )
     if free:
         if len(devices) % fixed:
             raise InputError(_does_not_divide(sizes, devices))
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
+        given = _above_one(sizes) or {"data": 1}
         raise InputError(
-            f"{given}: the sizes must multiply to the number of devices, {len(devices)}. "
-            "Set one of them to -1 to take what is left."
+            f"{as_settings(sizes, ', ')}: the sizes must multiply to the number of devices, "
+            f"{len(devices)}. Set one of them to -1 to take what is left; or, the nearest that do, "
+            f"{as_settings(nearest(given, len(devices), whole=True))}."
         )
     types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=types, devices=devices)
+    return Mesh(arranged(list(sizes.values()), devices), AXES, axis_types=types)
 
 
-def _does_not_divide(sizes: Mapping[str, int], devices: Sequence[jax.Device]) -> str:
+def _does_not_divide(sizes: Sizes, devices: Sequence[jax.Device]) -> str:
     """What is wrong where one size is free and the others leave it no whole number."""
-    fixed = {axis: size for axis, size in sizes.items() if size > 1}
-    given = " x ".join(f"mesh.{axis}={size}" for axis, size in fixed.items())
+    fixed = _above_one(sizes)
     there = "device that is" if len(devices) == 1 else "devices that are"
     needed = math.prod(fixed.values())
     advice = f"Set {'it' if len(fixed) == 1 else 'them'} to 1"
-    advice += f", or to what divides {len(devices)}." if len(devices) > 1 else "."
+    if len(devices) > 1:
+        near = as_settings(nearest(fixed, len(devices)))
+        advice += f", or to what divides {len(devices)}; the nearest that does is {near}"
+    advice += "."
     if devices[0].platform == "cpu" and needed <= MOST_VIRTUAL:
         flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={needed}"
         advice += f" With {flag} in its environment, the program sees the CPU as {needed} devices."
-    return f"{given} does not divide the {len(devices)} {there} there. {advice}"
+    return f"{as_settings(fixed)} does not divide the {len(devices)} {there} there. {advice}"
+
+
+def nearest(sizes: Sizes, count: int, whole: bool = False) -> dict[str, int]:
+    """The sizes of the same axes, closest to these by their ratios, whose product divides `count`,
+    or is `count` where the `whole` of it is wanted."""
+
+    def distance(others: tuple[int, ...]) -> float:
+        return sum(abs(math.log(a / b)) for a, b in zip(others, sizes.values(), strict=True))
+
+    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    products = itertools.product(divisors, repeat=len(sizes))
+    fit = (x for x in products if (math.prod(x) == count if whole else count % math.prod(x) == 0))
+    closest = min(fit, key=distance)
+    return dict(zip(sizes, closest, strict=True))
+
+
+def as_settings(sizes: Sizes, between: str = " x ") -> str:
+    """Sizes as a user gives them: "mesh.slices=2 x mesh.fsdp=4"."""
+    names = {"slice": "slices"}
+    return between.join(f"mesh.{names.get(axis, axis)}={size}" for axis, size in sizes.items())
+
+
+def _above_one(sizes: Sizes) -> dict[str, int]:
+    return {axis: size for axis, size in sizes.items() if size > 1}
 
 
 def describe(mesh: Mesh) -> str:
@@ -125,7 +167,10 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
     Leaves named by the alphabet, including the optimiser's moments, follow LETTERS; the rest
     (step, counters) is replicated. A dimension that its axis does not divide is not sharded,
     which is logged.
+
+    Raises InputError where an axis divides no dimension of a layer, and so shares nothing of it.
     """
+    _check_useful(shapes, mesh)
 
     def shard(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         letters = letters_of(path)
@@ -142,6 +187,28 @@ def with_layout(shapes: Any, mesh: Mesh) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
     return jax.tree_util.tree_map_with_path(shard, shapes)
+
+
+def _check_useful(shapes: Any, mesh: Mesh) -> None:
+    """Raise InputError where an axis divides none of the dimensions of layers that it shares."""
+    dimensions: dict[str, dict[str, int]] = {}  # axis -> letter -> size
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        letters = letters_of(path)
+        if "N" in letters and len(letters) == len(leaf.shape):
+            for letter, size in zip(letters, leaf.shape, strict=True):
+                if isinstance(axis := LETTERS.get(letter), str):
+                    dimensions.setdefault(axis, {})[letter] = size
+    for axis, sizes in dimensions.items():
+        given = mesh.shape[axis]
+        if all(size % given for size in sizes.values()):
+            near = nearest({axis: given}, math.gcd(mesh.size, *sizes.values()))
+            listed = ", ".join(f"{letter}={size}" for letter, size in sizes.items())
+            rows = " mesh.data shares rows alone." if axis in ROWS else ""
+            raise InputError(
+                f"{as_settings({axis: given})} divides nothing of a layer that it would share "
+                f"({listed}), so each of its devices would have the whole layer. The nearest size "
+                f"that divides all of it is {as_settings(near)}.{rows}"
+            )
 
 
 def layout_of(abstract: Any) -> Any:
@@ -163,7 +230,9 @@ def shards_here(mesh: Mesh) -> tuple[int, ...]:
     where the tensor or sequence axis goes across them."""
     own, here = np.array([d.process_index for d in mesh.devices.flat]), jax.process_index()
     places = np.moveaxis(
-        own.reshape(mesh.devices.shape), [mesh.axis_names.index(axis) for axis in ROWS], [0, 1]
+        own.reshape(mesh.devices.shape),
+        [mesh.axis_names.index(axis) for axis in ROWS],
+        range(len(ROWS)),
     )
     has_N = (places.reshape(row_shards(mesh), -1) == here).any(axis=1)
     return tuple(np.flatnonzero(has_N).tolist())

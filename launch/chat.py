@@ -90,7 +90,7 @@ def settings_of(args: argparse.Namespace, overrides: list[str]) -> ConfigDict:
 def mesh_of(cfg: ConfigDict) -> jax.sharding.Mesh:
     """The mesh of the settings; one device where they name no sizes, since one conversation has
     nothing to divide among several."""
-    if cfg.mesh.data == -1 and cfg.mesh.fsdp == cfg.mesh.tensor == cfg.mesh.sequence == 1:
+    if cfg.mesh.data == -1 and all(n == 1 for axis, n in cfg.mesh.items() if axis != "data"):
         return sharding.make_mesh(devices=jax.local_devices()[:1])
     return sharding.make_mesh(**cfg.mesh)
 

@@ -3,6 +3,8 @@
     python launch/plan.py --config configs/offline_wildfeedback.py --topology v5e:4x4 \\
         --model-shape qwen3-8b --config.mesh.data=1 --config.mesh.fsdp=-1
     python launch/plan.py --config configs/offline_wildfeedback.py --topology v5p:2x2x2
+    python launch/plan.py --config configs/offline_wildfeedback.py --topology v5e:8x8 \\
+        --model-shape qwen3-32b --config.mesh.slices=2 --config.mesh.data=1 --config.mesh.fsdp=-1
 
 Compiles the trainer's own step for the slice (pip install libtpu; a minute or two) and shows bytes
 per device by the compiler's figures, FLOPs, collectives and an estimated time. If the run does not
@@ -38,7 +40,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--topology",
         required=True,
         metavar="NAME",
-        help="TPU slice: v5e:4x4, v5p:2x2x2, ...; here = this machine",
+        help="TPU slice: v5e:4x4, v5p:2x2x2, ... (each of mesh.slices); here = this machine",
     )
     shapes = ", ".join(SHAPES)
     add("--model-shape", metavar="NAME", help=f"in place of model.path, no download: {shapes}")

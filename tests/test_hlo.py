@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from interact_jax import hlo, sharding
@@ -106,6 +107,65 @@ ENTRY %main (x: f32[8]) -> (s32[], f32[8]) {
   ROOT %loop.1 = (s32[], f32[8]) while(%start.1), condition=%condition.1, body=%body.1
 }
 """
+
+
+@pytest.mark.parametrize(
+    ("notation", "groups"),
+    [
+        ("replica_groups={{0,1},{2,3}}", [[0, 1], [2, 3]]),
+        ("replica_groups={}", [[0, 1, 2, 3]]),
+        ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'a'}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=(3,2,1,0) {'b'}", [[3, 2], [1, 0]]),
+        ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
+    ],
+)
+def test_what_goes_between_slices(notation, groups):
+    """Of devices 0 and 1, and 2 and 3."""
+    kind = "collective-permute" if "pairs" in notation else "all-gather"
+    text = f"""
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8] parameter(0)
+  ROOT %y = f32[8] {kind}(%x), channel_id=1, {notation}, dimensions={{0}}
+}}
+"""
+    size = len(groups[0])
+    sent = 32 if kind == "collective-permute" else 32 * (size - 1) // size
+    everything = {kind: hlo.Traffic(1, sent)}
+    assert hlo.collectives(text, 4) == everything
+    crosses = any({0, 1} & set(group) and {2, 3} & set(group) for group in groups)
+    assert hlo.across_slices(text, 4, 2) == (everything if crosses else {})
+
+
+# What the TPU compiler writes for two slices, cut short: each device's part goes by its host.
+BY_HOSTS = """
+ENTRY %main (x: f32[32,8,128]) -> f32[32,8,128] {
+  %x = f32[32,8,128] parameter(0)
+  %start = token[] after-all()
+  %s = (f32[32,8,128]{2,1,0}, u32[], token[]) send(%x, %start), channel_id=8, ATTRIBUTES
+  %r = (f32[32,8,128]{2,1,0}, u32[], token[]) recv(%start), channel_id=7, ATTRIBUTES
+  %g = f32[8] all-gather(%x), channel_id=1, replica_groups={{0,1},{2,3}}, dimensions={0}
+  ROOT %y = f32[32,8,128] get-tuple-element(%r), index=0
+}
+"""
+
+
+@pytest.mark.parametrize("kind, slices, parts", [("ALL_REDUCE", 4, 1.5), ("ALL_GATHER", 4, 3)])
+def test_what_hosts_of_tpus_send_between_slices(kind, slices, parts):
+    """Parts of the size of a device's own that it sends."""
+    attributes = (
+        'is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2}x{0:3}",'
+        f'_xla_megascale_transfer_type="{kind}"}}'
+    )
+    text = BY_HOSTS.replace("ATTRIBUTES", attributes)
+    sent = hlo.Traffic(1, int(32 * 8 * 128 * 4 * parts))
+    assert hlo.across_slices(text, 16, slices) == {kind.lower().replace("_", "-"): sent}
+    assert hlo.collectives(text, 16).keys() == {"all-gather"}
 
 
 def test_elements_as_newer_compilers_write_them():

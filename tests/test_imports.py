@@ -31,6 +31,7 @@ LAYERS = (
         "startup",
         "progress",
         "cluster",
+        "device_order",
     },
     {"sharding", "models", "data"},
     {"prepare"},

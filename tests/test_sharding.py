@@ -9,12 +9,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from interact_jax import sharding
+from interact_jax.device_order import arranged
 from interact_jax.schema import InputError
 
 
 def test_one_size_is_what_the_others_leave():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2, "sequence": 1}
+    assert dict(mesh.shape) == {"slice": 1, "data": 1, "fsdp": 4, "tensor": 2, "sequence": 1}
     assert sharding.row_shards(mesh) == 4
 
 
@@ -73,6 +74,86 @@ def test_what_does_not_divide_stays_whole_and_is_logged(caplog):
     layout = sharding.layout_of(sharding.with_layout(shapes, mesh))
     assert layout["embedding_VxD"].spec == PartitionSpec(None, "fsdp")
     assert "V=15" in caplog.text
+
+
+def test_slices_share_rows_only():
+    """The devices of a slice follow one another, and each slice has every parameter."""
+    mesh = sharding.make_mesh(slices=2, data=2, fsdp=2)
+    assert sharding.row_shards(mesh) == 8
+    ids = [[device.id for device in each.flat] for each in mesh.devices]
+    assert ids == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    rows = sharding.place_rows(np.arange(8).reshape(8, 1), mesh)
+    assert sorted(int(shard.data[0, 0]) for shard in rows.addressable_shards) == list(range(8))
+    shapes = {"layers": {"q_DxHxK": jax.ShapeDtypeStruct((3, 8, 2, 4), jnp.float32)}}
+    layout = sharding.layout_of(sharding.with_layout(shapes, mesh))
+    assert layout["layers"]["q_DxHxK"].spec == PartitionSpec(None, "fsdp", "tensor", None)
+
+
+class Device:
+    """What `arranged` looks at of a device."""
+
+    def __init__(self, id, slice_index, process_index, platform="gpu"):
+        self.id, self.slice_index, self.process_index = id, slice_index, process_index
+        self.platform = self.device_kind = platform
+
+
+def test_devices_of_one_slice_are_side_by_side():
+    """Also where processes alternate between machines, and where two machines are to be one."""
+    devices = [Device(n // 2 + 4 * (n % 2), n % 2, n) for n in range(8)]  # a process for each
+    two = arranged((2, 1, 4, 1, 1), devices)
+    assert [{device.slice_index for device in each.flat} for each in two] == [{0}, {1}]
+    for sizes in ((1, 1, 8, 1, 1), (4, 1, 2, 1, 1)):
+        found = arranged(sizes, devices)
+        assert found.shape == sizes and [device.id for device in found.flat] == list(range(8))
+
+
+@pytest.mark.parametrize(("slices", "own"), [(1, 2), (2, 1), (4, 2)])
+def test_tpus_of_other_slices_are_refused(slices, own):
+    devices = [Device(n, n * own // 8, 0, "tpu") for n in range(8)]
+    with pytest.raises(InputError, match=rf"mesh\.slices={slices}: .* Set mesh\.slices={own}\."):
+        arranged((slices, 1, 8 // slices, 1, 1), devices)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"fsdp": 3}, "the nearest that does is mesh.fsdp=4."),
+        ({"slices": 2, "fsdp": 3}, "the nearest that does is mesh.slices=2 x mesh.fsdp=4."),
+        ({"data": 2, "fsdp": 5}, "the nearest that do, mesh.data=2 x mesh.fsdp=4."),
+        ({"data": 3}, "the nearest that do, mesh.data=8."),
+        ({"data": 1}, "the nearest that do, mesh.data=8."),
+    ],
+)
+def test_the_nearest_sizes_are_told(sizes, says):
+    with pytest.raises(InputError) as refused:
+        sharding.make_mesh(**sizes)
+    assert says in str(refused.value)
+
+
+def layers_of(D, H, G, F):
+    shapes = {"q_DxHxK": (D, H, 4), "k_DxGxK": (D, G, 4), "up_DxF": (D, F)}
+    return {
+        "layers": {n: jax.ShapeDtypeStruct((2, *s), jnp.float32) for n, s in shapes.items()},
+        "embedding_VxD": jax.ShapeDtypeStruct((16, D), jnp.float32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sizes", "says"),
+    [
+        ({"tensor": 4}, (8, 6, 2, 18), r"mesh\.tensor=4 .*\(G=2, H=6, F=18\).* mesh\.tensor=2\."),
+        ({"fsdp": 8}, (12, 8, 8, 8), r"mesh\.fsdp=8 .*\(D=12\).* mesh\.fsdp=4\. mesh\.data "),
+        ({"tensor": 8}, (8, 6, 3, 4), r"mesh\.tensor=8 .* mesh\.tensor=1\."),
+    ],
+)
+def test_an_axis_that_shares_nothing_of_a_layer_is_refused(mesh, sizes, says):
+    with pytest.raises(InputError, match=says):
+        sharding.with_layout(layers_of(*sizes), sharding.make_mesh(**mesh))
+
+
+def test_an_axis_that_shares_some_of_a_layer_is_not(caplog):
+    sharding.with_layout(layers_of(8, 4, 2, 18), sharding.make_mesh(tensor=4))
+    assert "G=2" in caplog.text and "F=18" in caplog.text and "H=4" not in caplog.text
 
 
 def test_rows_are_shared_out():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import bench, config, scoring, train
+from interact_jax import bench, config, hlo, scoring, sharding, train
 from interact_jax.methods import method_of
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
@@ -70,8 +70,9 @@ def test_a_run_that_could_not_be_exported_does_not_begin(small, tmp_path):
         (ONE_ROW_SHARD, 3),
         ({"mesh.data": 2, "mesh.tensor": 4, "batch.row_tokens": 400}, 1),
         ({**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 3),
+        ({"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2}, 1),
     ],
-    ids=["row-by-row", "long-rows", "two-forwards"],
+    ids=["row-by-row", "long-rows", "two-forwards", "two-slices"],
 )
 def test_step_is_that_of_one_batch(small, one_batch, shape, micro, tmp_path, caplog):
     """Packing, row length, micro-batches of unequal size and devices change nothing."""
@@ -94,6 +95,22 @@ def test_sums_lie_where_the_parameters_do(small, tmp_path):
     pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(run.state.params), strict=True)
     assert all(x.sharding.is_equivalent_to(param.sharding, x.ndim) for x, param in pairs)
     assert all(x.is_fully_replicated for x in jax.tree.leaves((metrics, counted)))
+
+
+def test_between_slices_only_sums_of_gradients_go(small, tmp_path):
+    """Those of a device's own share of the parameters, and of the whole embedding."""
+    mesh = {"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 4, "batch.rows": 1}
+    run = begin(tmp_path, {**small, **ONE_STEP, **mesh})
+    placed = sharding.place_rows(run.source.next().micro[0], run.model.mesh)
+    models = run.state.all_params()
+    with sharding.on(run.model.mesh):
+        text = run.differentiate.lower(models, placed).compile().as_text()
+    across = hlo.across_slices(text, 8, 2)
+    share = 4 * sum(x.size for x in jax.tree.leaves(run.state.params)) / 4
+    embedding = 2 * run.state.params["embedding_VxD"].nbytes
+    assert across.keys() == {"all-reduce"}
+    assert share <= across["all-reduce"].bytes <= 1.1 * (share + embedding)
+    assert hlo.collectives(text, 8)["all-gather"].bytes > share  # over fsdp, within a slice
 
 
 def test_gradients_of_parameters_in_bfloat16_are_rounded_once():

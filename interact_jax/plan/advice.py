@@ -16,8 +16,9 @@ from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
 from interact_jax.plan.compiler import SLICES, devices_of
-from interact_jax.plan.step import Plan, chip_of, decoder_of, make_plan
+from interact_jax.plan.step import Plan, chip_of, decoder_of, make_plan, mesh_on
 from interact_jax.plan.work import Work, rows_of, synthetic_work, work_of
+from interact_jax.schema import InputError
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,15 @@ def first_that_fits(
         trees = (
             work if other.batch.row_tokens == cfg.batch.row_tokens else shorten_work(other, work)
         )
-        least, limit = least_bytes(other, trees, where)
-        if least > limit:
-            log.info("%s: needs at least %s", format_change(change), memory.format_bytes(least))
+        try:
+            least, limit = least_bytes(other, trees, where)
+            if least > limit:
+                log.info("%s: needs at least %s", format_change(change), memory.format_bytes(least))
+                continue
+            plan = make_plan(other.lock(), trees, where)
+        except InputError as refused:  # such as a mesh that does not divide the model
+            log.info("%s: %s", format_change(change), refused)
             continue
-        plan = make_plan(other.lock(), trees, where)
         sizes = [memory.format_bytes(x) for x in (plan.needed, plan.limit)]
         log.info("%s: %s of %s", format_change(change), *sizes)
         if plan.fits:
@@ -65,7 +70,7 @@ def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
     if cfg.remat != "full":
         kept = {**kept, "remat": "full"}
         yield kept
-    devices = len(devices_of(topology))
+    devices = len(devices_of(topology))  # of a slice
     if cfg.mesh.fsdp not in (-1, devices):
         kept = {**kept, "mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1}
         yield kept
@@ -94,8 +99,7 @@ def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
 
 def least_bytes(cfg: ConfigDict, work: Work, topology: str) -> tuple[float, float]:
     """(lower bound of the bytes that a device needs, bytes that it has)."""
-    devices = devices_of(topology)
-    mesh = sharding.make_mesh(**cfg.mesh, devices=devices)
+    mesh = mesh_on(cfg, topology)
     chip = chip_of(mesh, topology)
     with sharding.on(mesh):
         decoder = decoder_of(cfg, work.model, backend_for(cfg.attention, mesh))

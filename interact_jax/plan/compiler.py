@@ -26,8 +26,9 @@ SLICES = {
 HERE = "here"  # the devices of this process, of any kind
 
 
-def devices_of(topology: str) -> list[Any]:
-    """The devices of a slice, such as v5e:4x4, present or not; with HERE those of this process.
+def devices_of(topology: str, slices: int = 1) -> list[Any]:
+    """The devices of so many slices, such as v5e:4x4, present or not; with HERE those of this
+    process.
 
     Raises InputError where libtpu is missing or knows no such slice.
     """
@@ -42,6 +43,8 @@ def devices_of(topology: str) -> list[Any]:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     family, _, shape = topology.partition(":")
     options: dict[str, Any] = host_bounds(shape)
+    if slices > 1:
+        options["num_slices"] = slices
     if family == "v4":
         options["chip_config_name"] = "megacore"  # one device per chip
     examples = "; ".join(f"{name}:{', '.join(s[:5])}" for name, s in SLICES.items())
@@ -93,10 +96,11 @@ class Program:
     temporaries: int
     peak: int  # of all of these together
     code: int
-    collectives: dict[str, hlo.Traffic]
+    collectives: dict[str, hlo.Traffic]  # on TPUs those within a slice
+    across: dict[str, hlo.Traffic] = dataclasses.field(default_factory=dict)  # between slices
 
     @classmethod
-    def of(cls, compiled: Any, text: str, devices: int, on_host: bool) -> Program:
+    def of(cls, compiled: Any, text: str, devices: int, on_host: bool, slices: int = 1) -> Program:
         m = compiled.memory_analysis()
         return cls(
             arguments=m.argument_size_in_bytes,
@@ -106,6 +110,7 @@ class Program:
             peak=memory.peak(m, on_host),
             code=m.generated_code_size_in_bytes,
             collectives=hlo.collectives(text, devices),
+            across=hlo.across_slices(text, devices, slices),
         )
 
 

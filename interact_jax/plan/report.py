@@ -24,11 +24,12 @@ def lines(plan: Plan) -> list[str]:
     batch = plan.batch
     T, P, Q = (s.id_BxL.shape[1] for s in (batch.trunk, batch.live, batch.frozen))
     mesh = " ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "1 device"
+    slices = f"{plan.mesh['slice']} slices of " if plan.mesh.get("slice", 1) > 1 else ""
     result = [
         f"{plan.work.name}, {format_parameters(plan.parameters)} parameters in "
         f"{plan.cfg.model.param_dtype}, {plan.cfg.optim.name}, computed in {plan.cfg.model.dtype}, "
         f"remat={plan.cfg.remat}, attention={plan.attention}",
-        f"on {plan.devices} x {plan.chip.name} ({plan.topology}), mesh {mesh}",
+        f"on {plan.devices} x {plan.chip.name} ({slices}{plan.topology}), mesh {mesh}",
         f"rows {batch.trunk.id_BxL.shape[0]} x ({T} trunk + {P} live + {Q} frozen branch tokens), "
         f"{plan.interactions()} interactions; {plan.work.data}",
         "",
@@ -59,13 +60,16 @@ def lines(plan: Plan) -> list[str]:
         return result
     result += ["", f"a micro-batch: {_scaled(plan.flops, FLOPS)} on all devices"]
     for name in ("differentiate", "update"):
-        for kind, traffic in sorted(getattr(plan, name).collectives.items()):
-            result.append(
-                f"  {name:<11} {kind:<19} {traffic.count:7,} times, "
-                f"{format_bytes(traffic.bytes):>8} sent by a device"
-            )
+        program = getattr(plan, name)
+        for collectives, where in ((program.collectives, ""), (program.across, " between slices")):
+            for kind, traffic in sorted(collectives.items()):
+                result.append(
+                    f"  {name:<11} {kind:<19} {traffic.count:7,} times, "
+                    f"{format_bytes(traffic.bytes):>8} sent by a device{where}"
+                )
     spent = {name: _scaled(seconds, SECONDS) for name, seconds in times.items()}
-    longest = ", ".join(f"{name} {spent[name]}" for name in ("compute", "memory", "collectives"))
+    pieces = ("compute", "memory", "collectives", "network")
+    longest = ", ".join(f"{name} {spent[name]}" for name in pieces if name in spent)
     per_second = plan.interactions() * plan.micro_batches() / times["step"]
     result += [
         f"estimated time of a micro-batch: {spent['micro_batch']} (the longest of {longest})",

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from interact_jax import bench, chips, memory, progress, run_state, sharding, train
+from interact_jax import bench, chips, hlo, memory, progress, run_state, sharding, train
 from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, precision_of
@@ -30,8 +31,9 @@ FLOAT32_PASSES = 6  # bfloat16 products per float32 product, at the precision of
 ASSUMPTIONS = (
     f"matrix products run at {EFFICIENCY:.0%} of the chip's peak in bfloat16; those of float32 are "
     f"{FLOAT32_PASSES} of them",
-    "collectives send over both links of one axis of the interconnect, and of the pieces of a "
-    "step (compute, memory, collectives) the longest hides the others",
+    "collectives send over both links of one axis of the interconnect, those between slices over "
+    "the chip's share of its host's network; of the pieces of a step (compute, memory, "
+    "collectives, network) the longest hides the others",
     "memory traffic is at least all arguments, outputs, temporaries and gathered weights, once "
     "written and once read",
     "every micro-batch is full; the host keeps up",
@@ -87,10 +89,14 @@ class Plan:
             "compute": passes * self.flops / self.devices / (EFFICIENCY * self.chip.flops),
             "memory": (a.arguments + a.outputs + 2 * (a.temporaries + gathered))
             / self.chip.bandwidth,
-            "collectives": self._bytes_sent(a) / self.chip.link,
+            "collectives": _bytes_sent(a.collectives) / self.chip.link,
         }
+        if a.across:
+            micro["network"] = _bytes_sent(a.across) / self.chip.network
         update = max(
-            (u.arguments + u.outputs) / self.chip.bandwidth, self._bytes_sent(u) / self.chip.link
+            (u.arguments + u.outputs) / self.chip.bandwidth,
+            _bytes_sent(u.collectives) / self.chip.link,
+            _bytes_sent(u.across) / self.chip.network if u.across else 0.0,
         )
         longest = max(micro.values())
         return {
@@ -100,8 +106,9 @@ class Plan:
             "step": self.micro_batches() * longest + update,
         }
 
-    def _bytes_sent(self, program: Program) -> int:
-        return sum(traffic.bytes for traffic in program.collectives.values())
+
+def _bytes_sent(collectives: Mapping[str, hlo.Traffic]) -> int:
+    return sum(traffic.bytes for traffic in collectives.values())
 
 
 def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
@@ -110,7 +117,7 @@ def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
     device = mesh.devices.flat[0]
     chip = chips.chip_of(device.device_kind)
     if topology == HERE and (room := memory.room(mesh)):
-        here = chip or chips.Chip(room.name, math.nan, 0, math.nan, math.nan)
+        here = chip or chips.Chip(room.name, math.nan, 0, *[math.nan] * 3)
         return dataclasses.replace(here, memory=room.limit - room.taken, usable=1.0)
     if chip is None:
         raise InputError(f"{topology}: nothing is known of the chip {device.device_kind}.")
@@ -118,9 +125,9 @@ def chip_of(mesh: jax.sharding.Mesh, topology: str) -> chips.Chip:
 
 
 def mesh_on(cfg: ConfigDict, topology: str) -> jax.sharding.Mesh:
-    """The configured mesh of a slice's devices. Raises InputError where mesh or slice are
-    impossible."""
-    return sharding.make_mesh(**cfg.mesh, devices=devices_of(topology))
+    """The configured mesh, of the devices of as many slices as it has. Raises InputError where mesh
+    or slice are impossible."""
+    return sharding.make_mesh(**cfg.mesh, devices=devices_of(topology, cfg.mesh.slices))
 
 
 def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
@@ -158,7 +165,9 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
             try:
                 with progress.of("compiling"):
                     compiled = compile_for(function, *args)
-                program = Program.of(*compiled, mesh.size, memory.is_host(mesh))
+                program = Program.of(
+                    *compiled, mesh.size, memory.is_host(mesh), mesh.shape["slice"]
+                )
             except DoesNotFit as error:
                 needed, limit = max(needed, error.needed + others), min(limit, error.limit)
                 break

@@ -15,8 +15,10 @@ MESHES = {
     "tensor": (2, 1, {"mesh.data": 1, "mesh.tensor": 2}),
     "sequence": (2, 2, {"mesh.data": 1, "mesh.sequence": 4}),
     "four": (4, 2, {"mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2, "mesh.sequence": 2}),
+    "slices": (2, 2, {"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 2}),
 }
-"""Processes, devices of each, and the mesh; of `tensor` and `sequence` both have all rows."""
+"""Processes, devices of each, and the mesh; of `tensor` and `sequence` both processes have all
+rows; of `slices` a process is a slice."""
 SGD = {**PLAIN_SGD, "optim.lr": 0.05}
 ADAMW = {"optim.lr": 1e-3, "optim.schedule": "constant", "optim.warmup_fraction": 0}
 

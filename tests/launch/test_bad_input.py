@@ -184,6 +184,10 @@ def test_the_command_itself(small, tmp_path):
             {"mesh.fsdp": 2**32, "mesh.tensor": 2**32},
             "x mesh.tensor=4294967296 does not divide the 8 devices",
         ),
+        (
+            {"mesh.slices": -1},
+            "expected positive sizes, and -1 for at most one of them, other than",
+        ),
         ({"mesh.fsdp": 0}, "mesh.tensor=1, mesh.sequence=1: expected positive sizes"),
         ({"model.path": "nowhere/at-all"}, "nowhere/at-all"),
     ],

@@ -41,8 +41,8 @@ def compile_case(mesh, dtype, K, H, G, L, S):
 
 for topology, cases in json.loads(sys.argv[1]).items():
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    devices = np.array(devices).reshape(2, 1, 2, 1)
-    mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
+    devices = np.array(devices).reshape(1, 2, 1, 2, 1)
+    mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 5)
     for dtype, *sizes in cases:
         text = compile_case(mesh, dtype, *sizes).as_text()
         kernels = [name for name in ("forward", "dq", "dkv") if f"{name}_kernel" in text]
