@@ -34,6 +34,7 @@ JOIN_SECONDS = 300  # for all processes to start, images and libraries loaded
 HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and jax ends the others
 LEAVE_SECONDS = 60
 MEET_SECONDS = 600  # for all to have done what takes some longer than others, such as reading files
+COMPILE_SECONDS = 7200  # for all to have compiled a program, which some may find in a cache
 SHOWN = 8  # processes that a message names
 _times: collections.Counter[str] = collections.Counter()  # that a name was used
 

@@ -28,6 +28,7 @@ from interact_jax.schema import InputError, RunStopped
 RETRY = 0.5  # seconds between attempts to reach the conductor
 FAREWELL = 5.0  # seconds for all to hear the last word, and to go
 CHECK = 1.0  # seconds between looks at signs of life
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -196,8 +197,10 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def _listen(serve: Serve, host: str, port: int) -> asyncio.Server:
+    """Of one machine alone nothing is heard from others."""
+    own = host if host in LOOPBACK else None
     try:
-        return await asyncio.start_server(serve, None, port)
+        return await asyncio.start_server(serve, own, port)
     except OSError as error:
         raise InputError(
             f"{host}:{port}: cannot be listened at ({error.strerror or error}). Give another "
