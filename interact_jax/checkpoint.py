@@ -125,6 +125,7 @@ class Checkpoints:
             self._clean()
         self._bad = []
         processes.meet("checkpoints begun")
+        self._folder.mkdir(exist_ok=True)  # which a network's file system may not show yet
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._watched = files.WatchedPath(self._folder)
 

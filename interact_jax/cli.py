@@ -36,6 +36,7 @@ import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places, startup
 from interact_jax.arguments import SettingsParser, reader
+from interact_jax.cluster import processes
 from interact_jax.cluster.place import Flags, Place, find
 from interact_jax.help_text import Paragraphs
 from interact_jax.printable import presentable, printable
@@ -328,6 +329,10 @@ def _flush() -> None:
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
         print(wrap(printable(replace_settings(message)), sys.stderr), file=sys.stderr, flush=True)
+    if status and processes.are_several():
+        # Others wait for this process, and threads of it for them: they have to see its end.
+        _flush()
+        os._exit(status)
     sys.exit(status)
 
 

@@ -50,23 +50,32 @@ def seal_together(folder: Path) -> None:
     if count == 1:
         seal(folder)
         return
-    names = names_in(folder)
-    processes.agree(f"list of the files in {folder.parent}", f"{len(names)} {_hash_of(names)}")
-    mine = names[own::count]
+    # As process 0 sees them: elsewhere the list may be an older one, which a network's file system
+    # has kept.
+    listed = processes.of_first("files to seal", json.dumps(names_in(folder)))
+    mine = _share(folder, json.loads(listed), own, count)
     hashes = of_files([folder / name for name in mine])
     for name in mine:
         places.sync(folder / name)
     found = dict(zip(mine, hashes, strict=True))
-    of_all = processes.exchange(f"digests in {folder.parent}", json.dumps(found))
+    of_all = processes.exchange("digests", json.dumps(found), processes.LONG_SECONDS)
     if own == 0:
         files.sync_tree(folder)
         together = {name: digest for text in of_all for name, digest in json.loads(text).items()}
         _write(folder, dict(sorted(together.items())))
-    processes.meet(f"sealed in {folder.parent}")
+    processes.meet("sealed")
 
 
-def _hash_of(names: list[str]) -> str:
-    return _hash("/".join(names).encode())[:16]
+def _share(folder: Path, names: list[str], own: int, count: int) -> list[str]:
+    """A share of the files, of about as many bytes as each other."""
+    sizes, mine = [0] * count, list[str]()
+    size_of = {name: os.path.getsize(folder / name) for name in names}
+    for name in sorted(names, key=lambda name: (-size_of[name], name)):
+        least = sizes.index(min(sizes))
+        sizes[least] += size_of[name]
+        if least == own:
+            mine.append(name)
+    return mine
 
 
 def _write(folder: Path, digest_of: Mapping[str, str]) -> None:

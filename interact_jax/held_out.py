@@ -179,7 +179,9 @@ class HeldOut:
     def resume(self, workdir: Path) -> None:
         """Read the initial model's replies; logs a warning where they are missing."""
         saved = _read(workdir / FOLDER, self.prompts) if self.prompts else None
-        if saved is not None:
+        # All measure the same: what one cannot read, none does.
+        found = processes.exchange("held-out replies", "" if saved is None else "read")
+        if saved is not None and all(found):
             completions, logps = saved
             self.initial = Initial(completions, self._trees_of(completions), logps)
 

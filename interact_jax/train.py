@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import signal
 from collections.abc import Callable, Mapping
@@ -122,11 +123,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         abstract = abstract_state(model.decoder, optimiser, mesh, method.rules)
         differentiate, add = jit_gradients(cfg, model.decoder, abstract)
         check_same_program(differentiate, abstract, feed, mesh)
-        overlapping = memory.check_run(
-            differentiate, abstract, feed.packing, feed.trees, mesh, method.fixed, feed.copies
-        )
-        own = "yes" if overlapping else "no"
-        overlapping = "no" not in processes.exchange("room", own, processes.COMPILE_SECONDS)
+        overlapping = check_memory(differentiate, abstract, feed, mesh, method)
         state, saved = initial_state(cfg, model, optimiser, method, abstract, checkpoints)
         source = feed.open(state.params, saved)
         total_steps = cfg.steps or int(state.step) + source.steps_left()
@@ -158,6 +155,29 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
         state=state,
         kept=kept,
     )
+
+
+def check_memory(
+    differentiate: Wrapped,
+    abstract: TrainState,
+    feed: Feed,
+    mesh: jax.sharding.Mesh,
+    method: Method,
+) -> bool:
+    """`memory.check_run`, for all processes: the least of what each has room for. Raises
+    memory.DoesNotFit in all of them."""
+    does_not_fit, overlapping = "", False
+    try:
+        overlapping = memory.check_run(
+            differentiate, abstract, feed.packing, feed.trees, mesh, method.fixed, feed.copies
+        )
+    except memory.DoesNotFit as error:
+        does_not_fit = str(error)
+    own = json.dumps([does_not_fit, overlapping])
+    found = [json.loads(each) for each in processes.exchange("room", own, processes.LONG_SECONDS)]
+    if errors := [error for error, _ in found if error]:
+        raise memory.DoesNotFit(does_not_fit or errors[0])
+    return all(overlaps for _, overlaps in found)
 
 
 def check_same_program(
@@ -366,7 +386,9 @@ def loop(run: Run) -> None:
                 )
             if stopping:
                 break
-    if stopping or stop.asked:
+    # Somebody may have been asked behind the last vote.
+    if any(processes.exchange("stopped", stop.asked)):
+        processes.leave()
         raise RunStopped(
             f"by {stop.asked or 'another process'} after step {int(run.state.step)} of {last}. A "
             "checkpoint is saved; the same command resumes from it.",

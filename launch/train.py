@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from interact_jax import (
@@ -88,11 +89,18 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     xla_flags.add(place, os.environ)
     processes.join(place)
+    if place.found_by_jax:
+        first = processes.is_first()
+        cli.log_to_stderr(
+            logging.INFO if first and not args.quiet else logging.ERROR,
+            f"process {jax.process_index()}",
+        )
     cli.keep_compiled(cfg.compile_cache)
     with owned(Path(args.workdir)) as watched:
         ended = read_finished(cfg, Path(args.workdir))
         if ended is not None:
-            cli.show(*ended, ALREADY_ENDED)
+            if processes.is_first():
+                cli.show(*ended, ALREADY_ENDED)
             processes.leave()
             return
         run = start(cfg, args.workdir)
@@ -142,18 +150,17 @@ def owned(workdir: Path) -> Iterator[files.WatchedPath | None]:
     with contextlib.ExitStack() as stack:
         first = processes.is_first()
         watched = stack.enter_context(lock.hold(workdir)) if first else None
-        processes.meet(f"{workdir} is free")
+        processes.meet("directory free")
         yield watched
 
 
 def read_finished(cfg: ConfigDict, workdir: Path) -> list[str] | None:
-    """The lines that the run has ended with; None where there is something to do. Process 0 looks,
-    and alone says them."""
+    """The lines that the run has ended with, for which process 0 looks; None where there is
+    something to do."""
     lines = None
     if processes.is_first() and (lines := finished.read(cfg, workdir)) is not None:
         remove_leftovers(workdir)
-    ended = json.loads(processes.of_first("finished", json.dumps(lines)))
-    return ended if processes.is_first() or ended is None else []
+    return json.loads(processes.of_first("finished", json.dumps(lines), processes.LONG_SECONDS))
 
 
 def start(cfg: ConfigDict, workdir: str) -> train.Run:
@@ -161,6 +168,8 @@ def start(cfg: ConfigDict, workdir: str) -> train.Run:
     try:
         return train.start(cfg, workdir)
     except memory.DoesNotFit as error:
+        if processes.are_several():  # which would all have to look together
+            raise InputError(f"{error} {memory.ADVICE}") from error
         log.info("%s Looking for settings with which it does.", error)
         change, _ = plan.first_that_fits(cfg, plan.work_of(cfg), plan.HERE)
         advice = (

@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from interact_jax.schema import InputError
 
+LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 COORDINATOR, PROCESSES, PROCESS = "INTERACT_COORDINATOR", "INTERACT_PROCESSES", "INTERACT_PROCESS"
 """Variables of a supervisor."""
 FIRST_PORT, PORTS = 61_440, 4_096  # the coordinator's port, by the number of the job
@@ -59,6 +60,11 @@ class Place:
     def is_alone(self) -> bool:
         """Whether this process is the whole run, as far as is known."""
         return self.processes == 1 and not self.found_by_jax
+
+    @property
+    def is_on_one_machine(self) -> bool:
+        """Whether all processes are, and nobody else has to reach the coordinator."""
+        return self.coordinator.rpartition(":")[0] in LOOPBACK
 
     @property
     def name(self) -> str:

@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 JOIN_SECONDS = 300  # for all processes to start, images and libraries loaded
 HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and jax ends the others
 LEAVE_SECONDS = 60
-MEET_SECONDS = 600  # for all to have done what takes some longer than others, such as reading files
-COMPILE_SECONDS = 7200  # for all to have compiled a program, which some may find in a cache
+MEET_SECONDS = 600  # for all to have done what takes all of them about as long
+LONG_SECONDS = 7200  # where some have more to do: a program to compile, or files to read or write
 SHOWN = 8  # processes that a message names
 _times: collections.Counter[str] = collections.Counter()  # that a name was used
 
@@ -46,6 +46,8 @@ def join(place: Place, seconds: int = JOIN_SECONDS) -> None:
     """
     if place.is_alone:
         return
+    # It would take over SIGTERM, and tell nobody but those who ask it (`ends`, `votes`).
+    jax.config.update("jax_enable_preemption_service", False)
     where = f" at {place.coordinator}" if place.coordinator else ""
     log.info("process %s of %s, by %s%s", place.process, place.processes, place.launcher, where)
     given: dict[str, Any] = {}
@@ -55,6 +57,7 @@ def join(place: Place, seconds: int = JOIN_SECONDS) -> None:
             "num_processes": place.processes,
             "process_id": place.process,
             "local_device_ids": place.devices,
+            "coordinator_bind_address": place.coordinator if place.is_on_one_machine else None,
             # What it would find out by itself, it finds out differently: see `place`.
             "cluster_detection_method": "deactivate",
         }
@@ -79,9 +82,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def are_several() -> bool:
+    """Whether this process has joined others."""
+    return _client() is not None
+
+
 def leave() -> None:
-    """Disconnect, when all processes are done."""
-    if _client() is not None:
+    """Disconnect, when all processes are done: process 0 may have a report to write."""
+    if are_several():
+        meet("done", LONG_SECONDS)
         jax.distributed.shutdown()
 
 

@@ -22,13 +22,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from interact_jax.cluster import life
 from interact_jax.cluster.conductor import Conductor, Limits, say
-from interact_jax.cluster.place import COORDINATOR, PROCESS, PROCESSES
+from interact_jax.cluster.place import COORDINATOR, LOOPBACK, PROCESS, PROCESSES
 from interact_jax.schema import InputError, RunStopped
 
 RETRY = 0.5  # seconds between attempts to reach the conductor
 FAREWELL = 5.0  # seconds for all to hear the last word, and to go
 CHECK = 1.0  # seconds between looks at signs of life
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -198,7 +197,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 async def _listen(serve: Serve, host: str, port: int) -> asyncio.Server:
     """Of one machine alone nothing is heard from others."""
-    own = host if host in LOOPBACK else None
+    own = host if host in (*LOOPBACK, "::1") else None
     try:
         return await asyncio.start_server(serve, own, port)
     except OSError as error:

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from interact_jax import memory, progress, sharding
+from interact_jax.cluster import processes
 from interact_jax.generation.engine import Completion, Done, NotFinite, Request, limit_of
 from interact_jax.generation.pages import Pages
 from interact_jax.generation.sequences import (
@@ -195,6 +196,8 @@ class Sampler:
         needs = sorted(needs, reverse=True)
         wanted = bucket(sum(needs[: self.rows]), LEAST_TABLE)
         most = self._most_pages()
+        if self.mesh is not None and self.mesh.is_multi_process:  # all have pools of one size
+            most = min(map(int, processes.exchange("pages", str(most))))
         if self.room is None:  # what is left is a guess: one sequence at a time is always tried
             most = max(most, needs[0])
         if needs[0] > most:

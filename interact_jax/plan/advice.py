@@ -15,7 +15,7 @@ from interact_jax import config, memory, run_state, sharding
 from interact_jax.methods import method_of
 from interact_jax.models.attention import backend_for
 from interact_jax.optim import make_optimiser
-from interact_jax.plan.compiler import SLICES, devices_of
+from interact_jax.plan.compiler import HERE, SLICES, devices_of
 from interact_jax.plan.step import Plan, chip_of, decoder_of, make_plan, mesh_on
 from interact_jax.plan.work import Work, rows_of, synthetic_work, work_of
 from interact_jax.schema import InputError
@@ -71,6 +71,10 @@ def changes(cfg: ConfigDict, work: Work, topology: str) -> Iterator[Change]:
         kept = {**kept, "remat": "full"}
         yield kept
     devices = len(devices_of(topology))  # of a slice
+    if topology == HERE:
+        devices //= cfg.mesh.slices
+    if cfg.mesh.sequence > 1:
+        kept = {**kept, "mesh.sequence": 1}
     if cfg.mesh.fsdp not in (-1, devices):
         kept = {**kept, "mesh.data": 1, "mesh.fsdp": devices, "mesh.tensor": 1}
         yield kept

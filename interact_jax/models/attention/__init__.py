@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
@@ -127,7 +128,9 @@ def _backward(backend, residuals, dout):
     def backward(*arrays):
         dq, *of_keys = BACKENDS[backend].backward(*arrays)
         if layout.shared:  # each has what its own queries give
-            of_keys = [jax.lax.psum(d, layout.shared) for d in of_keys]
+            of_keys = [
+                jax.lax.psum(d.astype(jnp.float32), layout.shared).astype(d.dtype) for d in of_keys
+            ]
         return dq, *of_keys
 
     run = _per_device(

@@ -75,8 +75,9 @@ def export(
             _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
             copy_tokenizer(tokenizer, partial)
         processes.meet("export begun")
+        partial.mkdir(parents=True, exist_ok=True)  # a network's file system may not show it yet
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes)
-        processes.meet("weights exported")
+        processes.meet("weights exported", processes.LONG_SECONDS)
         digests.seal_together(partial)
         if first:
             complete = True
@@ -91,7 +92,7 @@ def export(
             shutil.rmtree(partial, ignore_errors=True)
             if new and out.is_dir() and not any(out.iterdir()):
                 out.rmdir()
-    processes.meet("exported")
+    processes.meet("exported", processes.LONG_SECONDS)
 
 
 def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
