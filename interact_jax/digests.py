@@ -62,6 +62,8 @@ def seal_together(folder: Path) -> None:
     if own == 0:
         files.sync_tree(folder)
         together = {name: digest for text in of_all for name, digest in json.loads(text).items()}
+        left = [name for name in json.loads(listed) if name not in together]
+        together |= dict(zip(left, of_files([folder / name for name in left]), strict=True))
         _write(folder, dict(sorted(together.items())))
     processes.meet("sealed")
 

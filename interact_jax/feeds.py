@@ -8,6 +8,8 @@ source = feed.open(params, saved)                     the batches, from where th
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from interact_jax import known, sharding
+from interact_jax.cluster import processes
 from interact_jax.data import holdout, mixture
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import SETTINGS, Dataset, grow, load_dataset
@@ -183,7 +186,27 @@ def _make_trees(data: Data, share: Share) -> None:
     """Make all trees of prepared data, each process its share: rows are planned by their sizes."""
     for part in getattr(data, "parts", [data]):
         if isinstance(part, StoredDataset):
+            _check_is_shared(part.store.folder)
             make_all(part, share)
+
+
+def _check_is_shared(folder: Path) -> None:
+    """Raise InputError where a folder of trees is not the same one for all processes: each would
+    wait for those that the others make."""
+    token = folder / f"seen-{processes.of_first('token', secrets.token_hex(8))}"
+    if processes.is_first() and os.access(folder, os.W_OK):
+        token.touch()
+    processes.meet("token put")
+    is_here = token.exists() or not os.access(folder, os.W_OK)  # complete, and only read
+    seen = processes.exchange("token seen", "yes" if is_here else "")
+    if processes.is_first():
+        token.unlink(missing_ok=True)
+    if others := [n for n, is_seen in enumerate(seen) if not is_seen]:
+        raise InputError(
+            f"{folder}: process {', '.join(map(str, others))} has another folder of this name. "
+            "Token trees are made by all processes together: set data.cache to a directory that "
+            "all machines share, or make them beforehand: `interact prepare-data --config FILE`."
+        )
 
 
 Opened = tuple[Data, Dataset, Sequence[Conversation]]

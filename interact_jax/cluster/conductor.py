@@ -75,19 +75,33 @@ class Conductor:
         self._serving: set[asyncio.Task[Any] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hear one supervisor, until its connection breaks."""
-        machine = -1
+        """Hear one supervisor, until its connection breaks. Whoever else comes here is not heard."""
         self._serving.add(asyncio.current_task())
-        with contextlib.suppress(ConnectionError):
-            while line := await reader.readline():
-                event = json.loads(line)
-                if "hello" in event:
-                    machine = event["hello"]
-                    self._writers[machine], self._hosts[machine] = writer, event["host"]
-                await self._events.put(event | {"machine": machine})
-        self._writers.pop(machine, None)
-        await self._events.put({"gone": machine, "machine": machine})
+        with contextlib.suppress(ConnectionError, ValueError):  # such as a line without an end
+            machine = self._greeted(_message(await reader.readline()), writer)
+            if machine is not None:
+                await self._hear(machine, reader)
         writer.close()
+
+    def _greeted(self, message: dict[str, Any], writer: asyncio.StreamWriter) -> int | None:
+        """The number of a machine that has come; None for a stranger, or one that is there."""
+        machine = message.get("hello")
+        if type(machine) is not int or not 0 <= machine < self._machines:
+            return None
+        if machine in self._writers:
+            log.warning("machine %d has come twice; the second one is sent away", machine)
+            return None
+        self._writers[machine], self._hosts[machine] = writer, str(message.get("host", ""))
+        self._events.put_nowait({"hello": machine, "machine": machine})
+        return machine
+
+    async def _hear(self, machine: int, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                await self._events.put(_message(line) | {"machine": machine})
+        finally:
+            self._writers.pop(machine, None)
+            self._events.put_nowait({"gone": machine, "machine": machine})
 
     async def wait_closed(self) -> None:
         """Wait until all supervisors have gone."""
@@ -183,6 +197,14 @@ class Conductor:
         host = self._hosts.get(machine, "")
         reason = f"machine {machine} ({host}) is gone: the connection to its supervisor broke."
         return Failure(reason, status=1, rank=0, again=False)
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """What a line says. Raises ValueError where it is no message."""
+    found = json.loads(line or b"{}")
+    if not isinstance(found, dict):
+        raise ValueError(f"no message: {found!r}")
+    return found
 
 
 def _of_status(name: str, status: int) -> Failure:

@@ -97,6 +97,7 @@ def test_both_are_asked_to_stop(undisturbed, reached, tmp_path):
     said, seconds = end(started)
     assert seconds < SAVED, said
     assert "Traceback" not in said, said
+    assert started.returncode == 128 + signal.SIGTERM, said
     if reached == "metrics.jsonl":
         assert "A checkpoint is saved" in said, said
     goes_on(undisturbed, workdir)

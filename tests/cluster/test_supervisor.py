@@ -160,3 +160,25 @@ def test_a_machine_that_is_gone(tmp_path, lost):
     while any(map(is_running, pids(tmp_path))) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(is_running, pids(tmp_path)))
+
+
+def test_strangers_at_the_port_change_nothing(tmp_path):
+    """A scan of ports, half a message, one from no machine of the run."""
+    port = free_port()
+
+    async def meanwhile():
+        for said in (b"", b"{", b'{"hello": 7}\n', b'{"process": 0, "pid": 1, "status": 9}\n'):
+            _, writer = await asyncio.open_connection("127.0.0.1", port + 1)
+            writer.write(said)
+            writer.close()
+            await asyncio.sleep(0.1)
+
+    async def run():
+        ours = supervisor(tmp_path, "time.sleep(2)", Machine(f"127.0.0.1:{port}", local=2))
+        running = asyncio.create_task(ours.run())
+        while not list(tmp_path.iterdir()):
+            await asyncio.sleep(0.05)
+        await meanwhile()
+        return await running
+
+    assert asyncio.run(run()) == 0

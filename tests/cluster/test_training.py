@@ -2,9 +2,20 @@
 
 import pytest
 
+from launch import prepare_data
 from tests.cluster.several import alone, relative_difference, together
 from tests.golden import check_gradients, check_step, golden_step
-from tests.runs import PLAIN_SGD, TALKS, read_lines, small_settings, tensors, train_arguments
+from tests.runs import (
+    EVEN,
+    PLAIN_SGD,
+    TALKS,
+    read_lines,
+    records,
+    small_settings,
+    tensors,
+    train_arguments,
+    write_lines,
+)
 
 pytestmark = [pytest.mark.compiled_quickly]
 STEPS = 20
@@ -101,3 +112,34 @@ def test_a_run_goes_on_with_other_processes(tmp_path):
     assert relative_difference(found, expected) < 1e-5
     ours, theirs = (read_lines(each / "metrics.jsonl") for each in (workdir, tmp_path / "alone"))
     assert [x["interactions"] for x in ours] == [x["interactions"] for x in theirs]
+
+
+@pytest.mark.slow
+def test_prepared_data_and_what_is_held_out(tmp_path):
+    """Two processes, each of which reads its rows; replies are sampled, and measured by all."""
+    settings = settings_of(tmp_path, **SGD)
+    logs = write_lines(tmp_path / "many.jsonl", records([*TALKS, *EVEN] * 4))
+    prepare_data.main(
+        ["--data", str(logs), "--out", str(tmp_path / "prepared"), "--name", "talks"]
+        + ["--splits", "train=0.7,validation=0.3"]
+    )
+    measured = {
+        "data.path": tmp_path / "prepared",
+        "data.cache": tmp_path / "trees",
+        "steps": 6,
+        "evaluation.holdout": 0.3,
+        "evaluation.every": 3,
+        "evaluation.prompts": 4,
+        "evaluation.new_tokens": 8,
+    }
+    settings = {**settings, **measured}
+    alone(train_arguments(tmp_path / "alone", settings))
+    together(2, 2, train_arguments(tmp_path / "two", {**settings, "mesh.fsdp": 2, "mesh.data": 2}))
+    found, expected = tensors(tmp_path / "two/export"), tensors(tmp_path / "alone/export")
+    assert relative_difference(found, expected) < 1e-5
+    ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("two", "alone"))
+    held = [name for name in theirs[-1] if name.startswith("held_out")]
+    assert "held_out_length" in held
+    for mine, its in zip(ours, theirs, strict=True):
+        assert mine.keys() == its.keys() and mine["interactions"] == its["interactions"]
+    assert ours[-1]["held_out_signal"] == pytest.approx(theirs[-1]["held_out_signal"], abs=1e-4)
