@@ -75,7 +75,7 @@ class Conductor:
         self._serving: set[asyncio.Task[Any] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Hear one supervisor, until its connection breaks. Whoever else comes here is not heard."""
+        """Hear one supervisor, until its connection breaks. Nobody else who comes is heard."""
         self._serving.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError, ValueError):  # such as a line without an end
             machine = self._greeted(_message(await reader.readline()), writer)

@@ -119,10 +119,8 @@ def test_prepared_data_and_what_is_held_out(tmp_path):
     """Two processes, each of which reads its rows; replies are sampled, and measured by all."""
     settings = settings_of(tmp_path, **SGD)
     logs = write_lines(tmp_path / "many.jsonl", records([*TALKS, *EVEN] * 4))
-    prepare_data.main(
-        ["--data", str(logs), "--out", str(tmp_path / "prepared"), "--name", "talks"]
-        + ["--splits", "train=0.7,validation=0.3"]
-    )
+    given = ["--data", str(logs), "--out", str(tmp_path / "prepared"), "--name", "talks"]
+    prepare_data.main([*given, "--splits", "train=0.7,validation=0.3"])
     measured = {
         "data.path": tmp_path / "prepared",
         "data.cache": tmp_path / "trees",
