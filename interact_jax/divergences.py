@@ -131,17 +131,19 @@ def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) ->
     if k >= student.logits_BxCxV.shape[-1]:
         return reverse_kl(student, teacher)
     chooser = teacher if by_teacher else student
-    largest = top(jax.lax.stop_gradient(chooser.logp()), k)
-    least, index = (checkpoint_name(x[..., -1:], SAVED) for x in largest)  # chosen once
+    # Chosen once. The backward pass computes logits again, whose last bits may be others: they are
+    # compared with what is halfway to the next token, not with the last one itself.
+    largest, index = top(jax.lax.stop_gradient(chooser.logp()), k + 1)
+    bound = (largest[..., -2:-1] + largest[..., -1:]) / 2
+    last = jnp.where(largest[..., -2:-1] == largest[..., -1:], index[..., -2:-1], -1)
+    bound, last = (checkpoint_name(x, SAVED) for x in (bound, last))
 
-    def chosen_mask(
-        s: jax.Array, t: jax.Array, least_and_index: tuple[jax.Array, jax.Array]
-    ) -> jax.Array:
-        """Mask of the chosen tokens; of equal ones, top_k takes the first."""
-        least, index = least_and_index
+    def chosen_mask(s: jax.Array, t: jax.Array, constant: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Mask of the chosen tokens; of equal ones, top_k takes the first, up to `last`."""
+        bound, last = constant
         x = t if by_teacher else s
-        at = jax.lax.broadcasted_iota(index.dtype, x.shape, x.ndim - 1)
-        return (x > least) | ((x == least) & (at <= index))
+        at = jax.lax.broadcasted_iota(last.dtype, x.shape, x.ndim - 1)
+        return (x > bound) | ((x == bound) & (at <= last))
 
     def log_rest(x: jax.Array, chosen: jax.Array) -> jax.Array:
         return jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, x), axis=-1)
@@ -157,4 +159,4 @@ def top_k(student: Logits, teacher: Logits, k: int, by_teacher: bool = False) ->
         of_rest = log_rest(s, chosen) - log_rest(t, chosen)
         return jnp.exp(s) * (jnp.where(chosen, s - t, of_rest[..., None]) - kl[..., None])
 
-    return _apply(student, teacher, value, gradient, (least, index))
+    return _apply(student, teacher, value, gradient, (bound, last))
