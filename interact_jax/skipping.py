@@ -87,7 +87,7 @@ class Skimmer:
         for micro, placed in zip(batch.micro, batch.placed, strict=True):
             more, mean_BxI = self._observe(models, sharding.place_rows(micro, self.mesh))
             sums = more if sums is None else jax.tree.map(jnp.add, sums, more)
-            mean_BxI = sharding.to_host(mean_BxI)
+            mean_BxI = jax.device_get(mean_BxI)
             for place in placed:
                 number = micro.replies.example_BxR[place.row, place.start]
                 signal[place.id] = mean_BxI[place.row, number]

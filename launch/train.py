@@ -7,7 +7,7 @@
 Set any setting of the config file with --config.KEY=VALUE. Started again with the same --workdir,
 a run resumes from its last checkpoint.
 
-Several processes make one run, each with the devices that it sees. SLURM, Open MPI and TPU pods say
+Several processes make one run, each with the devices that it sees. SLURM, Open MPI and GKE say
 which ones; elsewhere `launch/supervise.py` starts them, or --coordinator does with its like.
 """
 

