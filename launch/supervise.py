@@ -33,6 +33,7 @@ from interact_jax import cli
 from interact_jax.arguments import Parser
 from interact_jax.cluster.conductor import Limits
 from interact_jax.cluster.supervisor import Machine, Supervisor, commands
+from interact_jax.help_text import Paragraphs
 from interact_jax.printable import count
 from interact_jax.schema import InputError
 
@@ -44,9 +45,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The arguments before the program, and the program with its own."""
     parser = Parser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [--local N] [--gpus 0,1,...] [--machines N --machine I --coordinator "
-        "HOST:PORT] PROGRAM ...",
+        formatter_class=Paragraphs,
+        usage="%(prog)s [--local N] [--gpus 0,1,...]\n"
+        "       [--machines N --machine I --coordinator HOST:PORT] PROGRAM ...",
     )
     add, limits = parser.add_argument, Limits()
     add("--local", type=cli.at_least(1), default=1, help="processes on each machine")
