@@ -149,6 +149,22 @@ def test_your_logs(execute, tmp_path):
     assert len(AutoTokenizer.from_pretrained(export)) <= model.config.vocab_size
 
 
+@pytest.mark.slow
+def test_first_steps_on_a_tpu_vm(execute, tmp_path, monkeypatch):
+    """On eight virtual devices, and last in two processes with four each."""
+    monkeypatch.delenv("XLA_FLAGS")
+    tiny(tmp_path / "model", max_position_embeddings=2048)
+    small = "--config.batch.row_tokens=1024 --config.batch.rows=1 --config.evaluation.new_tokens=8"
+    notebook = execute("tpu_vm", MODEL=str(tmp_path / "model"), STEPS=4, MORE=small)
+    assert "8 x cpu (cpu)" in printed(notebook, "def ask")
+    assert "on 8 x cpu: fsdp=8" in printed(notebook, "mesh.fsdp=-1 --config.steps={STEPS}")
+    went_on = printed(notebook, "mesh.tensor={tensor}")
+    assert "resuming from step 4" in went_on and "8 steps; the first took" in went_on
+    together = printed(notebook, "supervise --local 2")
+    assert "resuming from step 8" in together and "12 steps; the first took" in together
+    assert "model.safetensors" in printed(notebook, "iterdir()")
+
+
 def test_files_are_uploaded_where_colab_is(tmp_path, monkeypatch):
     """The cell asks `google.colab` for files, and takes them all from a folder of their own."""
     colab = ModuleType("google.colab")

@@ -20,6 +20,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+from interact_jax import shipped
 from interact_jax.cluster import life
 from interact_jax.cluster.conductor import Conductor, Limits, say
 from interact_jax.cluster.place import COORDINATOR, LOOPBACK, PROCESS, PROCESSES
@@ -216,5 +217,11 @@ def _hear(ours: int, child: _Child) -> None:
 
 
 def commands(given: Sequence[str], python: str) -> list[str]:
-    """The command of a program: Python files are run by this Python."""
-    return [python, *given] if given and given[0].endswith(".py") else list(given)
+    """The command of a program: Python files are run by this Python, and so are the programs of
+    `interact`, by their names."""
+    program, *arguments = given
+    if program.endswith(".py"):
+        return [python, program, *arguments]
+    if program.replace("-", "_") in shipped.names("launch"):
+        return [python, "-m", "interact_jax", program, *arguments]
+    return list(given)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import zlib
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-from tensorflow_datasets.proto import tf_example_pb2
 
 from interact_jax.data.native import from_record, to_record
 from interact_jax.schema import Conversation, InputError
@@ -42,7 +42,7 @@ LONE = "surrogatepass"  # text from JSON may have halves of characters
 
 def encode(conversation: Conversation, interactions: int) -> bytes:
     """A conversation as a serialised tf.Example; the same bytes for the same conversation."""
-    example = tf_example_pb2.Example()
+    example = _example()()
     features = example.features.feature
     for name in ("id", "user", "source"):
         features[name].bytes_list.value.append(getattr(conversation, name).encode("utf-8", LONE))
@@ -50,6 +50,14 @@ def encode(conversation: Conversation, interactions: int) -> bytes:
     features["messages"].int64_list.value.append(len(conversation.messages))
     features["conversation"].bytes_list.value.append(_text_of(to_record(conversation)))
     return example.SerializeToString(deterministic=True)
+
+
+@functools.cache
+def _example() -> Any:
+    """The class of tf.Example: most programs read none, and TFDS takes a while to import."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example
 
 
 def checksum_of(example: bytes) -> int:
@@ -67,7 +75,7 @@ def _text_of(record: dict[str, Any]) -> bytes:
 def decode(data: bytes, where: str) -> Conversation:
     """The conversation that `encode` made an example of. Raises InputError for anything else."""
     try:
-        features = tf_example_pb2.Example.FromString(data).features.feature
+        features = _example().FromString(data).features.feature
         record = json.loads(features["conversation"].bytes_list.value[0])
         source = features["source"].bytes_list.value[0].decode("utf-8", LONE)
     except Exception as error:  # protobuf has errors of its own

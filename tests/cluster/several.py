@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from tests.compiling import flags_of_one_device
 from tests.runs import ROOT
 
 SECONDS = 600
+PROCESS = re.compile(r"process (\d+) \(process id (\d+)")  # as the supervisor names one
 
 
 def flags(devices: int) -> str:
@@ -45,6 +47,21 @@ def together(processes: int, devices: int, arguments: Sequence[str], *more: str)
     said, _ = started.communicate(timeout=SECONDS)
     assert started.returncode == 0, said
     return said
+
+
+def children(parent: int) -> dict[int, int]:
+    """The ids of the processes that a supervisor has started, by number."""
+    found = {}
+    for place in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            stat = Path(f"/proc/{place}/stat").read_text().rpartition(")")[2].split()
+            environment = Path(f"/proc/{place}/environ").read_text()
+        except OSError:
+            continue
+        own = re.search(r"INTERACT_PROCESS=(\d+)", environment)
+        if int(stat[1]) == parent and own:
+            found[int(own[1])] = int(place)
+    return found
 
 
 def alone(arguments: Sequence[str]) -> None:

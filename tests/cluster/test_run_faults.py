@@ -2,14 +2,12 @@
 left running, and the same command goes on to the end of the undisturbed run."""
 
 import os
-import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.several import supervised, together
+from tests.cluster.several import PROCESS, children, supervised, together
 from tests.cluster.test_training import SGD, settings_of
 from tests.faults.runs import different, ending
 from tests.runs import train_arguments
@@ -17,7 +15,6 @@ from tests.runs import train_arguments
 pytestmark = [pytest.mark.slow, pytest.mark.compiled_quickly]
 NAMED = 60.0  # seconds in which the message has to name it
 SAVED = 25.0  # seconds from SIGTERM to the end
-PROCESS = re.compile(r"process (\d+) \(process id (\d+)")
 
 
 def settings(folder):
@@ -31,22 +28,6 @@ def undisturbed(tmp_path_factory):
     arguments = settings(folder)
     together(2, 1, train_arguments(folder / "whole", arguments))
     return folder, arguments, ending(folder / "whole")
-
-
-def children(parent):
-    """The processes that a supervisor has started, by number."""
-    found = {}
-    for place in os.listdir("/proc"):
-        if place.isdigit():
-            try:
-                stat = Path(f"/proc/{place}/stat").read_text().rpartition(")")[2].split()
-                environment = Path(f"/proc/{place}/environ").read_text()
-            except OSError:
-                continue
-            own = re.search(r"INTERACT_PROCESS=(\d+)", environment)
-            if int(stat[1]) == parent and own:
-                found[int(own[1])] = int(place)
-    return found
 
 
 def wait_for(workdir, name, started):
