@@ -29,6 +29,7 @@ def places(folder):
     return ["--out", str(folder), "--docs", str(folder / "docs")]
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was(folder, capsys):
     file = folder / "RESULTS.jsonl"
     before = file.read_text()

@@ -24,6 +24,7 @@ def out(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_was(out, capsys):
     before = (out / "RESULTS.jsonl").read_text()
     compare.main(["--out", str(out), *TWO, "--minutes", "0"])

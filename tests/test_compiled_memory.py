@@ -82,7 +82,10 @@ def sdpo_of_8b():
 
 SLOW = pytest.mark.slow
 OBJECTIVES = [
-    {"objective.name": "jsd", "teacher.name": "trust_region", "objective.kl_initial": 0.1},
+    pytest.param(
+        {"objective.name": "jsd", "teacher.name": "trust_region", "objective.kl_initial": 0.1},
+        marks=SLOW,
+    ),
     pytest.param({"objective.name": "top_k"}, marks=SLOW),
     pytest.param({"objective.name": "reverse_kl"}, marks=SLOW),
     pytest.param({"objective.name": "forward_kl"}, marks=SLOW),
@@ -102,6 +105,7 @@ def test_no_objective_needs_much_more_than_sdpo(settings, sdpo_of_8b):
     assert of_8b(**settings) <= 1.15 * sdpo_of_8b + head
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():
     grown = temporary_bytes(LARGE, 2_048) - temporary_bytes(SMALL, 2_048)
     heads, chunks = WIDTH * 4, 3 * scoring.CHUNK * 4  # bytes a token of the vocabulary

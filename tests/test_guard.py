@@ -73,6 +73,7 @@ def test_what_is_not_finite_is_a_sign_whatever_it_was(value):
         assert said == "its log-probabilities are not finite (held_out_entropy)"
 
 
+@pytest.mark.slow
 def test_a_run_that_collapses_is_stopped_while_its_replies_can_still_be_read(tmp_path, capsys):
     """A large constant learning rate, on the pocket model: by the world's own measure more than
     half of the replies are readable when the guard stops the run."""

@@ -283,6 +283,7 @@ def flat(sample):
     return [answer for answers in sample["resps"] for answer in answers]
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_the_pocket_model_as_hugging_face_does(export, tasks, tmp_path):
     out = tmp_path / "results.json"
     command = [

@@ -120,7 +120,13 @@ OTHERWISE = {
 }
 
 
-@pytest.mark.parametrize("case", OTHERWISE)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case == "other follow-ups" else pytest.mark.slow)
+        for case in OTHERWISE
+    ],
+)
 def test_a_resumed_run_says_where_it_measures_on_something_else(case, settings, tmp_path, capsys):
     change, more, told = OTHERWISE[case]
     workdir, logs = tmp_path / "run", tmp_path / "logs.jsonl"

@@ -55,10 +55,8 @@ WAYS = {
 }
 
 
-MESHED = [
-    pytest.param(way, marks=() if way in ("ema", "dpo") else pytest.mark.slow) for way in WAYS
-]
-"""On a second mesh all is compiled again: the quick ones have a model that moves, and none."""
+QUICK = ("trust_region", "dpo")  # a model that never moves, and none but pairs
+CHOSEN = [pytest.param(way, marks=() if way in QUICK else pytest.mark.slow) for way in WAYS]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +72,7 @@ def whole_of(small, tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=CHOSEN)
 def runs(request, whole_of, tmp_path_factory):
     """(settings, workdir of an uninterrupted run, of one that ended when it asked for the batch of
     step 4, its last checkpoint being of step 2). One of them is killed, in a process of its own."""
@@ -98,7 +96,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path):
         run.checkpoints.close()
 
 
-@pytest.mark.parametrize("runs", MESHED, indirect=True)
+@pytest.mark.parametrize("runs", CHOSEN, indirect=True)
 def test_a_run_goes_on_on_another_mesh(runs, tmp_path):
     settings, whole, killed = runs
     workdir = shutil.copytree(killed, tmp_path / "run")

@@ -14,7 +14,7 @@ TINY = {"hidden_size": 32, "head_dim": 8, "intermediate_size": 64, "num_hidden_l
 ARGUMENTS = ["--user-tokens", "8", "--reply-tokens", "6", "--followup-tokens", "4", "--turns", "2"]
 
 
-@pytest.mark.parametrize("way", ["torch", "none", "tree"])
+@pytest.mark.parametrize("way", ["torch", pytest.param("none", marks=pytest.mark.slow), "tree"])
 def test_a_worker_makes_a_step_for_each_line(way, monkeypatch, capsys):
     monkeypatch.setitem(SHAPES, "small", SHAPES["small"] | TINY)
     alone = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])

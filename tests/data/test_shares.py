@@ -114,7 +114,7 @@ def check_step(shares, whole) -> None:
 LAST = 12
 
 
-@pytest.fixture(scope="module", params=["a", "a=1,b=2"])
+@pytest.fixture(scope="module", params=["a", pytest.param("a=1,b=2", marks=pytest.mark.slow)])
 def whole(request, folder):
     """The data, and the batches of a single process, with the positions before each."""
     dataset = opened(folder, request.param, "cache-whole")

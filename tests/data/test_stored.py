@@ -147,7 +147,7 @@ def test_batches_are_those_of_a_dataset_in_memory(conversations, chat, tmp_path)
         dataset.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
 def test_trees_do_not_depend_on_the_number_of_workers(conversations, chat, tmp_path, workers):
     expected = eager(conversations, chat).trees
     dataset = stored(conversations, chat, tmp_path, workers)

@@ -24,6 +24,7 @@ def test_no_corruption_is_silent_or_an_internal_failure(tmp_path, capsys):
         assert "2 corruptions: 0 silent, 0 uncaught, " in said
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_to_the_same_end(tmp_path, capsys):
     status = kill.main(["--folder", str(tmp_path), "--seed", "5", "--from", "1", "--count", "1"])
     said = capsys.readouterr().out

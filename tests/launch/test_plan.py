@@ -67,6 +67,7 @@ def test_what_does_not_fit_gets_a_change_with_which_it_does(tmp_path):
     assert seconds["step"] > found["micro_batches"] * seconds["micro_batch"]
 
 
+@pytest.mark.slow
 @compiles
 def test_a_single_chip_is_a_slice(tmp_path):
     sizes = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512}

@@ -129,7 +129,7 @@ def crash_at(step, monkeypatch):
     [
         pytest.param("to one", marks=pytest.mark.slow),
         pytest.param("to several", marks=pytest.mark.slow),
-        "to fewer",
+        pytest.param("to fewer", marks=pytest.mark.slow),
     ],
 )
 def test_a_crash_at_any_moment_leaves_no_mixture(model, change, tmp_path, monkeypatch):

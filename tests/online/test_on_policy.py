@@ -32,7 +32,10 @@ def test_ids_are_learned_as_sampled_even_where_their_text_has_others(tmp_path):
         np.testing.assert_allclose(seen[PLAIN], reply.target.known[SAMPLER], atol=1e-4)
 
 
-@pytest.mark.parametrize("old, exactly", [("trainer", True), ("sampler", False)])
+@pytest.mark.parametrize(
+    "old, exactly",
+    [("trainer", True), pytest.param("sampler", False, marks=pytest.mark.slow)],
+)
 def test_on_policy_the_ratio_is_one(old, exactly, tmp_path):
     more = {"objective.name": "sdpo", "objective.ratio": old, "objective.old_every": 1}
     run = started(tmp_path, {**more, "steps": 2})

@@ -29,6 +29,7 @@ def quick(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_costs_no_interaction_and_repeats_none(server, tmp_path):
     """Killed in the middle of sampling, and in the middle of a weight update."""
     more = {"online.engine": f"vllm@{server.url}", "online.served_model": "pocket", "steps": 3}
