@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and j
 LEAVE_SECONDS = 60
 MEET_SECONDS = 600  # for all to have done what takes all of them about as long
 LONG_SECONDS = 7200  # where some have more to do: a program to compile, or files to read or write
+LOST = ("Gloo", "NCCL", "Connection reset", "Connection closed", "heartbeat", "Socket closed")
+"""Signs in a message of jax's that another process is gone."""
 SHOWN = 8  # processes that a message names
 _times: collections.Counter[str] = collections.Counter()  # that a name was used
 
@@ -135,6 +137,18 @@ def of_first(name: str, value: str, seconds: float = MEET_SECONDS) -> str:
 def meet(name: str, seconds: float = MEET_SECONDS) -> None:
     """Wait until all processes are here. Raises as `exchange` does."""
     exchange(name, "", seconds)
+
+
+def lost(error: RuntimeError) -> str:
+    """What to say of an error of jax's that comes from a lost connection to another process; ""
+    for any other error, and where this process is alone."""
+    message = _first_line(error)
+    if not are_several() or not any(sign in message for sign in LOST):
+        return ""
+    return (
+        f"a computation of all processes broke off, since another one is gone ({message}). See "
+        "what that one wrote last, and what the supervisor says of it."
+    )
 
 
 def agree(what: str, value: str, seconds: float = MEET_SECONDS) -> None:

@@ -61,6 +61,7 @@ def test_one_is_killed_or_stands_still(undisturbed, number, process, tmp_path):
     found = [int(own) for own, _ in PROCESS.findall(said.splitlines()[-1])]
     assert found == [process], said
     assert started.returncode and seconds < NAMED
+    assert "Traceback" not in said, said
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids.values())
     goes_on(undisturbed, workdir)
 
