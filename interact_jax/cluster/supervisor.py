@@ -15,10 +15,12 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 
 from interact_jax import shipped
 from interact_jax.cluster import life
@@ -218,10 +220,15 @@ def _hear(ours: int, child: _Child) -> None:
 
 def commands(given: Sequence[str], python: str) -> list[str]:
     """The command of a program: Python files are run by this Python, and so are the programs of
-    `interact`, by their names."""
+    `interact`, by their names. Raises InputError where there is no such program."""
     program, *arguments = given
-    if program.endswith(".py"):
+    if program.endswith(".py") and Path(program).is_file():
         return [python, program, *arguments]
     if program.replace("-", "_") in shipped.names("launch"):
         return [python, "-m", "interact_jax", program, *arguments]
+    if shutil.which(program) is None:
+        raise InputError(
+            f"{program}: there is no such program. Give a Python file, such as launch/train.py, "
+            "or a name: train, export."
+        )
     return list(given)
