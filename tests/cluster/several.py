@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,22 @@ def together(processes: int, devices: int, arguments: Sequence[str], *more: str)
     said, _ = started.communicate(timeout=SECONDS)
     assert started.returncode == 0, said
     return said
+
+
+def children(parent: int) -> dict[int, int]:
+    """The processes that a supervisor has started, by number."""
+    found: dict[int, int] = {}
+    for place in os.listdir("/proc"):
+        if place.isdigit():
+            try:
+                stat = Path(f"/proc/{place}/stat").read_text().rpartition(")")[2].split()
+                environment = Path(f"/proc/{place}/environ").read_text()
+            except OSError:
+                continue
+            own = re.search(r"INTERACT_PROCESS=(\d+)", environment)
+            if int(stat[1]) == parent and own:
+                found[int(own[1])] = int(place)
+    return found
 
 
 def alone(arguments: Sequence[str]) -> None:

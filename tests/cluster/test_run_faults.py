@@ -5,11 +5,10 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.several import supervised, together
+from tests.cluster.several import children, supervised, together
 from tests.cluster.test_training import SGD, settings_of
 from tests.faults.runs import different, ending
 from tests.runs import train_arguments
@@ -31,22 +30,6 @@ def undisturbed(tmp_path_factory):
     arguments = settings(folder)
     together(2, 1, train_arguments(folder / "whole", arguments))
     return folder, arguments, ending(folder / "whole")
-
-
-def children(parent):
-    """The processes that a supervisor has started, by number."""
-    found = {}
-    for place in os.listdir("/proc"):
-        if place.isdigit():
-            try:
-                stat = Path(f"/proc/{place}/stat").read_text().rpartition(")")[2].split()
-                environment = Path(f"/proc/{place}/environ").read_text()
-            except OSError:
-                continue
-            own = re.search(r"INTERACT_PROCESS=(\d+)", environment)
-            if int(stat[1]) == parent and own:
-                found[int(own[1])] = int(place)
-    return found
 
 
 def wait_for(workdir, name, started):
