@@ -41,7 +41,7 @@ import numpy as np
 import optax
 import psutil
 
-from interact_jax import checkpoint, cli, digests, memory, pocket, run_state, sharding
+from interact_jax import checkpoint, cli, config, digests, memory, pocket, run_state, sharding
 from interact_jax.arguments import Parser
 from interact_jax.cluster import processes
 from interact_jax.models import hf
@@ -66,6 +66,7 @@ MODEL = {
 FILE = "200MB"
 STEP = 1  # of the checkpoint
 PROCESSES = 2
+MOST_WAIT = 0.5  # seconds from a file to SIGKILL
 PATIENCE = 600  # seconds for processes to end
 KILLED: tuple[tuple[int, ...], ...] = ((0,), (1,), (0, 1))
 LOOK = 0.02  # seconds between looks at the memory of processes
@@ -134,7 +135,7 @@ def measure(folder: Path, kills: int, rng: random.Random) -> None:
     good &= same and unchanged
     shutil.rmtree(one)
     for _ in range(kills):
-        good &= kill_and_repeat(run, out, contents(two), exported.seconds, rng)
+        good &= kill_and_repeat(run, out, contents(two), rng)
     good &= refuse_truncated(model, folder)
     sys.exit(not good)
 
@@ -235,10 +236,10 @@ def write_model(folder: Path) -> int:
     folder.mkdir()
     hf.copy_tokenizer(Path(pocket.MODEL), folder)
     (folder / "config.json").write_text(json.dumps(MODEL))
-    config = read_config(MODEL, "config.json")
-    has = set(jax.tree.leaves(rules_of(config)))
-    rules = tensors([rule for rule in RULES if rule in has], config)
-    sizes = letter_sizes(config)
+    shape = read_config(MODEL, "config.json")
+    has = set(jax.tree.leaves(rules_of(shape)))
+    rules = tensors([rule for rule in RULES if rule in has], shape)
+    sizes = letter_sizes(shape)
     shapes = {name: rule.their_shape(sizes) for name, (rule, _) in rules.items()}
     rng = np.random.default_rng(0)
 
@@ -266,7 +267,7 @@ def import_and_save(args: argparse.Namespace) -> None:
     state = jax.jit(begin, out_shardings=sharding.layout_of(abstract), donate_argnums=0)(params)
     if processes.is_first():
         run.mkdir()
-        (run / "config.json").write_text(json.dumps({"data.end": "auto"}))
+        config.write(config.default(), run / "config.json")
         checkpoint.keep_model_files(model.files, model.raw, model.tokenizer_files, run)
     processes.meet("directory made")
     checkpoints = checkpoint.Checkpoints(run, SimpleNamespace(keep=1, damaged="stop"))
@@ -280,12 +281,11 @@ def import_and_save(args: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------- faults
 
 
-def kill_and_repeat(
-    run: Path, out: Path, whole: dict[str, str], seconds: float, rng: random.Random
-) -> bool:
+def kill_and_repeat(run: Path, out: Path, whole: dict[str, str], rng: random.Random) -> bool:
     """Kill an export at a random moment, and repeat it; whether what is there is right, both
     times."""
-    chosen, wait = rng.choice(KILLED), rng.uniform(0, 0.6 * seconds)
+    count = sum(name.endswith(".safetensors") for name in whole)
+    chosen, files, wait = rng.choice(KILLED), rng.randint(0, count), rng.uniform(0, MOST_WAIT)
     command = [str(ROOT / "launch" / "supervise.py"), "--local", str(PROCESSES)]
     command += ["--coordinator", f"127.0.0.1:{free_port()}", *export_command(run, out)]
     started = subprocess.Popen(
@@ -295,13 +295,19 @@ def kill_and_repeat(
         text=True,
         env=environment(),
     )
-    while started.poll() is None and not (out / PARTIAL).exists():
-        time.sleep(LOOK)
-    time.sleep(wait)
-    for number, pid in children(started.pid):
-        if number in chosen:
-            os.kill(pid, signal.SIGKILL)
-    _, said = started.communicate(timeout=PATIENCE)
+    try:
+        partial = out / PARTIAL
+        while started.poll() is None and not (
+            partial.exists() and len(list(partial.glob("*.safetensors"))) >= files
+        ):
+            time.sleep(LOOK / 10)
+        time.sleep(wait)
+        for number, pid in list(children(started.pid)):
+            if number in chosen:
+                os.kill(pid, signal.SIGKILL)
+        _, said = started.communicate(timeout=PATIENCE)
+    finally:
+        started.terminate()
     left = state_of(out, whole)
     repeated = subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, check=False, env=environment()
@@ -309,7 +315,7 @@ def kill_and_repeat(
     then, beside = state_of(out, whole), (out / PARTIAL).exists()
     names = " and ".join(map(str, chosen))
     print(
-        f"process {names} killed {wait:.1f} s after the first file (status {started.returncode}): "
+        f"process {names} killed {wait:.1f} s after file {files} (status {started.returncode}): "
         f"{left}; repeated (status {repeated.returncode}): {then}{', and leftovers' * beside}",
         flush=True,
     )
@@ -339,14 +345,15 @@ def children(parent: int) -> Iterator[tuple[int, int]]:
 
 
 def refuse_truncated(model: Path, folder: Path) -> bool:
-    """Import a model with a file that is cut short; whether both processes name it."""
+    """Import a model with a file that is cut short; whether that is named. Where process 0 is the
+    first to end, jax ends the other before it can say anything."""
     file = sorted(model.glob("*.safetensors"))[1]
     os.truncate(file, file.stat().st_size - 1000)
     found = by_processes(PROCESSES, folder, *import_command(model, folder / "refused"))
-    lines = [text.strip().splitlines()[-1] for text in found.said]
-    good = found.statuses == [2, 2] and all(f"{file}: damaged" in line for line in lines)
-    print(f"a file that is cut short: {'named by both' if good else 'NOT NAMED'}")
-    print(*(f"  {line.replace(str(folder), '...')}" for line in lines), sep="\n")
+    said = [line for line in "\n".join(found.said).splitlines() if f"{file}: damaged" in line]
+    good = bool(said) and all(found.statuses)
+    print(f"a file that is cut short: {'named' if good else 'NOT NAMED'}, status {found.statuses}")
+    print(*(f"  {line.replace(str(folder), '...')}" for line in said), sep="\n", flush=True)
     return good
 
 
