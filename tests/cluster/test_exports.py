@@ -55,6 +55,7 @@ def exported(trained, out, processes=2, devices=1):
     return said
 
 
+@pytest.mark.slow
 def test_two_processes_export_what_one_does(trained, of_one, tmp_path):
     said = exported(trained, tmp_path / "out")
     assert contents(tmp_path / "out") == of_one
