@@ -36,7 +36,7 @@ import jax
 
 from interact_jax import config, ends, foreign, orbax_errors, places, startup
 from interact_jax.arguments import SettingsParser, reader
-from interact_jax.cluster import processes
+from interact_jax.cluster import processes, xla_flags
 from interact_jax.cluster.place import Flags, Place, find
 from interact_jax.help_text import Paragraphs
 from interact_jax.printable import presentable, printable
@@ -96,6 +96,22 @@ def place_of(args: argparse.Namespace) -> Place:
     """The place of this process among all, by these flags or the launcher's environment. Raises
     InputError where they are incomplete."""
     return find(Flags(args.coordinator, args.processes, args.process), os.environ)
+
+
+def log_as(place: Place, quiet: bool = False) -> None:
+    """Show the log of this process: of process 0 all, errors only where it is to be `quiet`; of the
+    others errors only, behind their number."""
+    log_to_stderr(logging.ERROR if quiet or place.process else logging.INFO, place.name)
+
+
+def join(place: Place, quiet: bool = False) -> None:
+    """Connect this process with the others, before the first use of jax. Raises as
+    `processes.join`."""
+    xla_flags.add(place, os.environ)
+    processes.join(place)
+    if place.found_by_jax:  # the number of this process is known only now
+        number = jax.process_index()
+        log_to_stderr(logging.ERROR if quiet or number else logging.INFO, f"process {number}")
 
 
 def add_settings(
@@ -247,10 +263,15 @@ def keep_compiled(directory: str = "auto") -> None:
     jax.config.update("jax_compilation_cache_dir", directory)
 
 
+_PREFIX = [""]  # of messages: the name of this process, where there are several
+
+
 def log_to_stderr(level: int = logging.INFO, name: str = "") -> None:
-    """Show the package's log messages as plain lines, behind the `name` of the process."""
+    """Show the package's log messages as plain lines, behind the `name` of the process, and so the
+    message that this process ends with."""
+    _PREFIX[0] = f"{name}: " if name else ""
     handler = _Stderr()
-    handler.setFormatter(_Presentable(f"{name}: %(message)s" if name else "%(message)s"))
+    handler.setFormatter(_Presentable(f"{_PREFIX[0]}%(message)s"))
     logger = logging.getLogger("interact_jax")
     logger.handlers = [handler]  # not the root logger, which libraries configure themselves
     logger.propagate = False
@@ -330,7 +351,8 @@ def _flush() -> None:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
-        print(wrap(printable(replace_settings(message)), sys.stderr), file=sys.stderr, flush=True)
+        message = printable(_PREFIX[0] + replace_settings(message))
+        print(wrap(message, sys.stderr), file=sys.stderr, flush=True)
     if status and processes.are_several():
         # Others wait for this process, and threads of it for them: they have to see its end.
         _flush()

@@ -10,10 +10,10 @@ Version 1 had one model, and only the position in data; 1 and 2 had no digests.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
+import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 VERSION = 3
 SEALED_FROM = 3
+AT_A_TIME = 0.25  # of what a process wants of a state, that it may be reading at a time
+MARGIN = 16_000_000  # bytes; Orbax refuses an array that needs all of it
+WIDEST = 8  # bytes of a number, where it is not known
 NO_DIGESTS = "%s has no digests, since an earlier version wrote it: damage would not be detected"
 
 
@@ -56,8 +59,9 @@ def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     _check_version(place, version, moving)
     _check_shapes(place, moving.params, "policy", sealed)
     wanted = moving if version > 1 else _Version1.of(moving)
-    with _translate_errors(place, sealed), ocp.StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore((place / "state").resolve(), wanted)
+    item = (place / "state").resolve()
+    with _translate_errors(place, sealed), _reading_in_parts(item, wanted) as checkpointer:
+        restored = checkpointer.restore(item, wanted)
     _check_step(place, restored.step)
     return restored.to_current(moving) if version == 1 else restored, read_kept(place)
 
@@ -85,8 +89,11 @@ def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> A
         wanted, restore_args = {key: wanted}, {key: restore_args}
     wanted["step"], restore_args["step"] = 0, ocp.RestoreArgs(restore_type=np.ndarray)
     request = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
-    with _translate_errors(place, sealed), ocp.PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore(item, request)
+    with _translate_errors(place, sealed):
+        at_a_time = _gigabytes_at_a_time(item, abstract_params)
+        handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=at_a_time)
+        with ocp.Checkpointer(handler) as checkpointer:
+            restored = checkpointer.restore(item, request)
     _check_step(place, restored["step"], remedy)
     for key in keys:
         restored = restored[key]
@@ -102,8 +109,9 @@ def read_fixed(place: Path, abstract_params: Any) -> Any:
     if not place.is_dir():
         raise InputError(f"{place}: not there. {remedy}")
     sealed = check(place, remedy, needed=False)
-    with _translate_errors(place, sealed), ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(place.resolve(), {"params": abstract_params})["params"]
+    item, wanted = place.resolve(), {"params": abstract_params}
+    with _translate_errors(place, sealed), _reading_in_parts(item, wanted) as checkpointer:
+        return checkpointer.restore(item, wanted)["params"]
 
 
 def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
@@ -126,6 +134,46 @@ def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
     if not sealed:
         log.warning(NO_DIGESTS, place)
     return sealed
+
+
+def _reading_in_parts(item: Path, wanted: Any) -> ocp.StandardCheckpointer:
+    at_a_time = _gigabytes_at_a_time(item, wanted)
+    return ocp.StandardCheckpointer(restore_concurrent_gb=at_a_time)
+
+
+def _gigabytes_at_a_time(item: Path, wanted: Any) -> float:
+    """How much of a state a process reads at a time: AT_A_TIME of what it wants, but no less than
+    its largest array needs. Orbax by itself reads all at once, and has most of it twice meanwhile.
+    """
+    saved = ocp.PyTreeCheckpointHandler().metadata(item).tree
+    stored = {
+        _name(path): (leaf.storage.chunk_shape, np.dtype(leaf.dtype).itemsize)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(saved)
+        if getattr(leaf, "storage", None) is not None
+    }
+    sizes = [0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        # All models have parameters of the same names, which are stored alike.
+        found = [each for name, each in stored.items() if name.endswith(_name(path))]
+        parts = leaf.sharding.addressable_devices_indices_map(leaf.shape).values()
+        for bounds in {_bounds(part, leaf.shape) for part in parts}:
+            kinds = found or [(leaf.shape, WIDEST)]
+            sizes.append(max(_bytes_read(bounds, *kind) for kind in kinds))
+    return (max(*sizes, sum(sizes) * AT_A_TIME) + MARGIN) / 1e9
+
+
+def _bounds(part: Sequence[slice], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(along.indices(size)[:2] for along, size in zip(part, shape, strict=True))
+
+
+def _bytes_read(bounds: Sequence[tuple[int, int]], chunk: Sequence[int], itemsize: int) -> int:
+    """Bytes of the chunks of this shape in which a part of an array lies."""
+    chunks = [
+        -(-stop // size) - start // size
+        for (start, stop), size in zip(bounds, chunk, strict=True)
+        if size
+    ]
+    return math.prod([itemsize, *chunks, *filter(None, chunk)])
 
 
 @contextlib.contextmanager
@@ -231,9 +279,12 @@ def _path_to(saved: Mapping[str, Any], model: str) -> tuple[str, ...]:
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator=".")
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+    return {_name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _first_line(error: Exception) -> str:

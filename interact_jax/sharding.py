@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from interact_jax.device_order import arranged
+from interact_jax.device_order import arranged, count_slices
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
 
@@ -100,6 +100,16 @@ def make_mesh(
         )
     types = (AxisType.Auto,) * len(AXES)
     return Mesh(arranged(list(sizes.values()), devices), AXES, axis_types=types)
+
+
+def storage_mesh(width: int, mlp_width: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices`, by default all, for a program that computes nothing with a model: of
+    each layer a device has as small a share as the model's D (`width`) and F divide into."""
+    devices = jax.devices() if devices is None else devices
+    slices = count_slices(devices) if devices[0].platform == "tpu" else 1
+    fsdp = math.gcd(len(devices) // slices, width)
+    tensor = math.gcd(len(devices) // slices // fsdp, mlp_width)
+    return make_mesh(slices, fsdp=fsdp, tensor=tensor, devices=devices)
 
 
 def _does_not_divide(sizes: Sizes, devices: Sequence[jax.Device]) -> str:

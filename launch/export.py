@@ -5,6 +5,10 @@
 
 --checkpoint is the --workdir of a run (its newest checkpoint) or its checkpoints/STEP. A model
 card, README.md, says what was trained on what; a README.md of your own is left alone.
+
+Several processes export together what one has no memory for, each its share, on files that all see:
+
+    python launch/supervise.py --local 2 launch/export.py --checkpoint runs/wild --out wild-hf
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import argparse
 import logging
 from pathlib import Path
 
-from interact_jax import card, checkpoint, cli, config, hub, metrics
+from interact_jax import card, checkpoint, cli, config, hub, metrics, sharding
 from interact_jax.arguments import Parser
+from interact_jax.cluster import processes
 from interact_jax.help_text import Paragraphs
 from interact_jax.json_files import read_json
 from interact_jax.models import hf
+from interact_jax.models.families import read_config
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import DTYPES, open_model
 from interact_jax.schema import InputError
@@ -48,13 +54,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--push-to-hub", metavar="NAME", help="upload it as well; OWNER/NAME")
     parser.add_argument("--private", action="store_true", help="make a new hub repository private")
+    cli.add_place(parser)
     cli.name_flags({"export.dtype": "--dtype"})
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
-    cli.log_to_stderr(logging.INFO)
+    place = cli.place_of(args)
+    cli.log_as(place)
 
     if args.push_to_hub is not None:
         hub.check_name(args.push_to_hub)
@@ -65,13 +73,26 @@ def main(argv: list[str] | None = None) -> None:
             f"--out {args.out}: the run deletes older files there. Name another directory."
         )
     parse_size(args.max_shard_size)
+    cli.join(place)
+    step = int(processes.of_first("step", str(step)))  # a run that goes on may have more by now
     files = checkpoint.check_model_files(run)
     end, dtype = saved_setting(run, "data.end"), args.dtype or saved_setting(run, "export.dtype")
-    model = open_model(files, weights=False, attention="xla", end=end)
-    place = str(run / "checkpoints" / str(step))
+    processes.agree("what is exported", f"{args.weights} in {dtype}, {args.max_shard_size} a file")
+    shape = read_config(read_json(files / "config.json"), str(files / "config.json"))
+    mesh = sharding.storage_mesh(shape.width, shape.mlp_width)
+    model = open_model(files, mesh=mesh, weights=False, attention="xla", end=end)
     warn_of_later_steps(run, step, args.checkpoint)
-    params = checkpoint.restore_params(place, model.abstract(), args.weights)
+    params = checkpoint.restore_params(
+        str(run / "checkpoints" / str(step)), model.abstract(), args.weights
+    )
     model.export(params, args.out, dtype, args.max_shard_size)
+    if processes.is_first():
+        finish(args, run, step)
+    processes.leave()
+
+
+def finish(args: argparse.Namespace, run: Path, step: int) -> None:
+    """What one process does when the files are there."""
     card.write(run, args.out, step, args.weights)
     cli.show(f"exported step {step} of {run} to {args.out}")
     point_to_best(run, step)

@@ -22,11 +22,9 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from interact_jax import (
@@ -46,7 +44,7 @@ from interact_jax import (
     signal,
     train,
 )
-from interact_jax.cluster import processes, xla_flags
+from interact_jax.cluster import processes
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
 from interact_jax.metrics import read_log, summary_lines
@@ -82,19 +80,12 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parse(argv)
     place = cli.place_of(args)
-    cli.log_to_stderr(logging.ERROR if args.quiet or place.process else logging.INFO, place.name)
+    cli.log_as(place, args.quiet)
     cfg = config.load(args.config, overrides)
     places.check_name(f"--workdir {args.workdir}", args.workdir)
     check_places(Path(args.workdir))
     memory.keep_freed()
-    xla_flags.add(place, os.environ)
-    processes.join(place)
-    if place.found_by_jax:
-        first = processes.is_first()
-        cli.log_to_stderr(
-            logging.INFO if first and not args.quiet else logging.ERROR,
-            f"process {jax.process_index()}",
-        )
+    cli.join(place, args.quiet)
     cli.keep_compiled(cfg.compile_cache)
     with owned(Path(args.workdir)) as watched:
         ended = read_finished(cfg, Path(args.workdir))

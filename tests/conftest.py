@@ -97,8 +97,9 @@ def devices(request, optimisation):
     first = jax.devices()[:1]  # this process starts all of them, whatever its first file is
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", compiling.flags_of_one_device())
-        alone = functools.partial(sharding.make_mesh, devices=first)
-        patch.setattr(sharding, "make_mesh", alone)
+        for name in ("make_mesh", "storage_mesh"):
+            alone = functools.partial(getattr(sharding, name), devices=first)
+            patch.setattr(sharding, name, alone)
         yield
 
 

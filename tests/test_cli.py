@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from interact_jax import cli, config
+from interact_jax.cluster.place import Place
 from interact_jax.schema import InputError
 from launch import bench, inspect_data, make_pocket, plan, score
 from tests.runs import ROOT, outcome, read_lines, records, write_lines
@@ -34,6 +35,21 @@ def test_nor_do_logs_and_complaints_about_arguments(capsys):
     assert capsys.readouterr().err == f"name: {SHOWN}\n"
     status, said = outcome(plan.main, ["--config=x.py", "--topology=v5e:2x2", CONTROLS], capsys)
     assert status == 2 and SHOWN in said
+
+
+def test_of_several_processes_messages_begin_with_their_number(capsys):
+    """The log is that of process 0; errors come from any."""
+
+    def fails(given):
+        cli.log_as(Place(2, int(given[0]), "127.0.0.1:9"))
+        logging.getLogger("interact_jax.test").info("so far, so good")
+        raise InputError("no room")
+
+    assert outcome(fails, "1", capsys) == (2, "process 1: error: no room\n")
+    both = "process 0: so far, so good\nprocess 0: error: no room\n"
+    assert outcome(fails, "0", capsys) == (2, both)
+    cli.log_as(Place())
+    assert outcome(score.main, ["--bogus"], capsys)[1].startswith("error: ")
 
 
 def test_help_tells_defaults_where_there_are_some(capsys):

@@ -54,6 +54,19 @@ def test_sizes_that_leave_no_whole_number_are_named(sizes, devices, says):
     assert (advice in message) == (needed <= sharding.MOST_VIRTUAL)
 
 
+@pytest.mark.parametrize(
+    ("count", "D", "F", "expected"),
+    [
+        *((1, 32, 64, {}), (8, 32, 64, {"fsdp": 8}), (3, 32, 64, {"data": 3})),
+        *((6, 32, 48, {"fsdp": 2, "tensor": 3}), (6, 32, 64, {"fsdp": 2, "data": 3})),
+    ],
+)
+def test_a_mesh_for_storage_shares_what_it_can(count, D, F, expected):
+    mesh = sharding.storage_mesh(D, F, jax.devices()[:count])
+    assert {axis: size for axis, size in mesh.shape.items() if size > 1} == expected
+    sharding.with_layout({"layers": {"up_DxF": jnp.zeros((2, D, F))}}, mesh)  # is not refused
+
+
 def test_names_tell_the_layout():
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     tree = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,21 @@ def test_import_reads_only_what_its_devices_hold(llama, monkeypatch):
     total = sum(x.numel() for x in tensors_of(llama).values())
     assert sum(size for _, size in read) == total
     assert max(size for name, size in read if "q_proj" in name) == 48 * 48 // 8
+
+
+def test_no_file_stays_mapped(llama, monkeypatch):
+    """What was read of it would count as memory of the process until all parameters are there."""
+    _, config = hf.load_config(llama)
+    original, mapped = hf.importing.TensorFiles.read, []
+
+    def spy(self, name, index):
+        part = original(self, name, index)
+        mapped.append(str(self.file(name)) in Path("/proc/self/maps").read_text())
+        return part
+
+    monkeypatch.setattr(hf.importing.TensorFiles, "read", spy)
+    hf.load_params(llama, config, jnp.float32)
+    assert mapped and not any(mapped)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.ours)

@@ -186,7 +186,10 @@ def _write_weights(
     def make(name: str, wanted: bool) -> np.ndarray | None:
         rule, n = places[name]
         leaf = leaf_of[rule]
-        part = _layer(leaf, n, dtype) if rule.stacked else _cast(leaf, dtype)
+        if rule.stacked:
+            part = _layer(leaf, n, dtype)
+        else:  # the largest tensors: no copy where none is needed
+            part = leaf if leaf.dtype == dtype else _cast(leaf, dtype)
         if not part.is_fully_addressable:
             part = sharding.replicate(part)  # one tensor at a time
         return rule.backwards(np.asarray(part)) if wanted else None

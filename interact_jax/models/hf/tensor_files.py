@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -29,16 +30,26 @@ def is_of_weights(name: str) -> bool:
     return name in (SINGLE, INDEX) or re.fullmatch(SHARD, name) is not None
 
 
+class _Header(NamedTuple):
+    """What a file says of a tensor, and which file; `stored` is its type, by safetensors' name."""
+
+    file: Path
+    shape: tuple[int, ...]
+    stored: str
+
+
 class TensorFiles:
     """The tensors of a model directory, by name; only headers are read until `read` is called.
+
+    A file is open only while something is read from it: what was read of an open file stays mapped,
+    and would count as memory of this process until all is read, the whole model in the end.
 
     Raises InputError for anything that can be wrong with downloaded weights.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._file_of: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
+        self._headers: dict[str, _Header] = {}
         if (directory / SINGLE).is_file():
             self._add(directory / SINGLE)
         elif (directory / INDEX).is_file():
@@ -52,18 +63,18 @@ class TensorFiles:
         return any((directory / name).is_file() for name in (SINGLE, INDEX))
 
     def names(self) -> set[str]:
-        return set(self._file_of)
+        return set(self._headers)
 
     def file(self, name: str) -> Path:
         """The file that holds a tensor."""
-        return self._file_of[name]
+        return self._headers[name].file
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        return self._headers[name].shape
 
     def check_readable(self, name: str) -> None:
         """Raise InputError if a tensor is stored in a type that is not a plain float."""
-        stored = self._slice(name).get_dtype()
+        stored = self._headers[name].stored
         if stored not in READABLE:
             raise InputError(
                 f"{self.file(name)}: tensor {name} is stored as {stored}; expected one of "
@@ -73,10 +84,8 @@ class TensorFiles:
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A part of a tensor, in its stored type."""
-        try:
-            return self._slice(name)[index]
-        except SafetensorError as error:
-            raise InputError(_damaged(self.file(name), error)) from error
+        with _opened(self.file(name)) as tensors:
+            return tensors.get_slice(name)[index]
 
     def differ(self, first: str, second: str) -> bool:
         """Whether both tensors exist and are not equal."""
@@ -95,23 +104,20 @@ class TensorFiles:
                 return True
         return False
 
-    def _slice(self, name: str) -> Any:
-        return self._open[self._file_of[name]].get_slice(name)
-
     def _add(self, path: Path) -> set[str]:
-        try:
-            handle = safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise InputError(_damaged(path, error)) from error
-        self._open[path] = handle
-        names = set(handle.keys())
-        if twice := sorted(names & self._file_of.keys()):
+        with _opened(path) as tensors:
+            slices = zip(names := tensors.keys(), map(tensors.get_slice, names), strict=True)
+            headers = {
+                name: _Header(path, tuple(part.get_shape()), part.get_dtype())
+                for name, part in slices
+            }
+        if twice := sorted(headers.keys() & self._headers.keys()):
             raise InputError(
-                f"{path}: holds tensors that {self._file_of[twice[0]].name} holds, too: "
+                f"{path}: holds tensors that {self.file(twice[0]).name} holds, too: "
                 f"{list_names(twice)}. Files of different downloads are mixed; get them again."
             )
-        self._file_of |= dict.fromkeys(names, path)
-        return names
+        self._headers |= headers
+        return set(headers)
 
     def _add_indexed(self, index: Path) -> None:
         weight_map = read_json(index).get("weight_map")
@@ -142,6 +148,16 @@ class TensorFiles:
                     f"{list_names(lacking)}. File and index are of different downloads; get both "
                     "again."
                 )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises InputError where it cannot be opened or read."""
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise InputError(_damaged(path, error)) from error
 
 
 def list_names(names: Sequence[str], limit: int = 8) -> str:
