@@ -39,7 +39,6 @@ LEAVE_SECONDS = 60
 MEET_SECONDS = 600  # for all to have done what takes all of them about as long
 LONG_SECONDS = 7200  # where some have more to do: a program to compile, or files to read or write
 ASK_SECONDS = 86_400  # for what process 0 asks of others, servers say, whose patience ends before
-PIECE = 1 << 20  # bytes of a value that are sent at a time: the service takes less than 4 MB
 SHOWN = 8  # processes that a message names
 _times: collections.Counter[str] = collections.Counter()  # that a name was used
 
@@ -139,19 +138,13 @@ def by_first(name: str, call: Callable[[], Any], seconds: float = ASK_SECONDS) -
     _times[name] += 1
     key, until = f"interact_jax/{name}/{_times[name]}", time.monotonic() + seconds
     if not is_first():
-        if (length := _wait(client, f"{key}/length", until)) is None:
+        if (text := _wait(client, f"{key}/0", until)) is None:
             raise _absent([0], name, seconds)
-        text = "".join(str(_wait(client, f"{key}/{n}", until)) for n in range(int(length)))
         client.key_value_set(f"{key}/read by {jax.process_index()}", "")
         return _value_of(json.loads(text))
     outcome, error = _outcome(call)
-    text = json.dumps(outcome)
-    starts = range(0, len(text), PIECE)
-    for number, start in enumerate(starts):
-        client.key_value_set(f"{key}/{number}", text[start : start + PIECE])
-    client.key_value_set(f"{key}/length", str(len(starts)))
-    until = time.monotonic() + seconds
-    others = range(1, jax.process_count())
+    client.key_value_set(f"{key}/0", json.dumps(outcome))  # tried with 512 MB
+    until, others = time.monotonic() + seconds, range(1, jax.process_count())
     if missing := [n for n in others if _wait(client, f"{key}/read by {n}", until) is None]:
         raise _absent(missing, name, seconds)
     client.key_value_delete(key)
@@ -198,15 +191,8 @@ def _absent(missing: list[int], name: str, seconds: float) -> RunStopped:
     )
 
 
-ERRORS: dict[str, type[Exception]] = {
-    "input": InputError,
-    "stopped": RunStopped,
-    "system": OSError,
-}
-
-
 def _outcome(call: Callable[[], Any]) -> tuple[dict[str, Any], Exception | None]:
-    """What comes of a call, as JSON; and the error, where it is one of ERRORS."""
+    """What comes of a call, as JSON; and the error that `_value_of` raises elsewhere."""
     try:
         return {"value": call()}, None
     except InputError as error:
@@ -223,7 +209,8 @@ def _outcome(call: Callable[[], Any]) -> tuple[dict[str, Any], Exception | None]
 def _value_of(outcome: dict[str, Any]) -> Any:
     """The value of an outcome. Raises its error."""
     if "error" in outcome:
-        raise ERRORS[outcome["error"]](*outcome["given"])
+        kinds = {"input": InputError, "stopped": RunStopped, "system": OSError}
+        raise kinds[outcome["error"]](*outcome["given"])
     return outcome["value"]
 
 

@@ -133,6 +133,7 @@ def test_what_process_0_does_alone_is_known_to_all():
     processes.meet("seen", 60)
     left = processes._client().key_value_dir_get("interact_jax/something")
     assert left == [], len(left)
+    processes.meet("looked", 60)
     def fail(error):
         raise error
     for error in (InputError("bad: it"), RunStopped("no more", 7), OSError(28, "No space", "/x")):
