@@ -200,7 +200,7 @@ def _outcome(call: Callable[[], Any]) -> tuple[dict[str, Any], Exception | None]
     except RunStopped as error:
         return {"error": "stopped", "given": [str(error), error.status]}, error
     except OSError as error:
-        given = [str(error)]
+        given: list[Any] = [str(error)]
         if error.errno is not None:
             given = [error.errno, error.strerror, *map(str, filter(None, [error.filename]))]
         return {"error": "system", "given": given}, error

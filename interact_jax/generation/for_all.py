@@ -51,8 +51,9 @@ class EngineOfFirst:
             return [dataclasses.asdict(found) for found in self.engine.sample(requests)]
 
         completions = [Completion(**found) for found in processes.by_first("completions", ask)]
-        for index, completion in enumerate(completions if done else ()):
-            done(index, completion)
+        if done is not None:
+            for index, completion in enumerate(completions):
+                done(index, completion)
         return completions
 
     def load(self, params: Any, version: int) -> None:

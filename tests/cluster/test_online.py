@@ -51,6 +51,7 @@ def check_same(found, expected):
     assert relative_difference(wanted, tensors(ROOT / "interact_jax/pocket/model")) > 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_learn_online_as_one_does(tmp_path):
     alone(arguments(tmp_path / "one"))
     together(2, 1, arguments(tmp_path / "two", **FSDP))
