@@ -149,7 +149,7 @@ class Checkpoints:
         for name, place in self._fixed.items():
             with orbax_errors.as_os_errors(), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
-            digests.seal_together(place)
+            digests.seal_together(place, "checkpoint")
 
     def save(
         self, step: int, state: Any, kept: Mapping[str, Any], protected: Collection[int] = ()
@@ -182,7 +182,7 @@ class Checkpoints:
         """In the background: once Orbax has finished, write the digests and delete older steps."""
         with orbax_errors.as_os_errors():
             writer.wait_until_finished()
-        digests.seal_together(place)
+        digests.seal_together(place, "checkpoint")
         if not processes.is_first():
             return
         for step in sorted(_complete_steps(self._folder))[: -self._keep]:

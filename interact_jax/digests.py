@@ -43,29 +43,30 @@ def seal(folder: Path) -> None:
     _write(folder, dict(zip(names, hashes, strict=True)))
 
 
-def seal_together(folder: Path) -> None:
+def seal_together(folder: Path, kind: str) -> None:
     """`seal`, by all processes of a run, each of which reads its share of the files. They meet
-    before, when all files are there, and when the digests are. Raises as `processes.exchange`."""
+    before, when all files are there, and when the digests are. Directories of one `kind` are sealed
+    one after the other, those of others meanwhile. Raises as `processes.exchange`."""
     count, own = jax.process_count(), jax.process_index()
     if count == 1:
         seal(folder)
         return
     # As process 0 sees them: elsewhere the list may be an older one, which a network's file system
     # has kept.
-    listed = processes.of_first("files to seal", json.dumps(names_in(folder)))
+    listed = processes.of_first(f"files of {kind}", json.dumps(names_in(folder)))
     mine = _share(folder, json.loads(listed), own, count)
     hashes = of_files([folder / name for name in mine])
     for name in mine:
         places.sync(folder / name)
     found = dict(zip(mine, hashes, strict=True))
-    of_all = processes.exchange("digests", json.dumps(found), processes.LONG_SECONDS)
+    of_all = processes.exchange(f"digests of {kind}", json.dumps(found), processes.LONG_SECONDS)
     if own == 0:
         files.sync_tree(folder)
         together = {name: digest for text in of_all for name, digest in json.loads(text).items()}
         left = [name for name in json.loads(listed) if name not in together]
         together |= dict(zip(left, of_files([folder / name for name in left]), strict=True))
         _write(folder, dict(sorted(together.items())))
-    processes.meet("sealed")
+    processes.meet(f"{kind} sealed")
 
 
 def _share(folder: Path, names: list[str], own: int, count: int) -> list[str]:

@@ -15,9 +15,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-from jax.sharding import Mesh
-
 from interact_jax import known, sharding
 from interact_jax.cluster import processes
 from interact_jax.data import holdout, mixture
@@ -35,7 +32,7 @@ from interact_jax.data.prepared import PreparedData, is_prepared, splits_of
 from interact_jax.data.reading import Data
 from interact_jax.data.records import find_files
 from interact_jax.data.rows import Packing
-from interact_jax.data.shares import Share
+from interact_jax.data.shares import Share, share_of
 from interact_jax.data.stored import TREES, StoredDataset, cache_folder
 from interact_jax.data.tokenise import Tokeniser
 from interact_jax.data.tree import Tree
@@ -172,14 +169,6 @@ class LogFeed:
             for line in self._data.read_lines(source.place):
                 log.info("%s", line)
         return source
-
-
-def share_of(cfg: Any, mesh: Mesh) -> Share | None:
-    """Which rows this process packs, one of several; None for all of them."""
-    if jax.process_count() == 1 or cfg.skip.signal:  # which looks at whole steps
-        return None
-    here, shards = sharding.shards_here(mesh), sharding.row_shards(mesh)
-    return Share(jax.process_index(), jax.process_count(), here, shards)
 
 
 def _make_trees(data: Data, share: Share) -> None:

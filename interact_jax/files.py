@@ -23,7 +23,7 @@ from interact_jax.schema import RunStopped
 def whole_directory(folder: Path) -> Iterator[Path]:
     """A directory to write to, which replaces `folder` at the end."""
     folder = folder.resolve()
-    partial, old = _beside(folder, "partial"), _beside(folder, "old")
+    partial, old = unfinished(folder), _beside(folder, "old")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     try:
         partial.mkdir()
@@ -37,6 +37,11 @@ def whole_directory(folder: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> Path:
+    """Where `whole_directory` writes until `folder` is complete."""
+    return _beside(folder, "partial")
 
 
 def sync_tree(folder: Path) -> None:

@@ -53,12 +53,11 @@ from interact_jax.metrics import Journal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counts_in
-from interact_jax.online.feed import is_online
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.printable import count
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
-from interact_jax.schema import Batch, InputError, RunStopped, Sum
+from interact_jax.schema import Batch, RunStopped, Sum
 from interact_jax.teachers import POLICY, Rule
 
 log = logging.getLogger(__name__)
@@ -94,11 +93,6 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
 
     Raises InputError for everything that the user can fix; a run that is refused stays unchanged.
     """
-    if jax.process_count() > 1 and is_online(cfg):
-        raise InputError(
-            f"there are {jax.process_count()} processes, and a run that learns online is made by "
-            "one so far. Start one process, with all devices of a machine."
-        )
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     hf.check_place(workdir / "export")

@@ -4,6 +4,7 @@
     processes.exchange("digest", "8a3f", 60)    what every process says under this name
     processes.agree("the program", "8a3f", 60)  that they say the same
     processes.of_first("begun", "yes", 60)      what process 0 says
+    processes.by_first("answers", ask)          what comes of a call that process 0 alone makes
     processes.meet("restored", 60)              all are here
     processes.leave()
 
@@ -15,10 +16,12 @@ name is used again, all processes use it as often.
 from __future__ import annotations
 
 import collections
+import json
 import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,6 +40,7 @@ MEET_SECONDS = 600  # for all to have done what takes all of them about as long
 LONG_SECONDS = 7200  # where some have more to do: a program to compile, or files to read or write
 LOST = ("Gloo", "NCCL", "Connection reset", "Connection closed", "heartbeat", "Socket closed")
 """Signs in a message of jax's that another process is gone."""
+ASK_SECONDS = 86_400  # for what process 0 asks of others, servers say, whose patience ends before
 SHOWN = 8  # processes that a message names
 _times: collections.Counter[str] = collections.Counter()  # that a name was used
 
@@ -108,30 +112,47 @@ def exchange(name: str, value: str, seconds: float = MEET_SECONDS) -> list[str]:
     _times[name] += 1
     key = f"interact_jax/{name}/{_times[name]}"
     client.key_value_set(f"{key}/{own}", f"{_self()}\n{value}", allow_overwrite=True)
-    until, found, missing = time.monotonic() + seconds, list[str](), list[int]()
-    for process in range(processes):
-        left = max(1, round(1000 * (until - time.monotonic())))
-        try:
-            found.append(client.blocking_key_value_get(f"{key}/{process}", left))
-        except jax.errors.JaxRuntimeError as error:
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise
-            missing.append(process)
-    if not missing and own == 0 and _times[name] > 1:
+    until = time.monotonic() + seconds
+    found = [_wait(client, f"{key}/{process}", until) for process in range(processes)]
+    if missing := [process for process, text in enumerate(found) if text is None]:
+        raise _absent(missing, name, seconds)
+    if own == 0 and _times[name] > 1:
         # All have come this time, so all have read what was said the time before.
         client.key_value_delete(f"interact_jax/{name}/{_times[name] - 1}")
-    if missing:
-        raise RunStopped(
-            f"{_names(missing)} did not come to {name!r} within {seconds:,.0f} s; process {own} "
-            f"waited there with {count(len(found) - 1, 'other')}. See what they wrote last; if "
-            "they only were slow, start the same command again."
-        )
-    return [text.partition("\n")[2] for text in found]
+    return [str(text).partition("\n")[2] for text in found]
 
 
 def of_first(name: str, value: str, seconds: float = MEET_SECONDS) -> str:
     """What process 0 says; the others' values are not looked at. Raises as `exchange` does."""
     return exchange(name, value, seconds)[0]
+
+
+def by_first(name: str, call: Callable[[], Any], seconds: float = ASK_SECONDS) -> Any:
+    """What comes of a call that process 0 alone makes, for all; it has to be JSON. With one process
+    this is just the call.
+
+    An InputError, RunStopped or OSError of the call is raised in all processes. So is RunStopped
+    in those that wait for one another longer than `seconds`.
+    """
+    client = _client()
+    if client is None:
+        return call()
+    _times[name] += 1
+    key, until = f"interact_jax/{name}/{_times[name]}", time.monotonic() + seconds
+    if not is_first():
+        if (text := _wait(client, f"{key}/0", until)) is None:
+            raise _absent([0], name, seconds)
+        client.key_value_set(f"{key}/read by {jax.process_index()}", "")
+        return _value_of(json.loads(text))
+    outcome, error = _outcome(call)
+    client.key_value_set(f"{key}/0", json.dumps(outcome))  # tried with 512 MB
+    until, others = time.monotonic() + seconds, range(1, jax.process_count())
+    if missing := [n for n in others if _wait(client, f"{key}/read by {n}", until) is None]:
+        raise _absent(missing, name, seconds)
+    client.key_value_delete(key)
+    if error is not None:
+        raise error
+    return outcome["value"]
 
 
 def meet(name: str, seconds: float = MEET_SECONDS) -> None:
@@ -162,6 +183,49 @@ def agree(what: str, value: str, seconds: float = MEET_SECONDS) -> None:
             f"place of {most}. They would wait for one another without end. Start all processes "
             "with the same code, versions, settings, data and devices."
         )
+
+
+def _wait(client: Any, key: str, until: float) -> str | None:
+    """What stands under a key, once it does; None where that is later than `until`."""
+    left = max(1, round(1000 * (until - time.monotonic())))
+    try:
+        return str(client.blocking_key_value_get(key, left))
+    except jax.errors.JaxRuntimeError as error:
+        if "DEADLINE_EXCEEDED" not in str(error):
+            raise
+        return None
+
+
+def _absent(missing: list[int], name: str, seconds: float) -> RunStopped:
+    others = jax.process_count() - 1 - len(missing)
+    return RunStopped(
+        f"{_names(missing)} did not come to {name!r} within {seconds:,.0f} s; process "
+        f"{jax.process_index()} waited there with {count(others, 'other')}. See what they wrote "
+        "last; if they only were slow, start the same command again."
+    )
+
+
+def _outcome(call: Callable[[], Any]) -> tuple[dict[str, Any], Exception | None]:
+    """What comes of a call, as JSON; and the error that `_value_of` raises elsewhere."""
+    try:
+        return {"value": call()}, None
+    except InputError as error:
+        return {"error": "input", "given": [str(error)]}, error
+    except RunStopped as error:
+        return {"error": "stopped", "given": [str(error), error.status]}, error
+    except OSError as error:
+        given: list[Any] = [str(error)]
+        if error.errno is not None:
+            given = [error.errno, error.strerror, *map(str, filter(None, [error.filename]))]
+        return {"error": "system", "given": given}, error
+
+
+def _value_of(outcome: dict[str, Any]) -> Any:
+    """The value of an outcome. Raises its error."""
+    if "error" in outcome:
+        kinds = {"input": InputError, "stopped": RunStopped, "system": OSError}
+        raise kinds[outcome["error"]](*outcome["given"])
+    return outcome["value"]
 
 
 def _self() -> str:

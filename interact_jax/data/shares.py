@@ -16,10 +16,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from interact_jax import sharding
 from interact_jax.data.forest import Forest, sizes_of
 from interact_jax.data.pack import Places
 from interact_jax.data.rows import Packing
@@ -52,6 +55,14 @@ class Share:
     def numbers(self, count: int) -> range:
         """The conversations of `count` whose trees it makes."""
         return range(self.process, count, self.processes)
+
+
+def share_of(cfg: Any, mesh: Mesh) -> Share | None:
+    """Which rows this process packs, one of several; None for all of them."""
+    own, count = jax.process_index(), jax.process_count()
+    if count == 1 or cfg.skip.signal:  # which looks at whole steps
+        return None
+    return Share(own, count, sharding.shards_here(mesh), sharding.row_shards(mesh))
 
 
 class Views(NamedTuple):

@@ -136,9 +136,17 @@ class ServerEngine(abc.ABC):
         RunStopped or InputError where the server does not take them: it then stays paused, since
         half of the old ones may be gone.
         """
+        self.take(self.write(params, version), version)
+
+    def write(self, params: Any, version: int) -> str:
+        """Write the parameters; their label, for `take`."""
         if self.weights is None:
             raise InputError(f"{self.name}: was given no directory for weights.")
-        label = self.weights.write(params, version)
+        return self.weights.write(params, version)
+
+    def take(self, label: str, version: int) -> None:
+        """Have the server sample from weights that are written. Raises as `load`."""
+        assert self.weights is not None
         with self._lock:
             self._wanted, self.version, self._doubtful = label, version, True
             self._insist(self._settle, time.sleep)

@@ -9,6 +9,7 @@ WeightFiles, so that weights which an earlier process left in a server never pas
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import files, places
+from interact_jax.cluster import processes
 
 PATTERN = re.compile(r"v(\d{8,})-([0-9a-f]{8})")
 
@@ -24,22 +26,30 @@ PATTERN = re.compile(r"v(\d{8,})-([0-9a-f]{8})")
 class WeightFiles:
     """Writes exports to one directory, which is its own; every server must see it, by this path.
 
-    `export` writes the model files of some parameters to a directory.
+    `export` writes the model files of some parameters to a directory. Of several processes each has
+    such an object, and they write together.
     """
 
     def __init__(self, directory: Path | str, export: Callable[[Any, Path], None]):
         """Raises InputError where nothing can be written."""
         places.check_directory(f"weights of the engine, {directory}", directory)
         self.directory = Path(directory).resolve()
-        self._export, self._token = export, secrets.token_hex(4)
+        self._export = export
+        self._token = processes.by_first("weights' token", lambda: secrets.token_hex(4))
 
     def write(self, params: Any, version: int) -> str:
         """Write a version; its label. What is there under its name is complete."""
         self.directory.mkdir(parents=True, exist_ok=True)
         label = f"v{version:08d}-{self._token}"
-        with files.whole_directory(self.path(label)) as partial:
+        with self._completed(self.path(label)) as partial:
             self._export(params, partial)
         return label
+
+    def _completed(self, place: Path) -> contextlib.AbstractContextManager[Path]:
+        """A directory to write to, of which process 0 makes `place` when it is complete."""
+        if processes.is_first():
+            return files.whole_directory(place)
+        return contextlib.nullcontext(files.unfinished(place))
 
     def path(self, label: str) -> Path:
         return self.directory / label

@@ -6,6 +6,7 @@ source = feed.open(params, saved)
 
 from __future__ import annotations
 
+import json
 import logging
 import operator
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import held_out, sharding
+from interact_jax.cluster import processes
 from interact_jax.data import dataset, encode, holdout
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.limits import Limits
+from interact_jax.data.shares import share_of
 from interact_jax.data.tree import Tree
 from interact_jax.generation.chat_model import LocalChatModel
 from interact_jax.generation.engine import Engine, SamplingParams
+from interact_jax.generation.for_all import engine_for_all
 from interact_jax.generation.sampler import Sampler
 from interact_jax.generation.server_engine import RAW, ServerEngine
 from interact_jax.held_out import HeldOut, Prompt
@@ -93,11 +97,13 @@ class RolloutFeed:
                 log.info("%s", line)
         else:
             prompts = open_prompts(cfg, model.chat, kind=model.chat.prompt_kind)
+            processes.agree("what is read as online.prompts", json.dumps(prompts.fingerprint))
             for line in prompts.lines():
                 log.info("%s", line)
             engine = open_engine(cfg, model, workdir)
             params, turns = params_of(cfg.online), cfg.online.turns
             _check_logprobs(engine, params, method)
+            engine = engine_for_all(engine)
             player = Player(engine, model.chat, params, turns, room, cfg.seed)
             policy = LocalChatModel("policy", engine, model.chat, room, model.chat.prompt_kind)
             schedule = parse_schedule(cfg.online.users, cfg.online.schedule)
@@ -108,8 +114,16 @@ class RolloutFeed:
             self.held_out = _held_out(prompts, model, cfg)
         if kept:
             check_position(kept["position"], self._record, self._stage)
-        samples_here = isinstance(self._stage.engine, Sampler) if self._stage else False
-        self.copies = int(samples_here and cfg.online.staleness > 0)
+        self.copies = 0
+        if self._stage is not None and cfg.online.staleness:
+            beside = self._stage.plays_beside
+            self.copies = int(beside and isinstance(self._stage.engine, Sampler))
+            if not beside:
+                log.info(
+                    "online.staleness=%d: several processes sample, so conversations are played "
+                    "before each step, and not while it is computed",
+                    cfg.online.staleness,
+                )
         self.trees = self._typical_step()
         if (beginning := self._record.beginning) is None:
             self.packing = self._planner.plan(self.trees)
@@ -131,6 +145,7 @@ class RolloutFeed:
             staleness=cfg.online.staleness,
             last=self._last(),
             limits=Limits.of(cfg),
+            share=share_of(cfg, self._model.mesh),
         )
         if saved:
             rollouts.seek(saved["position"])

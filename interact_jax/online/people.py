@@ -11,7 +11,7 @@ has to be kept over a restart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import jax
 from interact_jax.data.thinking import CLOSED
 from interact_jax.endpoints.chat import PROVIDERS, open_chat
 from interact_jax.generation.chat_model import ChatModel, LocalChatModel
+from interact_jax.generation.for_all import chat_for_all
 from interact_jax.generation.local import open_engine
 from interact_jax.generation.sampler import Sampler
 from interact_jax.online.prompts import PromptSource
@@ -109,7 +110,7 @@ def _open_player(
     """The model that plays personas, and the limit of its context as PlayedUser takes it."""
     given = cfg.online.user_model
     if given.partition(":")[0] in PROVIDERS:
-        return open_chat(given), {}
+        return chat_for_all(lambda: open_chat(given)), {}
     if given == POLICY:
         if policy is None:
             raise InputError("online.user_model=policy: this program trains no model.")
@@ -126,10 +127,9 @@ def _limits(model: LocalChatModel) -> dict[str, Any]:
     return {} if model.context is None else token_limit(model.chat, model.context)
 
 
-def forget_pages(users: Mapping[str, User]) -> None:
-    """Have the samplers of this process that play users forget what they computed for earlier
-    prompts."""
+def samplers_of(users: Mapping[str, User]) -> Iterator[Sampler]:
+    """The samplers of this process that play users."""
     for user in users.values():
         model = user.model if isinstance(user, PlayedUser) else None
         if isinstance(model, LocalChatModel) and isinstance(model.engine, Sampler):
-            model.engine.forget()
+            yield model.engine

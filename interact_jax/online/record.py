@@ -6,6 +6,8 @@
 A step is in the record, or it is not: its line is written once its conversations are on disk. What
 a killed process left of a step is cut off. A resumed run learns from recorded steps as they are and
 plays only what comes after them: nobody is asked twice about a step that was played to its end.
+
+Of several processes the first reads and writes it, and the others have all steps from there.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from interact_jax.cluster import processes
 from interact_jax.data.native import from_record, to_record
 from interact_jax.online.rollout import Played
 from interact_jax.places import sync
@@ -63,18 +66,14 @@ def record_files(folder: Path) -> tuple[Path, Path]:
 
 
 class Record:
-    """The record of the run in `folder`; nothing is changed before `append`."""
+    """The record of the run in `folder`; nothing is changed before `append`. All processes of a run
+    call the same methods in the same order."""
 
     def __init__(self, folder: Path):
         """Raises InputError where it is damaged before its end, or not a run's."""
         self._conversations, self._steps = record_files(folder)
-        self._lines, self._begun = self._read_steps(), False
-        if self._conversations.exists() and not self._steps.is_file():
-            raise InputError(
-                f"{self._conversations}: the run would write its conversations there, but there is "
-                f"no {STEPS} beside it: it is not this run's. Move it away, or use another "
-                "--workdir."
-            )
+        self._lines: list[dict[str, Any]] = processes.by_first("record", self._read_steps)
+        self._begun = False
 
     def __len__(self) -> int:
         """How many steps are recorded."""
@@ -88,6 +87,17 @@ class Record:
         if number > len(self._lines):
             return None
         line = self._lines[number - 1]
+        records = processes.by_first("recorded step", lambda: self._records(number))
+        where = f"{self._conversations}, step {number}"
+        played = [
+            Played(from_record(record, where), tuple(kinds), version)
+            for record, kinds, version in zip(records, line["kinds"], line["versions"], strict=True)
+        ]
+        return Step(number, played, line["drawn"], line["counts"])
+
+    def _records(self, number: int) -> list[Any]:
+        """The conversations of a step, as they stand in the file. Raises as `step`."""
+        line = self._lines[number - 1]
         begin = self._lines[number - 2]["end"] if number > 1 else 0
         with self._conversations.open("rb") as file:
             file.seek(begin)
@@ -97,17 +107,7 @@ class Record:
                 f"{self._conversations}: the conversations of step {number} are not what the run "
                 f"wrote (bytes {begin:,} to {line['end']:,}). {REMEDY}"
             )
-        played = [
-            Played(
-                from_record(json.loads(item), f"{self._conversations}, step {number}"),
-                tuple(kinds),
-                version,
-            )
-            for item, kinds, version in zip(
-                text.splitlines(), line["kinds"], line["versions"], strict=True
-            )
-        ]
-        return Step(number, played, line["drawn"], line["counts"])
+        return [json.loads(item) for item in text.splitlines()]
 
     @property
     def beginning(self) -> Beginning | None:
@@ -120,6 +120,10 @@ class Record:
         """Write the next step, with the first one the `beginning`; when this returns, it is on
         disk. Raises OSError."""
         assert step.number == len(self._lines) + 1, "steps are recorded in order"
+        self._lines.append(processes.by_first("recording", lambda: self._write(step, beginning)))
+
+    def _write(self, step: Step, beginning: Beginning) -> dict[str, Any]:
+        """Write a step; its line. Raises OSError."""
         text = b"".join(_encode(step.number, played) for played in step.played)
         begin = self._lines[-1]["end"] if self._lines else 0
         line = {
@@ -137,10 +141,16 @@ class Record:
             self._begin()
         _append(self._conversations, text)
         _append(self._steps, json.dumps({**line, OWN: _digest_of_line(line)}).encode() + b"\n")
-        self._lines.append(line)
+        return line
 
     def _read_steps(self) -> list[dict[str, Any]]:
         if not self._steps.is_file():
+            if self._conversations.exists():
+                raise InputError(
+                    f"{self._conversations}: the run would write its conversations there, but "
+                    f"there is no {STEPS} beside it: it is not this run's. Move it away, or use "
+                    "another --workdir."
+                )
             return []
         size = self._conversations.stat().st_size if self._conversations.is_file() else 0
         lines: list[dict[str, Any]] = []

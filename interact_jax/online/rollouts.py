@@ -7,6 +7,10 @@ With `staleness` 1 the conversations of the next step are played while the devic
 by the weights of the step before: all but a run's first, however long things take. A step that is
 in the record is not played again, so a resumed run, and a replay of another run's record, learns
 the same.
+
+Several processes play the same conversations, each its part of the devices' work: all of it follows
+from the settings, the record, and what servers say, which process 0 tells all. Each then packs the
+whole step, and keeps its rows.
 """
 
 from __future__ import annotations
@@ -26,13 +30,14 @@ from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, removed_share
 from interact_jax.data.pipeline import StepBatch, step_batch
 from interact_jax.data.rows import Packing
+from interact_jax.data.shares import Share
 from interact_jax.data.tokenise import Tokenised
 from interact_jax.generation.engine import Engine
 from interact_jax.generation.sampler import Sampler
 from interact_jax.online import packing as shapes
 from interact_jax.online.lessons import Lessons
 from interact_jax.online.packing import Planner
-from interact_jax.online.people import forget_pages
+from interact_jax.online.people import samplers_of
 from interact_jax.online.prompts import PromptSource
 from interact_jax.online.record import Beginning, Record, Step
 from interact_jax.online.rollout import Opening, Played, Player
@@ -73,6 +78,13 @@ class Stage:
     def engine(self) -> Engine:
         return self.player.engine
 
+    @property
+    def plays_beside(self) -> bool:
+        """Whether conversations may be played while a step is computed. Not where several processes
+        sample, who have to start the devices' programs in one order."""
+        samples = isinstance(self.engine, Sampler) or any(samplers_of(self.users))
+        return not samples or jax.process_count() == 1
+
     def load(self, params: Any, version: int, copy: bool) -> None:
         """Give the engine its weights: a copy of them, if the sampler of this process is to have
         them while a step takes them over.
@@ -83,8 +95,14 @@ class Stage:
         if isinstance(self.engine, Sampler):
             self.engine.unload()  # before a copy takes the memory
             params = jax.tree.map(lambda x: x.copy(), params) if copy else params
-        forget_pages(self.users)
+        for sampler in samplers_of(self.users):
+            sampler.forget()
         self.engine.load(params, version)
+
+    def unload(self) -> None:
+        """Before a step, which needs the memory and takes the parameters over."""
+        if isinstance(self.engine, Sampler):
+            self.engine.unload()
 
 
 @dataclasses.dataclass
@@ -100,7 +118,8 @@ class Progress:
 
 class Rollouts:
     """See the module; a `BatchSource`. Without a `stage` it can only replay the record. `batch` has
-    the settings `batch.*`; `last` is the run's last step."""
+    the settings `batch.*`; `last` is the run's last step; `share` that of one of several processes,
+    None for all rows."""
 
     def __init__(
         self,
@@ -114,10 +133,11 @@ class Rollouts:
         staleness: int = 0,
         last: int = 0,
         limits: Limits | None = None,
+        share: Share | None = None,
     ):
         self.record, self.lessons, self.planner, self.packing = record, lessons, planner, packing
         self.batch, self.stage, self.staleness = batch, stage, staleness
-        self.last, self.limits = last, limits or Limits()
+        self.last, self.limits, self.share = last, limits or Limits(), share
         self.progress = Progress()
         self._beginning = Beginning(
             stage.prompts.fingerprint if stage else None, shapes.save(packing)
@@ -190,18 +210,22 @@ class Rollouts:
             raise IndexError(f"all {len(self.record):,} steps of the record are replayed")
         self.stage.load(state.params, int(state.step), copy=False)
         self._play(self.stage)
-        if isinstance(self.stage.engine, Sampler):
-            self.stage.engine.unload()  # the step needs the memory, and takes the parameters over
+        self.stage.unload()
         step = self._recorded()
         assert step is not None
         return step
 
     def _play_ahead(self, stage: Stage, state: Any) -> None:
-        """Begin to play the next step, by the weights that were there before this one."""
-        if self.record.step(self.progress.step + 1) is not None:
+        """Begin to play the next step, by the weights that were there before this one; or play all
+        of it, where nothing can be played beside this one."""
+        if len(self.record) > self.progress.step:
             return
-        stage.load(state.params, int(state.step), copy=True)
-        self._ahead = _Ahead(lambda: self._play(stage))
+        stage.load(state.params, int(state.step), copy=stage.plays_beside)
+        if stage.plays_beside:
+            self._ahead = _Ahead(lambda: self._play(stage))
+        else:
+            self._play(stage)
+            stage.unload()
 
     def _play(self, stage: Stage) -> None:
         """Play conversations until there are enough interactions for a step, and record it."""
@@ -254,7 +278,8 @@ class Rollouts:
         metrics = self._metrics(step)
         if any(value < 1 for value in factors.values()):
             metrics["limited"] = removed_share(members, factors)
-        return dataclasses.replace(batch, metrics=metrics)
+        batch = dataclasses.replace(batch, metrics=metrics)
+        return batch if self.share is None else batch.of_share(self.share)
 
     def _metrics(self, step: Step) -> dict[str, float]:
         """What there is to see of a step's replies, for the log."""

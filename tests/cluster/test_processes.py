@@ -114,5 +114,56 @@ def test_one_that_is_alone_agrees_with_itself():
 
     processes.join(Place())
     assert processes.exchange("number", "7", 1) == ["7"]
+    assert processes.by_first("answers", lambda: (1, 2)) == (1, 2)
     processes.agree("the program", "a", 1)
     processes.leave()
+
+
+def test_what_process_0_does_alone_is_known_to_all():
+    """Also of many bytes, and where it fails."""
+    body = """
+    import json
+    calls, big = [], ["\\\\" * 3_000_000, "é\\ud83d", 0.1, float("-inf"), None]
+    def call():
+        calls.append(1)
+        return big
+    for _ in range(3):
+        assert processes.by_first("something", call, 60) == big
+    assert len(calls) == (3 if own == 0 else 0)
+    processes.meet("seen", 60)
+    left = processes._client().key_value_dir_get("interact_jax/something")
+    assert left == [], len(left)
+    processes.meet("looked", 60)
+    def fail(error):
+        raise error
+    for error in (InputError("bad: it"), RunStopped("no more", 7), OSError(28, "No space", "/x")):
+        try:
+            processes.by_first("something", lambda: fail(error), 60)
+        except (InputError, RunStopped, OSError) as raised:
+            print(type(raised).__name__, raised, getattr(raised, "status", ""))
+    processes.leave()
+    """
+    for out, status, err in run(body, processes=3):
+        assert status == 0, err
+        assert out.splitlines() == [
+            "InputError bad: it ",
+            "RunStopped no more 7",
+            "OSError [Errno 28] No space: '/x' ",
+        ]
+
+
+def test_process_0_is_named_where_it_says_nothing():
+    body = """
+    import os, time
+    if own == 0:
+        time.sleep(4)
+        os._exit(0)
+    try:
+        processes.by_first("answers", lambda: 1, 1)
+    except RunStopped as error:
+        print(error, flush=True)
+        os._exit(3)
+    """
+    _, (out, status, err) = run(body)
+    assert status == 3, err
+    assert out.startswith("process 0 did not come to 'answers' within 1 s; process 1 waited there")

@@ -78,7 +78,7 @@ def export(
         partial.mkdir(parents=True, exist_ok=True)  # a network's file system may not show it yet
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes)
         processes.meet("weights exported", processes.LONG_SECONDS)
-        digests.seal_together(partial)
+        digests.seal_together(partial, "export")
         if first:
             complete = True
             _put_in_place(out, partial)
