@@ -1,15 +1,15 @@
 """How long a step takes on 8 to 4,096 chips, on paper: one row a chip, so twice the chips do twice
 the work, and what the chips send one another is all that may slow them down.
 
-    python benchmarks/weak_scaling.py --compile    for each mesh of MESHES that the file lacks
-    python benchmarks/weak_scaling.py              the tables of docs/scaling.md, from the file
+    python launch/plan.py ... --json plan.json            compiles a step for a small slice
+    python benchmarks/weak_scaling.py --add plan.json     keeps its figures in the file
+    python benchmarks/weak_scaling.py                     what docs/scaling.md quotes of the file
 
-libtpu compiles the trainer's step for small slices (`interact_jax.plan`; minutes for each mesh),
-and the file gets a line for each: the bytes that a device sends, by axis of the mesh and kind of
-collective. From these follows what all sizes send, if it grows as it should: what goes round over
-fsdp is the weights and gradients of the model, however many share them, and each of n sends
-(n - 1) / n of it, twice that in an all-reduce; between slices go a device's own gradients alone.
-The first table says how far the compiled programs are from that.
+libtpu compiles the trainer's step, and the file has a line for each mesh: the bytes that a device
+sends, by axis of the mesh and kind of collective. From these follows what all sizes send. What goes
+round over fsdp is the model's weights and gradients, however many devices share them, and each of n
+sends (n - 1) / n of it. Between slices go a device's own gradients in float32, and of these each of
+s slices sends 2 (s - 1) / s. The first table says how far the compiled programs are from that.
 """
 
 from __future__ import annotations
@@ -28,28 +28,15 @@ if __name__ == "__main__":  # before the slow imports
 
     startup.quieten()
 
-import jax
-
-from interact_jax import chips, cli, config, plan
+from interact_jax import chips, cli
 from interact_jax.arguments import Parser
-from interact_jax.models.shapes import shape
 from interact_jax.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docs" / "data" / "weak_scaling.jsonl"
-RECIPE = ROOT / "configs" / "offline_wildfeedback.py"  # AdamW, remat=full, rows of 4,096 tokens
-MODEL = "qwen3-8b"
-MESHES = (
-    ("v5p:2x2x2", {"fsdp": 8}),
-    ("v5p:2x2x1", {"slices": 2, "fsdp": 4}),
-    ("v5e:4x4", {"fsdp": 16}),
-    ("v5e:4x4", {"slices": 2, "fsdp": 16}),
-    ("v5p:2x2x4", {"fsdp": 16}),
-    ("v5p:2x2x2", {"data": 2, "fsdp": 4}),
-    ("v5p:2x2x2", {"fsdp": 4, "tensor": 2}),
-    ("v5p:2x2x2", {"fsdp": 4, "sequence": 2}),
-)
+MODEL = "qwen3-32b"
 HOP = 1e-6  # seconds from a chip to its neighbour, as "How to Scale Your Model" has it (chips.py)
+WIDTH = 4  # bytes of a gradient between slices
 CHIPS = tuple(2**n for n in range(3, 13))
 
 
@@ -70,7 +57,7 @@ class Layout(NamedTuple):
 LAYOUTS = (
     Layout("v5p, one slice", "tpu v5p", 3, 4096),
     Layout("v5p, slices of 64", "tpu v5p", 3, 64),
-    Layout("v5e, slices of 256", "tpu v5 lite", 2, 256, least=16),
+    Layout("v5e, slices of 256", "tpu v5 lite", 2, 256, least=128),
 )
 Line = Mapping[str, Any]  # of the file
 
@@ -78,35 +65,16 @@ Line = Mapping[str, Any]  # of the file
 # ----------------------------------------------------------------------------- what is compiled
 
 
-def settings(mesh: Mapping[str, int]) -> list[str]:
-    whole = {"slices": 1, "data": 1, "fsdp": 1, "tensor": 1, "sequence": 1, **mesh}
-    given = {f"mesh.{axis}": size for axis, size in whole.items()}
-    given |= {"batch.interactions": 1}  # one micro-batch a step
-    return [f"--config.{name}={value}" for name, value in given.items()]
-
-
-def compiled(topology: str, mesh: Mapping[str, int]) -> dict[str, Any]:
-    """The line of one mesh: what `launch/plan.py` finds, without the settings."""
-    cfg = config.load(str(RECIPE), settings(mesh))
-    made = plan.make_plan(cfg, plan.synthetic_work(cfg, shape(MODEL), MODEL), topology)
-    found = plan.to_json(made)
-    kept = (
-        *("model", "topology", "devices", "mesh", "rows", "memory", "fits", "programs", "flops"),
-        *("seconds", "compile_seconds", "versions"),
-    )
-    return {"given": dict(mesh), "chip": found["chip"]["name"], **{k: found[k] for k in kept}}
-
-
-def compile_missing(file: Path, most: int) -> None:
-    """For so many of MESHES."""
-    jax.config.update("jax_platforms", "cpu")  # nothing runs
-    there = [(line["topology"], line["given"]) for line in read(file)]
-    for topology, mesh in MESHES[:most]:
-        if (topology, mesh) not in there:
-            line = compiled(topology, mesh)
-            with file.open("a") as out:
-                out.write(json.dumps(line) + "\n")
-            cli.show(f"{topology} {mesh}: {line['compile_seconds']:.0f} s")
+def kept(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of a plan's JSON. Raises InputError for one that cannot be compared."""
+    if plan["seconds"] is None or plan["micro_batches"] != 1:
+        raise InputError(
+            f"{plan['model']} on {plan['topology']}: a plan that fits, and whose steps have one "
+            "micro-batch, was expected. Set batch.interactions=1."
+        )
+    names = ("model", "parameters", "topology", "devices", "mesh", "rows", "memory", "programs")
+    names += ("flops", "seconds", "compile_seconds", "versions")
+    return {"chip": plan["chip"]["name"], **{name: plan[name] for name in names}}
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -117,15 +85,16 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def traffic(line: Line, between_slices: bool) -> tuple[int, int]:
-    """(runs of collectives, bytes that a device sends in them) in a step, within a slice or not."""
-    found = [
-        of_kind
-        for program in line["programs"].values()
-        for axes, kinds in program["by_axes"].items()
-        for of_kind in kinds.values()
-        if ("slice" in axes.split("+")) == between_slices
-    ]
-    return sum(t["count"] for t in found), sum(t["bytes"] for t in found)
+    """(collectives, bytes that a device sends in them) in a step, within a slice or not. Permutes
+    are those of a ring that gathers or sums while it computes: n - 1 of them are one collective."""
+    runs = sent = 0
+    for program in line["programs"].values():
+        for axes, kinds in program["by_axes"].items():
+            if ("slice" in axes.split("+")) == between_slices:
+                for kind, found in kinds.items():
+                    steps = line["mesh"]["fsdp"] - 1 if kind == "collective-permute" else 1
+                    runs, sent = runs + found["count"] // steps, sent + found["bytes"]
+    return runs, sent
 
 
 class Law(NamedTuple):
@@ -148,31 +117,33 @@ def law(found: Sequence[tuple[int, int, float]]) -> Law:
     return Law(mean, runs, max(abs(size / mean - 1) for size in sizes))
 
 
-def laws(lines: Iterable[Line]) -> dict[str, Law]:
-    """Within a slice and between slices, for meshes of these two axes alone. Between slices each
-    device sends its share of the gradients; their law is that of all shares of a slice together."""
-    found: dict[str, list[tuple[int, int, float]]] = {"fsdp": [], "slice": []}
+def laws(lines: Sequence[Line]) -> dict[str, Law]:
+    """Within a slice, and between slices of the gradients of a whole slice, which its devices
+    share: derived, and compared with the lines that have several slices."""
+    parameters = lines[0]["parameters"]
+    within = law([(line["mesh"]["fsdp"], *traffic(line, False)) for line in lines])
+    gradients, runs, spread = 2.0 * WIDTH * parameters, 0, 0.0
     for line in lines:
         slices, fsdp = line["mesh"]["slice"], line["mesh"]["fsdp"]
-        found["fsdp"].append((fsdp, *traffic(line, False)))
         if slices > 1:
             runs, sent = traffic(line, True)
-            found["slice"].append((slices, runs, sent * fsdp))
-    return {axis: law(of_axis) for axis, of_axis in found.items()}
+            spread = max(spread, abs(sent * fsdp * slices / (slices - 1) / gradients - 1))
+    return {"fsdp": within, "slice": Law(gradients, runs, spread)}
 
 
 def of_chip(lines: Iterable[Line], chip: str) -> list[Line]:
-    """The meshes of a kind of chip that have slices and fsdp alone, the smallest first.
+    """The meshes of MODEL on a kind of chip that have slices and fsdp alone, the smallest first.
 
-    Raises InputError where none has several slices."""
+    Raises InputError where there is none."""
     others = ("data", "tensor", "sequence")
     mine = [
         line
         for line in lines
-        if line["chip"] == chip and all(line["mesh"][axis] == 1 for axis in others)
+        if (line["model"], line["chip"]) == (MODEL, chip)
+        and all(line["mesh"][axis] == 1 for axis in others)
     ]
-    if all(line["mesh"]["slice"] == 1 for line in mine):
-        raise InputError(f"no mesh of several slices of {chip}: give --compile first")
+    if not mine:
+        raise InputError(f"no line for {MODEL} on {chip}: --add a plan")
     return sorted(mine, key=lambda line: line["devices"])
 
 
@@ -293,12 +264,13 @@ def tables(lines: Sequence[Line]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", action="store_true", help="compile what the file lacks")
-    parser.add_argument("--most", type=int, default=len(MESHES), help="of the first so many meshes")
+    parser.add_argument("--add", type=Path, metavar="FILE", help="a plan's JSON to keep")
     parser.add_argument("--file", type=Path, default=FILE, help="a line for each mesh")
     args = parser.parse_args(argv)
-    if args.compile:
-        compile_missing(args.file, args.most)
+    if args.add:
+        line = kept(json.loads(args.add.read_text()))
+        with args.file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
     cli.show(*tables(read(args.file)))
 
 

@@ -29,7 +29,8 @@ def line(slices, fsdp, chip=CHIP.name, **more):
         differentiate["slice"] = {"all-reduce": {"count": 1, "bytes": between}}
     mesh = {"slice": slices, "data": 1, "fsdp": fsdp, "tensor": 1, "sequence": 1, **more}
     return {
-        **{"chip": chip, "topology": "v5p:2x2x2", "mesh": mesh, "devices": slices * fsdp},
+        **{"model": weak_scaling.MODEL, "parameters": PARAMETERS, "chip": chip, "mesh": mesh},
+        **{"topology": "v5p:2x2x2", "devices": slices * fsdp, "micro_batches": 1},
         "programs": {"differentiate": {"by_axes": differentiate}, "update": {"by_axes": {}}},
         "seconds": {"compute": 2.0, "memory": 0.5, "update": 0.08 / fsdp},
     }
@@ -73,9 +74,27 @@ def test_the_farthest_chip(count, dimensions, hops):
     assert weak_scaling.hops(count, dimensions) == hops
 
 
-def test_without_several_slices_it_says_what_to_do():
-    with pytest.raises(InputError, match="--compile"):
-        weak_scaling.of_chip(LINES[:2], CHIP.name)
+def test_permutes_of_a_ring_are_one_collective():
+    ring = line(1, 8)
+    ring["programs"]["update"]["by_axes"] = {
+        "fsdp": {"collective-permute": {"count": 14, "bytes": 8}}
+    }
+    runs, sent = weak_scaling.traffic(line(1, 8), False)
+    assert weak_scaling.traffic(ring, False) == (runs + 2, sent + 8)
+
+
+def test_a_plan_becomes_a_line(tmp_path):
+    figures = {name: 0 for name in ("rows", "memory", "flops", "compile_seconds", "versions")}
+    plan = {**figures, **line(1, 8), "chip": {"name": CHIP.name}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    file = tmp_path / "found.jsonl"
+    file.write_text(json.dumps(line(2, 4)) + "\n" + json.dumps(line(1, 8, chip="TPU v5e")) + "\n")
+    weak_scaling.main([f"--add={tmp_path / 'plan.json'}", f"--file={file}"])
+    assert [one["mesh"]["fsdp"] for one in weak_scaling.read(file)] == [4, 8, 8]
+    with pytest.raises(InputError, match="one micro-batch"):
+        weak_scaling.kept({**plan, "micro_batches": 2})
+    with pytest.raises(InputError, match="--add"):
+        weak_scaling.of_chip([line(1, 8, tensor=2)], CHIP.name)
 
 
 def test_the_docs_quote_its_tables(capsys):
@@ -83,18 +102,3 @@ def test_the_docs_quote_its_tables(capsys):
     page = (ROOT / "docs/scaling.md").read_text()
     rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("|")]
     assert len(rows) > 30 and all(f"\n{row}\n" in page for row in rows)
-
-
-def test_a_mesh_that_the_file_has_is_not_compiled_again(tmp_path, monkeypatch):
-    made = []
-
-    def compiled(topology, mesh):
-        made.append((topology, mesh))
-        return {"topology": topology, "given": mesh, "compile_seconds": 60.0}
-
-    monkeypatch.setattr(weak_scaling, "compiled", compiled)
-    file = tmp_path / "found.jsonl"
-    first, *others = weak_scaling.MESHES
-    file.write_text(json.dumps({"topology": first[0], "given": first[1]}) + "\n")
-    weak_scaling.compile_missing(file, 3)
-    assert made == others[:2] and len(weak_scaling.read(file)) == 3
