@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -44,6 +44,18 @@ class _Instruction:
 Computation = dict[str, _Instruction]  # in order; the root is the last
 
 
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of a program: what it moves over which axes of the mesh, and how often."""
+
+    kind: str
+    axes: tuple[str, ...]  # in which the devices of a group differ
+    dtype: str
+    shape: tuple[int, ...]  # of the largest array of its result, or of what a host sends
+    count: int  # runs
+    bytes: int  # that each device sends in all of them
+
+
 def collectives(text: str, devices: int) -> dict[str, Traffic]:
     """The collectives in one run of the program, by kind; those in loops times the loop's length.
 
@@ -51,54 +63,58 @@ def collectives(text: str, devices: int) -> dict[str, Traffic]:
     collective that a fusion spreads over several steps has one channel and counts once; loops whose
     length depends on data count once. What the TPU compiler sends between slices is not included.
     """
-    return _sum(
-        (kind, key, times, _bytes_sent(kind, instruction, devices, fused))
-        for kind, key, times, instruction, fused in _found(_parse(text))
-    )
+    return total(each(text, {"device": devices}))
 
 
 def across_slices(text: str, devices: int, slices: int) -> dict[str, Traffic]:
     """The collectives between devices of several slices, in one run of the program, as
     `collectives` counts. A slice has devices that follow one another in the program's numbering.
-
-    The TPU compiler writes what goes between slices as transfers by the host, each of a device's
-    part: its bytes are those of a ring over the slices.
     """
-    computations, per_slice = _parse(text), devices // slices
-
-    def crosses(instruction: _Instruction) -> bool:
-        groups = _groups(instruction.rest, devices)
-        return any(len({device // per_slice for device in group}) > 1 for group in groups)
-
-    of_program = (
-        (kind, key, times, _bytes_sent(kind, instruction, devices, fused))
-        for kind, key, times, instruction, fused in _found(computations)
-        if crosses(instruction)
-    )
-    return _sum(itertools.chain(of_program, _by_hosts(computations, slices)))
+    found = each(text, {"slice": slices, "device": devices // slices})
+    return total(collective for collective in found if "slice" in collective.axes)
 
 
-Found = tuple[str, str, int, int]  # kind, what identifies the collective, runs, bytes of them all
-
-
-def _sum(found: Iterable[Found]) -> dict[str, Traffic]:
-    """The traffic by kind; what has one key counts once."""
-    costs: dict[tuple[str, str], tuple[int, int]] = {}
-    for kind, key, times, size in found:
-        cost = (times, times * size)
-        costs[kind, key] = max(costs.get((kind, key), (0, 0)), cost)
+def total(found: Iterable[Collective]) -> dict[str, Traffic]:
+    """The traffic by kind."""
     traffic: dict[str, Traffic] = {}
-    for (kind, _), (times, size) in costs.items():
-        total = traffic.setdefault(kind, Traffic())
-        total.count += times
-        total.bytes += size
+    for collective in found:
+        of_kind = traffic.setdefault(collective.kind, Traffic())
+        of_kind.count += collective.count
+        of_kind.bytes += collective.bytes
     return traffic
 
 
-def _found(
-    computations: dict[str, Computation],
-) -> Iterator[tuple[str, str, int, _Instruction, bool]]:
-    """(kind, key, runs, instruction, whether it is a part of a fusion that scatters)."""
+def by_axes(found: Iterable[Collective]) -> dict[str, dict[str, Traffic]]:
+    """The traffic by the axes that it goes over ("fsdp", "fsdp+tensor") and by kind."""
+    groups: dict[str, list[Collective]] = {}
+    for collective in found:
+        groups.setdefault("+".join(collective.axes), []).append(collective)
+    return {axes: total(group) for axes, group in sorted(groups.items())}
+
+
+def each(text: str, sizes: Mapping[str, int]) -> list[Collective]:
+    """Every collective of the program for a mesh of these axes, outermost first, as the program
+    numbers its devices.
+
+    With an axis "slice", what the TPU compiler lets hosts send between slices is included: each
+    device's part, whose bytes are those of a ring over the slices.
+    """
+    computations = _parse(text)
+    found = itertools.chain(
+        _of_program(computations, sizes), _by_hosts(computations, sizes.get("slice", 1))
+    )
+    largest: dict[tuple[str, str], Collective] = {}  # what has one key counts once
+    for key, one in found:
+        known = largest.get((one.kind, key))
+        if known is None or (known.count, known.bytes) < (one.count, one.bytes):
+            largest[one.kind, key] = one
+    return list(largest.values())
+
+
+Found = tuple[str, Collective]  # what identifies it, such as its channel
+
+
+def _of_program(computations: dict[str, Computation], sizes: Mapping[str, int]) -> Iterator[Found]:
     for name, times in _run_counts(computations).items():
         for label, instruction in computations[name].items():
             kind = instruction.op.removesuffix("-start")
@@ -107,7 +123,14 @@ def _found(
             if kind == "all-reduce" and "all-reduce-scatter" in name:
                 kind = "reduce-scatter"  # its form on TPUs: a fusion that keeps a slice
             channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            yield kind, channel[1] if channel else label, times, instruction, "scatter" in name
+            groups = _groups(instruction.rest, math.prod(sizes.values()))
+            sent = _bytes_sent(kind, instruction, len(groups[0]), "scatter" in name)
+            yield (
+                channel[1] if channel else label,
+                Collective(
+                    *(kind, _axes(groups, sizes), *_largest(instruction)), times, times * sent
+                ),
+            )
 
 
 def _by_hosts(computations: dict[str, Computation], slices: int) -> Iterator[Found]:
@@ -115,12 +138,32 @@ def _by_hosts(computations: dict[str, Computation], slices: int) -> Iterator[Fou
     for name, times in _run_counts(computations).items():
         for label, instruction in computations[name].items():
             transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.rest)
-            if instruction.op != "send" or transfer is None:
+            if slices == 1 or instruction.op != "send" or transfer is None:
                 continue
             kind = transfer[1].lower().replace("_", "-")
-            part = max(_byte_size(*array) for array in _ARRAY.findall(instruction.result))
+            dtype, shape = _largest(instruction)
             twice = 2 if kind == "all-reduce" else slices  # an all-reduce sends parts of a part
-            yield kind, label, times, twice * part * (slices - 1) // slices
+            sent = twice * _byte_size(dtype, shape) * (slices - 1) // slices
+            yield label, Collective(kind, ("slice",), dtype, shape, times, times * sent)
+
+
+def _axes(groups: Sequence[Sequence[int]], sizes: Mapping[str, int]) -> tuple[str, ...]:
+    """The axes in which the devices of some group differ."""
+    differ = np.zeros(len(sizes), bool)
+    for group in groups:
+        places = np.array(np.unravel_index(group, tuple(sizes.values())))  # [axes, devices]
+        differ |= (places != places[:, :1]).any(axis=1)
+    return tuple(axis for axis, differs in zip(sizes, differ, strict=True) if differs)
+
+
+def _largest(instruction: _Instruction) -> tuple[str, tuple[int, ...]]:
+    """Type and shape of the largest array of its result."""
+    return max(_arrays(instruction), key=lambda array: _byte_size(*array), default=("", ()))
+
+
+def _arrays(instruction: _Instruction) -> list[tuple[str, tuple[int, ...]]]:
+    found = _ARRAY.findall(instruction.result)
+    return [(dtype, tuple(_integers(dimensions))) for dtype, dimensions in found]
 
 
 def _parse(text: str) -> dict[str, Computation]:
@@ -223,13 +266,12 @@ def _constant(instruction: _Instruction | None, body: Computation | None = None)
     return int(value[1]) if value else None
 
 
-def _bytes_sent(kind: str, instruction: _Instruction, devices: int, fused: bool) -> int:
-    """Bytes that each device sends, in a ring."""
-    sizes = [_byte_size(*array) for array in _ARRAY.findall(instruction.result)]
+def _bytes_sent(kind: str, instruction: _Instruction, n: int, fused: bool) -> int:
+    """Bytes that each of n devices sends, in a ring."""
+    sizes = [_byte_size(*array) for array in _arrays(instruction)]
     # The start of an asynchronous gather or permute returns its operand, too.
     both = instruction.op in ("all-gather-start", "collective-permute-start")
     size = max(sizes, default=0) if both else sum(sizes)
-    n = len(_groups(instruction.rest, devices)[0])
     if kind == "collective-permute":
         return size
     if kind == "all-reduce":
@@ -239,8 +281,8 @@ def _bytes_sent(kind: str, instruction: _Instruction, devices: int, fused: bool)
     return size * (n - 1) // n
 
 
-def _byte_size(dtype: str, dimensions: str) -> int:
-    return BYTES.get(dtype, 4) * math.prod(int(n) for n in dimensions.split(",") if n)
+def _byte_size(dtype: str, shape: Sequence[int]) -> int:
+    return BYTES.get(dtype, 4) * math.prod(shape)
 
 
 def _groups(attributes: str, devices: int) -> list[list[int]]:

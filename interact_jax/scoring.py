@@ -171,9 +171,7 @@ def score(
         return x.reshape(B, -1, chunk, *x.shape[2:]).swapaxes(0, 1)
 
     heads_by_id = {id(x.head_DxV): x.head_DxV for x in seen.values()}
-    heads_by_id = {
-        key: _constrain_layout(head, None, VOCABULARY) for key, head in heads_by_id.items()
-    }
+    heads_by_id = {key: _over_vocabulary(head) for key, head in heads_by_id.items()}
     heads = {source: heads_by_id[id(x.head_DxV)] for source, x in seen.items()}
 
     def score_chunk(hidden: dict[Source, jax.Array], target_BxC: jax.Array) -> dict[str, jax.Array]:
@@ -197,6 +195,15 @@ def score(
         lambda carry, xs: (carry, body(*xs)), None, (hidden, chunks(target_BxR))
     )
     return {name: x.swapaxes(0, 1).reshape(B, -1)[:, :R] for name, x in quantities.items()}
+
+
+def _over_vocabulary(head_DxV: jax.Array) -> jax.Array:
+    """The head in shares of the vocabulary. In two steps, first over the axes that shared it
+    before: in one, with a sequence axis, the partitioner would gather all of it on every device,
+    and its gradient as well."""
+    *before, last = VOCABULARY
+    assert last == "sequence"
+    return _constrain_layout(_constrain_layout(head_DxV, None, tuple(before)), None, VOCABULARY)
 
 
 def _constrain_layout(x: jax.Array, *axes: str | tuple[str, ...] | None) -> jax.Array:

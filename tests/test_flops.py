@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from interact_jax import bench, config, flops
+from interact_jax import bench, config, flops, sharding
 from interact_jax.methods import method_of
-from interact_jax.models.attention import attend, blockwise, native
+from interact_jax.models.attention import BACKENDS, attend, blockwise, native
 from interact_jax.models.attention.sight import trunk_sight
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
@@ -105,6 +105,51 @@ def test_attention_is_counted_by_the_keys_that_blocks_visit(backend, queries, ke
     assert (blockwise.BLOCK_Q, blockwise.BLOCK_K) == (256, 512)
     assert (native.BLOCK_Q, native.BLOCK_K) == (128, 96)
     assert flops.count(forward, q, k, trunk) == sum(keys) * queries * 2 * 2 * 4 * 16
+
+
+def trunks(lengths):
+    """Conversations of these lengths, one behind the other in a row."""
+    position = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])[None]
+    segment = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)[None]
+    return TokenStream(position, position, segment, np.zeros_like(segment))
+
+
+def test_a_device_of_a_sequence_has_a_quarter_of_attention():
+    """Two products forward and five backward, as if every query saw all keys."""
+    tokens = 1_024
+    q, k = (jax.ShapeDtypeStruct((1, tokens, heads, 16), jnp.float32) for heads in (4, 2))
+
+    def both(q, k, trunk):
+        out, transpose = jax.vjp(lambda *a: attend(*a, trunk_sight(trunk), "dense"), q, k, k)
+        return transpose(out)
+
+    def on(count):
+        mesh = sharding.make_mesh(data=1, sequence=count, devices=jax.devices()[:count])
+        with sharding.on(mesh):
+            return flops.count(both, q, k, trunks([tokens]))
+
+    assert on(1) == 4 * on(4)
+    assert on(1) == pytest.approx(7 * 2 * 4 * tokens * tokens * 16, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "lengths, shares", [([8_192], [1, 3, 5, 7]), ([512] * 16, [4, 4, 4, 4])], ids=["one", "many"]
+)
+def test_the_last_device_of_a_sequence_sees_the_most(lengths, shares):
+    """In sixteenths, of one conversation and of many: a device has neighbouring tokens."""
+    row, parts = trunks(lengths), 4
+    tokens = sum(lengths) // parts
+    q, k = (jax.ShapeDtypeStruct((1, n, 2, 16), jnp.float32) for n in (tokens, sum(lengths)))
+
+    def forward(sight):
+        return flops.count(lambda q, k: BACKENDS["xla"].forward(q, k, k, sight), q, k)
+
+    whole = trunk_sight(row)
+    found = [
+        forward(jax.tree.map(lambda x, i=i: np.asarray(x)[:, i * tokens : (i + 1) * tokens], whole))
+        for i in range(parts)
+    ]
+    assert np.array(found) / sum(found) * 16 == pytest.approx(shares, abs=0.5)
 
 
 def passes(*asked):

@@ -140,6 +140,10 @@ ENTRY %main (x: f32[8]) -> f32[8] {{
     assert hlo.collectives(text, 4) == everything
     crosses = any({0, 1} & set(group) and {2, 3} & set(group) for group in groups)
     assert hlo.across_slices(text, 4, 2) == (everything if crosses else {})
+    (found,) = hlo.each(text, {"a": 2, "b": 2})
+    assert found.axes == (("a", "b") if size == 4 else ("a",) if crosses else ("b",))
+    assert (found.kind, found.dtype, found.shape, found.bytes) == (kind, "f32", (8,), sent)
+    assert hlo.by_axes([found]) == {"+".join(found.axes): everything}
 
 
 # What the TPU compiler writes for two slices, cut short: each device's part goes by its host.
@@ -166,6 +170,8 @@ def test_what_hosts_of_tpus_send_between_slices(kind, slices, parts):
     sent = hlo.Traffic(1, int(32 * 8 * 128 * 4 * parts))
     assert hlo.across_slices(text, 16, slices) == {kind.lower().replace("_", "-"): sent}
     assert hlo.collectives(text, 16).keys() == {"all-gather"}
+    axes = hlo.by_axes(hlo.each(text, {"slice": slices, "fsdp": 8 // slices, "tensor": 2}))
+    assert axes.keys() == {"slice", "tensor"}
 
 
 def test_elements_as_newer_compilers_write_them():

@@ -96,22 +96,42 @@ class Program:
     temporaries: int
     peak: int  # of all of these together
     code: int
-    collectives: dict[str, hlo.Traffic]  # on TPUs those within a slice
-    across: dict[str, hlo.Traffic] = dataclasses.field(default_factory=dict)  # between slices
+    found: tuple[hlo.Collective, ...] = ()
 
     @classmethod
-    def of(cls, compiled: Any, text: str, devices: int, on_host: bool, slices: int = 1) -> Program:
+    def of(cls, compiled: Any, text: str, mesh: jax.sharding.Mesh) -> Program:
         m = compiled.memory_analysis()
         return cls(
             arguments=m.argument_size_in_bytes,
             outputs=m.output_size_in_bytes,
             aliased=m.alias_size_in_bytes,
             temporaries=m.temp_size_in_bytes,
-            peak=memory.peak(m, on_host),
+            peak=memory.peak(m, memory.is_host(mesh)),
             code=m.generated_code_size_in_bytes,
-            collectives=hlo.collectives(text, devices),
-            across=hlo.across_slices(text, devices, slices),
+            found=tuple(hlo.each(text, mesh.shape)),
         )
+
+    @property
+    def collectives(self) -> dict[str, hlo.Traffic]:
+        """Those within a slice, by kind."""
+        return hlo.total(one for one in self.found if "slice" not in one.axes)
+
+    @property
+    def across(self) -> dict[str, hlo.Traffic]:
+        """Those between slices, by kind."""
+        return hlo.total(one for one in self.found if "slice" in one.axes)
+
+    @property
+    def by_axes(self) -> dict[str, dict[str, hlo.Traffic]]:
+        """All of them by the axes of the mesh that they go over, and by kind."""
+        return hlo.by_axes(self.found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Its figures, without every single collective."""
+        figures = dataclasses.asdict(dataclasses.replace(self, found=()))
+        del figures["found"]
+        traffic = {name: getattr(self, name) for name in ("collectives", "across", "by_axes")}
+        return figures | jax.tree.map(dataclasses.asdict, traffic)
 
 
 class DoesNotFit(Exception):

@@ -61,11 +61,12 @@ def lines(plan: Plan) -> list[str]:
     result += ["", f"a micro-batch: {_scaled(plan.flops, FLOPS)} on all devices"]
     for name in ("differentiate", "update"):
         program = getattr(plan, name)
-        for collectives, where in ((program.collectives, ""), (program.across, " between slices")):
+        for axes, collectives in program.by_axes.items():
+            where = " between slices" if axes == "slice" else f" over {axes}"
             for kind, traffic in sorted(collectives.items()):
                 result.append(
                     f"  {name:<11} {kind:<19} {traffic.count:7,} times, "
-                    f"{format_bytes(traffic.bytes):>8} sent by a device{where}"
+                    f"{format_bytes(traffic.bytes):>8} sent by a device{where if axes else ''}"
                 )
     spent = {name: _scaled(seconds, SECONDS) for name, seconds in times.items()}
     pieces = ("compute", "memory", "collectives", "network")
@@ -137,7 +138,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         },
         "fits": plan.fits,
         "programs": {
-            name: program and dataclasses.asdict(program)
+            name: program and program.to_json()
             for name, program in (("differentiate", plan.differentiate), ("update", plan.update))
         },
         "flops": plan.flops,

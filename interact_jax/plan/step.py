@@ -165,9 +165,7 @@ def make_plan(cfg: ConfigDict, work: Work, topology: str) -> Plan:
             try:
                 with progress.of("compiling"):
                     compiled = compile_for(function, *args)
-                program = Program.of(
-                    *compiled, mesh.size, memory.is_host(mesh), mesh.shape["slice"]
-                )
+                program = Program.of(*compiled, mesh)
             except DoesNotFit as error:
                 needed, limit = max(needed, error.needed + others), min(limit, error.limit)
                 break
