@@ -112,6 +112,7 @@ setup(
         "flax>=0.12",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
+        "etils[epath]>=1.9",  # Orbax's paths: of directories, and in buckets
         "grain>=0.2.12",
         "transformers>=4.53",
         "tokenizers>=0.21",
@@ -138,7 +139,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "cuda12": ["jax[cuda12]"],  # drivers before 580
-        "gs": ["gcsfs>=2024.2"],  # data.path=gs://BUCKET/...
+        "gs": ["gcsfs>=2025.5"],  # data.path=gs://BUCKET/..., --workdir gs://BUCKET/run
         "s3": ["s3fs>=2024.2"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
         "wandb": [WANDB],
@@ -146,7 +147,7 @@ setup(
         "beam": [BEAM],  # interact_jax/prepare/beam.py
         "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
         "test": TEST,
-        # Servers of buckets, for the slow tests of tests/test_servers_elsewhere.py.
+        # Servers of buckets, for slow tests: test_servers_elsewhere.py, test_bucket_runs.py.
         "test-buckets": ["gcsfs", "s3fs", "moto[s3,server]>=5", "gcp-storage-emulator>=2024.8"],
         "dev": [*TEST, "mypy>=2.4", "ruff>=0.15"],
     },

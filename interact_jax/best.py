@@ -2,7 +2,7 @@
 
 best.check(cfg, measured)                          the measure is one that this log has
 better = best.note(kept, cfg, step, measured)      whether this step is the best so far
-state, lines = best.restore(state, kept, cfg, dir) the policy of that step, from its checkpoint
+state, lines = best.restore(state, kept, cfg, home) the policy of that step, from its checkpoint
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import operator
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +20,7 @@ from interact_jax.data import holdout
 from interact_jax.run_state import Model, TrainState
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
+from interact_jax.store import Place
 from interact_jax.teachers import POLICY
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def protected_steps(kept: Mapping[str, Any]) -> set[int]:
 
 
 def restore(
-    state: TrainState, kept: Mapping[str, Any], cfg: Any, workdir: Path
+    state: TrainState, kept: Mapping[str, Any], cfg: Any, home: Place
 ) -> tuple[TrainState, list[str]]:
     """The state with the policy and the number of the best step, and lines about it. Moments and
     other models are dropped: the run has ended.
@@ -103,7 +103,7 @@ def restore(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state.params
     )
     try:
-        place = workdir / "checkpoints" / str(best["step"])
+        place = home / "checkpoints" / str(best["step"])
         params = checkpoint.restore_params(str(place), abstract)
     except InputError as error:
         log.error("the best step cannot be exported, the last one is: %s", error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,12 +17,13 @@ from typing import Any
 import huggingface_hub
 
 import interact_jax
-from interact_jax import config, places
+from interact_jax import config, store
 from interact_jax.data import mixture
 from interact_jax.data.recipes import HINDSIGHT
 from interact_jax.json_files import read_json
 from interact_jax.metrics import interactions_until
 from interact_jax.objectives import OBJECTIVES
+from interact_jax.store import Place
 
 log = logging.getLogger(__name__)
 
@@ -48,28 +48,32 @@ ALWAYS = (
 SHOWN_ABOVE = ("model.path", "data.path", "data.mixture")  # they have rows of their own
 
 
-def write(workdir: Path, out: Path | str, step: int, weights: str = "policy") -> None:
+def write(workdir: Path, out: Place | str, step: int, weights: str = "policy") -> None:
     """Write the card of a run's model after `step` steps into its export `out`. Failures are only
     logged: the export is complete without it."""
-    place = Path(out) / NAME
+    place = store.place(out) / NAME
     try:
-        if os.path.lexists(place) and not _is_ours(place):
+        if NAME in store.of(out).entries(store.place(out)) and not _is_ours(place):
             log.warning("%s: not written by this package, left as it is", place)
             return
-        places.write(place, text(workdir, step, weights))
+        store.of(out).write(place, text(workdir, step, weights))
     except Exception as error:  # the run's files may be damaged; the model is still exported
         log.error("%s: the model card was not written: %s", place, error)
 
 
-def update(workdir: Path, out: Path | str, step: int) -> None:
+def update(workdir: Path, out: Place | str, step: int) -> None:
     """Write the card once more, with what was measured since; one from elsewhere is left alone, as
     `write` has said."""
-    if _is_ours(Path(out) / NAME):
+    if _is_ours(store.place(out) / NAME):
         write(workdir, out, step)
 
 
-def _is_ours(place: Path) -> bool:
-    return place.is_file() and MARK in place.read_text(encoding="utf-8", errors="replace")
+def _is_ours(place: Place) -> bool:
+    files = store.of(place)
+    if not files.is_file(place):
+        return False
+    with files.open(place) as file:
+        return MARK.encode() in file.read()
 
 
 def text(workdir: Path, step: int, weights: str) -> str:

@@ -10,22 +10,22 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
 
-from interact_jax import digests, files, memory, orbax_errors, places, progress, saved
+from interact_jax import digests, files, memory, places, progress, saved, store
 from interact_jax.cluster import processes
 from interact_jax.digests import Damaged
 from interact_jax.models import hf
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
+from interact_jax.store import Place
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +52,23 @@ class Checkpoints:
     `fixed/`, and not in every checkpoint. Nothing is written before `begin`.
     """
 
-    def __init__(self, workdir: Path, settings: Any, fixed: Collection[str] = ()):
-        """`settings` has `keep` and `damaged`."""
-        self._workdir = workdir.resolve()
+    def __init__(
+        self,
+        workdir: Place,
+        settings: Any,
+        fixed: Collection[str] = (),
+        push: Callable[[], None] = lambda: None,
+    ):
+        """`settings` has `keep` and `damaged`. `push` is called by process 0 when a checkpoint is
+        written, before it counts."""
+        self._workdir, self._push = store.resolved(workdir), push
+        self._files = store.of(workdir)
         self._folder = self._workdir / "checkpoints"
         self._fixed = {name: self._workdir / "fixed" / name for name in sorted(fixed)}
         self._keep, self._damaged = settings.keep, settings.damaged
-        self._bad: list[Path] = []  # newer than the one that was restored
+        self._bad: list[Place] = []  # newer than the one that was restored
         self._writer: ocp.AsyncCheckpointer | None = None
-        self._watched: files.WatchedPath | None = None
+        self._watched: store.Watched | None = None
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
@@ -125,29 +133,35 @@ class Checkpoints:
             self._clean()
         self._bad = []
         processes.meet("checkpoints begun")
-        self._folder.mkdir(exist_ok=True)  # which a network's file system may not show yet
+        self._files.make(self._folder)  # which a network's file system may not show yet
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._watched = files.WatchedPath(self._folder)
+        self._watched = self._files.watch(self._folder)
 
     def _clean(self) -> None:
-        self._folder.mkdir(exist_ok=True)
+        self._files.make(self._folder)
         for place in self._bad:
             log.error("%s: moved to %s", place, _set_aside(place, self._workdir / "damaged"))
-        for place in self._folder.iterdir():
-            partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", place.name)
-            unfinished = STEP.fullmatch(place.name) and not saved.is_finished(place)
+        for name in self._files.entries(self._folder):
+            place = self._folder / name
+            partial = re.match(r"\d+\.orbax-checkpoint-tmp|\.\d+\.old", name)
+            unfinished = STEP.fullmatch(name) and not saved.is_finished(place)
             if unfinished:
                 log.warning("%s: unfinished, since its run was interrupted; deleted", place)
             if partial or unfinished:
-                shutil.rmtree(place)
+                self._files.remove(place)
         for place in (self._workdir / "model", self._workdir / "known", *self._fixed.values()):
-            if place.is_dir() and not digests.is_sealed(place):  # an earlier version wrote it
+            whole = self._files.renames and self._files.is_dir(place)
+            if whole and not digests.is_sealed(place):  # an earlier version wrote it
                 digests.seal(place)
 
     def keep_fixed(self, state: Any) -> None:
         """Write the models that never change. To be called before the first step."""
         for name, place in self._fixed.items():
-            with orbax_errors.as_os_errors(), ocp.StandardCheckpointer() as checkpointer:
+            if not self._files.renames:  # Orbax would ask for other libraries
+                if processes.is_first():
+                    self._files.remove(place)
+                processes.meet("place for a fixed model")
+            with self._files.errors(place), ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(place, {"params": state.models[name].params}, force=True)
             digests.seal_together(place, "checkpoint")
 
@@ -165,7 +179,7 @@ class Checkpoints:
         self._check_watched()
         place = self._folder / str(step)
         data = {"version": saved.VERSION, **kept}
-        with orbax_errors.as_os_errors():
+        with self._files.errors(place):
             self._writer.save(
                 place,
                 args=ocp.args.Composite(
@@ -178,19 +192,20 @@ class Checkpoints:
             self.wait()
             memory.trim()  # gigabytes of buffers that the write used
 
-    def _complete(self, writer: ocp.AsyncCheckpointer, place: Path, protected: set[int]) -> None:
+    def _complete(self, writer: ocp.AsyncCheckpointer, place: Place, protected: set[int]) -> None:
         """In the background: once Orbax has finished, write the digests and delete older steps."""
-        with orbax_errors.as_os_errors():
+        with self._files.errors(place):
             writer.wait_until_finished()
+        if processes.is_first():
+            self._push()
         digests.seal_together(place, "checkpoint")
         if not processes.is_first():
             return
         for step in sorted(_complete_steps(self._folder))[: -self._keep]:
             if step in protected:
                 continue
-            old = self._folder / f".{step}.old"  # a half-deleted directory must not look like one
-            os.rename(self._folder / str(step), old)
-            shutil.rmtree(old)
+            # A half-deleted directory must not look like one.
+            self._files.remove(self._folder / str(step), marks=digests.is_own)
 
     def _without_fixed(self, state: Any) -> Any:
         """The state without the models that never change."""
@@ -234,37 +249,41 @@ class Checkpoints:
             self._watched.check()
 
 
-def finished_steps(run: Path) -> list[int]:
+def finished_steps(run: Place) -> list[int]:
     """The steps of a run's complete checkpoints."""
     return _complete_steps(run / "checkpoints")
 
 
-def _complete_steps(folder: Path) -> list[int]:
+def _complete_steps(folder: Place) -> list[int]:
     return [step for step in _all_steps(folder) if saved.is_finished(folder / str(step))]
 
 
-def _all_steps(folder: Path) -> list[int]:
-    return [int(p.name) for p in folder.glob("*") if p.is_dir() and STEP.fullmatch(p.name)]
+def _all_steps(folder: Place) -> list[int]:
+    there, names = store.of(folder), list[str]()
+    with contextlib.suppress(PermissionError):
+        names = there.entries(folder)
+    return [int(name) for name in names if STEP.fullmatch(name) and there.is_dir(folder / name)]
 
 
-def _set_aside(place: Path, folder: Path) -> Path:
+def _set_aside(place: Place, folder: Place) -> Place:
     """Move a directory into `folder`, under a name that is not taken there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target, number = folder / place.name, 1
-    while target.exists():
+    there = store.of(folder)
+    there.make(folder)
+    target, number, taken = folder / place.name, 1, there.entries(folder)
+    while target.name in taken:
         number += 1
         target = folder / f"{place.name}-{number}"
-    os.rename(place, target)
+    there.move(place, target)
     return target
 
 
-def find(path: str) -> tuple[Path, int]:
+def find(path: str) -> tuple[Place, int]:
     """(run directory, step) of `path`: a run's directory, its `checkpoints`, or one step in it.
 
     Raises InputError where there is none.
     """
     places.check_name(f"checkpoint {path}", path)
-    given = Path(path)
+    given = store.place(path)
     run, step = given, None
     if STEP.fullmatch(given.name) and given.parent.name == "checkpoints":
         run, step = given.parent.parent, int(given.name)

@@ -14,15 +14,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 
-from interact_jax import files, places
+from interact_jax import store
 from interact_jax.cluster import processes
 from interact_jax.schema import InputError
+from interact_jax.store import Place
 
 NAME = "digests-{}-of-{}.b2"
 NAME_PATTERN = re.compile(r"digests-(\d+)-of-(\d+)\.b2")
@@ -35,15 +36,15 @@ class Damaged(InputError):
     """A file differs from what was written."""
 
 
-def seal(folder: Path) -> None:
+def seal(folder: Place) -> None:
     """Sync the files of a directory to disk, and then write their digests beside them."""
     names = names_in(folder)
     hashes = of_files([folder / name for name in names])
-    files.sync_tree(folder)
+    store.of(folder).sync_tree(folder)
     _write(folder, dict(zip(names, hashes, strict=True)))
 
 
-def seal_together(folder: Path, kind: str) -> None:
+def seal_together(folder: Place, kind: str) -> None:
     """`seal`, by all processes of a run, each of which reads its share of the files. They meet
     before, when all files are there, and when the digests are. Directories of one `kind` are sealed
     one after the other, those of others meanwhile. Raises as `processes.exchange`."""
@@ -57,11 +58,11 @@ def seal_together(folder: Path, kind: str) -> None:
     mine = _share(folder, json.loads(listed), own, count)
     hashes = of_files([folder / name for name in mine])
     for name in mine:
-        places.sync(folder / name)
+        store.of(folder).sync(folder / name)
     found = dict(zip(mine, hashes, strict=True))
     of_all = processes.exchange(f"digests of {kind}", json.dumps(found), processes.LONG_SECONDS)
     if own == 0:
-        files.sync_tree(folder)
+        store.of(folder).sync_tree(folder)
         together = {name: digest for text in of_all for name, digest in json.loads(text).items()}
         left = [name for name in json.loads(listed) if name not in together]
         together |= dict(zip(left, of_files([folder / name for name in left]), strict=True))
@@ -69,10 +70,10 @@ def seal_together(folder: Path, kind: str) -> None:
     processes.meet(f"{kind} sealed")
 
 
-def _share(folder: Path, names: list[str], own: int, count: int) -> list[str]:
+def _share(folder: Place, names: list[str], own: int, count: int) -> list[str]:
     """A share of the files, of about as many bytes as each other."""
     sizes, mine = [0] * count, list[str]()
-    size_of = {name: os.path.getsize(folder / name) for name in names}
+    size_of = {name: store.of(folder).size(folder / name) for name in names}
     for name in sorted(names, key=lambda name: (-size_of[name], name)):
         least = sizes.index(min(sizes))
         sizes[least] += size_of[name]
@@ -81,26 +82,32 @@ def _share(folder: Path, names: list[str], own: int, count: int) -> list[str]:
     return mine
 
 
-def _write(folder: Path, digest_of: Mapping[str, str]) -> None:
+def _write(folder: Place, digest_of: Mapping[str, str]) -> None:
     lines = "".join(f"{digest}  {name}\n" for name, digest in digest_of.items())
     text = f"{lines}{LAST_LINE}{_hash(lines.encode())}\n"
-    places.write(folder / NAME.format(0, 1), text)
+    store.of(folder).write(folder / NAME.format(0, 1), text)
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder: Place) -> list[str]:
     """The names of the files that are to be sealed."""
-    return sorted(p.relative_to(folder).as_posix() for p in _files(folder))
+    return [name for name in store.of(folder).names(folder) if not is_own(name)]
 
 
-def is_sealed(folder: Path) -> bool:
+def is_own(name: str) -> bool:
+    """Whether a file of this name, in whatever directory, has digests of others."""
+    return NAME_PATTERN.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def is_sealed(folder: Place) -> bool:
     """Whether the digests of all processes are there."""
-    parts = [m.groups() for m in map(NAME_PATTERN.fullmatch, _names(folder)) if m]
+    found = map(NAME_PATTERN.fullmatch, store.of(folder).entries(folder))
+    parts = [m.groups() for m in found if m]
     counts = {int(count) for _, count in parts}
     return len(counts) == 1 and len(parts) == counts.pop()
 
 
 def check(
-    folder: Path,
+    folder: Place,
     remedy: str = "",
     needed: bool = True,
     unread: Callable[[str], bool] | None = None,
@@ -119,7 +126,8 @@ def check(
     if not is_sealed(folder):
         return False
     expected: dict[str, str] = {}
-    for name in filter(NAME_PATTERN.fullmatch, _names(folder)):
+    kept = store.of(folder)
+    for name in filter(NAME_PATTERN.fullmatch, kept.entries(folder)):
         lines = _read(folder / name)
         if lines is None:
             remedy = remedy if needed else f"{WITHOUT_DIGESTS.format(name)} {remedy}"
@@ -128,7 +136,7 @@ def check(
     outside = [name for name in expected if _leads_out(folder, name)]
     if outside:
         raise damaged(outside[0], "leads out of it")
-    missing = [name for name in expected if not os.path.isfile(folder / name)]
+    missing = kept.missing(folder, expected)
     if missing:
         raise damaged(missing[0], "is missing")
     try:
@@ -141,10 +149,11 @@ def check(
     return True
 
 
-def _read(file: Path) -> dict[str, str] | None:
+def _read(file: Place) -> dict[str, str] | None:
     """The digests by name; None where the file itself is damaged."""
     try:
-        lines, last, own = file.read_bytes().decode().rpartition(LAST_LINE)
+        with store.of(file).open(file) as opened:
+            lines, last, own = opened.read().decode().rpartition(LAST_LINE)
     except (OSError, UnicodeDecodeError):
         return None
     if not last or own != _hash(lines.encode()) + "\n":
@@ -153,31 +162,25 @@ def _read(file: Path) -> dict[str, str] | None:
     return {name: digest for digest, _, name in pairs}
 
 
-def _leads_out(folder: Path, name: str) -> bool:
+def _leads_out(folder: Place, name: str) -> bool:
     """Whether a name is that of a file elsewhere: a stranger's may be one that has no end."""
+    if not isinstance(folder, Path):
+        return False  # names of objects lead nowhere
     try:
         return not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
     except ValueError:  # a null byte
         return True
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return (p for p in folder.rglob("*") if p.is_file() and not NAME_PATTERN.fullmatch(p.name))
-
-
 def _hash(data: bytes) -> str:
     return hashlib.blake2b(data).hexdigest()
 
 
-def of_files(places: list[Path]) -> list[str]:
+def of_files(places: Sequence[Place]) -> list[str]:
     """The digest of each file. Computed in threads: hashlib releases the GIL."""
 
-    def hash_file(place: Path) -> str:
-        with place.open("rb") as file:
+    def hash_file(place: Place) -> str:
+        with store.of(place).open(place) as file:
             return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
 
     with ThreadPoolExecutor(THREADS) as pool:

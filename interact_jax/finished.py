@@ -1,7 +1,7 @@
 """A finished run that is started again reports so at once, and computes nothing.
 
-    finished.write(cfg, workdir, lines)     once everything is written
-    lines = finished.read(cfg, workdir)     its final lines; None where there is more to do
+    finished.write(cfg, stage, lines)     once everything is written
+    lines = finished.read(cfg, stage)     its final lines; None where there is more to do
 
 There is more to do where a setting, the data, or a file that the run wrote has changed: it then
 starts like any run, which finds out what is wrong.
@@ -24,42 +24,44 @@ from interact_jax.models import hf
 from interact_jax.online.feed import is_online
 from interact_jax.online.record import record_files
 from interact_jax.schema import InputError
+from interact_jax.stage import Stage
+from interact_jax.store import Place
 
 NAME = "finished.json"
 
 
-def write(cfg: Any, workdir: Path, lines: Sequence[str]) -> None:
+def write(cfg: Any, stage: Stage, lines: Sequence[str]) -> None:
     """Write `finished.json`: the state of the run's files, and the `lines` that it ended with."""
     try:
-        conditions = _conditions(cfg, workdir)
+        conditions = _conditions(cfg, stage)
     except (OSError, InputError):  # data elsewhere, out of reach: the next start looks for itself
         return
     record = {
         "lines": list(lines),
         "conditions": conditions,
-        "files": _digests(workdir),
+        "files": _digests(stage),
     }
-    places.write(workdir / NAME, json.dumps(record, indent=1) + "\n")
+    places.write(stage.folder / NAME, json.dumps(record, indent=1) + "\n")
 
 
-def read(cfg: Any, workdir: Path) -> list[str] | None:
+def read(cfg: Any, stage: Stage) -> list[str] | None:
     """The lines that the run ended with; None if anything has changed since."""
     try:
-        recorded = json.loads((workdir / NAME).read_text(encoding="utf-8"))
+        recorded = json.loads((stage.folder / NAME).read_text(encoding="utf-8"))
         lines = [str(line) for line in recorded["lines"]]
-        if recorded["conditions"] != _conditions(cfg, workdir):
+        if recorded["conditions"] != _conditions(cfg, stage):
             return None  # before gigabytes are read
-        return lines if recorded["files"] == _digests(workdir) else None
+        return lines if recorded["files"] == _digests(stage) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, InputError):
         return None  # the run itself reports what is wrong
 
 
-def _conditions(cfg: Any, workdir: Path) -> dict[str, Any]:
+def _conditions(cfg: Any, stage: Stage) -> dict[str, Any]:
     """Settings, checkpoints, size and time of the data's files."""
-    data = _data_files(cfg, workdir)
+    data = _data_files(cfg, stage.folder)
     return {
         "settings": config.to_json(cfg),
-        "checkpoints": sorted(checkpoint.finished_steps(workdir)),
+        "checkpoints": sorted(checkpoint.finished_steps(stage.home)),
         "data": [[str(file), *_state(file)] for file in data],
     }
 
@@ -82,11 +84,11 @@ def _data_files(cfg: Any, workdir: Path) -> list[Path | str]:
     return [POCKET_LOGS] if cfg.data.path == "pocket" else sorted(find_files(cfg.data.path))
 
 
-def _digests(workdir: Path) -> dict[str, str]:
+def _digests(stage: Stage) -> dict[str, str]:
     """Of the files that the run wrote for others to read, by name."""
-    export = workdir / "export"
-    written = [workdir / name for name in ("config.json", "metrics.jsonl", "summary.json")]
-    written += sorted(file for pattern in hf.files_of(export) for file in export.glob(pattern))
-    written += sorted((workdir / "report").glob("*.html"))
-    names = [file.relative_to(workdir).as_posix() for file in written]
-    return dict(zip(names, digests.of_files(written), strict=True))
+    pages = sorted(page.name for page in (stage.folder / "report").glob("*.html"))
+    small = ["config.json", "metrics.jsonl", "summary.json", *(f"report/{page}" for page in pages)]
+    place_of: dict[str, Place] = {name: stage.folder / name for name in small}
+    export = stage.home / "export"
+    place_of |= {f"export/{name}": export / name for name in hf.names_of(export)}
+    return dict(zip(place_of, digests.of_files(list(place_of.values())), strict=True))

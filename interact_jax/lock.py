@@ -20,7 +20,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from interact_jax import files
@@ -95,7 +95,7 @@ def _take_flock(place: Path, descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise _refusal(place, _owner(place)) from None
+        raise refusal(place.parent, _owner(place)) from None
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
@@ -105,14 +105,14 @@ def _take_flock(place: Path, descriptor: int) -> bool:
 
 def _wait_for_a_renewal(place: Path, owner: dict[str, object]) -> None:
     """Raise InputError where the owner renews the file."""
-    log.info("%s: held by %s; waiting %.0f s for a sign of life", place, _describe(owner), PATIENCE)
+    log.info("%s: held by %s; waiting %.0f s for a sign of life", place, describe(owner), PATIENCE)
     old, until = place.stat().st_mtime_ns, time.monotonic() + PATIENCE
     while time.monotonic() < until:
         time.sleep(RENEWED / 5)
         # Open it each time: NFS then asks the server.
         with contextlib.suppress(FileNotFoundError), place.open("rb") as file:
             if os.fstat(file.fileno()).st_mtime_ns != old:
-                raise _refusal(place, owner)
+                raise refusal(place.parent, owner)
 
 
 def _renew(descriptor: int, done: threading.Event) -> None:
@@ -121,14 +121,16 @@ def _renew(descriptor: int, done: threading.Event) -> None:
             os.utime(descriptor)
 
 
-def _refusal(place: Path, owner: dict[str, object]) -> InputError:
+def refusal(workdir: object, owner: Mapping[str, object]) -> InputError:
+    """The error of a run whose directory another owns."""
     return InputError(
-        f"{place.parent}: another run is active there ({_describe(owner)}). Wait for its end, or "
+        f"{workdir}: another run is active there ({describe(owner)}). Wait for its end, or "
         "use another directory."
     )
 
 
-def _describe(owner: dict[str, object]) -> str:
+def describe(owner: Mapping[str, object]) -> str:
+    """The owner, by what its lock says."""
     return f"process {owner.get('process', '?')} on {owner.get('host', '?')}"
 
 

@@ -26,6 +26,7 @@ from interact_jax.models.decoder import Decoder, precision_of
 from interact_jax.models.families import DecoderConfig, check_tokenizer
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
+from interact_jax.store import Place
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class OpenedModel:
 
     @progress.of("exporting the model")
     def export(
-        self, params: Any, directory: Path | str, dtype: str, max_shard_size: str | int = "5GB"
+        self, params: Any, directory: Place | str, dtype: str, max_shard_size: str | int = "5GB"
     ) -> None:
         """Write a Hugging Face directory with these parameters."""
         hf.export(

@@ -103,11 +103,9 @@ def _failures(path: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise InputError(f"{path}: {_words(error)}: `{INSTALL[scheme]}`.") from None
+        raise InputError(f"{path}: {words(error)}: `{INSTALL[scheme]}`.") from None
     except Exception as error:  # of the hub, the network, or any library in between
-        raise InputError(
-            f"{path}: cannot be reached ({_words(error)}). {ADVICE[scheme]}."
-        ) from None
+        raise InputError(f"{path}: cannot be reached ({words(error)}). {ADVICE[scheme]}.") from None
 
 
 @contextlib.contextmanager
@@ -117,10 +115,10 @@ def _as_os_error() -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # of the hub, the network, or any library in between
-        raise OSError(_words(error)) from error
+        raise OSError(words(error)) from error
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     return " ".join(str(error).split())[:LONGEST_ERROR] or type(error).__name__
 
 

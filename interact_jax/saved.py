@@ -14,7 +14,6 @@ import logging
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -22,10 +21,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from interact_jax import digests
+from interact_jax import digests, store
 from interact_jax.cluster import processes
 from interact_jax.digests import Damaged
-from interact_jax.schema import InputError
+from interact_jax.schema import InputError, RunStopped
+from interact_jax.store import Place
 
 log = logging.getLogger(__name__)
 
@@ -37,18 +37,20 @@ WIDEST = 8  # bytes of a number, where it is not known
 NO_DIGESTS = "%s has no digests, since an earlier version wrote it: damage would not be detected"
 
 
-def is_finished(place: Path) -> bool:
+def is_finished(place: Place) -> bool:
     """Whether a checkpoint was completely written. One that cannot be read counts as finished: it
     is damaged, and must be reported."""
     if digests.is_sealed(place):
         return True
+    if not store.of(place).renames:  # what is there may be the beginning of it
+        return False
     try:
         return _version(_read_data(place)) < SEALED_FROM
     except Damaged:
         return True
 
 
-def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
+def read(place: Place, moving: Any) -> tuple[Any, dict[str, Any]]:
     """The state, laid out by the shardings of `moving`, and what was kept with it.
 
     Raises Damaged where it differs from what was written, or was copied there from another step;
@@ -59,14 +61,14 @@ def read(place: Path, moving: Any) -> tuple[Any, dict[str, Any]]:
     _check_version(place, version, moving)
     _check_shapes(place, moving.params, "policy", sealed)
     wanted = moving if version > 1 else _Version1.of(moving)
-    item = (place / "state").resolve()
+    item = store.resolved(place / "state")
     with _translate_errors(place, sealed), _reading_in_parts(item, wanted) as checkpointer:
         restored = checkpointer.restore(item, wanted)
     _check_step(place, restored.step)
     return restored.to_current(moving) if version == 1 else restored, read_kept(place)
 
 
-def read_kept(place: Path) -> dict[str, Any]:
+def read_kept(place: Place) -> dict[str, Any]:
     """What was kept with a state, alone: only its own digests are compared. Raises Damaged."""
     digests.check(place, unread=lambda name: not name.startswith("data/"))
     data = _read_data(place)
@@ -75,10 +77,10 @@ def read_kept(place: Path) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name != "version"}
 
 
-def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> Any:
+def read_params(place: Place, abstract_params: Any, model: str, remedy: str) -> Any:
     """Only the parameters of one model. Raises as `read` does."""
     sealed = check(place, remedy)
-    item = (place / "state").resolve()
+    item = store.resolved(place / "state")
     wanted: Any = abstract_params
     restore_args: Any = jax.tree.map(
         lambda x: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype, global_shape=x.shape),
@@ -100,21 +102,21 @@ def read_params(place: Path, abstract_params: Any, model: str, remedy: str) -> A
     return restored
 
 
-def read_fixed(place: Path, abstract_params: Any) -> Any:
+def read_fixed(place: Place, abstract_params: Any) -> Any:
     """A model that never changes; it is saved once, so there is nothing to fall back to."""
     remedy = (
         "The run keeps a model there that never moves, and cannot be resumed without it: put it "
         "back, or use another --workdir (with --config.start_from to continue from the parameters)."
     )
-    if not place.is_dir():
+    if not store.of(place).is_dir(place):
         raise InputError(f"{place}: not there. {remedy}")
     sealed = check(place, remedy, needed=False)
-    item, wanted = place.resolve(), {"params": abstract_params}
+    item, wanted = store.resolved(place), {"params": abstract_params}
     with _translate_errors(place, sealed), _reading_in_parts(item, wanted) as checkpointer:
         return checkpointer.restore(item, wanted)["params"]
 
 
-def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
+def check(place: Place, remedy: str = "", needed: bool = True) -> bool:
     """`digests.check`, of which each process does its share; logs a warning where there are
     none."""
     own, count, error = jax.process_index(), jax.process_count(), ""
@@ -136,12 +138,12 @@ def check(place: Path, remedy: str = "", needed: bool = True) -> bool:
     return sealed
 
 
-def _reading_in_parts(item: Path, wanted: Any) -> ocp.StandardCheckpointer:
+def _reading_in_parts(item: Place, wanted: Any) -> ocp.StandardCheckpointer:
     at_a_time = _gigabytes_at_a_time(item, wanted)
     return ocp.StandardCheckpointer(restore_concurrent_gb=at_a_time)
 
 
-def _gigabytes_at_a_time(item: Path, wanted: Any) -> float:
+def _gigabytes_at_a_time(item: Place, wanted: Any) -> float:
     """How much of a state a process reads at a time: AT_A_TIME of what it wants, but no less than
     its largest array needs. Orbax by itself reads all at once, and has most of it twice meanwhile.
     """
@@ -177,14 +179,19 @@ def _bytes_read(bounds: Sequence[tuple[int, int]], chunk: Sequence[int], itemsiz
 
 
 @contextlib.contextmanager
-def _translate_errors(place: Path, sealed: bool) -> Iterator[None]:
+def _translate_errors(place: Place, sealed: bool) -> Iterator[None]:
     """Turn Orbax's many kinds of read errors into InputErrors. Without digests, damage is the
     likely cause."""
     try:
         yield
-    except (jax.errors.JaxRuntimeError, InputError):  # from the device: out of memory, say
+    except (
+        jax.errors.JaxRuntimeError,
+        InputError,
+        RunStopped,
+    ):  # of the device: out of memory, say
         raise
     except Exception as error:
+        store.of(place).blame(place, error)
         message = f"{type(error).__name__}: {_first_line(error)}"
         if not sealed:
             raise Damaged(f"{place} is damaged: it cannot be read ({message})") from error
@@ -194,17 +201,18 @@ def _translate_errors(place: Path, sealed: bool) -> Iterator[None]:
         ) from error
 
 
-def _read_data(place: Path) -> dict[str, Any]:
+def _read_data(place: Place) -> dict[str, Any]:
     try:
-        data = ocp.JsonCheckpointHandler().restore((place / "data").resolve())
+        data = ocp.JsonCheckpointHandler().restore(store.resolved(place / "data"))
         _version(data)
         return data
     except Exception as error:
+        store.of(place).blame(place, error)
         message = f"data cannot be read ({_first_line(error)})"
         raise Damaged(f"{place} is damaged: {message}") from error
 
 
-def _check_step(place: Path, step: Any, remedy: str = "") -> None:
+def _check_step(place: Place, step: Any, remedy: str = "") -> None:
     if int(step) != int(place.name):  # a copy under another name
         message = f"{place} is damaged: it is of step {int(step)}"
         raise Damaged(f"{message}. {remedy}" if remedy else message)
@@ -214,7 +222,7 @@ def _version(data: Mapping[str, Any]) -> int:
     return int(data.get("version", 1))
 
 
-def _check_version(place: Path, version: int, moving: Any) -> None:
+def _check_version(place: Place, version: int, moving: Any) -> None:
     if version > VERSION:
         raise InputError(
             f"{place}: written by a newer version of interact_jax (format {version}; this one "
@@ -248,7 +256,7 @@ class _Version1:
         return like.replace(step=self.step, models={"policy": policy}, counters=self.counters)
 
 
-def _check_shapes(place: Path, abstract_params: Any, model: str, sealed: bool) -> tuple[str, ...]:
+def _check_shapes(place: Place, abstract_params: Any, model: str, sealed: bool) -> tuple[str, ...]:
     """Check the saved shapes of a model's parameters; returns the keys that lead to them.
 
     Raises InputError where they have other names or shapes. Done before anything is read: a restore
@@ -256,7 +264,7 @@ def _check_shapes(place: Path, abstract_params: Any, model: str, sealed: bool) -
     loop is closed.
     """
     with _translate_errors(place, sealed):
-        saved = ocp.PyTreeCheckpointHandler().metadata((place / "state").resolve()).tree
+        saved = ocp.PyTreeCheckpointHandler().metadata(store.resolved(place / "state")).tree
         keys = _path_to(saved, model)
         for key in keys:
             saved = saved[key]

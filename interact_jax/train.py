@@ -58,6 +58,8 @@ from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.printable import count
 from interact_jax.run_state import Counters, Model, TrainState, abstract_state, new_state
 from interact_jax.schema import Batch, RunStopped, Sum
+from interact_jax.stage import Stage
+from interact_jax.store import Place
 from interact_jax.teachers import POLICY, Rule
 
 log = logging.getLogger(__name__)
@@ -68,7 +70,8 @@ class Run:
     """Everything a run works with. Only `state`, `kept` and the position of `source` change."""
 
     config: ConfigDict
-    workdir: Path
+    workdir: Path  # of what is written line by line, or is small
+    home: Place  # of checkpoints, and of the export: the same, or in a bucket
     model: OpenedModel
     method: Method
     dataset: Dataset | None  # None: the conversations are not there yet
@@ -87,18 +90,21 @@ class Run:
 # ------------------------------------------------------------------------------------- start
 
 
-def start(cfg: ConfigDict, workdir: str | Path) -> Run:
-    """Set everything up. The state comes from, in this order: the newest checkpoint in `workdir`;
-    `start_from`; the Hugging Face weights of `model.path`; random initialisation.
+def start(cfg: ConfigDict, stage: str | Path | Stage) -> Run:
+    """Set everything up. `stage` is the run's directory, or the small files of one elsewhere. The
+    state comes from, in this order: the run's newest checkpoint; `start_from`; the Hugging Face
+    weights of `model.path`; random initialisation.
 
     Raises InputError for everything that the user can fix; a run that is refused stays unchanged.
     """
-    workdir = Path(workdir)
+    if not isinstance(stage, Stage):
+        stage = Stage(Path(stage), Path(stage))
+    workdir, home = stage.folder, stage.home
     workdir.mkdir(parents=True, exist_ok=True)
-    hf.check_place(workdir / "export")
+    hf.check_place(home / "export")
     loggers.check_installed(cfg.loggers)
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
-    checkpoints = checkpoint.Checkpoints(workdir, cfg.checkpoint, method.fixed)
+    checkpoints = checkpoint.Checkpoints(home, cfg.checkpoint, method.fixed, stage.push)
     resumed = checkpoints.latest() is not None
     if resumed or has_record(cfg, workdir):
         config.check_resume(cfg, workdir / "config.json")
@@ -135,6 +141,7 @@ def start(cfg: ConfigDict, workdir: str | Path) -> Run:
     return Run(
         config=cfg,
         workdir=workdir,
+        home=home,
         model=model,
         method=method,
         dataset=feed.dataset,
@@ -367,8 +374,9 @@ def loop(run: Run) -> None:
             if journal.bad_steps_in_row >= cfg.max_bad_steps:
                 raise RunStopped(
                     f"step {step}: loss or gradient was not finite {journal.bad_steps_in_row} "
-                    f"steps in a row (max_bad_steps). The parameters are those before; look at "
-                    f"{journal.file}, and try a smaller optim.lr or optim.clip_norm."
+                    "steps in a row (max_bad_steps). The parameters are those before; look at "
+                    f"{run.home / journal.file.name}, and try a smaller optim.lr or "
+                    "optim.clip_norm."
                 )
             if due:
                 run.kept |= {"position": run.source.position(), "log": journal.digest()}
@@ -418,13 +426,13 @@ def finish(run: Run) -> list[str]:
     if bad:
         lines.append(f"{count(bad, 'step')} skipped: loss or gradient not finite")
     run.checkpoints.close()
-    run.state, best_lines = best.restore(run.state, run.kept, run.config, run.workdir)
+    run.state, best_lines = best.restore(run.state, run.kept, run.config, run.home)
     files = run.workdir / "model"  # the run's own, since the original may be gone by now
     model = dataclasses.replace(run.model, files=files, tokenizer_files=files)
-    model.export(run.state.params, run.workdir / "export", run.config.export.dtype)
+    model.export(run.state.params, run.home / "export", run.config.export.dtype)
     if processes.is_first():
-        card.write(run.workdir, run.workdir / "export", int(run.state.step))
-    return [*lines, *best_lines, *run.source.summary(), f"model: {run.workdir / 'export'}"]
+        card.write(run.workdir, run.home / "export", int(run.state.step))
+    return [*lines, *best_lines, *run.source.summary(), f"model: {run.home / 'export'}"]
 
 
 def totals(run: Run) -> dict[str, int]:

@@ -22,7 +22,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from interact_jax import card, checkpoint, cli, config, hub, metrics, sharding
+from interact_jax import card, checkpoint, cli, config, hub, metrics, sharding, stage, store
 from interact_jax.arguments import Parser
 from interact_jax.cluster import processes
 from interact_jax.help_text import Paragraphs
@@ -32,6 +32,7 @@ from interact_jax.models.families import read_config
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import DTYPES, open_model
 from interact_jax.schema import InputError
+from interact_jax.stage import Stage
 
 log = logging.getLogger("interact_jax.launch.export")
 
@@ -66,54 +67,59 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.push_to_hub is not None:
         hub.check_name(args.push_to_hub)
-    run, step = checkpoint.find(args.checkpoint)
-    hf.check_place(args.out, (run / "model",))
-    if Path(args.out).resolve().is_relative_to((run / "checkpoints").resolve()):
+        if store.is_remote(args.out):
+            raise InputError(f"--out {args.out}: only a directory here can be pushed to the hub.")
+    home, step = checkpoint.find(args.checkpoint)
+    hf.check_place(args.out, (home / "model",))
+    out = store.resolved(store.place(args.out))
+    if out.is_relative_to(store.resolved(home / "checkpoints")):
         raise InputError(
             f"--out {args.out}: the run deletes older files there. Name another directory."
         )
     parse_size(args.max_shard_size)
     cli.join(place)
     step = int(processes.of_first("step", str(step)))  # a run that goes on may have more by now
+    with stage.open(home) as kept:
+        export(args, kept, step)
+    if args.push_to_hub is not None and processes.is_first():
+        cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
+    processes.leave()
+
+
+def export(args: argparse.Namespace, kept: Stage, step: int) -> None:
+    """Export a step of a run whose small files are these."""
+    run, home = kept.folder, kept.home
     files = checkpoint.check_model_files(run)
     end, dtype = saved_setting(run, "data.end"), args.dtype or saved_setting(run, "export.dtype")
     processes.agree("what is exported", f"{args.weights} in {dtype}, {args.max_shard_size} a file")
     shape = read_config(read_json(files / "config.json"), str(files / "config.json"))
     mesh = sharding.storage_mesh(shape.width, shape.mlp_width)
     model = open_model(files, mesh=mesh, weights=False, attention="xla", end=end)
-    warn_of_later_steps(run, step, args.checkpoint)
-    params = checkpoint.restore_params(
-        str(run / "checkpoints" / str(step)), model.abstract(), args.weights
-    )
+    place = str(home / "checkpoints" / str(step))
+    warn_of_later_steps(kept, step, args.checkpoint)
+    params = checkpoint.restore_params(place, model.abstract(), args.weights)
     model.export(params, args.out, dtype, args.max_shard_size)
     if processes.is_first():
-        finish(args, run, step)
-    processes.leave()
+        card.write(run, args.out, step, args.weights)
+        cli.show(f"exported step {step} of {home} to {args.out}")
+        point_to_best(kept, step)
 
 
-def finish(args: argparse.Namespace, run: Path, step: int) -> None:
-    """What one process does when the files are there."""
-    card.write(run, args.out, step, args.weights)
-    cli.show(f"exported step {step} of {run} to {args.out}")
-    point_to_best(run, step)
-    if args.push_to_hub is not None:
-        cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
-
-
-def warn_of_later_steps(run: Path, step: int, given: str) -> None:
+def warn_of_later_steps(kept: Stage, step: int, given: str) -> None:
     """Say that the newest checkpoint of a run is not of the last step that its log has."""
-    last = metrics.last_step(run / "metrics.jsonl")
+    last = metrics.last_step(kept.folder / "metrics.jsonl")
     if last > step and Path(given).name != str(step):
         log.warning(
             "%s came to step %d by its log; its newest checkpoint is of step %d",
-            run,
+            kept.home,
             last,
             step,
         )
 
 
-def point_to_best(run: Path, step: int) -> None:
+def point_to_best(kept: Stage, step: int) -> None:
     """Say where the best step is, if the run chose one and another is exported."""
+    run, home = kept.folder, kept.home
     best = saved_setting(run, "checkpoint.best")
     if best == "none" or not (run / "summary.json").is_file():
         return
@@ -121,12 +127,12 @@ def point_to_best(run: Path, step: int) -> None:
         chosen = read_json(run / "summary.json").get("step", step)
     except InputError:
         return  # it is only a hint
-    if chosen != step and chosen in checkpoint.finished_steps(run):
+    if chosen != step and chosen in checkpoint.finished_steps(home):
         log.info(
             "The run's own export is step %d, the best by %s. To export that one: --checkpoint %s",
             chosen,
             best,
-            run / "checkpoints" / str(chosen),
+            home / "checkpoints" / str(chosen),
         )
 
 

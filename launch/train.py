@@ -28,11 +28,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from interact_jax import (
+    bucket_lock,
     card,
     cli,
     config,
     evaluation,
-    files,
     finished,
     guard,
     hindsight_check,
@@ -42,6 +42,8 @@ from interact_jax import (
     plan,
     report,
     signal,
+    stage,
+    store,
     train,
 )
 from interact_jax.cluster import processes
@@ -49,6 +51,8 @@ from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tree import picture
 from interact_jax.metrics import read_log, summary_lines
 from interact_jax.schema import InputError
+from interact_jax.stage import Stage
+from interact_jax.store import Place, Watched
 
 log = logging.getLogger("interact_jax.launch.train")
 
@@ -83,18 +87,20 @@ def main(argv: list[str] | None = None) -> None:
     cli.log_as(place, args.quiet)
     cfg = config.load(args.config, overrides)
     places.check_name(f"--workdir {args.workdir}", args.workdir)
-    check_places(Path(args.workdir))
+    home = store.place(args.workdir)
+    if isinstance(home, Path):
+        check_places(home)
     memory.keep_freed()
     cli.join(place, args.quiet)
     cli.keep_compiled(cfg.compile_cache)
-    with owned(Path(args.workdir)) as watched:
-        ended = read_finished(cfg, Path(args.workdir))
+    with owned(home) as (watched, kept):
+        ended = read_finished(cfg, kept)
         if ended is not None:
             if processes.is_first():
                 cli.show(*ended, ALREADY_ENDED)
             processes.leave()
             return
-        run = start(cfg, args.workdir)
+        run = start(cfg, kept)
         if watched is not None:
             watched.check()
             remove_leftovers(run.workdir)
@@ -127,37 +133,47 @@ def main(argv: list[str] | None = None) -> None:
         )
         write_summary(run, before, after, collapse)
         # Again, with the measures.
-        card.update(run.workdir, run.workdir / "export", int(run.state.step))
-        lines = [*summary, f"report: {page}", *report.before_after_lines(before, after)]
+        card.update(run.workdir, run.home / "export", int(run.state.step))
+        lines = [
+            *summary,
+            f"report: {run.home / 'report' / page.name}",
+            *report.before_after_lines(before, after),
+        ]
         lines += [collapse] if collapse else []
-        finished.write(cfg, run.workdir, lines)
+        finished.write(cfg, kept, lines)
+        kept.push()
     cli.show(*lines)
     processes.leave()
 
 
 @contextlib.contextmanager
-def owned(workdir: Path) -> Iterator[files.WatchedPath | None]:
-    """Hold the lock of a run's directory, which process 0 does for all: the others get None."""
+def owned(home: Place) -> Iterator[tuple[Watched | None, Stage]]:
+    """Hold the lock of a run, which process 0 does for all: what the others watch is None. Also
+    gives its small files, as they are once it is held."""
     with contextlib.ExitStack() as stack:
-        first = processes.is_first()
-        watched = stack.enter_context(lock.hold(workdir)) if first else None
+        watched: Watched | None = None
+        if processes.is_first():
+            if isinstance(home, Path):
+                watched = stack.enter_context(lock.hold(home))
+            else:
+                watched = stack.enter_context(bucket_lock.hold(home))
         processes.meet("directory free")
-        yield watched
+        yield watched, stack.enter_context(stage.open(home, watched))
 
 
-def read_finished(cfg: ConfigDict, workdir: Path) -> list[str] | None:
+def read_finished(cfg: ConfigDict, kept: Stage) -> list[str] | None:
     """The lines that the run has ended with, for which process 0 looks; None where there is
     something to do."""
     lines = None
-    if processes.is_first() and (lines := finished.read(cfg, workdir)) is not None:
-        remove_leftovers(workdir)
+    if processes.is_first() and (lines := finished.read(cfg, kept)) is not None:
+        remove_leftovers(kept.folder)
     return json.loads(processes.of_first("finished", json.dumps(lines), processes.LONG_SECONDS))
 
 
-def start(cfg: ConfigDict, workdir: str) -> train.Run:
+def start(cfg: ConfigDict, kept: Stage) -> train.Run:
     """`train.start`; if the run does not fit into memory, the error says what would make it fit."""
     try:
-        return train.start(cfg, workdir)
+        return train.start(cfg, kept)
     except memory.DoesNotFit as error:
         if processes.are_several():  # which would all have to look together
             raise InputError(f"{error} {memory.ADVICE}") from error

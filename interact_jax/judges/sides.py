@@ -155,6 +155,8 @@ def open_run(
     Raises InputError where there is no such checkpoint.
     """
     run, _ = checkpoint.find(path)
+    if not isinstance(run, Path):
+        raise InputError(f"{path}: expected a directory here. Export its steps, and compare those.")
     chosen = choose_steps(path, steps, sorted(checkpoint.finished_steps(run)))
     files = checkpoint.check_model_files(run)
     model = open_model(

@@ -12,7 +12,7 @@ after the other.
 """
 
 from interact_jax.models.hf.directories import eos_token_ids, is_run, load_config, resolve
-from interact_jax.models.hf.exporting import check_place, export, files_of
+from interact_jax.models.hf.exporting import check_place, export, files_of, names_of
 from interact_jax.models.hf.importing import load_params
 from interact_jax.models.hf.tokenizer_files import copy_tokenizer
 
@@ -25,5 +25,6 @@ __all__ = [
     "is_run",
     "load_config",
     "load_params",
+    "names_of",
     "resolve",
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError
 
-from interact_jax import digests, sharding
+from interact_jax import digests, sharding, store
 from interact_jax.cluster import processes
 from interact_jax.json_files import read_json
 from interact_jax.models.families import FAMILIES, DecoderConfig
@@ -33,8 +33,9 @@ from interact_jax.models.hf.tokenizer_files import (
     copy_tokenizer,
     is_of_tokenizer,
 )
-from interact_jax.places import check_directory, check_name, sync
-from interact_jax.schema import InputError
+from interact_jax.places import check_directory, check_name
+from interact_jax.schema import InputError, RunStopped
+from interact_jax.store import Place
 
 EXPORT_DTYPES = ("float32", "bfloat16")
 PARTIAL = ".partial"  # where an export is written before its files are moved into place
@@ -45,7 +46,7 @@ def export(
     params: Any,
     config: DecoderConfig,
     raw_config: Mapping[str, Any],
-    out_dir: Path | str,
+    out_dir: Place | str,
     *,
     dtype: str,
     source_dir: Path | str,
@@ -65,17 +66,19 @@ def export(
     max_bytes = parse_size(max_shard_size)
     source, tokenizer = Path(source_dir), Path(tokenizer_dir)
     check_place(out_dir, (source, tokenizer))
-    out = Path(os.path.realpath(out_dir))
-    partial, new = out / PARTIAL, not out.exists()
+    out = store.resolved(store.place(out_dir))
+    files = store.of(out)
+    partial, new = out / PARTIAL, not files.is_dir(out)
     first, complete = processes.is_first(), False
     try:
         if first:
-            shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-            partial.mkdir(parents=True)
-            _write_configs(partial, params, config, raw_config, dtype, source, eos_ids)
-            copy_tokenizer(tokenizer, partial)
+            files.remove(partial)  # left by a run that was killed
+            with files.making(partial) as made_here:
+                made_here.mkdir(parents=True)
+                _write_configs(made_here, params, config, raw_config, dtype, source, eos_ids)
+                copy_tokenizer(tokenizer, made_here)
         processes.meet("export begun")
-        partial.mkdir(parents=True, exist_ok=True)  # a network's file system may not show it yet
+        files.make(partial)  # a network's file system may not show it yet
         _write_weights(partial, params, config, np.dtype(dtype), max_bytes)
         processes.meet("weights exported", processes.LONG_SECONDS)
         digests.seal_together(partial, "export")
@@ -89,22 +92,25 @@ def export(
         raise InputError(f"{out}: the export could not be written ({error}). {now}") from error
     finally:
         if first and not complete:
-            shutil.rmtree(partial, ignore_errors=True)
-            if new and out.is_dir() and not any(out.iterdir()):
-                out.rmdir()
+            with contextlib.suppress(OSError, RunStopped):  # the first error is the one to know
+                files.remove(partial)
+                if new and files.is_dir(out) and not files.entries(out):
+                    files.remove(out)
     processes.meet("exported", processes.LONG_SECONDS)
 
 
-def check_place(out: Path | str, sources: Iterable[Path] = ()) -> None:
+def check_place(out: Place | str, sources: Iterable[Place] = ()) -> None:
     """Raise InputError for a place where no export can be written, before there is one."""
     headline = f"{out}: no place for an export"
-    check_name(headline, out)
-    out = Path(out)
-    if any(os.path.realpath(out) == os.path.realpath(source) for source in sources):
+    check_name(headline, str(out))
+    out = store.place(out)
+    if any(store.resolved(out) == store.resolved(source) for source in sources):
         raise InputError(f"{out}: an export there would overwrite the model that it came from.")
-    check_directory(headline, out)
-    names = sorted(filter(_is_ours, os.listdir(out))) if out.exists() else []
-    foreign = [name for name in names if (out / name).is_dir() and name not in TEMPLATE_DIRECTORIES]
+    if isinstance(out, Path):
+        check_directory(headline, out)
+    files = store.of(out)
+    names = list(filter(_is_ours, files.entries(out)))
+    foreign = [n for n in names if n not in TEMPLATE_DIRECTORIES and files.is_dir(out / n)]
     if CONFIG in names and not _is_model_config(out / CONFIG):
         foreign.append(CONFIG)
     elif CONFIG not in names:  # not an export, not even part of one
@@ -122,9 +128,15 @@ def files_of(out: Path) -> list[str]:
     return [f"{name}/*" if (out / name).is_dir() else name for name in names]
 
 
-def _is_model_config(config: Path) -> bool:
+def names_of(out: Place) -> list[str]:
+    """The names of the files of an export, sorted: chat_templates/a.jinja."""
+    return [name for name in store.of(out).names(out) if _is_ours(name.partition("/")[0])]
+
+
+def _is_model_config(config: Place) -> bool:
     try:
-        return "model_type" in read_json(config)
+        with store.of(config).fetched(config) as here:
+            return "model_type" in read_json(here)
     except InputError:
         return False
 
@@ -139,7 +151,7 @@ def _is_ours(name: str) -> bool:
     )
 
 
-def _put_in_place(out: Path, complete: Path) -> None:
+def _put_in_place(out: Place, complete: Place) -> None:
     """Move the files of an export into `out`, in place of those of an earlier one.
 
     A loader begins with the index, or with the only file of weights. That file is removed first and
@@ -147,30 +159,24 @@ def _put_in_place(out: Path, complete: Path) -> None:
     weights to load until all files are there. config.json is removed last and moved first, so that
     the directory is always recognised as an export (`check_place`).
     """
-    new = os.listdir(complete)
+    files = store.of(out)
+    new = files.entries(complete)
     entry = INDEX if INDEX in new else SINGLE
-    old = [name for name in os.listdir(out) if _is_ours(name) and name != CONFIG]
+    old = [name for name in files.entries(out) if _is_ours(name) and name != CONFIG]
     for names in ([SINGLE, INDEX], old, [CONFIG]):
         for name in names:
-            _remove(out / name)
-        sync(out)
+            files.remove(out / name)
+        files.sync(out)
     for name in sorted(new, key=lambda name: (name == entry, name != CONFIG, name)):
         if name == entry:
-            sync(out)
-        os.replace(complete / name, out / name)
-    complete.rmdir()
-    sync(out)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            files.sync(out)
+        files.move(complete / name, out / name)
+    files.remove(complete)
+    files.sync(out)
 
 
 def _write_weights(
-    directory: Path,
+    directory: Place,
     params: Any,
     config: DecoderConfig,
     dtype: np.dtype,

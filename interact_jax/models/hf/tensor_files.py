@@ -14,8 +14,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from interact_jax import store
 from interact_jax.json_files import FILE_NAME, read_json, short
 from interact_jax.schema import InputError
+from interact_jax.store import Place
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -214,7 +216,7 @@ def parse_size(size: str | int) -> int:
 
 
 def write_tensors(
-    directory: Path,
+    directory: Place,
     shapes: Mapping[str, tuple[int, ...]],
     make: Callable[[str, bool], np.ndarray | None],
     bytes_each: int,
@@ -242,9 +244,10 @@ def write_tensors(
         made = {name: make(name, writes(number)) for name in names}
         tensors = {name: tensor for name, tensor in made.items() if tensor is not None}
         if writes(number):  # without the format, transformers 4 refuses the file
-            save_file(tensors, directory / file, metadata={"format": "pt"})
-            # Files are created readable by their owner only; give them the mode of the directory.
-            (directory / file).chmod(directory.stat().st_mode & 0o666)
+            with store.of(directory).making(directory / file) as made_here:
+                save_file(tensors, made_here, metadata={"format": "pt"})
+                # Files are created readable by their owner only; give them the directory's mode.
+                made_here.chmod(made_here.parent.stat().st_mode & 0o666)
         del made, tensors
     if writes(0) and len(shards) > 1:
         total = sum(size.values())
@@ -256,4 +259,5 @@ def write_tensors(
                 for name in sorted(names)
             },
         }
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        with store.of(directory).making(directory / INDEX) as made_here:
+            made_here.write_text(json.dumps(index, indent=2) + "\n")

@@ -1,0 +1,249 @@
+"""Files in buckets, as in directories: on objects in memory. Whole runs: test_bucket_runs.py."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from interact_jax import bucket_lock, digests, stage, store
+from interact_jax.schema import InputError, RunStopped
+from tests import buckets
+from tests.runs import outcome
+
+HOME = f"gs://{buckets.BUCKET}/run"
+
+
+@pytest.fixture
+def home():
+    with buckets.in_memory():
+        yield store.place(HOME)
+
+
+@pytest.fixture(params=["here", "bucket"])
+def place(request, tmp_path):
+    if request.param == "here":
+        yield tmp_path / "run"
+        return
+    with buckets.in_memory():
+        yield store.place(HOME)
+
+
+def fill(place, **content):
+    """Files below a place: the letters of their names are its directories."""
+    for name, text in content.items():
+        file = place / name.replace("_", "/")
+        store.of(place).make(file.parent)
+        store.of(place).write(file, text)
+
+
+def test_both_kinds_do_the_same(place):
+    files = store.of(place)
+    assert files.entries(place) == files.names(place) == []
+    assert not files.is_dir(place)
+    fill(place, a="1", b_c="22", b_d_e="333")
+    assert files.entries(place) == ["a", "b"]
+    assert files.names(place) == ["a", "b/c", "b/d/e"]
+    assert files.missing(place, ["a", "b", "b/c", "c"]) == ["b", "c"]
+    assert files.is_dir(place / "b") and not files.is_dir(place / "a")
+    assert files.is_file(place / "a") and not files.is_file(place / "b")
+    assert files.size(place / "b/d/e") == 3
+    with files.open(place / "b/c") as file:
+        assert file.read() == b"22"
+    with files.fetched(place / "b/c") as here:
+        assert here.read_text() == "22"
+    files.write(place / "a", "new")
+    files.move(place / "a", place / "b/c")
+    with files.open(place / "b/c") as file:
+        assert file.read() == b"new"
+    files.make(place / "aside")
+    files.move(place / "b", place / "aside/b")
+    assert files.names(place) == ["aside/b/c", "aside/b/d/e"]
+    with files.making(place / "made") as here:
+        here.mkdir()
+        (here / "f").write_text("4")
+    files.remove(place / "aside/b/c")
+    assert files.names(place) == ["aside/b/d/e", "made/f"]
+    files.remove(place / "aside")
+    files.remove(place / "made", marks=digests.is_own)
+    files.remove(place / "none")
+    assert files.names(place) == []
+
+
+def test_digests_name_what_is_damaged(place):
+    fill(place, a="1", b_c="22")
+    assert not digests.check(place)
+    digests.seal(place)
+    assert digests.check(place)
+    fill(place, b_c="23")
+    with pytest.raises(digests.Damaged, match="run is damaged: b/c is not what was written"):
+        digests.check(place)
+    store.of(place).remove(place / "b/c")
+    with pytest.raises(digests.Damaged, match="b/c is missing"):
+        digests.check(place)
+
+
+def test_what_is_half_deleted_has_no_digests(home, monkeypatch):
+    fill(home, a="1", b="2")
+    digests.seal(home)
+    bucket = store.of(home)
+    removed, remove = [], type(bucket._system).rm
+
+    def rm(self, paths, **more):
+        if removed:
+            raise ConnectionError("gone")
+        removed.extend(paths)
+        remove(self, paths, **more)
+
+    monkeypatch.setattr(type(bucket._system), "rm", rm)
+    with pytest.raises(RunStopped, match="the store fails"):
+        bucket.remove(home, marks=digests.is_own)
+    assert bucket.names(home) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("s3://bucket/run", "does not write to s3://"),
+        ("az://bucket/run", "expected a directory, or gs://BUCKET/run"),
+        ("gs://bucket", "expected a bucket, and a name in it"),
+        ("gs:///run", "expected a bucket, and a name in it"),
+        ("gs://bucket/a/../b", "expected a bucket, and a name in it"),
+    ],
+)
+def test_other_addresses_are_refused(address, said):
+    with pytest.raises(InputError, match=said):
+        store.place(address)
+
+
+def test_a_missing_library_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    store._bucket.cache_clear()
+    status, said = outcome(lambda given: store.place(*given), [HOME], capsys)
+    assert status == 2 and "pip install gcsfs" in said
+
+
+# ------------------------------------------------------------------------------------ stage
+
+
+def test_small_files_go_there_and_back(home):
+    with stage.open(home) as kept:
+        fill(kept.folder, config="1", model_a="2", checkpoints_3="no", weights_w="no")
+        (kept.folder / ".summary.json.0123456789abcdef.tmp").write_text("half")
+        kept.push()
+        assert store.of(home).names(home) == ["config", "model/a"]
+    fill(home, checkpoints_4_state="large", lock="{}", export_model="large")
+    with stage.open(home) as kept:
+        assert store.HERE.names(kept.folder) == ["config", "model/a"]
+        assert (kept.folder / "model/a").read_text() == "2"
+    assert not kept.folder.exists()
+
+
+def test_only_what_changed_is_pushed(home, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        type(store.of(home)), "write", lambda self, place, data: written.append(place.name)
+    )
+    with stage.open(home) as kept:
+        fill(kept.folder, a="1", b="2")
+        (kept.folder / "finished.json").write_text("{}")
+        kept.push()
+        assert written == ["a", "b", "finished.json"]
+        written.clear()
+        (kept.folder / "b").write_text("more")
+        kept.push()
+    assert written == ["b"]
+
+
+def test_a_run_that_fails_leaves_its_log(home):
+    with bucket_lock.hold(home) as held, pytest.raises(ValueError), stage.open(home, held) as kept:
+        fill(kept.folder, log="what happened")
+        raise ValueError
+    assert store.of(home).names(home) == ["log"]
+
+
+def test_errors_name_the_bucket(home):
+    with pytest.raises(InputError, match=f"^{HOME}/config.json: odd"), stage.open(home) as kept:
+        raise InputError(f"{kept.folder}/config.json: odd.")
+
+
+# ------------------------------------------------------------------------------------- lock
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(bucket_lock, "RENEWED", 0.05)
+    monkeypatch.setattr(bucket_lock, "PATIENCE", 1.0)
+    monkeypatch.setattr(bucket_lock, "MOMENT", 0.01)
+
+
+def owner_in(home):
+    with store.of(home).open(home / "lock") as file:
+        return json.loads(file.read())
+
+
+def test_a_second_run_is_refused_and_the_first_keeps_its_lock(home, quick):
+    with bucket_lock.hold(home) as held:
+        with pytest.raises(InputError, match=f"another run is active .*process {os.getpid()} on"):
+            bucket_lock.hold(home).__enter__()
+        held.check()
+    assert store.of(home).names(home) == []
+
+
+@pytest.mark.parametrize("content", ['{"host": "other", "process": 3}', "{", "[]"])
+def test_a_stale_lock_is_taken_over(home, quick, content):
+    fill(home, lock=content)
+    with bucket_lock.hold(home) as held:
+        held.check()
+        assert owner_in(home)["process"] == os.getpid()
+
+
+def test_an_owner_of_this_machine_that_is_gone_is_not_waited_for(home, monkeypatch):
+    if not bucket_lock._system():
+        pytest.skip("nothing tells this machine from others")
+    monkeypatch.setattr(bucket_lock, "MOMENT", 0.01)
+    monkeypatch.setattr(bucket_lock.Held, "_wait_for_a_renewal", lambda *_: pytest.fail("waits"))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    fill(home, lock=json.dumps({"process": ended.pid, "system": bucket_lock._system()}))
+    with bucket_lock.hold(home) as held:
+        held.check()
+
+
+def test_of_several_that_take_over_one_holds_it(home, quick, monkeypatch):
+    monkeypatch.setattr(bucket_lock, "MOMENT", 0.5)
+    fill(home, lock='{"host": "other", "process": 3}')
+    began, ended, held = threading.Barrier(8), threading.Event(), []
+
+    def run():
+        began.wait()
+        try:
+            with bucket_lock.hold(home) as mine:
+                held.append(mine)
+                ended.wait(10)
+        except InputError:
+            pass
+        finally:
+            refused.release()
+
+    refused = threading.Semaphore(0)
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(7):
+        assert refused.acquire(timeout=30)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 1
+
+
+def test_who_has_lost_the_lock_pushes_nothing(home, quick):
+    with bucket_lock.hold(home) as held, stage.open(home, held) as kept:
+        fill(home, lock='{"host": "other", "process": 3, "id": "theirs"}')
+        fill(kept.folder, log="mine")
+        with pytest.raises(RunStopped, match="process 3 on other has the lock of this run"):
+            kept.push()
+    assert store.of(home).names(home) == ["lock"]  # theirs
