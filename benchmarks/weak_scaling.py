@@ -72,8 +72,10 @@ def kept(plan: Mapping[str, Any]) -> dict[str, Any]:
             f"{plan['model']} on {plan['topology']}: a plan that fits, and whose steps have one "
             "micro-batch, was expected. Set batch.interactions=1."
         )
-    names = ("model", "parameters", "topology", "devices", "mesh", "rows", "memory", "programs")
-    names += ("flops", "seconds", "compile_seconds", "versions")
+    names = [
+        *("model", "parameters", "topology", "devices", "mesh", "rows", "memory", "programs"),
+        *("flops", "seconds", "compile_seconds", "versions"),
+    ]
     return {"chip": plan["chip"]["name"], **{name: plan[name] for name in names}}
 
 
@@ -227,8 +229,10 @@ def compiled_table(lines: Sequence[Line]) -> list[str]:
 
 
 def predicted_table(layout: Layout, lines: Sequence[Line]) -> list[str]:
-    names = ("chips", "slices x fsdp", "compute", "interconnect", "network", "update")
-    names += ("step, in turn", "efficiency", "step, hidden", "efficiency")
+    names = [
+        *("chips", "slices x fsdp", "compute", "interconnect", "network", "update"),
+        *("step, in turn", "efficiency", "step, hidden", "efficiency"),
+    ]
     rows = []
     for count in (count for count in CHIPS if count >= layout.least):
         t = predict(layout, count, lines)
