@@ -8,11 +8,15 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from interact_jax import digests, places
 from interact_jax.models import hf
+from interact_jax.models.hf.tensor_files import write_tensors
 from interact_jax.schema import InputError
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -186,13 +190,13 @@ def test_a_failure_leaves_the_last_export_whole(model, tmp_path, monkeypatch):
     exported(model, out)
     before, calls = contents(out), []
 
-    def full(tensors, path, metadata):
+    def full(path, *_):
         calls.append(path)
         if len(calls) == 2:
             raise OSError(28, "No space left on device")
         path.write_bytes(b"half")
 
-    monkeypatch.setattr("interact_jax.models.hf.tensor_files.save_file", full)
+    monkeypatch.setattr("interact_jax.models.hf.tensor_files._write_file", full)
     with pytest.raises(InputError, match=r"could not be written.*No space left.*unchanged"):
         exported(model, out, **SMALL)
     assert contents(out) == before and not (out / ".partial").exists()
@@ -200,6 +204,29 @@ def test_a_failure_leaves_the_last_export_whole(model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"could not be written"):
         exported(model, tmp_path / "new", **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.float32, 70), (ml_dtypes.bfloat16, 1000)])
+def test_files_are_those_of_safetensors(dtype, most, tmp_path):
+    """Byte for byte, though tensors are written one by one, as they are made."""
+    rng, made = np.random.default_rng(0), []
+    shapes = {"b": (3, 5), "a": (2,), "é": (1, 1, 4), "none": (0, 3), "c": ()}
+    tensors = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+
+    def make(name, wanted):
+        made.append(name)
+        return tensors[name].T.copy().T if wanted else None
+
+    write_tensors(tmp_path, shapes, make, np.dtype(dtype).itemsize, most)
+    assert made == list(shapes)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == (2 if most == 70 else 1)
+    for file in files:
+        with safe_open(file, "numpy") as found:
+            names = list(found.keys())
+        expected = tmp_path / "expected"
+        save_file({name: tensors[name] for name in names}, expected, {"format": "pt"})
+        assert file.read_bytes() == expected.read_bytes()
 
 
 @pytest.mark.parametrize("change", [{}, SMALL], ids=["one", "several"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from interact_jax import store
 from interact_jax.json_files import FILE_NAME, read_json, short
@@ -24,6 +24,8 @@ INDEX = "model.safetensors.index.json"
 COMPARED = 1 << 24  # numbers of two tensors that are compared at a time
 MOST_BYTES = 1 << 63  # more than any file has
 SHARD = r"model-\d{5,}-of-\d{5,}\.safetensors"
+STORED = {4: "F32", 2: "BF16"}  # bytes per number -> types of weights that are written
+ALIGNED = 8  # bytes of which a header has a multiple
 READABLE = {"F32": 4, "BF16": 2, "F16": 2}  # types of stored weights -> bytes per number
 
 
@@ -215,6 +217,36 @@ def parse_size(size: str | int) -> int:
     return int(count)
 
 
+def _write_file(
+    file: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    make: Callable[[str, bool], np.ndarray | None],
+    bytes_each: int,
+) -> None:
+    """Write a safetensors file, tensor by tensor as they are made; byte for byte what
+    `safetensors.numpy.save_file` makes of all of them."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # else transformers 4 refuses it
+    ends = itertools.accumulate(math.prod(shapes[n]) * bytes_each for n in sorted(shapes))
+    begins = dict(zip(sorted(shapes), itertools.chain([0], ends), strict=False))
+    for name, begin in begins.items():
+        end = begin + math.prod(shapes[name]) * bytes_each
+        header[name] = {
+            "dtype": STORED[bytes_each],
+            "shape": shapes[name],
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNED)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for name in shapes:
+            tensor = make(name, True)
+            assert tensor is not None and tensor.nbytes == math.prod(shapes[name]) * bytes_each
+            out.seek(8 + len(text) + begins[name])
+            out.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+            del tensor
+
+
 def write_tensors(
     directory: Place,
     shapes: Mapping[str, tuple[int, ...]],
@@ -226,10 +258,10 @@ def write_tensors(
     """Write tensors in the order of `shapes`, at most `max_bytes` a file (or one tensor a file).
 
     One file if all fit, else numbered files with an index, named as by Hugging Face. `make` is
-    called for each tensor when its file is written, so the host holds the tensors of one file. Of
-    several processes, which all call `make`, each `writes` the files with some numbers, 0, 1, ...;
-    for the others' tensors it calls `make` with False, and wants nothing of it. The index is
-    written where file 0 is.
+    called for each tensor when it is written, so the host holds one at a time. Of several
+    processes, which all call `make`, each `writes` the files with some numbers, 0, 1, ...; for the
+    others' tensors it calls `make` with False, and wants nothing of it. The index is written where
+    file 0 is.
     """
     size = {name: int(np.prod(shape)) * bytes_each for name, shape in shapes.items()}
     shards: list[list[str]] = [[]]
@@ -241,14 +273,12 @@ def write_tensors(
     if len(shards) == 1:
         files = [SINGLE]
     for number, (file, names) in enumerate(zip(files, shards, strict=True)):
-        made = {name: make(name, writes(number)) for name in names}
-        tensors = {name: tensor for name, tensor in made.items() if tensor is not None}
-        if writes(number):  # without the format, transformers 4 refuses the file
-            with store.of(directory).making(directory / file) as made_here:
-                save_file(tensors, made_here, metadata={"format": "pt"})
-                # Files are created readable by their owner only; give them the directory's mode.
-                made_here.chmod(made_here.parent.stat().st_mode & 0o666)
-        del made, tensors
+        if not writes(number):
+            for name in names:
+                make(name, False)
+            continue
+        with store.of(directory).making(directory / file) as made_here:
+            _write_file(made_here, {name: shapes[name] for name in names}, make, bytes_each)
     if writes(0) and len(shards) > 1:
         total = sum(size.values())
         index = {
