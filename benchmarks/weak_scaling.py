@@ -8,8 +8,10 @@ the work, and what the chips send one another is all that may slow them down.
 libtpu compiles the trainer's step, and the file has a line for each mesh: the bytes that a device
 sends, by axis of the mesh and kind of collective. From these follows what all sizes send. What goes
 round over fsdp is the model's weights and gradients, however many devices share them, and each of n
-sends (n - 1) / n of it. Between slices go a device's own gradients in float32, and of these each of
-s slices sends 2 (s - 1) / s. The first table says how far the compiled programs are from that.
+sends (n - 1) / n of it; and the hidden states of replies, which each device sends to the n - 1
+others, since the vocabulary is divided among them (`scoring.VOCABULARY`). Between slices go a
+device's own gradients in float32, and of these each of s slices sends 2 (s - 1) / s. Where a law
+has been compared with several compiled programs, the tables say how far the farthest is from it.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ if __name__ == "__main__":  # before the slow imports
 
 from interact_jax import chips, cli
 from interact_jax.arguments import Parser
+from interact_jax.models.shapes import shape
 from interact_jax.schema import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +40,8 @@ FILE = ROOT / "docs" / "data" / "weak_scaling.jsonl"
 MODEL = "qwen3-32b"
 HOP = 1e-6  # seconds from a chip to its neighbour, as "How to Scale Your Model" has it (chips.py)
 WIDTH = 4  # bytes of a gradient between slices
+GATHERS = 4  # of the hidden states of replies in a step; it explains what v5e:8x8 x 2 gathers
+BYTES = 2  # of one of their numbers
 CHIPS = tuple(2**n for n in range(3, 13))
 
 
@@ -47,7 +52,8 @@ class Layout(NamedTuple):
     kind: str  # of chip, a key of chips.CHIPS
     dimensions: int  # of the torus that joins the chips of a slice
     slice: int
-    least: int = 8  # on fewer chips the model does not fit
+    least: int = 8
+    most: int = 4096
 
     def mesh(self, count: int) -> dict[str, int]:
         within = min(count, self.slice)
@@ -55,7 +61,7 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = (
-    Layout("v5p, one slice", "tpu v5p", 3, 4096),
+    Layout("v5p, one slice", "tpu v5p", 3, 1024, most=1024),  # fsdp has to divide the model's width
     Layout("v5p, slices of 64", "tpu v5p", 3, 64),
     Layout("v5e, slices of 256", "tpu v5 lite", 2, 256, least=128),
 )
@@ -66,11 +72,12 @@ Line = Mapping[str, Any]  # of the file
 
 
 def kept(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """The line of a plan's JSON. Raises InputError for one that cannot be compared."""
+    """The line of a plan's JSON, which need not fit. Raises InputError for one that cannot be
+    compared."""
     if plan["seconds"] is None or plan["micro_batches"] != 1:
         raise InputError(
-            f"{plan['model']} on {plan['topology']}: a plan that fits, and whose steps have one "
-            "micro-batch, was expected. Set batch.interactions=1."
+            f"{plan['model']} on {plan['topology']}: a plan that was compiled, and whose steps have "
+            "one micro-batch, was expected. Set batch.interactions=1."
         )
     names = [
         *("model", "parameters", "topology", "devices", "mesh", "rows", "memory", "programs"),
@@ -101,36 +108,53 @@ def traffic(line: Line, between_slices: bool) -> tuple[int, int]:
 
 class Law(NamedTuple):
     """What goes round a ring in a step whatever its size, and of that each of n devices sends
-    (n - 1) / n: the mean over some meshes, and how far the farthest of them is from it."""
+    (n - 1) / n, and what it sends to each other one: the mean over so many meshes, and how far the
+    farthest of them is from it."""
 
     bytes: float
     runs: float
     spread: float
+    meshes: int
+    to_each: float = 0
 
     def sent(self, n: int) -> float:
-        return self.bytes * (n - 1) / n
+        return self.bytes * (n - 1) / n + self.to_each * (n - 1)
+
+    def __str__(self) -> str:
+        checked = {0: "derived; no mesh compiled", 1: "from one mesh: not checked"}
+        said = checked.get(self.meshes, f"no mesh farther from it than {self.spread:.1%}")
+        each = f" and {self.to_each / 1e9:.3f} GB to each other" if self.to_each else ""
+        return f"{self.bytes / 1e9:.2f} GB{each}, in {self.runs:.0f} collectives ({said})"
 
 
-def law(found: Sequence[tuple[int, int, float]]) -> Law:
+def hidden_states(line: Line) -> float:
+    """Bytes that a device sends to each other one for the head, which it computes for its part of
+    the vocabulary and the replies of all rows."""
+    return GATHERS * BYTES * line["rows"]["replies"] * shape(MODEL).width
+
+
+def law(found: Sequence[tuple[int, int, float]], to_each: float) -> Law:
     """From (size of the ring, runs of collectives, bytes sent) of some meshes."""
-    sizes = [sent * n / (n - 1) for n, _, sent in found]
+    sizes = [(sent - to_each * (n - 1)) * n / (n - 1) for n, _, sent in found]
     mean = sum(sizes) / len(sizes)
     runs = sum(runs for _, runs, _ in found) / len(found)
-    return Law(mean, runs, max(abs(size / mean - 1) for size in sizes))
+    return Law(mean, runs, max(abs(size / mean - 1) for size in sizes), len(found), to_each)
 
 
 def laws(lines: Sequence[Line]) -> dict[str, Law]:
     """Within a slice, and between slices of the gradients of a whole slice, which its devices
     share: derived, and compared with the lines that have several slices."""
     parameters = lines[0]["parameters"]
-    within = law([(line["mesh"]["fsdp"], *traffic(line, False)) for line in lines])
-    gradients, runs, spread = 2.0 * WIDTH * parameters, 0, 0.0
+    rings = [(line["mesh"]["fsdp"], *traffic(line, False)) for line in lines]
+    within = law(rings, hidden_states(lines[-1]))
+    gradients, runs, spread, meshes = 2.0 * WIDTH * parameters, 0, 0.0, 1
     for line in lines:
         slices, fsdp = line["mesh"]["slice"], line["mesh"]["fsdp"]
         if slices > 1:
-            runs, sent = traffic(line, True)
+            (runs, sent), meshes = traffic(line, True), meshes + 1
             spread = max(spread, abs(sent * fsdp * slices / (slices - 1) / gradients - 1))
-    return {"fsdp": within, "slice": Law(gradients, runs, spread)}
+    # Derived: the first mesh that is compared with it checks it.
+    return {"fsdp": within, "slice": Law(gradients, runs, spread, meshes if meshes > 1 else 0)}
 
 
 def of_chip(lines: Iterable[Line], chip: str) -> list[Line]:
@@ -234,7 +258,7 @@ def predicted_table(layout: Layout, lines: Sequence[Line]) -> list[str]:
         *("step, in turn", "efficiency", "step, hidden", "efficiency"),
     ]
     rows = []
-    for count in (count for count in CHIPS if count >= layout.least):
+    for count in (n for n in CHIPS if layout.least <= n <= layout.most):
         t = predict(layout, count, lines)
         parts = (t.compute, t.interconnect, t.network, t.update)
         steps = [s for step in (t.in_turn, t.hidden) for s in (step, t.efficiency(step))]
@@ -257,10 +281,7 @@ def tables(lines: Sequence[Line]) -> list[str]:
     result = compiled_table(lines)
     for chip in sorted({chips.CHIPS[layout.kind].name for layout in LAYOUTS}):
         for axis, found in laws(of_chip(lines, chip)).items():
-            result.append(
-                f"{chip}, over {axis}: {found.bytes / 1e9:.2f} GB in {found.runs:.0f} collectives, "
-                f"no mesh farther from it than {found.spread:.1%}"
-            )
+            result.append(f"- {chip}, over {axis}: {found}")
     for layout in LAYOUTS:
         result += ["", f"{layout.name}:", "", *predicted_table(layout, lines)]
     return result

@@ -28,6 +28,7 @@ from interact_jax.store import Place, Watched
 ELSEWHERE = ("checkpoints", "fixed", "damaged", "export", "lock", "weights")
 """What is not copied: it is in the bucket alone, or (`weights`, for a server) here alone."""
 LAST = ("summary.json", "finished.json")  # they say that the others are there
+RECORDED = "rollouts.jsonl"  # of an online run (`online.record`): what conversations.jsonl has
 State = tuple[int, int]  # of a file: bytes, time of the last change
 
 
@@ -68,15 +69,23 @@ class _InBucket(Stage):
         with self._one_at_a_time:
             if self._watched is not None:
                 self._watched.check()
-            for name in sorted(_names(self.folder), key=_rank):
-                file = self.folder / name
-                try:
-                    state, content = _state(file), file.read_bytes()
-                except FileNotFoundError:  # its program has removed it since
-                    continue
-                if self._pushed.get(name) != state:
+            names = sorted(_names(self.folder), key=_rank)
+            # A step may be recorded meanwhile. What its line names has to be in the file beside it,
+            # so the lines are read first; they are written behind it.
+            first = {name: self._read(name) for name in names if name == RECORDED}
+            for name in names:
+                state, content = first.get(name) or self._read(name)
+                if content is not None and self._pushed.get(name) != state:
                     self._bucket.write(self.home / name, content)
                     self._pushed[name] = state
+
+    def _read(self, name: str) -> tuple[State, bytes | None]:
+        """The state of a file, and its content; None where its program has removed it since."""
+        file = self.folder / name
+        try:
+            return _state(file), file.read_bytes()
+        except FileNotFoundError:
+            return (0, 0), None
 
 
 @contextlib.contextmanager

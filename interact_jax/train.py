@@ -53,6 +53,7 @@ from interact_jax.metrics import Journal
 from interact_jax.models import hf
 from interact_jax.models.decoder import Decoder, with_wide_ends
 from interact_jax.objectives import counts_in
+from interact_jax.online.engines import check_engine
 from interact_jax.opening import OpenedModel, open_for
 from interact_jax.optim import clip_factor, learning_rate, make_optimiser
 from interact_jax.printable import count
@@ -102,11 +103,15 @@ def start(cfg: ConfigDict, stage: str | Path | Stage) -> Run:
     workdir, home = stage.folder, stage.home
     workdir.mkdir(parents=True, exist_ok=True)
     hf.check_place(home / "export")
+    if home != workdir:
+        check_engine(cfg.online.engine)
     loggers.check_installed(cfg.loggers)
     method, mesh = method_of(cfg), sharding.make_mesh(**cfg.mesh)
     checkpoints = checkpoint.Checkpoints(home, cfg.checkpoint, method.fixed, stage.push)
-    resumed = checkpoints.latest() is not None
-    if resumed or has_record(cfg, workdir):
+    # As process 0 sees it: on a network's file system others may see an older list.
+    resumed = processes.by_first("resumed", lambda: checkpoints.latest() is not None)
+    recorded = has_record(cfg, workdir)
+    if resumed or recorded:
         config.check_resume(cfg, workdir / "config.json")
 
     check_files(cfg)

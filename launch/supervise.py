@@ -8,7 +8,7 @@ On several machines, the same command on each, with the address of the first:
     python launch/supervise.py --machines 4 --machine 0 --coordinator node-0:8476 \\
         launch/train.py ...
 
-The program is a file, or has its name behind `interact`: train, export.
+The program is a file, or a command of `interact` that makes one run of several: train, export.
 With --gpus a machine's GPUs are shared out over its processes: --local 4 --gpus 0,1,2,3.
 
 What follows the program's name are its own arguments. Where a process is killed, stands still or

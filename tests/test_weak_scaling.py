@@ -31,6 +31,7 @@ def line(slices, fsdp, chip=CHIP.name, **more):
     return {
         **{"model": weak_scaling.MODEL, "parameters": PARAMETERS, "chip": chip, "mesh": mesh},
         **{"topology": "v5p:2x2x2", "devices": slices * fsdp, "micro_batches": 1},
+        "rows": {"replies": 0},
         "programs": {"differentiate": {"by_axes": differentiate}, "update": {"by_axes": {}}},
         "seconds": {"compute": 2.0, "memory": 0.5, "update": 0.08 / fsdp},
     }
@@ -42,11 +43,26 @@ LAYOUT = weak_scaling.Layout("v5p, slices of 64", "tpu v5p", 3, 64)
 
 def test_what_grows_as_a_ring_does_has_one_law():
     laws = weak_scaling.laws(weak_scaling.of_chip(LINES, CHIP.name))
-    assert laws["fsdp"] == pytest.approx((8 * PARAMETERS, 100, 0))
-    assert laws["slice"] == pytest.approx((8 * PARAMETERS, 1, 0))
+    assert laws["fsdp"] == pytest.approx((8 * PARAMETERS, 100, 0, 4, 0))
+    assert laws["slice"] == pytest.approx((8 * PARAMETERS, 1, 0, 3, 0))
+    assert "no mesh farther" in str(laws["slice"])
     other = line(1, 32)
     other["programs"]["differentiate"]["by_axes"]["fsdp"]["all-gather"]["bytes"] *= 2
     assert weak_scaling.laws([*LINES[:4], other])["fsdp"].spread > 0.3
+
+
+def test_hidden_states_go_to_every_other_device():
+    """100 of the replies of a row, 5,120 numbers of two bytes each, four times."""
+    lines = [line(1, n) for n in (8, 16)]
+    for one in lines:
+        one["rows"] = {"replies": 100}
+        gathers = one["programs"]["differentiate"]["by_axes"]["fsdp"]["all-gather"]
+        gathers["bytes"] += 4 * 2 * 100 * 5120 * (one["mesh"]["fsdp"] - 1)
+    found = weak_scaling.laws(lines)["fsdp"]
+    assert found == pytest.approx((8 * PARAMETERS, 100, 0, 2, 4 * 2 * 100 * 5120))
+    assert found.sent(64) == pytest.approx(8 * PARAMETERS * 63 / 64 + 63 * 4_096_000)
+    alone = weak_scaling.laws(lines[:1])
+    assert "one mesh: not checked" in str(alone["fsdp"]) and "derived" in str(alone["slice"])
 
 
 def test_a_step_on_many_chips():
@@ -100,5 +116,5 @@ def test_a_plan_becomes_a_line(tmp_path):
 def test_the_docs_quote_its_tables(capsys):
     weak_scaling.main([])
     page = (ROOT / "docs/scaling.md").read_text()
-    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("|")]
+    rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith(("|", "-"))]
     assert len(rows) > 30 and all(f"\n{row}\n" in page for row in rows)

@@ -38,7 +38,10 @@ HEARTBEAT_SECONDS = 30  # without a sign of life a process counts as dead, and j
 LEAVE_SECONDS = 60
 MEET_SECONDS = 600  # for all to have done what takes all of them about as long
 LONG_SECONDS = 7200  # where some have more to do: a program to compile, or files to read or write
-LOST = ("Gloo", "NCCL", "Connection reset", "Connection closed", "heartbeat", "Socket closed")
+LOST = (
+    *("Gloo", "Connection reset", "Connection closed", "heartbeat", "Socket closed"),
+    "remote process exited",  # as NCCL says it
+)
 """Signs in a message of jax's that another process is gone."""
 ASK_SECONDS = 86_400  # for what process 0 asks of others, servers say, whose patience ends before
 SHOWN = 8  # processes that a message names
@@ -167,8 +170,8 @@ def lost(error: RuntimeError) -> str:
     if not are_several() or not any(sign in message for sign in LOST):
         return ""
     return (
-        f"a computation of all processes broke off, since another one is gone ({message}). See "
-        "what that one wrote last, and what the supervisor says of it."
+        f"a computation of all processes broke off, probably since another one is gone ({message})"
+        ". See what that one wrote last, and what the supervisor says of it."
     )
 
 

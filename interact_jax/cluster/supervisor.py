@@ -22,12 +22,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
-from interact_jax import shipped
 from interact_jax.cluster import life
 from interact_jax.cluster.conductor import Conductor, Limits, say
 from interact_jax.cluster.place import COORDINATOR, LOOPBACK, PROCESS, PROCESSES
 from interact_jax.schema import InputError, RunStopped
 
+TOGETHER = ("train", "export")  # programs of `interact` of which several make one run
 RETRY = 0.5  # seconds between attempts to reach the conductor
 FAREWELL = 5.0  # seconds for all to hear the last word, and to go
 CHECK = 1.0  # seconds between looks at signs of life
@@ -219,16 +219,16 @@ def _hear(ours: int, child: _Child) -> None:
 
 
 def commands(given: Sequence[str], python: str) -> list[str]:
-    """The command of a program: Python files are run by this Python, and so are the programs of
-    `interact`, by their names. Raises InputError where there is no such program."""
+    """The command of a program: Python files are run by this Python, and so are those of
+    `interact` that join one another, by their names. Raises InputError where there is none."""
     program, *arguments = given
     if program.endswith(".py") and Path(program).is_file():
         return [python, program, *arguments]
-    if program.replace("-", "_") in shipped.names("launch"):
+    if program in TOGETHER:
         return [python, "-m", "interact_jax", program, *arguments]
     if shutil.which(program) is None:
         raise InputError(
             f"{program}: there is no such program. Give a Python file, such as launch/train.py, "
-            "or a name: train, export."
+            f"or a name: {', '.join(TOGETHER)}."
         )
     return list(given)

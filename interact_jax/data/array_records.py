@@ -74,8 +74,9 @@ def _text_of(record: dict[str, Any]) -> bytes:
 
 def decode(data: bytes, where: str) -> Conversation:
     """The conversation that `encode` made an example of. Raises InputError for anything else."""
+    example = _example()
     try:
-        features = _example().FromString(data).features.feature
+        features = example.FromString(data).features.feature
         record = json.loads(features["conversation"].bytes_list.value[0])
         source = features["source"].bytes_list.value[0].decode("utf-8", LONE)
     except Exception as error:  # protobuf has errors of its own

@@ -62,6 +62,15 @@ def params_of(online: Any) -> SamplingParams:
     )
 
 
+def check_engine(engine: str) -> None:
+    """Raise InputError for an engine that a run in a bucket cannot have."""
+    if engine != MESH:
+        raise InputError(
+            f"online.engine={engine}: a server reads weights from a file system, and --workdir is "
+            f"in a bucket. Give a directory that both see, or take {MESH}."
+        )
+
+
 def open_engine(cfg: Any, model: OpenedModel, workdir: Path) -> Engine:
     """The engine, without this run's weights yet. A server gets them in `workdir`/weights.
 

@@ -15,7 +15,6 @@ TRAIN = ROOT / "launch/train.py"
     [
         (f"{TRAIN} --config a", f"python {TRAIN} --config a"),
         ("train --config a", "python -m interact_jax train --config a"),
-        ("prepare-data --data a", "python -m interact_jax prepare-data --data a"),
         ("bash run.sh", "bash run.sh"),
     ],
 )
@@ -23,7 +22,7 @@ def test_a_program_is_a_file_or_a_name(given, command):
     assert commands(given.split(), "python") == command.split()
 
 
-@pytest.mark.parametrize("program", ["trian", "launch/trian.py"])
+@pytest.mark.parametrize("program", ["trian", "launch/trian.py", "evaluate"])
 def test_a_program_that_is_not_there_is_named(program):
     with pytest.raises(InputError, match=f"{program}: there is no such program"):
         commands([program], "python")
