@@ -76,7 +76,7 @@ def kept(plan: Mapping[str, Any]) -> dict[str, Any]:
     compared."""
     if plan["seconds"] is None or plan["micro_batches"] != 1:
         raise InputError(
-            f"{plan['model']} on {plan['topology']}: a plan that was compiled, and whose steps have "
+            f"{plan['model']} on {plan['topology']}: a plan that was compiled, whose steps have "
             "one micro-batch, was expected. Set batch.interactions=1."
         )
     names = [
