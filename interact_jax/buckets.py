@@ -6,6 +6,7 @@ No list of names is kept from one call to the next: all processes of a run write
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ GONE_ON = (
     "Checkpoints that were complete are as they were, and the same command goes on from the newest "
     "of them."
 )
+FULL_HERE = (errno.ENOSPC, errno.EDQUOT)
 AT_ONCE = 64  # objects that are asked for together
 
 
@@ -77,8 +79,15 @@ class Bucket:
 
     @contextlib.contextmanager
     def open(self, file: Any) -> Iterator[io.BufferedReader]:
-        with _reaching(file), remote.reading(str(file)) as content:
-            yield content
+        with contextlib.ExitStack() as stack:
+            with _reaching(file):
+                content = stack.enter_context(remote.reading(str(file)))
+            try:
+                yield content
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) or error.errno in FULL_HERE:
+                    raise  # of the caller, who writes elsewhere
+                raise _out_of_reach(file, error) from error
 
     def read(self, file: Any) -> bytes:
         """The content of a small file."""

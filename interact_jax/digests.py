@@ -153,7 +153,8 @@ def _read(file: Place) -> dict[str, str] | None:
     """The digests by name; None where the file itself is damaged."""
     try:
         with store.of(file).open(file) as opened:
-            lines, last, own = opened.read().decode().rpartition(LAST_LINE)
+            content = opened.read()
+        lines, last, own = content.decode().rpartition(LAST_LINE)
     except (OSError, UnicodeDecodeError):
         return None
     if not last or own != _hash(lines.encode()) + "\n":

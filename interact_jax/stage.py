@@ -56,6 +56,8 @@ class _InBucket(Stage):
                 continue
             below = [f"{name}/{each}" for each in self._bucket.names(self.home / name)]
             for each in below or [name]:
+                if {"", ".", ".."} & set(each.split("/")):
+                    raise InputError(f"{self.home}/{each}: an object that no run has written.")
                 file = self.folder / each
                 try:
                     content = self._bucket.read(self.home / each)

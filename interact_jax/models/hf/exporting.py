@@ -94,6 +94,7 @@ def export(
         if first and not complete:
             with contextlib.suppress(OSError, RunStopped):  # the first error is the one to know
                 files.remove(partial)
+            with contextlib.suppress(OSError, RunStopped):
                 if new and files.is_dir(out) and not files.entries(out):
                     files.remove(out)
     processes.meet("exported", processes.LONG_SECONDS)
