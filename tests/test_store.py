@@ -247,3 +247,44 @@ def test_who_has_lost_the_lock_pushes_nothing(home, quick):
         with pytest.raises(RunStopped, match="process 3 on other has the lock of this run"):
             kept.push()
     assert store.of(home).names(home) == ["lock"]  # theirs
+
+
+def test_damaged_digests_are_damage(place):
+    """Also where they are no text any more."""
+    fill(place, a="1", b_c="22")
+    digests.seal(place)
+    own = place / digests.NAME.format(0, 1)
+    with store.of(place).open(own) as file:
+        sound = file.read()
+    store.of(place).write(own, sound[:9] + bytes([sound[9] ^ 128]) + sound[10:])
+    with pytest.raises(digests.Damaged, match="is damaged: digests-0-of-1.b2"):
+        digests.check(place)
+
+
+def test_an_object_that_leads_out_of_a_run_is_refused(home, monkeypatch):
+    fill(home, a_b="1")
+    monkeypatch.setattr(type(store.of(home)), "names", lambda *_: ["../../b"])
+    with pytest.raises(InputError, match="no run has written"), stage.open(home):
+        pass
+
+
+def test_a_step_that_is_recorded_meanwhile_is_whole_or_not_there(home, monkeypatch):
+    """Of an online run: what its line names is in the file beside it."""
+    kind = type(store.of(home))
+    write = kind.write
+    with stage.open(home) as kept:
+        said, steps = kept.folder / "conversations.jsonl", kept.folder / "rollouts.jsonl"
+        said.write_text("one")
+        steps.write_text("3")
+
+        def recorded_meanwhile(self, file, data):
+            said.write_text("onetwo")
+            steps.write_text("6")
+            write(self, file, data)
+
+        monkeypatch.setattr(kind, "write", recorded_meanwhile)
+        kept.push()
+        monkeypatch.undo()
+        files = store.of(home)
+        with files.open(home / said.name) as text, files.open(home / steps.name) as end:
+            assert len(text.read()) >= int(end.read())
