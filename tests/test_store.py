@@ -257,7 +257,7 @@ def test_damaged_digests_are_damage(place):
     with store.of(place).open(own) as file:
         sound = file.read()
     store.of(place).write(own, sound[:9] + bytes([sound[9] ^ 128]) + sound[10:])
-    with pytest.raises(digests.Damaged, match="is damaged: digests-0-of-1.b2"):
+    with pytest.raises(digests.Damaged, match=r"is damaged: digests-0-of-1\.b2"):
         digests.check(place)
 
 
