@@ -41,6 +41,7 @@ LONG_SECONDS = 7200  # where some have more to do: a program to compile, or file
 LOST = (
     *("Gloo", "Connection reset", "Connection closed", "heartbeat", "Socket closed"),
     "remote process exited",  # as NCCL says it
+    "coordination service",  # which process 0 has
 )
 """Signs in a message of jax's that another process is gone."""
 ASK_SECONDS = 86_400  # for what process 0 asks of others, servers say, whose patience ends before
