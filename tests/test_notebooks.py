@@ -155,7 +155,8 @@ def test_first_steps_on_a_tpu_vm(execute, tmp_path, monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
     tiny(tmp_path / "model", max_position_embeddings=2048)
     small = "--config.data.max_length=1024 --config.batch.row_tokens=1024 --config.batch.rows=1 "
-    small += "--config.evaluation.new_tokens=8 --config.evaluation.prompts=8"
+    small += "--config.evaluation.name=none --config.check_hindsight=0 "
+    small += "--config.report.interactions=0 --config.evaluation.holdout=0"
     notebook = execute("tpu_vm", MODEL=str(tmp_path / "model"), STEPS=4, MORE=small)
     assert "8 x cpu (cpu)" in printed(notebook, "def ask")
     assert "on 8 x cpu: fsdp=8" in printed(notebook, "mesh.fsdp=-1 --config.steps={STEPS}")
