@@ -164,10 +164,14 @@ def owned(home: Place) -> Iterator[tuple[Watched | None, Stage]]:
 def read_finished(cfg: ConfigDict, kept: Stage) -> list[str] | None:
     """The lines that the run has ended with, for which process 0 looks; None where there is
     something to do."""
-    lines = None
-    if processes.is_first() and (lines := finished.read(cfg, kept)) is not None:
-        remove_leftovers(kept.folder)
-    return json.loads(processes.of_first("finished", json.dumps(lines), processes.LONG_SECONDS))
+
+    def look() -> list[str] | None:
+        if (lines := finished.read(cfg, kept)) is not None:
+            remove_leftovers(kept.folder)
+        return lines
+
+    ended: list[str] | None = processes.by_first("finished", look, processes.LONG_SECONDS)
+    return ended
 
 
 def start(cfg: ConfigDict, kept: Stage) -> train.Run:
