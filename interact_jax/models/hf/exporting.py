@@ -198,7 +198,9 @@ def _write_weights(
         else:  # the largest tensors: no copy where none is needed
             part = leaf if leaf.dtype == dtype else _cast(leaf, dtype)
         if not part.is_fully_addressable:
-            part = sharding.replicate(part)  # one tensor at a time
+            # One at a time, in every process: those who want none of them would run ahead, and
+            # hold many; on CPUs, collectives that wait for one another's threads never end.
+            part = jax.block_until_ready(sharding.replicate(part))
         return rule.backwards(np.asarray(part)) if wanted else None
 
     def writes(file: int) -> bool:
