@@ -23,6 +23,7 @@ from interact_jax.models.attention import (
     blockwise,
     native,
     pallas_tpu,
+    pallas_triton,
 )
 from interact_jax.models.attention.pairs import Pairs
 from interact_jax.models.attention.sight import (
@@ -49,6 +50,10 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, "BLOCK_K", 8)
     monkeypatch.setattr(pallas_tpu, "BLOCK_Q", 32)  # float32 gets half
     monkeypatch.setattr(pallas_tpu, "BLOCK_K", 16)
+    blocks = pallas_triton.Blocks(16, 8, 4, 2)
+    monkeypatch.setattr(
+        pallas_triton, "BLOCKS", dict.fromkeys(pallas_triton.BLOCKS, pallas_triton.Kernels(*[blocks] * 3))
+    )
 
 
 def packed_sight(window=None):

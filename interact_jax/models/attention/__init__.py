@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 
 from interact_jax import sharding
 from interact_jax.foreign import Unavailable
-from interact_jax.models.attention import blockwise, dense, native, pallas_tpu
+from interact_jax.models.attention import blockwise, dense, native, pallas_triton, pallas_tpu
 from interact_jax.models.attention.sight import Sight
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
@@ -45,6 +45,7 @@ BACKENDS = {
     "xla": Backend(blockwise.forward, blockwise.backward),
     "dense": Backend(dense.forward, dense.backward),
     "pallas": Backend(pallas_tpu.forward, pallas_tpu.backward),  # interpreted on a CPU, for tests
+    "triton": Backend(pallas_triton.forward, pallas_triton.backward),  # interpreted on a CPU, too
     "native": Backend(native.forward, native.backward),  # only on CPUs
 }
 """How attention is computed, by the value of the setting `attention`."""
