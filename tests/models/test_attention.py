@@ -50,10 +50,8 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, "BLOCK_K", 8)
     monkeypatch.setattr(pallas_tpu, "BLOCK_Q", 32)  # float32 gets half
     monkeypatch.setattr(pallas_tpu, "BLOCK_K", 16)
-    blocks = pallas_triton.Blocks(16, 8, 4, 2)
-    monkeypatch.setattr(
-        pallas_triton, "BLOCKS", dict.fromkeys(pallas_triton.BLOCKS, pallas_triton.Kernels(*[blocks] * 3))
-    )
+    small = pallas_triton.Kernels(*[pallas_triton.Blocks(16, 8, warps=4, stages=2)] * 3)
+    monkeypatch.setattr(pallas_triton, "BLOCKS", dict.fromkeys(pallas_triton.BLOCKS, small))
 
 
 def packed_sight(window=None):
@@ -283,7 +281,8 @@ def test_a_mesh_changes_nothing(backend):
 
 
 @pytest.mark.parametrize(
-    "backend, platform", [("pallas", "gpu"), ("native", "gpu"), ("native", "tpu")]
+    "backend, platform",
+    [("pallas", "gpu"), ("native", "gpu"), ("native", "tpu"), ("triton", "tpu")],
 )
 def test_a_backend_that_the_devices_do_not_have_is_refused(backend, platform):
     device = SimpleNamespace(platform=platform)
@@ -291,3 +290,26 @@ def test_a_backend_that_the_devices_do_not_have_is_refused(backend, platform):
     with pytest.raises(InputError, match=rf"attention={backend} .*here are {platform} devices"):
         backend_for(backend, mesh)
     assert backend_for("auto", mesh) != backend
+
+
+def test_a_gpu_has_its_kernels_if_it_is_of_nvidia_and_not_too_old(caplog):
+    def meshes(*capabilities):
+        for capability in capabilities:
+            device = SimpleNamespace(platform="gpu", compute_capability=capability)
+            yield SimpleNamespace(devices=np.array([device]))
+
+    for mesh in meshes("8.0", "9.0", "12.0"):
+        assert backend_for("auto", mesh) == backend_for("triton", mesh) == "triton"
+    assert not caplog.records
+    for mesh in meshes("7.5", "gfx942"):
+        assert backend_for("auto", mesh) == "xla"
+        with pytest.raises(InputError, match=r"attention=triton: .*8\.0 or more.*attention=auto"):
+            backend_for("triton", mesh)
+    assert "7.5" in caplog.text and "gfx942" in caplog.text
+
+
+def test_heads_that_are_too_wide_for_the_kernels_are_refused():
+    sight, S = causal_sight()
+    q, k, v, _ = arrays(sight, S, K=264)
+    with pytest.raises(InputError, match="heads of 264 numbers .*attention=xla"):
+        attend(q, k, v, sight, "triton")

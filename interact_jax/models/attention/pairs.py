@@ -97,5 +97,7 @@ def visits_of(kind_BxOxW: jax.Array) -> jax.Array:
     W = kind_BxOxW.shape[2]
     index = jax.lax.broadcasted_iota(jnp.int32, kind_BxOxW.shape, 2)
     other = jnp.sort((ALL - kind_BxOxW) * W + index, axis=2) % W
-    counts = [(kind_BxOxW == kind).sum(axis=2, keepdims=True, dtype=jnp.int32) for kind in (ALL, SOME)]
+    counts = [
+        (kind_BxOxW == kind).sum(axis=2, keepdims=True, dtype=jnp.int32) for kind in (ALL, SOME)
+    ]
     return jnp.concatenate([other, *counts], axis=2)

@@ -22,17 +22,32 @@ formula.
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
+from interact_jax import flops
+from interact_jax.foreign import Unavailable
 from interact_jax.models.attention.pairs import kinds_of, visits_of
 from interact_jax.models.attention.sight import Sight
+from interact_jax.schema import InputError
+
+
+def _import_triton() -> Any:
+    """JAX's interface to Triton, None where jaxlib was built without it."""
+    try:
+        return importlib.import_module("jax.experimental.pallas.triton")
+    except ImportError:
+        return None
+
+
+plgpu = _import_triton()
 
 
 class Blocks(NamedTuple):
@@ -63,9 +78,22 @@ BLOCKS = {
 }
 """By the width of a head, rounded up, and the bytes of an element."""
 
+CAPABILITY = 8.0  # of the GPU, at least: earlier ones have no products of bfloat16
 LEAST = 16  # rows and columns of an operand of a product, at least
 NOTHING = -1e30  # logit of unseen keys; finite, so that the difference of two is not NaN
 LOG2_E = math.log2(math.e)  # the hardware has only powers of two
+
+
+def check(device: Any) -> None:
+    """Raises foreign.Unavailable if the kernels cannot be compiled for this GPU."""
+    if plgpu is None:
+        raise Unavailable("this jaxlib has no Triton")
+    capability = str(getattr(device, "compute_capability", "unknown"))
+    if not capability.replace(".", "", 1).isdigit() or float(capability) < CAPABILITY:
+        raise Unavailable(
+            f"its kernels are for NVIDIA GPUs of compute capability {CAPABILITY} or more; that of "
+            f"{getattr(device, 'device_kind', 'this GPU')} is {capability}"
+        )
 
 
 def forward(
@@ -76,6 +104,7 @@ def forward(
     cut = _cut(q_BxLxHxK, k_BxSxGxK, blocks_for(q_BxLxHxK).forward, by_query=True)
     return _call(
         _forward_kernel,
+        2,
         cut,
         sight,
         [("queries", q_BxLxHxK), ("keys", k_BxSxGxK), ("keys", v_BxSxGxK)],
@@ -100,17 +129,24 @@ def backward(
     q, k, v = ("queries", q_BxLxHxK), ("keys", k_BxSxGxK), ("keys", v_BxSxGxK)
     out, dout, lse = ("queries", out_BxLxHxK), ("queries", dout_BxLxHxK), ("statistics", lse_BxHxL)
     cut = _cut(q_BxLxHxK, k_BxSxGxK, blocks.dq, by_query=True)
-    dq, delta_BxHxL = _call(_dq_kernel, cut, sight, [q, k, v, lse, dout, out], [q, lse])
+    dq, delta_BxHxL = _call(_dq_kernel, 3, cut, sight, [q, k, v, lse, dout, out], [q, lse])
     cut = _cut(q_BxLxHxK, k_BxSxGxK, blocks.dkv, by_query=False)
     delta = ("statistics", delta_BxHxL)
-    dk, dv = _call(_dkv_kernel, cut, sight, [q, k, v, lse, dout, delta], [k, v])
+    dk, dv = _call(_dkv_kernel, 4, cut, sight, [q, k, v, lse, dout, delta], [k, v])
     return dq, dk, dv
 
 
 def blocks_for(q_BxLxHxK: jax.Array) -> Kernels:
-    """The blocks of the kernels for heads of this width and type."""
+    """The blocks of the kernels for heads of this width and type. Raises InputError if there are
+    none."""
     size, K = q_BxLxHxK.dtype.itemsize, q_BxLxHxK.shape[-1]
-    return BLOCKS[min(width for width, of in BLOCKS if of == size and width >= K), size]
+    widths = [width for width, of in BLOCKS if of == size and width >= K]
+    if not widths:
+        raise InputError(
+            f"attention=triton: heads of {K} numbers of type {q_BxLxHxK.dtype}; it has kernels for "
+            "up to 256 of float32, bfloat16 or float16. attention=xla computes any."
+        )
+    return BLOCKS[min(widths), size]
 
 
 class _Cut(NamedTuple):
@@ -172,13 +208,16 @@ def _cut(q_BxLxHxK: jax.Array, k_BxSxGxK: jax.Array, blocks: Blocks, by_query: b
 
 def _call(
     kernel: Callable[..., None],
+    products: int,
     cut: _Cut,
     sight: Sight,
     given: list[tuple[str, jax.Array]],
     wanted: list[tuple[str, Any]],
 ) -> Any:
     """The results of the kernel, shaped and typed as `wanted`: compiled if it is lowered for an
-    NVIDIA GPU, interpreted on a CPU."""
+    NVIDIA GPU, interpreted on a CPU. A visit takes so many matrix products."""
+    name = f"attention{kernel.__name__.removesuffix('_kernel')}_{cut.blocks.q}x{cut.blocks.k}"
+    flops.FOREIGN[name] = functools.partial(_flops, products, cut)
     kinds_BxNxM = kinds_of(sight, cut.S, cut.blocks.q, cut.blocks.k)
     visits_BxOxV = visits_of(kinds_BxNxM if cut.by_query else kinds_BxNxM.swapaxes(1, 2))
     _, own, length = visits_BxOxV.shape
@@ -203,10 +242,10 @@ def _call(
                 num_warps=cut.blocks.warps, num_stages=cut.blocks.stages
             ),
             interpret=interpret,
-            name=kernel.__name__.strip("_"),
+            name=name,
         )(*args)
 
-    program.__name__ = kernel.__name__  # by which profilers call it
+    program.__name__ = name  # by which profilers call it
     return jax.lax.platform_dependent(
         visits_BxOxV,
         *runs,
@@ -214,6 +253,15 @@ def _call(
         cuda=functools.partial(run, interpret=False),
         cpu=functools.partial(run, interpret=True),
     )
+
+
+def _flops(
+    products: int, cut: _Cut, shapes: list[tuple[int, ...]], values: list[np.ndarray | None]
+) -> int:
+    """Every query head visits what the lists have; all pairs of blocks, if they are not known."""
+    B, own, length = shapes[0]
+    pairs = B * own * (length - 2) if values[0] is None else int(values[0][:, :, -2:].sum())
+    return 2 * products * pairs * cut.blocks.q * cut.blocks.k * cut.H * cut.K
 
 
 def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
