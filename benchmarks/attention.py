@@ -38,7 +38,7 @@ import numpy as np
 from interact_jax import bench, cli
 from interact_jax.arguments import Parser
 from interact_jax.models.attention import BACKENDS, RUNS_ON, dense, pallas_triton
-from interact_jax.models.attention.pallas_triton import Blocks, Kernels
+from interact_jax.models.attention.pallas_triton import Blocks
 from interact_jax.models.attention.sight import (
     Sight,
     branch_sight,
@@ -49,8 +49,8 @@ from interact_jax.models.decoder import precision_of
 from interact_jax.schema import InputError, TokenStream
 
 NAMES = ("out", "dq", "dk", "dv")
-OTHERS = Kernels(
-    forward=(
+OTHERS = {
+    "forward": (
         Blocks(128, 128, 8, 2),
         Blocks(128, 64, 8, 2),
         Blocks(128, 64, 8, 3),
@@ -61,7 +61,7 @@ OTHERS = Kernels(
         Blocks(64, 128, 4, 2),
         Blocks(128, 32, 4, 3),
     ),
-    dq=(
+    "dq": (
         Blocks(128, 64, 8, 2),
         Blocks(128, 64, 8, 3),
         Blocks(128, 128, 8, 2),
@@ -71,7 +71,7 @@ OTHERS = Kernels(
         Blocks(64, 128, 4, 2),
         Blocks(64, 32, 4, 3),
     ),
-    dkv=(
+    "dkv": (
         Blocks(64, 128, 8, 2),
         Blocks(64, 128, 8, 3),
         Blocks(32, 128, 8, 3),
@@ -81,7 +81,7 @@ OTHERS = Kernels(
         Blocks(32, 64, 4, 2),
         Blocks(32, 64, 4, 3),
     ),
-)  # type: ignore[arg-type]
+}
 """Candidates for heads of 128 bfloat16 numbers."""
 
 
@@ -223,10 +223,10 @@ def measure_blocks(case: Case, calls: int) -> Iterator[dict[str, Any]]:
 
     of_dq = of_kernel("dq")
     try:
-        for kernel in Kernels._fields:
-            for blocks in getattr(OTHERS, kernel):
+        for kernel, candidates in OTHERS.items():
+            for blocks in candidates:
                 table[key] = used._replace(**{kernel: blocks})
-                result = {"row": case.name, "kernel": kernel, "blocks": tuple(blocks)}
+                result: dict[str, Any] = {"row": case.name, "kernel": kernel, "blocks": blocks}
                 try:
                     seconds = of_kernel(kernel) - (of_dq if kernel == "dkv" else 0.0)
                 except Exception as reason:  # whatever the compiler does not like

@@ -311,5 +311,5 @@ def test_a_gpu_has_its_kernels_if_it_is_of_nvidia_and_not_too_old(caplog):
 def test_heads_that_are_too_wide_for_the_kernels_are_refused():
     sight, S = causal_sight()
     q, k, v, _ = arrays(sight, S, K=264)
-    with pytest.raises(InputError, match="heads of 264 numbers .*attention=xla"):
+    with pytest.raises(InputError, match=r"heads of 264 numbers .*attention=xla"):
         attend(q, k, v, sight, "triton")

@@ -70,7 +70,7 @@ class Kernels(NamedTuple):
 
 BLOCKS = {
     (64, 2): Kernels(Blocks(128, 64, 4, 3), Blocks(128, 64, 8, 3), Blocks(64, 128, 8, 3)),
-    (128, 2): Kernels(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 2), Blocks(64, 128, 8, 2)),
+    (128, 2): Kernels(Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(64, 128, 8, 2)),
     (256, 2): Kernels(Blocks(64, 64, 4, 2), Blocks(64, 32, 8, 2), Blocks(32, 64, 8, 2)),
     (64, 4): Kernels(Blocks(64, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
     (128, 4): Kernels(Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
