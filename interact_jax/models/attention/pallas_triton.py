@@ -161,6 +161,7 @@ class _Cut(NamedTuple):
     K: int
     blocks: Blocks
     by_query: bool
+    interpret: bool = False
 
     @property
     def r(self) -> int:
@@ -228,10 +229,13 @@ def _call(
         *(cut.spec(kind) for kind, _ in given),
     ]
 
-    def program(visits: Any, *refs: Any) -> None:
-        kernel(cut, cut.own(pl.program_id(2)), visits, refs[: len(runs)], *refs[len(runs) :])
-
     def run(*args: jax.Array, interpret: bool) -> Any:
+        called = functools.partial(kernel, cut._replace(interpret=interpret))
+
+        def program(visits: Any, *refs: Any) -> None:
+            called(cut.own(pl.program_id(2)), visits, refs[: len(runs)], *refs[len(runs) :])
+
+        program.__name__ = name  # by which profilers call it
         return pl.pallas_call(
             program,
             grid=(cut.H if cut.by_query else cut.G, cut.B, own),
@@ -245,7 +249,6 @@ def _call(
             name=name,
         )(*args)
 
-    program.__name__ = name  # by which profilers call it
     return jax.lax.platform_dependent(
         visits_BxOxV,
         *runs,
@@ -274,6 +277,21 @@ def _dot(a: jax.Array, b: jax.Array, axis_a: int, axis_b: int) -> jax.Array:
         precision=precision,
         preferred_element_type=jnp.float32,
     )
+
+
+def _exp2(cut: _Cut, x: jax.Array) -> jax.Array:
+    """2^x by the instruction that there is for it. XLA would surround it with others, for results
+    below 2^-126; as weights these are as good as 0."""
+    if cut.interpret:
+        return jnp.exp2(x)
+    (result,) = plgpu.elementwise_inline_asm(
+        "ex2.approx.ftz.f32 $0, $1;",
+        args=[x],
+        constraints="=f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
+    )
+    return result
 
 
 def _within(start: Any, size: int, tokens: int) -> jax.Array | None:
@@ -371,8 +389,8 @@ def _forward_kernel(cut, i, visits, runs, q_ref, k_ref, v_ref, out_ref, lse_ref)
         new = jnp.maximum(largest, logits.max(axis=1))
         # The weights of a query that has seen nothing so far must be 0, not 2^0.
         base = jnp.where(new == NOTHING, 0.0, new) if masked else new
-        weights = jnp.exp2(logits * unit - (base * unit)[:, None])
-        keep = jnp.exp2((largest - base) * unit)
+        weights = _exp2(cut, logits * unit - (base * unit)[:, None])
+        keep = _exp2(cut, (largest - base) * unit)
         v = _tokens(cut, v_ref.at[keys, :], exists)
         out = out * keep[:, None] + _dot(weights.astype(v.dtype), v, 1, 0)
         return new, total * keep + weights.sum(axis=1), out
@@ -395,11 +413,11 @@ def _forward_kernel(cut, i, visits, runs, q_ref, k_ref, v_ref, out_ref, lse_ref)
     plgpu.store(lse_ref.at[own], lse, mask=exists)
 
 
-def _weights(logits, lse, unit, seen):
+def _weights(cut, logits, lse, seen):
     """The recomputed weights; 0 where a key is not seen."""
     if seen is not None:
         logits = jnp.where(seen, logits, NOTHING)
-    return jnp.exp2(logits * unit - lse * LOG2_E)
+    return _exp2(cut, logits * (cut.scale * LOG2_E) - lse * LOG2_E)
 
 
 def _dq_kernel(
@@ -419,7 +437,7 @@ def _dq_kernel(
         exists = _within(keys.start, cut.blocks.k, cut.S) if masked else None
         k, v = (_tokens(cut, ref.at[keys, :], exists) for ref in (k_ref, v_ref))
         seen = _seen(cut, ranges, keys.start, 0) if masked else None
-        weights = _weights(_dot(q, k, 1, 1), lse[:, None], cut.scale * LOG2_E, seen)
+        weights = _weights(cut, _dot(q, k, 1, 1), lse[:, None], seen)
         dlogits = weights * (_dot(dout, v, 1, 1) - delta[:, None])
         return dq + _dot(dlogits.astype(k.dtype), k, 1, 0)
 
@@ -444,7 +462,7 @@ def _dkv_kernel(
         lse = _values(lse_ref.at[h, block], exists, jnp.inf)[None, :]
         delta = _values(delta_ref.at[h, block], exists, 0.0)[None, :]
         seen = _seen(cut, _ranges(runs, block, exists), own.start, 1) if masked else None
-        weights = _weights(_dot(k, q, 1, 1), lse, cut.scale * LOG2_E, seen)
+        weights = _weights(cut, _dot(k, q, 1, 1), lse, seen)
         dv += _dot(weights.astype(dout.dtype), dout, 1, 0)
         dlogits = weights * (_dot(v, dout, 1, 1) - delta)
         return dk + _dot(dlogits.astype(q.dtype), q, 1, 0), dv
