@@ -209,7 +209,7 @@ def measure(case: Case, backend: str, wanted: Sequence[jax.Array], calls: int) -
 def measure_blocks(case: Case, calls: int) -> Iterator[dict[str, Any]]:
     """The time of each kernel of `triton` with each of its candidates, the others as they are."""
     q, k, v, sight, dout = case.q, case.k, case.v, case.sight, case.dout
-    table = pallas_triton.BLOCKS
+    table = pallas_triton.table()
     used = pallas_triton.blocks_for(q)
     (key,) = (key for key, kernels in table.items() if kernels is used)
     out, lse = jax.jit(pallas_triton.forward)(q, k, v, sight)

@@ -80,7 +80,8 @@ def kinds_of(sight: Sight, S: int, q: int, k: int) -> jax.Array:
         low = jnp.maximum(first_BxL[:, :, None], start)
         return jnp.maximum(jnp.minimum(jnp.minimum(end_BxL[:, :, None], start + k), S) - low, 0)
 
-    count_BxLxM = sum(count(span.first_BxL, span.end_BxL) for span in sight)
+    first, *others = [count(span.first_BxL, span.end_BxL) for span in sight]
+    count_BxLxM = sum(others, start=first)
     B, L, m = count_BxLxM.shape
     padded = jnp.pad(count_BxLxM, ((0, 0), (0, -L % q), (0, 0)))
     blocks = padded.reshape(B, -1, q, m)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -76,7 +77,14 @@ BLOCKS = {
     (128, 4): Kernels(Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(32, 32, 4, 2)),
     (256, 4): Kernels(Blocks(32, 16, 4, 2), Blocks(16, 16, 4, 2), Blocks(16, 16, 4, 2)),
 }
-"""By the width of a head, rounded up, and the bytes of an element."""
+"""By the width of a head, rounded up, and the bytes of an element: for 163 KiB of shared memory."""
+
+SMALL = BLOCKS | {
+    (128, 2): Kernels(Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 2), Blocks(32, 64, 4, 2)),
+    (256, 2): Kernels(Blocks(64, 32, 4, 2), Blocks(32, 32, 4, 2), Blocks(16, 32, 4, 2)),
+}
+"""The same for 99 KiB."""
+SMALL_CAPABILITIES = ("8.6", "8.9", "12.0", "12.1")  # of GPUs that have so little
 
 CAPABILITY = 8.0  # of the GPU, at least: earlier ones have no products of bfloat16
 LEAST = 16  # rows and columns of an operand of a product, at least
@@ -139,14 +147,20 @@ def backward(
 def blocks_for(q_BxLxHxK: jax.Array) -> Kernels:
     """The blocks of the kernels for heads of this width and type. Raises InputError if there are
     none."""
-    size, K = q_BxLxHxK.dtype.itemsize, q_BxLxHxK.shape[-1]
-    widths = [width for width, of in BLOCKS if of == size and width >= K]
+    size, K, blocks = q_BxLxHxK.dtype.itemsize, q_BxLxHxK.shape[-1], table()
+    widths = [width for width, of in blocks if of == size and width >= K]
     if not widths:
         raise InputError(
             f"attention=triton: heads of {K} numbers of type {q_BxLxHxK.dtype}; it has kernels for "
             "up to 256 of float32, bfloat16 or float16. attention=xla computes any."
         )
-    return BLOCKS[min(widths), size]
+    return blocks[min(widths), size]
+
+
+def table() -> dict[tuple[int, int], Kernels]:
+    """The blocks for the GPUs of this process."""
+    capability = getattr(jax.local_devices()[0], "compute_capability", None)
+    return SMALL if capability in SMALL_CAPABILITIES else BLOCKS
 
 
 class _Cut(NamedTuple):
@@ -333,11 +347,13 @@ def _seen(cut: _Cut, ranges: list[jax.Array], start: Any, queries_axis: int) -> 
     axis = 1 - queries_axis
     index = start + jnp.expand_dims(jnp.arange(cut.blocks.k), queries_axis)
     ranges = [jnp.expand_dims(x, axis) for x in ranges]
-    seen = [
-        (first <= index) & (index < end)
-        for first, end in zip(ranges[::2], ranges[1::2], strict=True)
-    ]
-    seen = functools.reduce(jnp.logical_or, seen)
+    seen = functools.reduce(
+        operator.or_,
+        (
+            (first <= index) & (index < end)
+            for first, end in zip(ranges[::2], ranges[1::2], strict=True)
+        ),
+    )
     return seen if cut.S % cut.blocks.k == 0 else seen & (index < cut.S)
 
 
