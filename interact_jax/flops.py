@@ -19,7 +19,9 @@ import numpy as np
 from jax.extend import core
 
 FOREIGN: dict[str, Callable[[list[tuple[int, ...]], list[np.ndarray | None]], int]] = {}
-"""FLOPs of a target of `jax.ffi.ffi_call`, from its arguments: shapes, and values where known."""
+"""FLOPs of a target of `jax.ffi.ffi_call`, or of the Pallas kernel of that name, from its
+arguments: shapes, and values where known."""
+_NAME = {"ffi_call": "target_name", "pallas_call": "name"}  # the parameter that has the name
 
 
 def count(function: Callable[..., Any], *args: Any) -> int:
@@ -27,8 +29,8 @@ def count(function: Callable[..., Any], *args: Any) -> int:
 
     Dead code is dropped first, as the compiler does. Leaves of `args` may be shapes
     (jax.ShapeDtypeStruct); a `while` whose length depends on one of those counts once. A `cond`
-    counts as its most expensive branch, a Pallas kernel as its body times its grid, a call of
-    foreign code according to `FOREIGN`.
+    counts as its most expensive branch, a call of foreign code or of a Pallas kernel according to
+    `FOREIGN`, a kernel that is not there as its body times its grid.
     """
     closed = jax.make_jaxpr(function)(*args)
     leaves = jax.tree.leaves(args, is_leaf=lambda x: isinstance(x, jax.ShapeDtypeStruct))
@@ -116,13 +118,13 @@ class _Counter:
             return self.loop(params, inputs)
         if name == "cond":
             return max(self.body(branch, inputs[1:])[0] for branch in params["branches"]), unknown
+        if name in _NAME and params[_NAME[name]] in FOREIGN:
+            shapes = [var.aval.shape for var in equation.invars]
+            values = [None if value is None else value.get() for value in inputs]
+            return FOREIGN[params[_NAME[name]]](shapes, values), unknown
         if name == "pallas_call":
             steps = [size for size in params["grid_mapping"].grid if isinstance(size, int)]
             return math.prod(steps) * self.body(params["jaxpr"], [])[0], unknown
-        if name == "ffi_call" and params["target_name"] in FOREIGN:
-            shapes = [var.aval.shape for var in equation.invars]
-            values = [None if value is None else value.get() for value in inputs]
-            return FOREIGN[params["target_name"]](shapes, values), unknown
         if name == "shard_map" and params["mesh"].size > 1:
             inputs = []  # one device's part; the known values are of the whole
         bodies = [value for value in params.values() if isinstance(value, _BODIES)]

@@ -92,6 +92,7 @@ def test_what_is_computed_is_little_more_than_what_the_method_asks_for(teacher, 
         ("xla", 256, [512, 512, 1024, 1024, 1536, 1536, 2048, 2048]),
         # and two heads of each
         pytest.param("native", 64, range(64, 2049, 64), marks=needs_compiler),
+        ("triton", 64, range(64, 2049, 64)),
     ],
 )
 def test_attention_is_counted_by_the_keys_that_blocks_visit(backend, queries, keys):

@@ -23,8 +23,9 @@ from interact_jax.models.attention import (
     blockwise,
     native,
     pallas_tpu,
+    pallas_triton,
 )
-from interact_jax.models.attention.pairs import Pairs
+from interact_jax.models.attention.pairs import ALL, SOME, Pairs, kinds_of, visits_of
 from interact_jax.models.attention.sight import (
     Span,
     branch_sight,
@@ -49,6 +50,8 @@ def small_blocks(monkeypatch):
         monkeypatch.setattr(module, "BLOCK_K", 8)
     monkeypatch.setattr(pallas_tpu, "BLOCK_Q", 32)  # float32 gets half
     monkeypatch.setattr(pallas_tpu, "BLOCK_K", 16)
+    small = pallas_triton.Kernels(*[pallas_triton.Blocks(16, 8, warps=4, stages=2)] * 3)
+    monkeypatch.setattr(pallas_triton, "BLOCKS", dict.fromkeys(pallas_triton.BLOCKS, small))
 
 
 def packed_sight(window=None):
@@ -159,6 +162,37 @@ def test_the_kernel_in_blocks_of_the_size_it_runs_with(monkeypatch, sight, r, K)
         np.testing.assert_allclose(a, b, atol=bound, rtol=0, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("K", [64, 80, 96, 112, 128, 192, 256])
+def test_the_gpu_kernels_on_random_trees(K):
+    """Thirty for each width, with their branches and a row of padding; in half, a narrow window."""
+    rng = np.random.default_rng(K)
+    grown = [
+        grow(random_window(rng, rng.integers(1, 5), history_is=history_is, name=f"c{n}"))
+        for n in range(10)
+        for history_is in ("same", "think", "strip")
+    ]
+    capacity = full_row([tree for trees in grown for tree in trees], 80)
+    run = functools.partial(through, "triton")
+    of_sight = jax.jit(lambda sight, *given: results(run(sight), *given))
+    for n, trees in enumerate(grown):
+        batch, _ = pack(fill(trees, capacity)[:2], capacity, 3)
+        sight = concatenate_sights(
+            [trunk_sight(batch.trunk), branch_sight(batch.live, batch.trunk, batch.branches)]
+        )
+        position = np.concatenate([batch.trunk.position_BxL, batch.live.position_BxL], axis=1)
+        window = jnp.int32(rng.integers(1, 12) if n % 2 else 1000)
+        sight = tuple(span.within(window, position) for span in sight)
+        S = position.shape[1]
+        given = arrays(sight, S, 3, K=K)
+        expected = results(functools.partial(formula, mask_of(sight, S)), *given)
+        for name, a, b in zip(
+            ("out", "dq", "dk", "dv"), of_sight(sight, *given), expected, strict=True
+        ):
+            bound = 1e-5 * max(1.0, float(jnp.abs(b).max()))
+            np.testing.assert_allclose(a, b, atol=bound, rtol=0, err_msg=f"{n} {name}")
+
+
 @pytest.mark.parametrize("backend", backends("xla", "pallas"))
 def test_runs_that_reach_beyond_the_keys(backend):
     """C++ has to look after this itself; the keys beyond are none."""
@@ -265,6 +299,28 @@ def test_pairs_of_blocks_are_listed_as_the_mask_has_them(sight):
         np.testing.assert_array_equal(listed, sorted(expected))
 
 
+@pytest.mark.parametrize("sight", [packed_sight, random_sight, causal_sight])
+def test_the_lists_of_a_block_have_each_pair_once(sight):
+    """Those seen wholly and those seen in part, as the mask of all runs has them."""
+    sight, S = sight()
+    mask = np.asarray(mask_of(sight, S))
+    B, L, _ = mask.shape
+    q, k = 16, 8
+    kinds = np.asarray(kinds_of(sight, S, q, k))
+    padded = np.pad(mask, ((0, 0), (0, -L % q), (0, -S % k)))
+    padded = padded.reshape(B, -(-L // q), q, -(-S // k), k)
+    np.testing.assert_array_equal(kinds, padded.any(axis=(2, 4)).astype(int) + padded.all((2, 4)))
+    for table in (kinds, kinds.swapaxes(1, 2)):
+        *_, W = table.shape
+        for row, visits in zip(
+            table.reshape(-1, W), np.asarray(visits_of(table)).reshape(-1, W + 2), strict=True
+        ):
+            whole, partly = visits[W:]
+            np.testing.assert_array_equal(visits[:whole], np.flatnonzero(row == ALL))
+            listed = visits[whole : whole + partly]
+            np.testing.assert_array_equal(listed, np.flatnonzero(row == SOME))
+
+
 @pytest.mark.parametrize("backend", backends())
 def test_a_mesh_changes_nothing(backend):
     """Rows and heads on devices of their own, whose lists of blocks differ in length."""
@@ -278,7 +334,8 @@ def test_a_mesh_changes_nothing(backend):
 
 
 @pytest.mark.parametrize(
-    "backend, platform", [("pallas", "gpu"), ("native", "gpu"), ("native", "tpu")]
+    "backend, platform",
+    [("pallas", "gpu"), ("native", "gpu"), ("native", "tpu"), ("triton", "tpu")],
 )
 def test_a_backend_that_the_devices_do_not_have_is_refused(backend, platform):
     device = SimpleNamespace(platform=platform)
@@ -286,3 +343,26 @@ def test_a_backend_that_the_devices_do_not_have_is_refused(backend, platform):
     with pytest.raises(InputError, match=rf"attention={backend} .*here are {platform} devices"):
         backend_for(backend, mesh)
     assert backend_for("auto", mesh) != backend
+
+
+def test_a_gpu_has_its_kernels_if_it_is_of_nvidia_and_not_too_old(caplog):
+    def meshes(*capabilities):
+        for capability in capabilities:
+            device = SimpleNamespace(platform="gpu", compute_capability=capability)
+            yield SimpleNamespace(devices=np.array([device]))
+
+    for mesh in meshes("8.0", "9.0", "12.0"):
+        assert backend_for("auto", mesh) == backend_for("triton", mesh) == "triton"
+    assert not caplog.records
+    for mesh in meshes("7.5", "gfx942"):
+        assert backend_for("auto", mesh) == "xla"
+        with pytest.raises(InputError, match=r"attention=triton: .*8\.0 or more.*attention=auto"):
+            backend_for("triton", mesh)
+    assert "7.5" in caplog.text and "gfx942" in caplog.text
+
+
+def test_heads_that_are_too_wide_for_the_kernels_are_refused():
+    sight, S = causal_sight()
+    q, k, v, _ = arrays(sight, S, K=264)
+    with pytest.raises(InputError, match=r"heads of 264 numbers .*attention=xla"):
+        attend(q, k, v, sight, "triton")

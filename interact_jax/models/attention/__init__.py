@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 
 from interact_jax import sharding
 from interact_jax.foreign import Unavailable
-from interact_jax.models.attention import blockwise, dense, native, pallas_tpu
+from interact_jax.models.attention import blockwise, dense, native, pallas_tpu, pallas_triton
 from interact_jax.models.attention.sight import Sight
 from interact_jax.schema import InputError
 from interact_jax.settings import Setting
@@ -45,14 +45,15 @@ BACKENDS = {
     "xla": Backend(blockwise.forward, blockwise.backward),
     "dense": Backend(dense.forward, dense.backward),
     "pallas": Backend(pallas_tpu.forward, pallas_tpu.backward),  # interpreted on a CPU, for tests
+    "triton": Backend(pallas_triton.forward, pallas_triton.backward),  # interpreted on a CPU, too
     "native": Backend(native.forward, native.backward),  # only on CPUs
 }
 """How attention is computed, by the value of the setting `attention`."""
 
-FOR_PLATFORM = {"tpu": "pallas", "gpu": "xla", "cpu": "native"}
-"""What `attention=auto` means, by the platform of the devices; `xla` elsewhere, and where `native`
-cannot be compiled."""
-RUNS_ON = {"pallas": ("tpu", "cpu"), "native": ("cpu",)}
+FOR_PLATFORM = {"tpu": "pallas", "gpu": "triton", "cpu": "native"}
+"""What `attention=auto` means, by the platform of the devices; `xla` elsewhere, and where `triton`
+or `native` cannot be compiled."""
+RUNS_ON = {"pallas": ("tpu", "cpu"), "triton": ("gpu", "cpu"), "native": ("cpu",)}
 """The platforms of backends that do not run on all of them."""
 SETTINGS = {
     "attention": Setting(
@@ -69,7 +70,8 @@ def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
 
     Raises InputError if it cannot run on them.
     """
-    platform = mesh.devices.flat[0].platform
+    device = mesh.devices.flat[0]
+    platform = device.platform
     chosen = FOR_PLATFORM.get(platform, "xla") if name == "auto" else name
     runs_on = RUNS_ON.get(chosen, (platform,))
     if platform not in runs_on:
@@ -77,16 +79,17 @@ def backend_for(name: str, mesh: jax.sharding.Mesh) -> str:
             f"attention={chosen} computes on {' and '.join(runs_on)} devices; here are {platform} "
             "devices. attention=auto takes what is best for them."
         )
-    if chosen != "native":
-        return chosen
     try:
-        native.targets()
+        if chosen == "native":
+            native.targets()
+        if chosen == "triton" and platform == "gpu":
+            pallas_triton.check(device)
     except Unavailable as reason:
-        if name == "native":
+        if name == chosen:
             raise InputError(
-                f"attention=native: {reason}. attention=auto works without it"
+                f"attention={chosen}: {reason}. attention=auto works without it"
             ) from None
-        log.warning("attention=xla, which is slower than native would be: %s", reason)
+        log.warning("attention=xla, which is slower than %s would be: %s", chosen, reason)
         return "xla"
     return chosen
 

@@ -5,6 +5,8 @@
 
 The list has room for every pair of all rows of a device, 4 bytes each in scalar memory (1 MiB from
 v4 on): two runs over 131,072 tokens take half of it.
+
+Where each program of a kernel owns a block, it has a list of its own (`visits_of`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from interact_jax.models.attention.sight import Sight
 
 NONE, SOME, ALL = range(3)  # how many of the queries of a pair see how many of its keys
 
@@ -64,3 +68,37 @@ class Pairs:
         own = numbers[t] >> below
         first = (t == 0) | (numbers[jnp.maximum(t - 1, 0)] >> below != own)
         return first, numbers[t + 1] >> below != own, self.fields(numbers[t])
+
+
+def kinds_of(sight: Sight, S: int, q: int, k: int) -> jax.Array:
+    """[B, n, m]: how much of each pair of blocks (q queries, k of S keys) is seen, in all runs
+    together. A block that an end of the row cuts short is never seen wholly."""
+
+    def count(first_BxL: jax.Array, end_BxL: jax.Array) -> jax.Array:
+        """[B, L, m]: the keys of each block that are in the run."""
+        start = (jnp.arange(-(-S // k), dtype=jnp.int32) * k)[None, None, :]
+        low = jnp.maximum(first_BxL[:, :, None], start)
+        return jnp.maximum(jnp.minimum(jnp.minimum(end_BxL[:, :, None], start + k), S) - low, 0)
+
+    first, *others = [count(span.first_BxL, span.end_BxL) for span in sight]
+    count_BxLxM = sum(others, start=first)
+    B, L, m = count_BxLxM.shape
+    padded = jnp.pad(count_BxLxM, ((0, 0), (0, -L % q), (0, 0)))
+    blocks = padded.reshape(B, -1, q, m)
+    partly, wholly = blocks.max(axis=2) > 0, blocks.min(axis=2) == k
+    return jnp.where(wholly, ALL, jnp.where(partly, SOME, NONE)).astype(jnp.int32)
+
+
+def visits_of(kind_BxOxW: jax.Array) -> jax.Array:
+    """[B, O, W + 2]: for each own block, the W other ones: those seen wholly, those seen in part,
+    those not seen; then the numbers of the first two.
+
+        kinds SOME NONE ALL ALL  ->  2 3 0 1   2 1
+    """
+    W = kind_BxOxW.shape[2]
+    index = jax.lax.broadcasted_iota(jnp.int32, kind_BxOxW.shape, 2)
+    other = jnp.sort((ALL - kind_BxOxW) * W + index, axis=2) % W
+    counts = [
+        (kind_BxOxW == kind).sum(axis=2, keepdims=True, dtype=jnp.int32) for kind in (ALL, SOME)
+    ]
+    return jnp.concatenate([other, *counts], axis=2)
