@@ -66,7 +66,7 @@ def counted(
     return bench.gradient_flops(decoder, row, cfg), asked
 
 
-@pytest.mark.parametrize("attention", backends("dense", "pallas"))
+@pytest.mark.parametrize("attention", backends("dense", "pallas", "triton"))
 @pytest.mark.parametrize("student_branches, most", [(False, 0.26), (True, 0.43)])
 def test_eight_turns_cost_a_fraction_of_two_passes(student_branches, most, attention):
     (tree, _), (none, _) = (
