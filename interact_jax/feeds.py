@@ -172,11 +172,13 @@ class LogFeed:
 
 
 def _make_trees(data: Data, share: Share) -> None:
-    """Make all trees of prepared data, each process its share: rows are planned by their sizes."""
+    """Make all trees of prepared data, each process its share: rows are planned by their sizes.
+    What is lost of a conversation counts when it is read."""
     for part in getattr(data, "parts", [data]):
         if isinstance(part, StoredDataset):
             _check_is_shared(part.store.folder)
             make_all(part, share)
+            part.count_anew()
 
 
 def _check_is_shared(folder: Path) -> None:
