@@ -225,15 +225,15 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
     except (MemoryError, RuntimeError) as error:  # jax raises RuntimeErrors
-        if isinstance(error, RuntimeError) and (reason := processes.lost(error)):
-            _leave(1, f"stopped: {reason}")
         message = str(error).strip().partition("\n")[0]
         resource = "memory, or of processes" if NO_THREAD in message else "memory"
         if (
             isinstance(error, RuntimeError)
-            and EXHAUSTED not in message
+            and EXHAUSTED not in message  # whatever else the message names
             and NO_THREAD not in message
         ):
+            if reason := processes.lost(error):
+                _leave(1, f"stopped: {reason}")
             _internal_failure()
         _leave(
             1,
