@@ -16,7 +16,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,10 @@ class _InBucket(Stage):
         self._pushed: dict[str, State] = {}
         self._one_at_a_time = threading.Lock()
 
-    def pull(self) -> None:
-        """Fetch what the bucket has."""
+    def pull(self, wanted: Collection[str] | None) -> None:
+        """Fetch what the bucket has, or what is `wanted` of it."""
         for name in self._bucket.entries(self.home):
-            if name in ELSEWHERE:
+            if name in ELSEWHERE or (wanted is not None and name not in wanted):
                 continue
             below = [f"{name}/{each}" for each in self._bucket.names(self.home / name)]
             for each in below or [name]:
@@ -91,16 +91,19 @@ class _InBucket(Stage):
 
 
 @contextlib.contextmanager
-def open(home: Place, watched: Watched | None = None) -> Iterator[Stage]:
+def open(
+    home: Place, watched: Watched | None = None, wanted: Collection[str] | None = None
+) -> Iterator[Stage]:
     """The small files of a run; those of a bucket are here only in this block. `watched` says, when
-    they are pushed, whether the run still has the bucket to itself."""
+    they are pushed, whether the run still has the bucket to itself. Whoever only reads some names
+    which are `wanted`: files, or directories with all that is in them."""
     files: Any = store.of(home)
     if not isinstance(files, Bucket):
         yield Stage(Path(str(home)), home)
         return
     with tempfile.TemporaryDirectory(prefix="interact-run-") as directory:
         stage = _InBucket(Path(directory), home, files, watched)
-        stage.pull()
+        stage.pull(wanted)
         try:
             yield stage
         except Exception as error:

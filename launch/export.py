@@ -36,6 +36,9 @@ from interact_jax.stage import Stage
 
 log = logging.getLogger("interact_jax.launch.export")
 
+READ = ("model", "config.json", "metrics.jsonl", "summary.json")
+"""The small files of a run that are read, also by the model card."""
+
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=Paragraphs)
@@ -79,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parse_size(args.max_shard_size)
     cli.join(place)
     step = int(processes.of_first("step", str(step)))  # a run that goes on may have more by now
-    with stage.open(home) as kept:
+    with stage.open(home, wanted=READ) as kept:
         export(args, kept, step)
     if args.push_to_hub is not None and processes.is_first():
         cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")

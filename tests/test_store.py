@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from interact_jax import bucket_lock, digests, stage, store
+from interact_jax import bucket_lock, checkpoint, digests, stage, store
 from interact_jax.schema import InputError, RunStopped
 from tests import buckets
 from tests.runs import outcome
@@ -49,7 +50,10 @@ def test_both_kinds_do_the_same(place):
     assert files.missing(place, ["a", "b", "b/c", "c"]) == ["b", "c"]
     assert files.is_dir(place / "b") and not files.is_dir(place / "a")
     assert files.is_file(place / "a") and not files.is_file(place / "b")
-    assert files.size(place / "b/d/e") == 3
+    assert files.sizes(place, ["b/d/e", "a"]) == {"b/d/e": 3, "a": 1}
+    assert files.sizes(place / "b", ["d/e"]) == {"d/e": 3}
+    with pytest.raises(FileNotFoundError, match="b/d/none"):
+        files.sizes(place / "b", ["c", "d/none"])
     with files.open(place / "b/c") as file:
         assert file.read() == b"22"
     with files.fetched(place / "b/c") as here:
@@ -103,6 +107,38 @@ def test_what_is_half_deleted_has_no_digests(home, monkeypatch):
     assert bucket.names(home) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("action", "before"), [("copy", 0), ("copy", 2), ("rm", 0), ("rm", 1)])
+def test_a_move_to_damaged_that_is_interrupted_is_made_again(home, action, before, monkeypatch):
+    """No half is left, and where nothing had been removed, the earlier copy is whole, too."""
+    settings = SimpleNamespace(keep=2, damaged="fall_back")
+    damaged, kind = home / "checkpoints/4", type(store.of(home)._system)
+    fill(home, checkpoints_4_data="1", checkpoints_4_state="2", damaged_4_data="of an earlier one")
+    digests.seal(home / "damaged/4")
+    digests.seal(damaged)
+    names, left, do = store.of(home).names(damaged), [None] * before, getattr(kind, action)
+
+    def interrupted(self, *given, **more):
+        if not left:
+            raise ConnectionError("gone")
+        left.pop()
+        do(self, *given, **more)
+
+    monkeypatch.setattr(kind, action, interrupted)
+    run = checkpoint.Checkpoints(home, settings)
+    run._bad = [damaged]
+    with pytest.raises(RunStopped, match="the store fails"):
+        run._clean()
+    monkeypatch.undo()
+    run = checkpoint.Checkpoints(home, settings)
+    run._bad = [damaged] if run.latest() == 4 else []  # which is still damaged
+    run._clean()
+    files = store.of(home)
+    assert files.names(damaged) == []
+    moved = "4-3" if (action, before) == ("rm", 0) else "4-2"  # nothing of it was removed
+    assert files.names(home / "damaged" / moved) == names
+    assert digests.check(home / "damaged/4-2")
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -139,6 +175,30 @@ def test_small_files_go_there_and_back(home):
         assert store.HERE.names(kept.folder) == ["config", "model/a"]
         assert (kept.folder / "model/a").read_text() == "2"
     assert not kept.folder.exists()
+
+
+def test_only_what_is_wanted_is_fetched(home):
+    fill(home, config="1", model_a="2", model_b_c="3", report_page="large", modelcard="4")
+    with stage.open(home, wanted=("model", "config", "summary")) as kept:
+        assert store.HERE.names(kept.folder) == ["config", "model/a", "model/b/c"]
+
+
+def test_sizes_are_asked_for_in_one_list(home, monkeypatch):
+    """Where files are shared out to be hashed: there may be thousands."""
+    fill(home, a="1", b_c="22", b_d="333", e="4444")
+    kind, asked = type(store.of(home)._system), []
+    find = kind.find
+
+    def listing(self, *given, **more):
+        asked.append("list")
+        return find(self, *given, **more)
+
+    monkeypatch.setattr(kind, "find", listing)
+    names = digests.names_in(home)
+    asked.clear()
+    shares = [digests._share(home, names, own, 2) for own in range(2)]
+    assert sorted(map(sorted, shares)) == [["a", "e"], ["b/c", "b/d"]]
+    assert len(asked) == 2
 
 
 def test_only_what_changed_is_pushed(home, monkeypatch):
