@@ -22,7 +22,7 @@ from typing import Any
 
 from interact_jax import digests, store
 from interact_jax.buckets import Bucket, OutOfReach
-from interact_jax.schema import InputError, RunStopped
+from interact_jax.schema import InputError
 from interact_jax.store import Place, Watched
 
 ELSEWHERE = ("checkpoints", "fixed", "damaged", "export", "lock", "weights")
@@ -30,6 +30,7 @@ ELSEWHERE = ("checkpoints", "fixed", "damaged", "export", "lock", "weights")
 LAST = ("summary.json", "finished.json")  # they say that the others are there
 RECORDED = "rollouts.jsonl"  # of an online run (`online.record`): what conversations.jsonl has
 State = tuple[int, int]  # of a file: bytes, time of the last change
+_ADDRESSES: dict[str, str] = {}  # of what is in a directory of this machine meanwhile
 
 
 class Stage:
@@ -102,6 +103,9 @@ def open(
         yield Stage(Path(str(home)), home)
         return
     with tempfile.TemporaryDirectory(prefix="interact-run-") as directory:
+        # Messages come later, too: of what was raised in this block, whose directory is gone.
+        for name in (os.path.realpath(directory), directory):  # the former may contain the latter
+            _ADDRESSES[name] = str(home)
         stage = _InBucket(Path(directory), home, files, watched)
         stage.pull(wanted)
         try:
@@ -110,9 +114,14 @@ def open(
             if watched is not None and not isinstance(error, OutOfReach):
                 with contextlib.suppress(Exception):  # so that there is to see what happened
                     stage.push()
-            if isinstance(error, InputError | RunStopped):  # the directory is about to go
-                error.args = (str(error).replace(directory, str(home)),)
             raise
+
+
+def with_addresses(text: str) -> str:
+    """A message with the addresses of files in buckets, in place of where they are here."""
+    for directory, address in _ADDRESSES.items():
+        text = text.replace(directory, address)
+    return text
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -1,15 +1,18 @@
 """Files in buckets, as in directories: on objects in memory. Whole runs: test_bucket_runs.py."""
 
+import errno
 import json
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from types import SimpleNamespace
 
 import pytest
 
-from interact_jax import bucket_lock, checkpoint, digests, stage, store
+from interact_jax import bucket_lock, checkpoint, cli, digests, stage, store
 from interact_jax.schema import InputError, RunStopped
 from tests import buckets
 from tests.runs import outcome
@@ -224,9 +227,33 @@ def test_a_run_that_fails_leaves_its_log(home):
     assert store.of(home).names(home) == ["log"]
 
 
-def test_errors_name_the_bucket(home):
-    with pytest.raises(InputError, match=f"^{HOME}/config.json: odd"), stage.open(home) as kept:
-        raise InputError(f"{kept.folder}/config.json: odd.")
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_said_names_the_bucket(home, link, tmp_path, monkeypatch, capsys):
+    """In errors of any kind, in the log, and in what a program shows, by any way to the place."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("link" if link else "real")))
+
+    def fails(given):
+        with stage.open(home) as kept:
+            cli.log_to_stderr()
+            folder = kept.folder.resolve() if link else kept.folder
+            logging.getLogger("interact_jax.test").warning("%s/metrics.jsonl: cut off", folder)
+            cli.show(f"report: {kept.folder}/report/index.html")
+            if given == ["input"]:
+                raise InputError(f"{folder}/config.json: odd.")
+            raise OSError(errno.ENOSPC, "No space left", f"{folder}/metrics.jsonl")
+
+    def said(kind):
+        with pytest.raises(SystemExit):
+            cli.run(lambda: fails([kind]))
+        shown = capsys.readouterr()
+        return [*shown.out.splitlines(), *shown.err.splitlines()]
+
+    same = [f"report: {HOME}/report/index.html", f"{HOME}/metrics.jsonl: cut off"]
+    assert said("input") == [*same, f"error: {HOME}/config.json: odd."]
+    *before, last = said("system")
+    assert before == same and last.startswith(f"error: {HOME}/metrics.jsonl: No space left. Make")
 
 
 # ------------------------------------------------------------------------------------- lock
