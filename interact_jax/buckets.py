@@ -195,7 +195,12 @@ class Bucket:
 
 
 class OutOfReach(RunStopped):
-    """A store that cannot be reached, or refuses."""
+    """A store that cannot be reached, or refuses, as a run says it. For other programs: the `place`
+    where that was, and `what` happened."""
+
+    def __init__(self, place: Any, what: str):
+        super().__init__(f"{place}: {what} {GONE_ON}")
+        self.place, self.what = str(place), what
 
 
 class _Unwatched:
@@ -228,4 +233,4 @@ def _reaching(place: Any, absent: bool = True) -> Iterator[None]:
 
 def _out_of_reach(place: Any, error: Exception) -> OutOfReach:
     advice = remote.ADVICE[str(place).partition("://")[0]]
-    return OutOfReach(f"{place}: the store fails ({remote.words(error)}). {advice}. {GONE_ON}")
+    return OutOfReach(place, f"the store fails ({remote.words(error)}). {advice}.")

@@ -14,6 +14,7 @@ import pytest
 
 from interact_jax import bucket_lock, checkpoint, cli, digests, stage, store
 from interact_jax.schema import InputError, RunStopped
+from launch import export
 from tests import buckets
 from tests.runs import outcome
 
@@ -162,6 +163,23 @@ def test_a_missing_library_is_named(monkeypatch, capsys):
     store._bucket.cache_clear()
     status, said = outcome(lambda given: store.place(*given), [HOME], capsys)
     assert status == 2 and "pip install gcsfs" in said
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint", "--out"])
+def test_an_export_that_loses_its_store_names_the_flag(home, flag, tmp_path, monkeypatch, capsys):
+    """And not what a run does then."""
+    fill(tmp_path, run_checkpoints_3_data="1")
+    digests.seal(tmp_path / "run/checkpoints/3")
+
+    def refused(self, *given, **more):
+        raise PermissionError("403")
+
+    monkeypatch.setattr(type(store.of(home)._system), "ls", refused)
+    given = {"--checkpoint": str(tmp_path / "run"), "--out": str(tmp_path / "out"), flag: HOME}
+    status, said = outcome(export.main, [x for pair in given.items() for x in pair], capsys)
+    assert status == 1 and said.startswith(f"stopped: {flag} {HOME}: {HOME}")
+    assert "the store fails (403)" in said and said.endswith("exports all of it again.\n")
+    assert "newest" not in said
 
 
 # ------------------------------------------------------------------------------------ stage
