@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,22 @@ class Bucket:
         return sorted({name for name in names if name})
 
     def names(self, folder: Any) -> list[str]:
+        return sorted(self._found(folder))
+
+    def _found(self, folder: Any) -> dict[str, Any]:
+        """What the store says of each object below a name, in one list."""
         own = _inner(folder)
         with _reaching(folder):
             try:
-                found = self._system.find(own)
+                found = self._system.find(own, detail=True)
             except FileNotFoundError:
-                return []
-        found = [name.lstrip("/") for name in found]
-        return sorted(name.removeprefix(own + "/") for name in found if name.startswith(own + "/"))
+                return {}
+        below = {name.lstrip("/"): facts for name, facts in found.items()}
+        return {
+            name.removeprefix(own + "/"): facts
+            for name, facts in below.items()
+            if name.startswith(own + "/")
+        }
 
     def missing(self, folder: Any, names: Iterable[str]) -> list[str]:
         there = set(self.names(folder))
@@ -73,9 +82,12 @@ class Bucket:
         with _reaching(place):
             return bool(self._system.isfile(_inner(place)))
 
-    def size(self, file: Any) -> int:
-        with _reaching(file):
-            return int(self._system.info(_inner(file))["size"])
+    def sizes(self, folder: Any, names: Collection[str]) -> dict[str, int]:
+        found = self._found(folder)
+        if missing := [name for name in names if name not in found]:
+            there = str(folder / missing[0])
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), there)
+        return {name: int(found[name]["size"]) for name in names}
 
     @contextlib.contextmanager
     def open(self, file: Any) -> Iterator[io.BufferedReader]:
@@ -137,13 +149,15 @@ class Bucket:
     def make(self, folder: Any) -> None:
         """Nothing: there are no directories, only names of objects."""
 
-    def move(self, place: Any, target: Any) -> None:
+    def move(self, place: Any, target: Any, marks: Callable[[str], bool] | None = None) -> None:
         """The store copies; what is complete at `place` goes when it is complete at `target`."""
-        below = [f"/{name}" for name in self.names(place)] or [""]
-        for name in below:
+        names = self.names(place)
+        if marks is not None:
+            names.sort(key=marks)
+        for name in [f"/{name}" for name in names] or [""]:
             with _reaching(place):
                 self._system.copy(_inner(place) + name, _inner(target) + name)
-        self.remove(place)
+        self.remove(place, marks)
 
     def remove(self, place: Any, marks: Callable[[str], bool] | None = None) -> None:
         names = self.names(place)
@@ -181,7 +195,12 @@ class Bucket:
 
 
 class OutOfReach(RunStopped):
-    """A store that cannot be reached, or refuses."""
+    """A store that cannot be reached, or refuses, as a run says it. For other programs: the `place`
+    where that was, and `what` happened."""
+
+    def __init__(self, place: Any, what: str):
+        super().__init__(f"{place}: {what} {GONE_ON}")
+        self.place, self.what = str(place), what
 
 
 class _Unwatched:
@@ -214,4 +233,4 @@ def _reaching(place: Any, absent: bool = True) -> Iterator[None]:
 
 def _out_of_reach(place: Any, error: Exception) -> OutOfReach:
     advice = remote.ADVICE[str(place).partition("://")[0]]
-    return OutOfReach(f"{place}: the store fails ({remote.words(error)}). {advice}. {GONE_ON}")
+    return OutOfReach(place, f"the store fails ({remote.words(error)}). {advice}.")

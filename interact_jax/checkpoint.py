@@ -266,14 +266,17 @@ def _all_steps(folder: Place) -> list[int]:
 
 
 def _set_aside(place: Place, folder: Place) -> Place:
-    """Move a directory into `folder`, under a name that is not taken there."""
+    """Move a directory into `folder`, under a name that is not taken there. Where moving takes
+    time, that of a move which was interrupted is not: it is made again."""
     there = store.of(folder)
     there.make(folder)
     target, number, taken = folder / place.name, 1, there.entries(folder)
-    while target.name in taken:
+    while target.name in taken and (there.renames or digests.is_sealed(target)):
         number += 1
         target = folder / f"{place.name}-{number}"
-    there.move(place, target)
+    if target.name in taken:
+        there.remove(target)
+    there.move(place, target, marks=digests.is_own)
     return target
 
 

@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import jax
 
-from interact_jax import config, ends, foreign, orbax_errors, places, startup
+from interact_jax import config, ends, foreign, orbax_errors, places, stage, startup
 from interact_jax.arguments import SettingsParser, reader
 from interact_jax.cluster import processes, xla_flags
 from interact_jax.cluster.place import Flags, Place, find
@@ -225,15 +225,15 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
             _leave(2, f"error: {place}{error.strerror}. Give another path.")
         _internal_failure()
     except (MemoryError, RuntimeError) as error:  # jax raises RuntimeErrors
-        if isinstance(error, RuntimeError) and (reason := processes.lost(error)):
-            _leave(1, f"stopped: {reason}")
         message = str(error).strip().partition("\n")[0]
         resource = "memory, or of processes" if NO_THREAD in message else "memory"
         if (
             isinstance(error, RuntimeError)
-            and EXHAUSTED not in message
+            and EXHAUSTED not in message  # whatever else the message names
             and NO_THREAD not in message
         ):
+            if reason := processes.lost(error):
+                _leave(1, f"stopped: {reason}")
             _internal_failure()
         _leave(
             1,
@@ -290,7 +290,7 @@ class _Presentable(logging.Formatter):
     """Log messages, like error messages, contain names and texts from others."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return wrap(presentable(replace_settings(super().format(record))), sys.stderr)
+        return wrap(presentable(_in_our_words(super().format(record))), sys.stderr)
 
 
 def wrap(text: str, stream: Any) -> str:
@@ -312,7 +312,8 @@ def wrap(text: str, stream: Any) -> str:
 
 def show(*lines: str) -> None:
     """Print lines to standard output, without control characters for the terminal."""
-    print(wrap(printable("\n".join(lines)), sys.stdout), flush=True)
+    text = stage.with_addresses("\n".join(lines))
+    print(wrap(printable(text), sys.stdout), flush=True)
 
 
 def check_output(out: str | Path, *read: str | Path, option: str = "--out") -> None:
@@ -344,6 +345,11 @@ def _compress(out: str | Path, file: BinaryIO) -> contextlib.AbstractContextMana
     return contextlib.nullcontext(file)
 
 
+def _in_our_words(message: str) -> str:
+    """A message with this program's flags, and the addresses that its user knows."""
+    return replace_settings(stage.with_addresses(message))
+
+
 def _flush() -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
@@ -351,7 +357,7 @@ def _flush() -> None:
 
 def _leave(status: int, message: str = "") -> NoReturn:
     if message:
-        message = printable(_PREFIX[0] + replace_settings(message))
+        message = printable(_PREFIX[0] + _in_our_words(message))
         print(wrap(message, sys.stderr), file=sys.stderr, flush=True)
     if status and processes.are_several():
         # Others wait for this process, and threads of it for them: they have to see its end.

@@ -73,7 +73,7 @@ def seal_together(folder: Place, kind: str) -> None:
 def _share(folder: Place, names: list[str], own: int, count: int) -> list[str]:
     """A share of the files, of about as many bytes as each other."""
     sizes, mine = [0] * count, list[str]()
-    size_of = {name: store.of(folder).size(folder / name) for name in names}
+    size_of = store.of(folder).sizes(folder, names)
     for name in sorted(names, key=lambda name: (-size_of[name], name)):
         least = sizes.index(min(sizes))
         sizes[least] += size_of[name]

@@ -38,7 +38,7 @@ from interact_jax.data.tokenise import Tokeniser
 from interact_jax.data.tree import Tree
 from interact_jax.held_out import HeldOut
 from interact_jax.methods import Method
-from interact_jax.online.feed import RolloutFeed, is_online
+from interact_jax.online.feed import RolloutFeed, check_replay, is_online
 from interact_jax.online.record import Record
 from interact_jax.opening import OpenedModel
 from interact_jax.printable import count
@@ -76,7 +76,9 @@ class Feed(Protocol):
 
 
 def check_files(cfg: Any) -> None:
-    """Raise InputError where there is no file of logs: before a model is downloaded for them."""
+    """Raise InputError where there is no file of logs, or no record that can be replayed: before a
+    model is downloaded for them."""
+    check_replay(cfg)
     if cfg.data.mixture:
         for each in mixture.parse(cfg.data.mixture):
             if not is_prepared(each.path):
@@ -172,11 +174,13 @@ class LogFeed:
 
 
 def _make_trees(data: Data, share: Share) -> None:
-    """Make all trees of prepared data, each process its share: rows are planned by their sizes."""
+    """Make all trees of prepared data, each process its share: rows are planned by their sizes.
+    What is lost of a conversation counts when it is read."""
     for part in getattr(data, "parts", [data]):
         if isinstance(part, StoredDataset):
             _check_is_shared(part.store.folder)
             make_all(part, share)
+            part.count_anew()
 
 
 def _check_is_shared(folder: Path) -> None:

@@ -238,14 +238,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def shards_here(mesh: Mesh) -> tuple[int, ...]:
     """Which of the `row_shards` this process has devices of. Several processes have the same ones
     where the tensor or sequence axis goes across them."""
-    own, here = np.array([d.process_index for d in mesh.devices.flat]), jax.process_index()
+    has_N = (_processes_NxD(mesh) == jax.process_index()).any(axis=1)
+    return tuple(np.flatnonzero(has_N).tolist())
+
+
+def shards_told_here(mesh: Mesh) -> tuple[int, ...]:
+    """Those of `shards_here` of which this process speaks where one has to: each shard is that of
+    one process."""
+    return tuple(np.flatnonzero(_processes_NxD(mesh)[:, 0] == jax.process_index()).tolist())
+
+
+def _processes_NxD(mesh: Mesh) -> np.ndarray:
+    """The process of each of the devices D of each of the `row_shards` N."""
+    own = np.array([d.process_index for d in mesh.devices.flat])
     places = np.moveaxis(
         own.reshape(mesh.devices.shape),
         [mesh.axis_names.index(axis) for axis in ROWS],
         range(len(ROWS)),
     )
-    has_N = (places.reshape(row_shards(mesh), -1) == here).any(axis=1)
-    return tuple(np.flatnonzero(has_N).tolist())
+    return places.reshape(row_shards(mesh), -1)
 
 
 def place_rows(batch: Any, mesh: Mesh, held: Sequence[int] | None = None) -> Any:

@@ -16,13 +16,13 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from interact_jax import digests, store
 from interact_jax.buckets import Bucket, OutOfReach
-from interact_jax.schema import InputError, RunStopped
+from interact_jax.schema import InputError
 from interact_jax.store import Place, Watched
 
 ELSEWHERE = ("checkpoints", "fixed", "damaged", "export", "lock", "weights")
@@ -30,6 +30,7 @@ ELSEWHERE = ("checkpoints", "fixed", "damaged", "export", "lock", "weights")
 LAST = ("summary.json", "finished.json")  # they say that the others are there
 RECORDED = "rollouts.jsonl"  # of an online run (`online.record`): what conversations.jsonl has
 State = tuple[int, int]  # of a file: bytes, time of the last change
+_ADDRESSES: dict[str, str] = {}  # of what is in a directory of this machine meanwhile
 
 
 class Stage:
@@ -49,10 +50,10 @@ class _InBucket(Stage):
         self._pushed: dict[str, State] = {}
         self._one_at_a_time = threading.Lock()
 
-    def pull(self) -> None:
-        """Fetch what the bucket has."""
+    def pull(self, wanted: Collection[str] | None) -> None:
+        """Fetch what the bucket has, or what is `wanted` of it."""
         for name in self._bucket.entries(self.home):
-            if name in ELSEWHERE:
+            if name in ELSEWHERE or (wanted is not None and name not in wanted):
                 continue
             below = [f"{name}/{each}" for each in self._bucket.names(self.home / name)]
             for each in below or [name]:
@@ -91,25 +92,36 @@ class _InBucket(Stage):
 
 
 @contextlib.contextmanager
-def open(home: Place, watched: Watched | None = None) -> Iterator[Stage]:
+def open(
+    home: Place, watched: Watched | None = None, wanted: Collection[str] | None = None
+) -> Iterator[Stage]:
     """The small files of a run; those of a bucket are here only in this block. `watched` says, when
-    they are pushed, whether the run still has the bucket to itself."""
+    they are pushed, whether the run still has the bucket to itself. Whoever only reads some names
+    which are `wanted`: files, or directories with all that is in them."""
     files: Any = store.of(home)
     if not isinstance(files, Bucket):
         yield Stage(Path(str(home)), home)
         return
     with tempfile.TemporaryDirectory(prefix="interact-run-") as directory:
+        # Messages come later, too: of what was raised in this block, whose directory is gone.
+        for name in (os.path.realpath(directory), directory):  # the former may contain the latter
+            _ADDRESSES[name] = str(home)
         stage = _InBucket(Path(directory), home, files, watched)
-        stage.pull()
+        stage.pull(wanted)
         try:
             yield stage
         except Exception as error:
             if watched is not None and not isinstance(error, OutOfReach):
                 with contextlib.suppress(Exception):  # so that there is to see what happened
                     stage.push()
-            if isinstance(error, InputError | RunStopped):  # the directory is about to go
-                error.args = (str(error).replace(directory, str(home)),)
             raise
+
+
+def with_addresses(text: str) -> str:
+    """A message with the addresses of files in buckets, in place of where they are here."""
+    for directory, address in _ADDRESSES.items():
+        text = text.replace(directory, address)
+    return text
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ import functools
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -59,8 +59,8 @@ class Files(Protocol):
 
     def is_file(self, place: Any) -> bool: ...
 
-    def size(self, file: Any) -> int:
-        """In bytes."""
+    def sizes(self, folder: Any, names: Collection[str]) -> dict[str, int]:
+        """Of files in a directory, in bytes."""
 
     def open(self, file: Any) -> contextlib.AbstractContextManager[io.BufferedReader]:
         """To be read from its beginning."""
@@ -77,8 +77,9 @@ class Files(Protocol):
     def make(self, folder: Any) -> None:
         """A directory, unless it is there."""
 
-    def move(self, place: Any, target: Any) -> None:
-        """A file or directory, to a name that is not taken unless it is that of a file."""
+    def move(self, place: Any, target: Any, marks: Callable[[str], bool] | None = None) -> None:
+        """A file or directory, to a name that is not taken unless it is that of a file: at once, or
+        so that files with the names `marks` come last, and go first."""
 
     def remove(self, place: Any, marks: Callable[[str], bool] | None = None) -> None:
         """A file or directory, if there is one: at once, or files with the names `marks` first."""
@@ -119,8 +120,8 @@ class Here:
     def is_file(self, place: Path) -> bool:
         return place.is_file()
 
-    def size(self, file: Path) -> int:
-        return os.path.getsize(file)
+    def sizes(self, folder: Path, names: Collection[str]) -> dict[str, int]:
+        return {name: os.path.getsize(folder / name) for name in names}
 
     def open(self, file: Path) -> contextlib.AbstractContextManager[io.BufferedReader]:
         return file.open("rb")
@@ -139,7 +140,7 @@ class Here:
     def make(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    def move(self, place: Path, target: Path) -> None:
+    def move(self, place: Path, target: Path, marks: Callable[[str], bool] | None = None) -> None:
         os.replace(place, target)
 
     def remove(self, place: Path, marks: Callable[[str], bool] | None = None) -> None:

@@ -19,22 +19,29 @@ if __name__ == "__main__":  # before the slow imports
     startup.begin()
 
 import argparse
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from interact_jax import card, checkpoint, cli, config, hub, metrics, sharding, stage, store
 from interact_jax.arguments import Parser
+from interact_jax.buckets import OutOfReach
 from interact_jax.cluster import processes
+from interact_jax.cluster.place import Place
 from interact_jax.help_text import Paragraphs
 from interact_jax.json_files import read_json
 from interact_jax.models import hf
 from interact_jax.models.families import read_config
 from interact_jax.models.hf.tensor_files import parse_size
 from interact_jax.opening import DTYPES, open_model
-from interact_jax.schema import InputError
+from interact_jax.schema import InputError, RunStopped
 from interact_jax.stage import Stage
 
 log = logging.getLogger("interact_jax.launch.export")
+
+READ = ("model", "config.json", "metrics.jsonl", "summary.json")
+"""The small files of a run that are read, also by the model card."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -65,6 +72,30 @@ def main(argv: list[str] | None = None) -> None:
     place = cli.place_of(args)
     cli.log_as(place)
 
+    with in_reach(args):
+        checked_and_exported(args, place)
+    if args.push_to_hub is not None and processes.is_first():
+        cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
+    processes.leave()
+
+
+@contextlib.contextmanager
+def in_reach(args: argparse.Namespace) -> Iterator[None]:
+    """Say which flag names a place in a store that fails, and that this program begins anew."""
+    try:
+        yield
+    except OutOfReach as error:
+        name, given = "--checkpoint", args.checkpoint
+        if store.is_remote(args.out) and f"{error.place}/".startswith(f"{store.place(args.out)}/"):
+            name, given = "--out", args.out
+        raise RunStopped(
+            f"{name} {given}: {error.place}: {error.what} The run is as it was; the same command "
+            "exports all of it again."
+        ) from error
+
+
+def checked_and_exported(args: argparse.Namespace, place: Place) -> None:
+    """Export what the arguments say. Raises InputError, most of it before the others are joined."""
     if args.push_to_hub is not None:
         hub.check_name(args.push_to_hub)
         if store.is_remote(args.out):
@@ -79,11 +110,8 @@ def main(argv: list[str] | None = None) -> None:
     parse_size(args.max_shard_size)
     cli.join(place)
     step = int(processes.of_first("step", str(step)))  # a run that goes on may have more by now
-    with stage.open(home) as kept:
+    with stage.open(home, wanted=READ) as kept:
         export(args, kept, step)
-    if args.push_to_hub is not None and processes.is_first():
-        cli.show(f"pushed to {hub.push(args.out, args.push_to_hub, args.private)}")
-    processes.leave()
 
 
 def export(args: argparse.Namespace, kept: Stage, step: int) -> None:

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from interact_jax import cli, config, memory, plan, sharding, train
+from interact_jax.cluster import processes
 from interact_jax.models.shapes import SHAPES
 from launch import train as launch_train
 from tests.runs import ROOT, outcome, overrides, records, tiny, train_arguments, write_lines
@@ -266,6 +267,27 @@ def test_a_host_that_runs_out_is_one_message_with_advice(capsys):
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "Traceback" not in said
     assert said.startswith("error: out of memory: ") and said.endswith("Use less.\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("INTERNAL: Gloo all-reduce: Connection closed by peer", "stopped: a computation of all"),
+        ("RESOURCE_EXHAUSTED: Out of memory: 8 bytes for a Gloo buffer", "error: out of memory: "),
+    ],
+)
+def test_memory_that_runs_out_is_no_lost_process(said, expected, capsys, monkeypatch):
+    """Also where the message has a sign of one."""
+
+    def fails():
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(processes, "are_several", lambda: True)
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which ends a process that others wait for
+    with pytest.raises(SystemExit) as ended:
+        cli.run(fails, "Use less.")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_where_there_is_no_room_for_a_thread_that_is_said(capsys, monkeypatch):

@@ -1,15 +1,20 @@
 """Files in buckets, as in directories: on objects in memory. Whole runs: test_bucket_runs.py."""
 
+import errno
 import json
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from interact_jax import bucket_lock, digests, stage, store
+from interact_jax import bucket_lock, checkpoint, cli, digests, stage, store
 from interact_jax.schema import InputError, RunStopped
+from launch import export
 from tests import buckets
 from tests.runs import outcome
 
@@ -49,7 +54,10 @@ def test_both_kinds_do_the_same(place):
     assert files.missing(place, ["a", "b", "b/c", "c"]) == ["b", "c"]
     assert files.is_dir(place / "b") and not files.is_dir(place / "a")
     assert files.is_file(place / "a") and not files.is_file(place / "b")
-    assert files.size(place / "b/d/e") == 3
+    assert files.sizes(place, ["b/d/e", "a"]) == {"b/d/e": 3, "a": 1}
+    assert files.sizes(place / "b", ["d/e"]) == {"d/e": 3}
+    with pytest.raises(FileNotFoundError, match="b/d/none"):
+        files.sizes(place / "b", ["c", "d/none"])
     with files.open(place / "b/c") as file:
         assert file.read() == b"22"
     with files.fetched(place / "b/c") as here:
@@ -103,6 +111,38 @@ def test_what_is_half_deleted_has_no_digests(home, monkeypatch):
     assert bucket.names(home) == ["a", "b"]
 
 
+@pytest.mark.parametrize(("action", "before"), [("copy", 0), ("copy", 2), ("rm", 0), ("rm", 1)])
+def test_a_move_to_damaged_that_is_interrupted_is_made_again(home, action, before, monkeypatch):
+    """No half is left, and where nothing had been removed, the earlier copy is whole, too."""
+    settings = SimpleNamespace(keep=2, damaged="fall_back")
+    damaged, kind = home / "checkpoints/4", type(store.of(home)._system)
+    fill(home, checkpoints_4_data="1", checkpoints_4_state="2", damaged_4_data="of an earlier one")
+    digests.seal(home / "damaged/4")
+    digests.seal(damaged)
+    names, left, do = store.of(home).names(damaged), [None] * before, getattr(kind, action)
+
+    def interrupted(self, *given, **more):
+        if not left:
+            raise ConnectionError("gone")
+        left.pop()
+        do(self, *given, **more)
+
+    monkeypatch.setattr(kind, action, interrupted)
+    run = checkpoint.Checkpoints(home, settings)
+    run._bad = [damaged]
+    with pytest.raises(RunStopped, match="the store fails"):
+        run._clean()
+    monkeypatch.undo()
+    run = checkpoint.Checkpoints(home, settings)
+    run._bad = [damaged] if run.latest() == 4 else []  # which is still damaged
+    run._clean()
+    files = store.of(home)
+    assert files.names(damaged) == []
+    moved = "4-3" if (action, before) == ("rm", 0) else "4-2"  # nothing of it was removed
+    assert files.names(home / "damaged" / moved) == names
+    assert digests.check(home / "damaged/4-2")
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [
@@ -125,6 +165,23 @@ def test_a_missing_library_is_named(monkeypatch, capsys):
     assert status == 2 and "pip install gcsfs" in said
 
 
+@pytest.mark.parametrize("flag", ["--checkpoint", "--out"])
+def test_an_export_that_loses_its_store_names_the_flag(home, flag, tmp_path, monkeypatch, capsys):
+    """And not what a run does then."""
+    fill(tmp_path, run_checkpoints_3_data="1")
+    digests.seal(tmp_path / "run/checkpoints/3")
+
+    def refused(self, *given, **more):
+        raise PermissionError("403")
+
+    monkeypatch.setattr(type(store.of(home)._system), "ls", refused)
+    given = {"--checkpoint": str(tmp_path / "run"), "--out": str(tmp_path / "out"), flag: HOME}
+    status, said = outcome(export.main, [x for pair in given.items() for x in pair], capsys)
+    assert status == 1 and said.startswith(f"stopped: {flag} {HOME}: {HOME}")
+    assert "the store fails (403)" in said and said.endswith("exports all of it again.\n")
+    assert "newest" not in said
+
+
 # ------------------------------------------------------------------------------------ stage
 
 
@@ -139,6 +196,30 @@ def test_small_files_go_there_and_back(home):
         assert store.HERE.names(kept.folder) == ["config", "model/a"]
         assert (kept.folder / "model/a").read_text() == "2"
     assert not kept.folder.exists()
+
+
+def test_only_what_is_wanted_is_fetched(home):
+    fill(home, config="1", model_a="2", model_b_c="3", report_page="large", modelcard="4")
+    with stage.open(home, wanted=("model", "config", "summary")) as kept:
+        assert store.HERE.names(kept.folder) == ["config", "model/a", "model/b/c"]
+
+
+def test_sizes_are_asked_for_in_one_list(home, monkeypatch):
+    """Where files are shared out to be hashed: there may be thousands."""
+    fill(home, a="1", b_c="22", b_d="333", e="4444")
+    kind, asked = type(store.of(home)._system), []
+    find = kind.find
+
+    def listing(self, *given, **more):
+        asked.append("list")
+        return find(self, *given, **more)
+
+    monkeypatch.setattr(kind, "find", listing)
+    names = digests.names_in(home)
+    asked.clear()
+    shares = [digests._share(home, names, own, 2) for own in range(2)]
+    assert sorted(map(sorted, shares)) == [["a", "e"], ["b/c", "b/d"]]
+    assert len(asked) == 2
 
 
 def test_only_what_changed_is_pushed(home, monkeypatch):
@@ -164,9 +245,33 @@ def test_a_run_that_fails_leaves_its_log(home):
     assert store.of(home).names(home) == ["log"]
 
 
-def test_errors_name_the_bucket(home):
-    with pytest.raises(InputError, match=f"^{HOME}/config.json: odd"), stage.open(home) as kept:
-        raise InputError(f"{kept.folder}/config.json: odd.")
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_said_names_the_bucket(home, link, tmp_path, monkeypatch, capsys):
+    """In errors of any kind, in the log, and in what a program shows, by any way to the place."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("link" if link else "real")))
+
+    def fails(given):
+        with stage.open(home) as kept:
+            cli.log_to_stderr()
+            folder = kept.folder.resolve() if link else kept.folder
+            logging.getLogger("interact_jax.test").warning("%s/metrics.jsonl: cut off", folder)
+            cli.show(f"report: {kept.folder}/report/index.html")
+            if given == ["input"]:
+                raise InputError(f"{folder}/config.json: odd.")
+            raise OSError(errno.ENOSPC, "No space left", f"{folder}/metrics.jsonl")
+
+    def said(kind):
+        with pytest.raises(SystemExit):
+            cli.run(lambda: fails([kind]))
+        shown = capsys.readouterr()
+        return [*shown.out.splitlines(), *shown.err.splitlines()]
+
+    same = [f"report: {HOME}/report/index.html", f"{HOME}/metrics.jsonl: cut off"]
+    assert said("input") == [*same, f"error: {HOME}/config.json: odd."]
+    *before, last = said("system")
+    assert before == same and last.startswith(f"error: {HOME}/metrics.jsonl: No space left. Make")
 
 
 # ------------------------------------------------------------------------------------- lock

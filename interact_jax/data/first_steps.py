@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.draws import Draws
@@ -61,13 +61,14 @@ def _usable_steps(dataset: Data, draws: Draws) -> Iterator[tuple[list[int], Sequ
 
 def nothing_usable(tried: int, dataset: Data) -> InputError:
     """The error that says that there was nothing in so many conversations, a whole epoch."""
-    lost = "; ".join(losses(dataset)) or "nothing, there is nothing to learn from in them"
+    lines = as_lines(dataset.summary())
+    lost = "; ".join(lines) or "nothing, there is nothing to learn from in them"
     return InputError(
         f"nothing can be used of {count(tried, 'conversation')} in a row, a whole epoch. Look at "
         f"the settings by which they are lost, or at the data. What was lost so far: {lost}."
     )
 
 
-def losses(dataset: Data) -> list[str]:
-    """Everything that was lost or mended so far, for people."""
-    return [count_reason(times, reason) for reason, times in sorted(dataset.summary().items())]
+def as_lines(lost: Mapping[str, int]) -> list[str]:
+    """What was lost or mended, by reason, for people."""
+    return [count_reason(times, reason) for reason, times in sorted(lost.items())]

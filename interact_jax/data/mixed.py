@@ -45,7 +45,8 @@ class Part(Protocol):
     def __len__(self) -> int: ...
     def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]: ...
     def sizes(self, indices: Sequence[int]) -> Sizes | None: ...
-    def forests_of(self, indices: Sequence[int]) -> list[Forest]: ...
+    def forests_of(self, indices: Sequence[int], counted: Collection[int]) -> list[Forest]: ...
+    def count_elsewhere(self, indices: Sequence[int]) -> None: ...
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]: ...
     def follow(self, *orders: Iterator[int]) -> Read: ...
     def summary(self) -> Mapping[str, int]: ...
@@ -140,15 +141,23 @@ class MixedDataset:
             any(each.given for each in known),
         )
 
-    def forests_of(self, indices: Sequence[int]) -> list[Forest]:
-        """The trees of each of these conversations, in any order."""
-        places = self._places(indices)
+    def forests_of(self, indices: Sequence[int], counted: Collection[int]) -> list[Forest]:
+        """The trees of each of these conversations, in any order. What is lost of those `counted`
+        is counted."""
+        places, counted_of = self._places(indices), self._places(list(counted)).own
         found = [
             _renamed(trees, path)
-            for path, part, own in zip(self.paths, self.parts, places.own, strict=True)
-            for trees in part.forests_of(own)
+            for path, part, own, counts in zip(
+                self.paths, self.parts, places.own, counted_of, strict=True
+            )
+            for trees in part.forests_of(own, set(counts))
         ]
         return [found[n] for n in places.order_C.tolist()]
+
+    def count_elsewhere(self, indices: Sequence[int]) -> None:
+        """From here on do not count what is lost of these conversations: others have."""
+        for part, own in zip(self.parts, self._places(indices).own, strict=True):
+            part.count_elsewhere(own)
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
+import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import grain
 import jax
 import numpy as np
 
+from interact_jax.cluster import processes
 from interact_jax.data.dataset import Dataset, counted_tokens
 from interact_jax.data.draws import Draws, Place
-from interact_jax.data.first_steps import first_trees, losses, nothing_usable
+from interact_jax.data.first_steps import as_lines, first_trees, nothing_usable
 from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, Member, removed_share
 from interact_jax.data.mixed import MixedDataset
@@ -129,6 +132,8 @@ class LogBatches:
         self._log_factors = _Factors(np.ones(1), np.zeros(len(dataset), np.uint8))
         if limits is not None:
             self._log_factors = _Factors.of(limits.log_factors(dataset.users, dataset.weights))
+        # Files of logs are read by every process, and so is what is lost of them.
+        self.reads_share = share is not None and not isinstance(dataset, Dataset)
         self._passed = dict.fromkeys(TOTALS, 0)  # by all batches up to here
         self._left_out = 0  # steps
         self._go_to(draws.course.start)
@@ -149,8 +154,13 @@ class LogBatches:
         return dict(self._passed)
 
     def summary(self) -> list[str]:
-        """What was lost or mended on the way from the files to here, and how much was read."""
-        lines = losses(self.dataset)
+        """What was lost or mended on the way from the files to here, and how much was read. Where
+        each process counts what it reads, all have to ask for it."""
+        lost = collections.Counter(self.dataset.summary())
+        if self.reads_share:
+            each = processes.exchange("losses", json.dumps(lost))
+            lost = sum((collections.Counter(json.loads(own)) for own in each), start=lost - lost)
+        lines = as_lines(lost)
         if self._left_out:
             steps = count(self._left_out, "step")
             lines.append(f"{steps} replaced by the next ones: nothing of them can be used")
@@ -255,12 +265,11 @@ class _Packer:
     def __init__(self, source: LogBatches, place: Place, owed: int):
         self.source, self.draws, self.packing = source, source.draws, source.packing
         self.place, self.owed = place, owed
-        self._reads_share = source.share is not None and not isinstance(source.dataset, Dataset)
         self._follow(self.draws.total)
 
     def _follow(self, end: int | None) -> None:
         self.end = end
-        if not self._reads_share:
+        if not self.source.reads_share:
             self.read = self.source.dataset.follow(*self.draws.course.rest(self.place, end))
 
     def pack(self, _: int) -> _Packed:
@@ -268,7 +277,7 @@ class _Packer:
         source, left_out, tried = self.source, 0, 0
         while indices := self._next_step():
             self.place = self.draws.course.after(self.place, indices)
-            make = self._share if self._reads_share else self._batch
+            make = self._share if source.reads_share else self._batch
             batch, counted = make(indices)
             if batch is not None:
                 return _Packed(batch, self.place, self.owed, left_out, counted)
@@ -321,11 +330,21 @@ class _Packer:
                 "trees are not kept, since the disk is full: several processes need all of them. "
                 "Make room in data.cache."
             )
-        # The others are counted by one process each.
+        # What is lost of a conversation is counted by one process: of the useless ones by that
+        # with its number, of the others by that in whose rows they begin, since it reads them.
         useless = [i for i, n in zip(indices, sizes.trees_C, strict=True) if not n]
-        dataset.forests_of([i for i in useless if i in source.share.numbers(len(dataset))])
+        own = [i for i in useless if i in source.share.numbers(len(dataset))]
+        dataset.forests_of(own, own)
         if not len(trees):
+            dataset.count_elsewhere(indices)
             return None, 0
+        first = {i: place for place, i in reversed(list(enumerate(indices)))}
+
+        def read(places: Sequence[int], counted: Collection[int]) -> Sequence[Forest]:
+            # A conversation that is drawn twice counts once.
+            once = {indices[place] for place in counted if first[indices[place]] == place}
+            return dataset.forests_of([indices[place] for place in places], once)
+
         self.packing = self.packing.widened(trees)
         of_tree = np.repeat(np.arange(len(indices)), sizes.trees_C).tolist()
         names = [str(i) for i in indices]  # no two conversations of the data have one number
@@ -337,10 +356,11 @@ class _Packer:
             self.packing,
             trees,
             of_tree,
-            lambda places: dataset.forests_of([indices[place] for place in places]),
+            read,
             lambda place: factors.get(names[place], 1.0),
             source.views,
         )
+        dataset.count_elsewhere(indices)
         units_of = dict(zip(indices, sizes.units_C.tolist(), strict=True))
         units, tokens = sum(units_of.values()), int(sizes.trees_Nx5[:, 3].sum())
         batch = StepBatch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -58,5 +58,9 @@ class Stored(Data, Protocol):
     def sizes(self, indices: Sequence[int]) -> Sizes | None:
         """The sizes of the trees of these conversations; None where some are not stored."""
 
-    def forests_of(self, indices: Sequence[int]) -> Sequence[Forest]:
-        """The trees of each of these conversations, in any order."""
+    def forests_of(self, indices: Sequence[int], counted: Collection[int]) -> Sequence[Forest]:
+        """The trees of each of these conversations, in any order. What is lost of those `counted`
+        is counted."""
+
+    def count_elsewhere(self, indices: Sequence[int]) -> None:
+        """From here on do not count what is lost of these conversations: others have."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,23 +34,32 @@ from interact_jax.schema import Batch, InputError
 @dataclasses.dataclass(frozen=True)
 class Share:
     """That of number `process` of so many processes: the rows of `held` of so many `shards`, which
-    are as many as there are processes where nothing is said."""
+    are as many as there are processes where nothing is said. Of those that several hold, each is
+    among the `told` of one of them; None: all that it holds."""
 
     process: int = 0
     processes: int = 1
     held: tuple[int, ...] | None = None
     shards: int = 0
+    told: tuple[int, ...] | None = None
 
     def rows(self, height: int) -> list[int]:
         """Its rows of a micro-batch. Raises InputError where these cannot be shared out."""
+        return self._rows(height, (self.process,) if self.held is None else self.held)
+
+    def rows_told(self, height: int) -> list[int]:
+        """Those of its rows of which it says what is lost. Raises as `rows`."""
+        return self.rows(height) if self.told is None else self._rows(height, self.told)
+
+    def _rows(self, height: int, of: Sequence[int]) -> list[int]:
         shards = self.shards or self.processes
         if height % shards:
             raise InputError(
                 f"a micro-batch of {height} rows cannot be shared out over {shards} shards. Set "
                 "batch.rows, or the mesh, so that it can."
             )
-        size, held = height // shards, (self.process,) if self.held is None else self.held
-        return [row for shard in held for row in range(shard * size, (shard + 1) * size)]
+        size = height // shards
+        return [row for shard in of for row in range(shard * size, (shard + 1) * size)]
 
     def numbers(self, count: int) -> range:
         """The conversations of `count` whose trees it makes."""
@@ -62,7 +71,13 @@ def share_of(cfg: Any, mesh: Mesh) -> Share | None:
     own, count = jax.process_index(), jax.process_count()
     if count == 1 or cfg.skip.signal:  # which looks at whole steps
         return None
-    return Share(own, count, sharding.shards_here(mesh), sharding.row_shards(mesh))
+    return Share(
+        own,
+        count,
+        sharding.shards_here(mesh),
+        sharding.row_shards(mesh),
+        sharding.shards_told_here(mesh),
+    )
 
 
 class Views(NamedTuple):
@@ -98,7 +113,7 @@ def pack_share(
     packing: Packing,
     trees: Sequence[Tree],
     of_tree: Sequence[int],
-    read: Callable[[Sequence[int]], Sequence[Forest]],
+    read: Callable[[Sequence[int], Collection[int]], Sequence[Forest]],
     factor_of: Callable[[int], float],
     views: Views,
 ) -> SharedStep:
@@ -106,7 +121,8 @@ def pack_share(
 
     `trees` are those of the whole step, of which only the sizes need to be known; `of_tree` has the
     conversation of each, by its place in the step; `read` returns the trees of such conversations,
-    and `factor_of` the factor for their weights.
+    and `factor_of` the factor for their weights. `read` is also told of which conversations this
+    process counts what is lost: those that begin in its rows, so that each is counted once.
     """
     parts = list(_parts(trees, packing))
     sizes_Px5 = np.concatenate([part.sizes_1x5 for part in parts])
@@ -114,8 +130,13 @@ def pack_share(
     rows_of = [[rows[n] for n in own] for _, rows in plan]
     numbers = sorted({n for rows in rows_of for row in rows for n in row})
     # Split trees have been read already.
-    unread = dict.fromkeys(of_tree[parts[n].tree] for n in numbers if parts[n].part is None)
-    forests = dict(zip(unread, read(list(unread)), strict=True))
+    unread = [of_tree[parts[n].tree] for n in numbers if parts[n].part is None]
+    begin = {of_tree[parts[n].tree]: n for n in reversed(range(len(parts)))}
+    told = share.rows_told(packing.height)
+    begun = {n for _, rows in plan for at in told for n in rows[at]} & set(begin.values())
+    counted = [conversation for conversation, n in begin.items() if n in begun]
+    wanted = dict.fromkeys([*unread, *counted])
+    forests = dict(zip(wanted, read(list(wanted), counted), strict=True))
     first = {c: of_tree.index(c) for c in forests}
 
     def found(part: _Part) -> Forest:

@@ -24,7 +24,7 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -206,9 +206,23 @@ class StoredDataset(Counted):
         """The sizes of the trees of these conversations; None where some are not stored."""
         return self.store.sizes(indices)
 
-    def forests_of(self, indices: Sequence[int]) -> list[Forest]:
-        """The trees of each of these conversations, in any order."""
-        return [Forest.of(self._count(i, made).trees) for i, made in self._made(indices)]
+    def forests_of(self, indices: Sequence[int], counted: Collection[int]) -> list[Forest]:
+        """The trees of each of these conversations, in any order. What is lost of those `counted`
+        is counted."""
+        return [
+            Forest.of((self._count(i, made) if i in counted else made).trees)
+            for i, made in self._made(indices)
+        ]
+
+    def count_elsewhere(self, indices: Sequence[int]) -> None:
+        """From here on do not count what is lost of these conversations: others have."""
+        self._counted_N[indices] = True
+
+    def count_anew(self) -> None:
+        """Forget what has been counted."""
+        self.counts.clear()
+        self.examples.clear()
+        self._counted_N[:] = False
 
     def members(self, indices: Sequence[int], trees: Sequence[Sequence[Tree]]) -> list[Member]:
         """These conversations, whose trees are at hand, as `Limits` sees them."""

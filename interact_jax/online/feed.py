@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import held_out, sharding
+from interact_jax import held_out, sharding, store
 from interact_jax.cluster import processes
 from interact_jax.data import dataset, encode, holdout
 from interact_jax.data.dataset import Dataset
@@ -34,7 +34,7 @@ from interact_jax.online.lessons import RECIPE, Lessons
 from interact_jax.online.packing import Planner
 from interact_jax.online.people import open_users
 from interact_jax.online.prompts import POCKET, PromptSource, open_prompts
-from interact_jax.online.record import Record
+from interact_jax.online.record import Record, record_files
 from interact_jax.online.rollout import Player
 from interact_jax.online.rollouts import Rollouts, Stage, check_position
 from interact_jax.online.schedule import describe, parse_schedule
@@ -65,6 +65,17 @@ def is_online(cfg: Any) -> bool:
     return bool(cfg.online.prompts or cfg.online.replay)
 
 
+def check_replay(cfg: Any) -> None:
+    """Raise InputError where the record of a run in a bucket is to be replayed: it is read step by
+    step, from files of this machine."""
+    if store.is_remote(cfg.online.replay):
+        names = ", ".join(map(str, record_files(Path())))
+        raise InputError(
+            f"online.replay={cfg.online.replay}: expected a directory of this machine. Copy "
+            f"{names} from there into one, for example by `gcloud storage cp`, and give that."
+        )
+
+
 class RolloutFeed:
     """See the module; a `feeds.Feed`."""
 
@@ -80,6 +91,7 @@ class RolloutFeed:
     ):
         """Raises InputError for settings that do not go together, prompts that cannot be read, and
         a record that is damaged or of another run."""
+        check_replay(cfg)
         self._record = Record(Path(cfg.online.replay or workdir))
         _check(cfg, method, len(self._record))
         _warn_of_unread(cfg)

@@ -50,6 +50,7 @@ from interact_jax.users import User
 log = logging.getLogger(__name__)
 
 FRUITLESS = 100  # conversations in a row without an interaction, after which a run stops
+OF_ALL = (RunStopped, InputError, OSError)  # errors that all processes raise, where one does
 SETTINGS = {
     "online.turns": Setting(
         1, "replies of a conversation; each with a follow-up is an interaction", least=1, most=1000
@@ -142,7 +143,7 @@ class Rollouts:
         self._beginning = Beginning(
             stage.prompts.fingerprint if stage else None, shapes.save(packing)
         )
-        self._ahead: _Ahead | None = None
+        self._ahead: _Ahead | _Before | None = None
 
     # ------------------------------------------------------------------------------ BatchSource
 
@@ -165,7 +166,7 @@ class Rollouts:
         weights that draw it are gone once the run is resumed."""
         try:
             self._settle()
-        except (RunStopped, InputError, OSError) as error:  # the checkpoint is worth more
+        except OF_ALL as error:  # the checkpoint is worth more
             log.error("the next step was not played to its end: %s", error)
         progress = dataclasses.asdict(self.progress) | {"counts": dict(self.progress.counts)}
         prompts = self.stage.prompts.fingerprint if self.stage else None
@@ -224,7 +225,7 @@ class Rollouts:
         if stage.plays_beside:
             self._ahead = _Ahead(lambda: self._play(stage))
         else:
-            self._play(stage)
+            self._ahead = _Before(lambda: self._play(stage))
             stage.unload()
 
     def _play(self, stage: Stage) -> None:
@@ -338,6 +339,22 @@ class _Ahead(threading.Thread):
     def wait(self) -> None:
         """Until it is done. Raises what it raised."""
         self.join()
+        if self._error is not None:
+            raise self._error
+
+
+class _Before:
+    """Plays at once, before the step: what goes wrong with the next one must not stop this one."""
+
+    def __init__(self, play: Callable[[], None]):
+        self._error: Exception | None = None
+        try:
+            play()
+        except OF_ALL as error:  # others would leave the other processes waiting
+            self._error = error
+
+    def wait(self) -> None:
+        """Raises what was raised."""
         if self._error is not None:
             raise self._error
 

@@ -1,5 +1,7 @@
 """Several processes train as one process with one device does, and go on from its checkpoints."""
 
+import json
+
 import pytest
 
 from launch import prepare_data
@@ -141,3 +143,24 @@ def test_prepared_data_and_what_is_held_out(tmp_path):
     for mine, its in zip(ours, theirs, strict=True):
         assert mine.keys() == its.keys() and mine["interactions"] == its["interactions"]
     assert ours[-1]["held_out_signal"] == pytest.approx(theirs[-1]["held_out_signal"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"mesh.data": 2}, {"mesh.data": 1, "mesh.tensor": 2}])
+def test_what_was_lost_is_told_of_all(mesh, tmp_path):
+    """Of prepared data, of which each process reads its rows, or all the same ones."""
+    settings = {
+        **settings_of(tmp_path, **SGD),
+        **{"data.path": tmp_path / "prepared", "data.cache": tmp_path / "trees"},
+        **{"data.max_reply": 8, "epochs": 2, "steps": 0},
+    }
+    logs = write_lines(tmp_path / "many.jsonl", records([*TALKS, *EVEN]))
+    prepare_data.main(["--data", str(logs), "--out", str(settings["data.path"]), "--name", "talks"])
+    alone(train_arguments(tmp_path / "alone", settings))
+    together(2, 1, train_arguments(tmp_path / "two", {**settings, **mesh}))
+    ours, theirs = (
+        json.loads((tmp_path / name / "finished.json").read_text())["lines"]
+        for name in ("two", "alone")
+    )
+    lost = [line for line in theirs if "cut at data.max_reply" in line]
+    assert lost and set(lost) <= set(ours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 import multiprocessing
@@ -40,11 +41,11 @@ ENCODE = EncodeSettings(max_length=256, max_reply=64)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two prepared data sets, of which the first had a filter, and a tokenizer."""
+    """Three prepared data sets, of which the first had a filter, and a tokenizer."""
     folder = tmp_path_factory.mktemp("shares")
     tiny_tokenizer(folder / "tokenizer")
     rng = np.random.default_rng(0)
-    for name, count, filters in (("a", 160, ("turns:least=3",)), ("b", 15, ())):
+    for name, count, filters in (("a", 160, ("turns:least=3",)), ("b", 15, ()), ("c", 9, ())):
         rows = []
         for n in range(count):
             words = [f"{name} {n} " + "word " * int(k) for k in rng.integers(1, 12, 7)]
@@ -57,8 +58,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def opened(folder: Path, data: str, cache: str, workers: int = 0):
-    tokeniser = Tokeniser(ChatFormat.load(folder / "tokenizer"), ENCODE, "tree")
+def opened(folder: Path, data: str, cache: str, workers: int = 0, encode: EncodeSettings = ENCODE):
+    tokeniser = Tokeniser(ChatFormat.load(folder / "tokenizer"), encode, "tree")
 
     def one(path: str) -> StoredDataset:
         return StoredDataset(PreparedData(folder / path), tokeniser, folder / cache, workers)
@@ -153,7 +154,7 @@ def test_each_process_reads_only_what_it_packs(whole, folder, monkeypatch):
     monkeypatch.setattr(
         StoredDataset,
         "forests_of",
-        lambda self, indices: read.extend(indices) or original(self, indices),
+        lambda self, indices, counted: read.extend(indices) or original(self, indices, counted),
     )
     drawn = source.draws.step(source.place)
     source.next()
@@ -188,6 +189,39 @@ def test_processes_without_a_tree_compute_the_same(folder):
         shares = [source.next() for source in sources]
         assert not all(len(batch.trees) for batch in shares)
         check_step(shares, whole)
+
+
+@pytest.mark.parametrize("data", ["b", "b=1,c=1"])
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [Share(n, 4) for n in range(4)],
+        [Share(n, 2, held=(0, 1), shards=2, told=(n,)) for n in range(2)],  # the same rows
+    ],
+    ids=["4", "2 with the same rows"],
+)
+def test_what_is_lost_counts_once(folder, data, shares):
+    """Of conversations whose trees lie in rows of several, and in other rows in each epoch."""
+    cut = EncodeSettings(max_length=256, max_reply=4)
+
+    def read_all(share: Share | None):
+        dataset = opened(folder, data, "cache-lost", encode=cut)
+        for part in parts_of(dataset):
+            make_all(part)
+            part.count_anew()
+        source = batches(dataset, share, 9)
+        if "=" in data:  # without end: until each of them has been drawn
+            steps(source, 0, 20)
+        else:
+            with pytest.raises(IndexError):
+                steps(source, 0, 1000)
+        for part in parts_of(dataset):
+            part.close()
+        return dataset.summary()
+
+    expected = read_all(None)
+    assert len(expected) > 1 and expected["replies cut at data.max_reply, their EOS lost"] > 9
+    assert sum(map(read_all, shares), collections.Counter()) == expected
 
 
 def test_rows_have_to_be_shared_out_evenly():

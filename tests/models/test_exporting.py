@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +16,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from interact_jax import digests, places
+from interact_jax import digests, places, store
 from interact_jax.models import hf
 from interact_jax.models.hf.tensor_files import write_tensors
 from interact_jax.schema import InputError
+from tests import buckets
+from tests.cluster.threads import as_processes
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
@@ -304,3 +308,28 @@ def test_a_place_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(places.os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match=f"no permission to write into {tmp_path}"):
         hf.check_place(tmp_path / "out")
+
+
+@pytest.mark.parametrize("where", ["here", "bucket"])
+def test_several_processes_write_the_files_of_one(model, where, tmp_path):
+    """Each some of them, from threads in place of processes; real ones: tests/cluster."""
+    raw, config = hf.load_config(model)
+    params = hf.load_params(model, config, jnp.float32)
+    how = {"source_dir": model, "tokenizer_dir": model, **SMALL}
+    alone = tmp_path / "alone"
+    hf.export(params, config, raw, alone, dtype="float32", eos_ids=[2], **how)
+
+    def export(process):
+        hf.export(params, config, raw, out, dtype="float32", eos_ids=[2], **how)
+        return sorted(store.of(out).names(store.place(out)))
+
+    with contextlib.ExitStack() as stack:
+        out = str(tmp_path / "out")
+        if where == "bucket":
+            stack.enter_context(buckets.in_memory())
+            out = f"gs://{buckets.BUCKET}/out"
+        names = stack.enter_context(as_processes(2))(export)
+        assert names == [sorted(contents(alone))] * 2  # complete, when either goes on
+        found = contents(Path(out) if where == "here" else buckets.fetch(out, tmp_path / "copy"))
+    assert found == contents(alone)
+    assert sum(name.endswith(".safetensors") for name in found) > 2

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from interact_jax import config, evaluation, train
+from interact_jax import checkpoint, config, evaluation, train
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.known import SAMPLER
-from interact_jax.online import feed
+from interact_jax.online import feed, rollouts
 from interact_jax.online.record import Record
 from interact_jax.online.rollout import CUT, CUT_BY_ROOM
 from interact_jax.schema import InputError, Message, RunStopped
@@ -281,6 +281,29 @@ def test_where_everybody_leaves_the_run_stops(tmp_path):
     run.checkpoints.close()
 
 
+@pytest.mark.parametrize(
+    ("beside", "every"),
+    [(True, 1), (False, 1), pytest.param(False, 100, marks=pytest.mark.slow)],
+)
+def test_what_goes_wrong_ahead_does_not_stop_the_step_before(beside, every, tmp_path, monkeypatch):
+    """Nor its checkpoint, where one is due. Several processes do not play beside the step."""
+    play = rollouts.Rollouts._play
+
+    def until_the_third(self, stage):
+        if self.progress.step == 2:
+            raise RunStopped("nobody is there")
+        play(self, stage)
+
+    monkeypatch.setattr(rollouts.Rollouts, "_play", until_the_third)
+    monkeypatch.setattr(rollouts.Stage, "plays_beside", beside)
+    run = started(tmp_path, {"online.staleness": 1, "checkpoint.every": every})
+    with pytest.raises(RunStopped, match="nobody is there"):
+        train.loop(run)
+    run.checkpoints.close()
+    assert int(run.state.step) == 2
+    assert checkpoint.finished_steps(tmp_path) == ([1, 2] if every == 1 else [])
+
+
 # ------------------------------------------------------------------------------- refused, in words
 
 REFUSED = {
@@ -295,6 +318,10 @@ REFUSED = {
     "no such run": (
         {"online.prompts": "", "online.replay": "/absent"},
         "/absent: there is no such directory",
+    ),
+    "a record elsewhere": (
+        {"online.prompts": "", "online.replay": "gs://bucket/run"},
+        r"gs://bucket/run: expected a directory .*Copy conversations\.jsonl, rollouts\.jsonl",
     ),
 }
 
