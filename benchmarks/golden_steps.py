@@ -38,10 +38,10 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
+import train
 from interact_jax import cli, pocket
 from interact_jax.arguments import Parser
 from interact_jax.models.attention import BACKENDS, RUNS_ON
-from launch import train
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = 0.05
@@ -94,29 +94,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{device.device_kind}, jax {jax.__version__}")
     given = inputs(args.oracle)
     wanted = oracle_step(Path(args.oracle)) if args.oracle else reference_step(given)
-    results, failed = [], False
+    results = []
     for way in ways(args, device.platform):
         begin = time.monotonic()
-        try:
-            found = take_step(given, way)
-        except (Exception, SystemExit) as reason:  # whatever the compiler or the device does not do
-            found = None
-            text = f"failed: {type(reason).__name__}: {str(reason).strip()[:160]}"
-            results.append({**way, "failed": text})
-        if found is not None:
-            off = differences(found, wanted)
-            text = "  ".join(f"{name} {value:.1e}" for name, value in off.items())
-            results.append({**way, "differences": off})
-        right = found is not None and max(off.values()) <= BOUND[way["model.dtype"]]
-        failed |= not right
-        name = " ".join(way.values())
+        result = measure(given, way, wanted)
+        results.append(result)
+        text = result.get("failed") or "  ".join(
+            f"{name} {value:.1e}" for name, value in result["differences"].items()
+        )
+        verdict = "right" if result["right"] else "WRONG"
         seconds = time.monotonic() - begin
-        print(f"{name:24} {text}  {'right' if right else 'WRONG'}  {seconds:.0f} s", flush=True)
+        print(f"{' '.join(way.values()):24} {text}  {verdict}  {seconds:.0f} s", flush=True)
     if args.json:
         about = {"device": device.device_kind, "jax": jax.__version__, "arguments": vars(args)}
         Path(args.json).write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
-    if failed:
+    if not all(result["right"] for result in results):
         raise SystemExit(1)
+
+
+def measure(given: dict[str, str], way: dict[str, str], wanted: Step) -> dict[str, Any]:
+    """The settings of a step, how far it is from what is wanted, and whether that is right."""
+    try:
+        off = differences(take_step(given, way), wanted)
+    except (Exception, SystemExit) as reason:  # whatever the compiler or the device does not do
+        text = f"failed: {type(reason).__name__}: {str(reason).strip()[:160]}"
+        return {**way, "failed": text, "right": False}
+    right = max(off.values()) <= BOUND[way["model.dtype"]]
+    return {**way, "differences": off, "right": right}
 
 
 def ways(args: argparse.Namespace, platform: str) -> Iterator[dict[str, str]]:
