@@ -132,7 +132,7 @@ class Checkpoints:
         if processes.is_first():
             self._clean()
         self._bad = []
-        processes.meet("checkpoints begun")
+        processes.meet("checkpoints begun", processes.LONG_SECONDS)  # process 0 may have to copy
         self._files.make(self._folder)  # which a network's file system may not show yet
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._watched = self._files.watch(self._folder)
@@ -275,6 +275,7 @@ def _set_aside(place: Place, folder: Place) -> Place:
         number += 1
         target = folder / f"{place.name}-{number}"
     if target.name in taken:
+        log.warning("%s: half of a move that was interrupted; made again", target)
         there.remove(target)
     there.move(place, target, marks=digests.is_own)
     return target

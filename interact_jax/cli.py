@@ -217,7 +217,8 @@ def run(main: Callable[[], None], memory_advice: str = "") -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(1)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        held = stage.here(str(error.filename))
+        place = f"{error.filename}{held}: " if error.filename else ""
         if error.errno in UNWRITABLE:
             remedy = UNWRITABLE_REMEDY.format(UNWRITABLE[error.errno])
             _leave(1, f"error: {place}{error.strerror}. {remedy}")

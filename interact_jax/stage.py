@@ -104,7 +104,7 @@ def open(
         return
     with tempfile.TemporaryDirectory(prefix="interact-run-") as directory:
         # Messages come later, too: of what was raised in this block, whose directory is gone.
-        for name in (os.path.realpath(directory), directory):  # the former may contain the latter
+        for name in (directory, os.path.realpath(directory)):
             _ADDRESSES[name] = str(home)
         stage = _InBucket(Path(directory), home, files, watched)
         stage.pull(wanted)
@@ -117,10 +117,16 @@ def open(
             raise
 
 
+def here(text: str) -> str:
+    """Where the files of a message are on this machine; "" if they are in no bucket."""
+    held = any(directory in text for directory in _ADDRESSES)
+    return f" (meanwhile under {tempfile.gettempdir()}, TMPDIR of this machine)" if held else ""
+
+
 def with_addresses(text: str) -> str:
     """A message with the addresses of files in buckets, in place of where they are here."""
-    for directory, address in _ADDRESSES.items():
-        text = text.replace(directory, address)
+    for directory in sorted(_ADDRESSES, key=len, reverse=True):  # one may contain another
+        text = text.replace(directory, _ADDRESSES[directory])
     return text
 
 

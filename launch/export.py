@@ -85,9 +85,13 @@ def in_reach(args: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except OutOfReach as error:
-        name, given = "--checkpoint", args.checkpoint
-        if store.is_remote(args.out) and f"{error.place}/".startswith(f"{store.place(args.out)}/"):
-            name, given = "--out", args.out
+        flags = {"--checkpoint": args.checkpoint, "--out": args.out}
+        above = [  # the nearest is meant: one of them may be within the other
+            (len(str(store.place(given))), name, given)
+            for name, given in flags.items()
+            if store.is_remote(given) and f"{error.place}/".startswith(f"{store.place(given)}/")
+        ]
+        _, name, given = max(above, default=(0, "--checkpoint", args.checkpoint))
         raise RunStopped(
             f"{name} {given}: {error.place}: {error.what} The run is as it was; the same command "
             "exports all of it again."
@@ -153,9 +157,10 @@ def point_to_best(kept: Stage, step: int) -> None:
         return
     try:
         chosen = read_json(run / "summary.json").get("step", step)
-    except InputError:
+        is_another = chosen != step and chosen in checkpoint.finished_steps(home)
+    except (InputError, OutOfReach):
         return  # it is only a hint
-    if chosen != step and chosen in checkpoint.finished_steps(home):
+    if is_another:
         log.info(
             "The run's own export is step %d, the best by %s. To export that one: --checkpoint %s",
             chosen,

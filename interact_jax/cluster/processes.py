@@ -22,7 +22,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax._src import distributed  # the service's client; jax has no public name for it
@@ -46,6 +46,8 @@ LOST = (
 """Signs in a message of jax's that another process is gone."""
 ASK_SECONDS = 86_400  # for what process 0 asks of others, servers say, whose patience ends before
 SHOWN = 8  # processes that a message names
+COMMON = "raised by all processes"  # an attribute of errors
+Raised = TypeVar("Raised", bound=BaseException)
 _times: collections.Counter[str] = collections.Counter()  # that a name was used
 
 
@@ -131,12 +133,23 @@ def of_first(name: str, value: str, seconds: float = MEET_SECONDS) -> str:
     return exchange(name, value, seconds)[0]
 
 
+def common(error: Raised) -> Raised:
+    """An error that all processes raise at this point, marked as that: see `is_common`."""
+    setattr(error, COMMON, True)
+    return error
+
+
+def is_common(error: BaseException) -> bool:
+    """Whether all processes raise it: each may then go on without leaving the others waiting."""
+    return not are_several() or getattr(error, COMMON, False)
+
+
 def by_first(name: str, call: Callable[[], Any], seconds: float = ASK_SECONDS) -> Any:
     """What comes of a call that process 0 alone makes, for all; it has to be JSON. With one process
     this is just the call.
 
-    An InputError, RunStopped or OSError of the call is raised in all processes. So is RunStopped
-    in those that wait for one another longer than `seconds`.
+    An InputError, RunStopped or OSError of the call is raised in all processes, as `common` to
+    them. RunStopped is also raised in those that wait for one another longer than `seconds`.
     """
     client = _client()
     if client is None:
@@ -155,7 +168,7 @@ def by_first(name: str, call: Callable[[], Any], seconds: float = ASK_SECONDS) -
         raise _absent(missing, name, seconds)
     client.key_value_delete(key)
     if error is not None:
-        raise error
+        raise common(error)
     return outcome["value"]
 
 
@@ -228,7 +241,7 @@ def _value_of(outcome: dict[str, Any]) -> Any:
     """The value of an outcome. Raises its error."""
     if "error" in outcome:
         kinds = {"input": InputError, "stopped": RunStopped, "system": OSError}
-        raise kinds[outcome["error"]](*outcome["given"])
+        raise common(kinds[outcome["error"]](*outcome["given"]))
     return outcome["value"]
 
 

@@ -158,7 +158,7 @@ class LogBatches:
         each process counts what it reads, all have to ask for it."""
         lost = collections.Counter(self.dataset.summary())
         if self.reads_share:
-            each = processes.exchange("losses", json.dumps(lost))
+            each = processes.exchange("losses", json.dumps(lost), processes.LONG_SECONDS)
             lost = sum((collections.Counter(json.loads(own)) for own in each), start=lost - lost)
         lines = as_lines(lost)
         if self._left_out:

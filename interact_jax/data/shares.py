@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +27,7 @@ from interact_jax.data.forest import Forest, sizes_of
 from interact_jax.data.pack import Places
 from interact_jax.data.rows import Packing
 from interact_jax.data.shapes import fits
-from interact_jax.data.tree import Tree, split
+from interact_jax.data.tree import Size, Tree, split
 from interact_jax.schema import Batch, InputError
 
 
@@ -126,7 +126,7 @@ def pack_share(
     """
     parts = list(_parts(trees, packing))
     sizes_Px5 = np.concatenate([part.sizes_1x5 for part in parts])
-    plan, own = packing.plan(sizes_Px5), share.rows(packing.height)
+    plan, own = list(_whole(packing.plan(sizes_Px5), packing.height)), share.rows(packing.height)
     rows_of = [[rows[n] for n in own] for _, rows in plan]
     numbers = sorted({n for rows in rows_of for row in rows for n in row})
     # Split trees have been read already.
@@ -165,6 +165,14 @@ def pack_share(
         int(sizes_Px5[:, :3].sum()),
         slots,
     )
+
+
+def _whole(
+    plan: Iterable[tuple[Size, list[list[int]]]], height: int
+) -> Iterator[tuple[Size, list[list[int]]]]:
+    """A plan whose micro-batches all have `height` rows: the last ones may be empty."""
+    for shape, rows in plan:
+        yield shape, [*rows, *([] for _ in range(height - len(rows)))]
 
 
 class _Part(NamedTuple):

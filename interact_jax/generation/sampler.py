@@ -339,11 +339,12 @@ class Sampler:
 
     def _complete(self, sequence: SampledSequence) -> Completion:
         if not np.isfinite(sequence.logps).all():
-            raise NotFinite(
+            error = NotFinite(
                 f"prompt {sequence.index}: the model's log-probabilities are not finite. Its "
                 f"weights are damaged, or overflow in {jnp.dtype(self.decoder.dtype).name}: try "
                 "float32."
             )
+            raise processes.common(error)  # all sample the same
         return sequence.completion(self.version)
 
     # -------------------------------------------------------------------------------------- devices

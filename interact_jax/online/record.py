@@ -137,10 +137,14 @@ class Record:
         }
         if not self._lines:
             line |= {"prompts": beginning.prompts, "shapes": beginning.shapes}
-        if not self._begun:
-            self._begin()
-        _append(self._conversations, text)
-        _append(self._steps, json.dumps({**line, OWN: _digest_of_line(line)}).encode() + b"\n")
+        try:
+            if not self._begun:
+                self._begin()
+            _append(self._conversations, text)
+            _append(self._steps, json.dumps({**line, OWN: _digest_of_line(line)}).encode() + b"\n")
+        except OSError:
+            self._begun = False  # what is there of it is cut off before it is written again
+            raise
         return line
 
     def _read_steps(self) -> list[dict[str, Any]]:

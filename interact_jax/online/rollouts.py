@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from interact_jax.cluster import processes
 from interact_jax.data.dataset import counted_tokens, weight_of
 from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Limits, removed_share
@@ -50,7 +51,6 @@ from interact_jax.users import User
 log = logging.getLogger(__name__)
 
 FRUITLESS = 100  # conversations in a row without an interaction, after which a run stops
-OF_ALL = (RunStopped, InputError, OSError)  # errors that all processes raise, where one does
 SETTINGS = {
     "online.turns": Setting(
         1, "replies of a conversation; each with a follow-up is an interaction", least=1, most=1000
@@ -166,7 +166,9 @@ class Rollouts:
         weights that draw it are gone once the run is resumed."""
         try:
             self._settle()
-        except OF_ALL as error:  # the checkpoint is worth more
+        except (RunStopped, InputError, OSError) as error:  # the checkpoint is worth more
+            if not processes.is_common(error):
+                raise
             log.error("the next step was not played to its end: %s", error)
         progress = dataclasses.asdict(self.progress) | {"counts": dict(self.progress.counts)}
         prompts = self.stage.prompts.fingerprint if self.stage else None
@@ -249,11 +251,12 @@ class Rollouts:
                 step = Step(number, played, drawn, stage.player.counts - counts)
                 self.record.append(step, self._beginning)
                 return
-        raise RunStopped(
+        stopped = RunStopped(
             f"step {number}: {len(played):,} conversations gave {learned:,} interactions to learn "
             f"from ({_text(stage.player.counts)}). Look at what the users do; the same command "
             "goes on from the newest checkpoint."
         )
+        raise processes.common(stopped)
 
     def _missing(self, learned: int, turns: int) -> int:
         """How many conversations a step still needs."""
@@ -350,7 +353,9 @@ class _Before:
         self._error: Exception | None = None
         try:
             play()
-        except OF_ALL as error:  # others would leave the other processes waiting
+        except Exception as error:
+            if not processes.is_common(error):
+                raise  # the others do not know of it, and would wait
             self._error = error
 
     def wait(self) -> None:

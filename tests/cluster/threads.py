@@ -48,10 +48,13 @@ def as_processes(count: int) -> Iterator[Together]:
         state = distributed.State()
         state.initialize(
             coordinator_address=address,
+            coordinator_bind_address=address,
             num_processes=count,
             process_id=process,
             cluster_detection_method="deactivate",
             initialization_timeout=SECONDS,
+            heartbeat_timeout_seconds=SECONDS,
+            shutdown_timeout_seconds=SECONDS,
         )
         own.process, own.client = process, state.client
         try:
@@ -64,9 +67,16 @@ def as_processes(count: int) -> Iterator[Together]:
             futures = [pool.submit(run, call, process) for process in range(count)]
             return [future.result(timeout=SECONDS) for future in futures]
 
+    preemption = jax.config.values["jax_enable_preemption_service"]
+    jax.config.update("jax_enable_preemption_service", False)  # it would take over SIGTERM
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "_client", lambda: own.client)
         patch.setattr(processes, "_times", own)
         patch.setattr(jax, "process_index", lambda: own.process)
         patch.setattr(jax, "process_count", lambda: count)
-        yield together
+        for name in ("MEET_SECONDS", "LONG_SECONDS", "ASK_SECONDS"):
+            patch.setattr(processes, name, SECONDS)
+        try:
+            yield together
+        finally:
+            jax.config.update("jax_enable_preemption_service", preemption)

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from interact_jax.data import shapes
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.draws import Draws
 from interact_jax.data.encode import EncodeSettings
@@ -189,6 +190,23 @@ def test_processes_without_a_tree_compute_the_same(folder):
         shares = [source.next() for source in sources]
         assert not all(len(batch.trees) for batch in shares)
         check_step(shares, whole)
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_the_last_rows_of_a_step_may_be_empty(folder, processes, monkeypatch):
+    """As where no set of planned shapes holds its trees."""
+    monkeypatch.setattr(shapes, "_choices", lambda *given: [])
+    alone = batches(opened(folder, "a", "cache-fill"))
+    sources = [
+        batches(opened(folder, "a", "cache-fill"), Share(process, processes))
+        for process in range(processes)
+    ]
+    cut_short = False
+    for _ in range(4):
+        whole, parts = alone.next(), [source.next() for source in sources]
+        cut_short |= any((batch.trunk.segment_BxL == 0).all(axis=1).any() for batch in whole.micro)
+        check_step(parts, whole)
+    assert cut_short
 
 
 @pytest.mark.parametrize("data", ["b", "b=1,c=1"])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from interact_jax.cluster import processes
 from interact_jax.generation.chat_model import Answer
 from interact_jax.generation.engine import Completion, Request, SamplingParams
 from interact_jax.generation.for_all import chat_for_all, engine_for_all
@@ -83,9 +84,10 @@ def test_a_key_that_is_missing_is_an_error_of_all():
         raise InputError("OPENAI_API_KEY is not set.")
 
     def run(process):
-        with pytest.raises(InputError, match="OPENAI_API_KEY is not set"):
+        with pytest.raises(InputError, match="OPENAI_API_KEY is not set") as missing:
             chat_for_all(open_model)
-        return True
+        own = InputError("of this process")
+        return processes.is_common(missing.value) and not processes.is_common(own)
 
     with as_processes(2) as together:
         assert together(run) == [True, True]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from interact_jax import checkpoint, config, evaluation, train
+from interact_jax.cluster import processes
 from interact_jax.data.recipes import HINDSIGHT, PLAIN
 from interact_jax.known import SAMPLER
 from interact_jax.online import feed, rollouts
@@ -302,6 +303,25 @@ def test_what_goes_wrong_ahead_does_not_stop_the_step_before(beside, every, tmp_
     run.checkpoints.close()
     assert int(run.state.step) == 2
     assert checkpoint.finished_steps(tmp_path) == ([1, 2] if every == 1 else [])
+
+
+def test_what_goes_wrong_ahead_in_one_process_ends_it_at_once(tmp_path, monkeypatch):
+    """The others do not know of it: in the next step they would wait for this process."""
+    play = rollouts.Rollouts._play
+
+    def until_the_third(self, stage):
+        if self.progress.step == 2:
+            raise InputError("data.weigh: no such file")
+        play(self, stage)
+
+    monkeypatch.setattr(rollouts.Rollouts, "_play", until_the_third)
+    monkeypatch.setattr(rollouts.Stage, "plays_beside", False)
+    run = started(tmp_path, {"online.staleness": 1})
+    monkeypatch.setattr(processes, "is_common", lambda error: False)  # as if there were others
+    with pytest.raises(InputError, match="no such file"):
+        train.loop(run)
+    run.checkpoints.close()
+    assert int(run.state.step) == 1
 
 
 # ------------------------------------------------------------------------------- refused, in words

@@ -1,10 +1,12 @@
 """The record of an online run: whole steps, or none of them."""
 
+import errno
 import json
 
 import pytest
 
 from interact_jax.data.native import from_record, to_record
+from interact_jax.online import record as record_module
 from interact_jax.online.record import Beginning, Record, Step
 from interact_jax.online.rollout import Played
 from interact_jax.schema import Conversation, InputError, Message
@@ -99,6 +101,25 @@ def test_a_step_that_was_being_written_is_written_again(lost, folder):
     record.append(step(3), BEGINNING)
     assert steps.read_bytes() == text
     assert (folder / "conversations.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize("file", ["conversations.jsonl", "rollouts.jsonl"])
+def test_a_step_that_could_not_be_written_is_written_again(file, folder, monkeypatch):
+    """A disk that is full half-way through one of the files."""
+    record, append = Record(folder), record_module._append
+
+    def half(place, text):
+        append(place, text[: len(text) // 2] if place.name == file else text)
+        if place.name == file and text:
+            raise OSError(errno.ENOSPC, "No space left on device", str(place))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_module, "_append", half)
+        with pytest.raises(OSError, match="No space left"):
+            record.append(step(4), BEGINNING)
+    for number in (4, 5):
+        record.append(step(number), BEGINNING)
+    assert [without_source(Record(folder).step(n)) for n in (4, 5)] == [step(4), step(5)]
 
 
 def test_half_a_conversation_is_cut_off(folder):
