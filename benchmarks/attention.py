@@ -9,7 +9,8 @@ teachers' branches have about so many tokens. The error of a result x is ||x - y
 is the formula in float32. Times are wall clock over many calls, of which only the last is waited
 for. TFLOP/s count the products that the pairs of query and key that are seen require: two forward
 and five backward, whatever a backend computes beyond them. What does not compile or does not fit is
-said and left out.
+said and left out. The program ends with status 1 where that is not the dense formula, and where an
+error is above 1e-5 in float32, or 1e-2 in bfloat16.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from interact_jax.models.decoder import precision_of
 from interact_jax.schema import InputError, TokenStream
 
 NAMES = ("out", "dq", "dk", "dv")
+BOUND = {"float32": 1e-5, "bfloat16": 1e-2}  # of an error, at most: bfloat16 has two digits
 OTHERS = {
     "forward": (
         Blocks(128, 128, 8, 2),
@@ -197,43 +199,53 @@ def measure(case: Case, backend: str, wanted: Sequence[jax.Array], calls: int) -
     forward, backward = (jax.jit(lambda *x, f=f: f(*x)) for f in BACKENDS[backend])
     out, lse = forward(q, k, v, sight)
     found = (out, *backward(q, k, v, sight, out, lse, dout))
+    errors = {n: error(a, b) for n, a, b in zip(NAMES, found, wanted, strict=True)}
     return {
         "row": case.name,
         "backend": backend,
-        "errors": {n: error(a, b) for n, a, b in zip(NAMES, found, wanted, strict=True)},
+        "errors": errors,
+        "right": all(x <= BOUND[str(q.dtype)] for x in errors.values()),  # no NaN is
         "forward": time_jax(forward, calls, q, k, v, sight),
         "backward": time_jax(backward, calls, q, k, v, sight, out, lse, dout),
     }
 
 
-def measure_blocks(case: Case, calls: int) -> Iterator[dict[str, Any]]:
-    """The time of each kernel of `triton` with each of its candidates, the others as they are."""
+def measure_blocks(case: Case, wanted: Sequence[jax.Array], calls: int) -> Iterator[dict[str, Any]]:
+    """Time and errors of each kernel of `triton` with each of its candidates, the others as they
+    are. dk and dv need what dq's kernel gives: theirs is the time of both less that of dq's."""
     q, k, v, sight, dout = case.q, case.k, case.v, case.sight, case.dout
     table = pallas_triton.table()
     used = pallas_triton.blocks_for(q)
     (key,) = (key for key, kernels in table.items() if kernels is used)
     out, lse = jax.jit(pallas_triton.forward)(q, k, v, sight)
 
-    def of_kernel(kernel: str) -> float:
+    def measured(kernel: str) -> tuple[float, list[float]]:
         if kernel == "forward":
-            return time_jax(jax.jit(lambda *x: pallas_triton.forward(*x)), calls, q, k, v, sight)
-        parts = slice(0, 1) if kernel == "dq" else slice(0, 3)  # dk and dv need what dq's gives
-        backward = jax.jit(lambda *x: pallas_triton.backward(*x)[parts])
-        return time_jax(backward, calls, q, k, v, sight, out, lse, dout)
+            call = jax.jit(lambda *x: pallas_triton.forward(*x)[:1])
+            given: tuple[Any, ...] = (q, k, v, sight)
+            expected = wanted[:1]
+        else:
+            parts = slice(0, 1) if kernel == "dq" else slice(0, 3)
+            call = jax.jit(lambda *x: pallas_triton.backward(*x)[parts])
+            given = (q, k, v, sight, out, lse, dout)
+            expected = wanted[1:][parts]
+        errors = [error(a, b) for a, b in zip(call(*given), expected, strict=True)]
+        return time_jax(call, calls, *given), errors
 
-    of_dq = of_kernel("dq")
+    of_dq, _ = measured("dq")
     try:
         for kernel, candidates in OTHERS.items():
             for blocks in candidates:
                 table[key] = used._replace(**{kernel: blocks})
                 result: dict[str, Any] = {"row": case.name, "kernel": kernel, "blocks": blocks}
                 try:
-                    seconds = of_kernel(kernel) - (of_dq if kernel == "dkv" else 0.0)
+                    seconds, errors = measured(kernel)
                 except Exception as reason:  # whatever the compiler does not like
-                    result["failed"] = first_line(reason)
-                else:
-                    result["seconds"] = seconds
-                yield result
+                    yield result | {"failed": first_line(reason)}
+                    continue
+                seconds -= of_dq if kernel == "dkv" else 0.0
+                right = all(x <= BOUND[str(q.dtype)] for x in errors)
+                yield result | {"seconds": seconds, "errors": errors, "right": right}
     finally:
         table[key] = used
 
@@ -273,7 +285,7 @@ def measure_torch(case: Case, calls: int) -> dict[str, Any]:
 
 
 def first_line(reason: Exception) -> str:
-    return f"{type(reason).__name__}: {str(reason).strip().splitlines()[0][:160]}"
+    return f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0][:160]}"
 
 
 def line_of(result: dict[str, Any], case: Case) -> str:
@@ -285,7 +297,10 @@ def line_of(result: dict[str, Any], case: Case) -> str:
         if "failed" in result:
             return f"{case.name:12} {name}: {result['failed']}"
         rate = case.flops({"forward": 2, "dq": 3, "dkv": 4}[result["kernel"]]) / result["seconds"]
-        return f"{case.name:12} {name} {1e3 * result['seconds']:8.3f} ms {rate / 1e12:6.0f} TFLOP/s"
+        return (
+            f"{case.name:12} {name} {1e3 * result['seconds']:8.3f} ms {rate / 1e12:6.0f} TFLOP/s  "
+            f"error {max(result['errors']):.1e}{'' if result['right'] else '  WRONG'}"
+        )
     if "failed" in result:
         return f"{case.name:12} {result['backend']:8} {result['failed']}"
     columns = [
@@ -293,7 +308,8 @@ def line_of(result: dict[str, Any], case: Case) -> str:
         for way, products in (("forward", 2), ("backward", 5))
     ]
     errors = [f"{name} {value:.1e}" for name, value in result.get("errors", {}).items()]
-    return f"{case.name:12} {result['backend']:8} {'  '.join(columns)}  {' '.join(errors)}"
+    wrong = "" if result.get("right", True) else "  WRONG"
+    return f"{case.name:12} {result['backend']:8} {'  '.join(columns)}  {' '.join(errors)}{wrong}"
 
 
 def backends_here() -> list[str]:
@@ -336,6 +352,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         about = {"device": device.device_kind, "jax": jax.__version__, "arguments": vars(args)}
         Path(args.json).write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    if not all(result["right"] for result in results if result.get("backend") in backends):
+        raise SystemExit(1)
 
 
 def measure_all(
@@ -348,14 +366,15 @@ def measure_all(
         try:
             yield measure(case, backend, wanted, args.calls)
         except Exception as reason:  # out of memory, or what the compiler does not like
-            yield {"row": case.name, "backend": backend, "failed": first_line(reason)}
+            failed = {"row": case.name, "backend": backend, "failed": first_line(reason)}
+            yield failed | {"right": backend == "dense"}  # which needs memory for all pairs
     if args.torch and case.name.startswith("causal"):
         try:
             yield measure_torch(case, args.calls)
         except Exception as reason:  # it is not there, or was built for other GPUs
             yield {"row": case.name, "backend": "torch", "failed": first_line(reason)}
     if args.blocks:
-        yield from measure_blocks(case, args.calls)
+        yield from measure_blocks(case, wanted, args.calls)
 
 
 if __name__ == "__main__":

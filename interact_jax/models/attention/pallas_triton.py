@@ -16,8 +16,8 @@ Logits, softmax and sums are float32; products have the type of their inputs, fl
 precision.
 
 It is compiled for NVIDIA GPUs and interpreted on CPU, where the tests compare it with the dense
-formula. In bfloat16, with heads of 128 numbers, it has run on an H200; all else is lowered, never
-run.
+formula. An earlier version, with other blocks, was right on an H200 in bfloat16 with heads of 128
+numbers; this one is lowered, never run.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ BLOCKS = {
     (256, 4): Kernels(Blocks(32, 16, 4, 2), Blocks(16, 16, 4, 2), Blocks(16, 16, 4, 2)),
 }
 """By the width of a head, rounded up, and the bytes of an element: for 163 KiB of shared memory.
-Those for 128 numbers of bfloat16 were the fastest of 25 on an H200 (docs/performance.md), the
-others are chosen by the registers that they take."""
+Those for 128 numbers of bfloat16 were the fastest that were tried on an H200 (docs/performance.md);
+the others are chosen by the registers that they take."""
 
 SMALL = BLOCKS | {
     (128, 2): Kernels(Blocks(64, 64, 4, 2), Blocks(64, 32, 4, 2), Blocks(32, 64, 4, 2)),
@@ -98,7 +98,7 @@ LOG2_E = math.log2(math.e)  # the hardware has only powers of two
 def check(device: Any) -> None:
     """Raises foreign.Unavailable if the kernels cannot be compiled for this GPU."""
     if plgpu is None:
-        raise Unavailable("this jaxlib has no Triton")
+        raise Unavailable("this jax has no Triton")
     capability = str(getattr(device, "compute_capability", "unknown"))
     if not capability.replace(".", "", 1).isdigit() or float(capability) < CAPABILITY:
         raise Unavailable(
