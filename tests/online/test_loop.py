@@ -282,21 +282,26 @@ def test_where_everybody_leaves_the_run_stops(tmp_path):
     run.checkpoints.close()
 
 
+def fail_at_the_third(monkeypatch, error, beside):
+    """Playing the third step raises an error; it is played beside the second one, or before it."""
+    play = rollouts.Rollouts._play
+
+    def until_the_third(self, stage):
+        if self.progress.step == 2:
+            raise error
+        play(self, stage)
+
+    monkeypatch.setattr(rollouts.Rollouts, "_play", until_the_third)
+    monkeypatch.setattr(rollouts.Stage, "plays_beside", beside)
+
+
 @pytest.mark.parametrize(
     ("beside", "every"),
     [(True, 1), (False, 1), pytest.param(False, 100, marks=pytest.mark.slow)],
 )
 def test_what_goes_wrong_ahead_does_not_stop_the_step_before(beside, every, tmp_path, monkeypatch):
     """Nor its checkpoint, where one is due. Several processes do not play beside the step."""
-    play = rollouts.Rollouts._play
-
-    def until_the_third(self, stage):
-        if self.progress.step == 2:
-            raise RunStopped("nobody is there")
-        play(self, stage)
-
-    monkeypatch.setattr(rollouts.Rollouts, "_play", until_the_third)
-    monkeypatch.setattr(rollouts.Stage, "plays_beside", beside)
+    fail_at_the_third(monkeypatch, RunStopped("nobody is there"), beside)
     run = started(tmp_path, {"online.staleness": 1, "checkpoint.every": every})
     with pytest.raises(RunStopped, match="nobody is there"):
         train.loop(run)
@@ -307,15 +312,7 @@ def test_what_goes_wrong_ahead_does_not_stop_the_step_before(beside, every, tmp_
 
 def test_what_goes_wrong_ahead_in_one_process_ends_it_at_once(tmp_path, monkeypatch):
     """The others do not know of it: in the next step they would wait for this process."""
-    play = rollouts.Rollouts._play
-
-    def until_the_third(self, stage):
-        if self.progress.step == 2:
-            raise InputError("data.weigh: no such file")
-        play(self, stage)
-
-    monkeypatch.setattr(rollouts.Rollouts, "_play", until_the_third)
-    monkeypatch.setattr(rollouts.Stage, "plays_beside", False)
+    fail_at_the_third(monkeypatch, InputError("data.weigh: no such file"), beside=False)
     run = started(tmp_path, {"online.staleness": 1})
     monkeypatch.setattr(processes, "is_common", lambda error: False)  # as if there were others
     with pytest.raises(InputError, match="no such file"):
