@@ -51,8 +51,8 @@ BACKENDS = {
 """How attention is computed, by the value of the setting `attention`."""
 
 FOR_PLATFORM = {"tpu": "pallas", "gpu": "triton", "cpu": "native"}
-"""What `attention=auto` means, by the platform of the devices; `xla` elsewhere, and where `triton`
-or `native` cannot be compiled."""
+"""What `attention=auto` means, by the platform of the devices; `xla` elsewhere, on GPUs that
+`triton` is not for, and where `native` cannot be compiled."""
 RUNS_ON = {"pallas": ("tpu", "cpu"), "triton": ("gpu", "cpu"), "native": ("cpu",)}
 """The platforms of backends that do not run on all of them."""
 SETTINGS = {

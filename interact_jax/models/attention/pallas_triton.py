@@ -42,7 +42,7 @@ from interact_jax.schema import InputError
 
 
 def _import_triton() -> Any:
-    """JAX's interface to Triton, None where jaxlib was built without it."""
+    """JAX's interface to Triton, None where this jax has none."""
     try:
         return importlib.import_module("jax.experimental.pallas.triton")
     except ImportError:
@@ -96,7 +96,8 @@ LOG2_E = math.log2(math.e)  # the hardware has only powers of two
 
 
 def check(device: Any) -> None:
-    """Raises foreign.Unavailable if the kernels cannot be compiled for this GPU."""
+    """Raises foreign.Unavailable if the kernels are not for this GPU, or this jax. It compiles
+    nothing."""
     if plgpu is None:
         raise Unavailable("this jax has no Triton")
     capability = str(getattr(device, "compute_capability", "unknown"))
