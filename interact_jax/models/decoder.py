@@ -149,6 +149,11 @@ class Layer(nn.Module):
             freeze = (lambda x: x) if view.differentiated else jax.lax.stop_gradient
             w_ = jax.tree.map(freeze, w)
             q, k, v = block.project(hidden, w_, view.angles, c)
+            # Made by the devices that have the tokens, then gathered, once for all groups. Left to
+            # itself, libtpu has a device make all tokens of some heads, and gathers v's matrix over
+            # `sequence` to that end.
+            for letters in (("B", "L", "G", None), ("B", None, "G", None)):
+                k, v = (nn.with_logical_constraint(x, letters) for x in (k, v))
             k, v = view.keys(k, v, shared_kv)
             if len(outputs) == 0:
                 shared_kv = (k, v)
