@@ -73,6 +73,7 @@ LAYERS = (
         "bench",
         "plan",
         "judges",
+        "aloe",
         "evaluation",
         "finished",
         "report",
