@@ -93,19 +93,25 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.join(place, args.quiet)
     cli.keep_compiled(cfg.compile_cache)
+    lines = one_run(cfg, home, args.quiet)
+    if processes.is_first():
+        cli.show(*lines)
+    processes.leave()
+
+
+def one_run(cfg: ConfigDict, home: Place, quiet: bool) -> list[str]:
+    """Everything a run does in its directory; returns the lines that it ends with, which process 0
+    has."""
     with owned(home) as (watched, kept):
         ended = read_finished(cfg, kept)
         if ended is not None:
-            if processes.is_first():
-                cli.show(*ended, ALREADY_ENDED)
-            processes.leave()
-            return
+            return [*ended, ALREADY_ENDED]
         run = start(cfg, kept)
         if watched is not None:
             watched.check()
             remove_leftovers(run.workdir)
         folder = run.workdir / "report"
-        if not args.quiet and processes.is_first() and run.dataset is not None:
+        if not quiet and processes.is_first() and run.dataset is not None:
             cli.show(picture(run.dataset.trees[0][0], run.model.chat.decode))
         show_signal(run, folder)
         check_hindsight(run)
@@ -114,8 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         summary = train.finish(run)
         after = evaluation.measure_run(run, folder / "after.json")
         if not processes.is_first():
-            processes.leave()
-            return
+            return []
         summary += summary_lines(run.workdir / "metrics.jsonl")
         collapse = guard.warning(evaluation.signs_of_collapse(run, after or {}))
         if run.held_out is not None:
@@ -142,8 +147,7 @@ def main(argv: list[str] | None = None) -> None:
         lines += [collapse] if collapse else []
         finished.write(cfg, kept, lines)
         kept.push()
-    cli.show(*lines)
-    processes.leave()
+        return lines
 
 
 @contextlib.contextmanager
