@@ -15,6 +15,7 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from interact_jax.data import alternatives
 from interact_jax.data.chat_exports import chatgpt, is_chatgpt, is_open_webui, open_webui
 from interact_jax.data.columns import Columns
 from interact_jax.data.dialogues import Outcome, build_conversation, read_dialogue
@@ -45,13 +46,15 @@ MOST_PENDING = 1000  # records and losses that are held back meanwhile, at most
 
 def native(record: Record, repair: str) -> Iterator[Outcome]:
     """Our own format and OpenAI's fine-tuning files: messages, optionally an id, the user, sampled
-    ids, and preferences."""
-    dialogue = read_dialogue(record, "messages", repair)
+    ids, and pairs of replies: preferences, and alternatives to messages."""
+    dialogue = read_dialogue(record, "messages", repair, alternatives.KEYS)
     identity, user = find_name(record.value, "id"), _user_of(record)
-    preferences, losses = native_preferences(record, dialogue)
-    yield from losses
+    given, losses = native_preferences(record, dialogue)
+    at_turns, told = alternatives.native_alternatives(record, dialogue)
+    yield from (*losses, *told)
+    pairs = None if given is at_turns is None else (*(given or ()), *(at_turns or ()))
     yield from build_conversation(
-        record, dialogue, identity, user, preferences, ("messages", "preferences")
+        record, dialogue, identity, user, pairs, ("messages", "preferences")
     )
 
 
@@ -248,6 +251,11 @@ FORMATS = {
         _read_messages,
         '{"messages": [{"role", "content"}]}',
         lambda record: "messages" in record,
+    ),
+    "aloe": Format(  # before those with `conversations`, of turns
+        _reader_of(alternatives.aloe),
+        '{"conversations": [{"user", "assistant": {"preferred", "rejected"}, "chosen"}]}',
+        alternatives.is_aloe,
     ),
     "wildfeedback": Format(
         _reader_of(wildfeedback),

@@ -31,7 +31,7 @@ from interact_jax.schema import Message, Preference
 SIDES = ("chosen", "rejected")
 
 
-def _compare(record: Record, index: int, chosen: Message, rejected: Message) -> Preference | Loss:
+def compare(record: Record, index: int, chosen: Message, rejected: Message) -> Preference | Loss:
     """The pair of two replies to the first `index` messages, if their texts differ."""
     if chosen.content != rejected.content:
         return Preference(index, chosen, rejected)
@@ -143,7 +143,7 @@ def _pair(
     user: str = "",
 ) -> Iterator[Outcome]:
     """The history, with which the dialogue begins, with the preferred reply, and the pair."""
-    pair = _compare(record, len(history), chosen, rejected)
+    pair = compare(record, len(history), chosen, rejected)
     if isinstance(pair, Loss):
         yield pair
         return
@@ -227,13 +227,16 @@ def _native_pair(
     if (role := dialogue.messages[at].role) != "user":
         detail = f"'index' is {index}, but messages[{index - 1}] is of {role!r}, expected 'user'"
         raise Fault("bad index", detail)
-    replies = []
-    for side in SIDES:
-        value = require(pair, side, str, dict)
-        fields = {"content": value} if isinstance(value, str) else value
-        turn = {"role": "assistant", **fields}
-        replies.append(read_reply(turn, side))
-    return _compare(record, at + 1, *replies)
+    chosen, rejected = (reply_under(pair, side) for side in SIDES)
+    return compare(record, at + 1, chosen, rejected)
+
+
+def reply_under(value: Mapping[str, Any], key: str) -> Message:
+    """The reply under a key: a text, or an object with its text and what a sampler produced. Raises
+    Fault."""
+    reply = require(value, key, str, dict)
+    fields = {"content": reply} if isinstance(reply, str) else reply
+    return read_reply({"role": "assistant", **fields}, key)
 
 
 # ---------------------------------------------------------------------------------- transcripts
@@ -279,7 +282,7 @@ def _last_replies(record: Record, messages: tuple[Message, ...]) -> Preference |
     if not index or messages[:index] != other[:last]:
         detail = "'chosen' and 'rejected' do not share what comes before the last reply"
         return Loss("no pair", record.where, detail, NOTHING_WRONG)
-    return _compare(record, index, messages[index], other[last])
+    return compare(record, index, messages[index], other[last])
 
 
 def _transcript(value: Mapping[str, Any], key: str) -> Iterator[Turn]:

@@ -71,7 +71,7 @@ def read_turns(values: Iterable[Any], label: str, known: Collection[str] = ()) -
             with faults_at(place):
                 yield read_turn(value, index, place, known)
         except Fault as fault:
-            role = _role_or_none(value) if isinstance(value, dict) else ""
+            role = find_role(value) if isinstance(value, dict) else ""
             if role == "system":
                 raise
             yield Turn(index, place, role, fault=fault)
@@ -128,7 +128,8 @@ def _normalise(name: str) -> str:
     return name.strip().casefold()
 
 
-def _role_or_none(turn: Mapping[str, Any]) -> str:
+def find_role(turn: Mapping[str, Any]) -> str:
+    """Our name of a turn's role, "" where it cannot be read."""
     try:
         return role_of(turn, _present_key(turn, ROLE_KEYS))
     except Fault:

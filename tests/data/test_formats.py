@@ -193,8 +193,9 @@ def test_forms_agree(tmp_path, form, layout, named):
 
 
 def test_every_format_is_tried():
-    """Here, or in test_preferences where a dialogue ends in a reply."""
-    tried = {name for name, _, _ in FORMS.values()} | {"auto", "preference", "ultrafeedback"}
+    """Here, or in test_preferences and test_alternatives where a dialogue ends in a reply."""
+    pairs = {"preference", "ultrafeedback", "aloe"}
+    tried = {name for name, _, _ in FORMS.values()} | {"auto"} | pairs
     assert tried == set(FORMATS)
 
 

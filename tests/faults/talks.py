@@ -23,6 +23,7 @@ from tests.runs import TALKS
 
 Talk = Sequence[str]
 BETTER = "Certainly: that is as you say."
+SIDES = ("preferred", "rejected")
 
 
 class Silent(Exception):
@@ -38,10 +39,12 @@ def messages(talk: Talk) -> list[dict[str, Any]]:
 
 
 def native(n: int, talk: Talk) -> list[Any]:
-    """With all that a message can carry: what a sampler produced, weights, preferences."""
+    """With all that a message can carry: what a sampler produced, weights, preferences, another
+    reply."""
     said = messages(talk)
     said[1] |= {"token_ids": [5, 6, 7, 2], "logps": [-0.5, -1, -2.25, -1e-3]} if n % 2 else {}
     said[1] |= {"weight": 0.5} if n % 3 else {}
+    said[1] |= {"alternative": "No.", "preferred": n % 2 == 0} if n % 3 == 1 else {}
     pair = {"index": 1, "chosen": BETTER, "rejected": {"content": talk[1], "token_ids": [9, 2]}}
     more = {"preferences": [pair], "user": f"u{n % 2}", "language": "en"} if n % 2 else {}
     return [{"id": f"t{n}", "messages": said, **more}]
@@ -106,6 +109,20 @@ def preference(n: int, talk: Talk) -> list[Any]:
     return [{"chosen": [worse[0], {**worse[1], "content": BETTER}], "rejected": worse}]
 
 
+def aloe(n: int, talk: Talk) -> list[Any]:
+    """Rounds of which every second one goes on with the rejected reply."""
+    rounds = [
+        {
+            "user": said,
+            "assistant": {"preferred": reply, "rejected": [BETTER, "No."] if n % 2 else BETTER},
+            "chosen": SIDES[i % 2],
+            "inferred_profile": "",
+        }
+        for i, (said, reply) in enumerate(zip(talk[::2], talk[1::2], strict=False))
+    ]
+    return [{"profile": f'"Person {n}"\n', "personality": "Kind", "conversations": rounds}]
+
+
 def oasst_tree(n: int, talk: Talk) -> list[Any]:
     below: list[Any] = []
     for i in reversed(range(len(talk))):
@@ -168,6 +185,7 @@ FORMS: dict[str, tuple[Callable[[int, Talk], list[Any]], tuple[str, ...]]] = {
     "hh_rlhf": (hh_rlhf, ("pairs", "chosen")),
     "ultrafeedback": (ultrafeedback, ("pairs",)),
     "preference": (preference, ("pairs",)),
+    "aloe": (aloe, ("pairs", "chosen", "hindsight")),
     "oasst_tree": (oasst_tree, ("hindsight",)),
     "oasst_flat": (oasst_flat, ("hindsight",)),
     "chatgpt": (chatgpt, ("hindsight",)),
