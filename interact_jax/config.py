@@ -33,6 +33,7 @@ from interact_jax import (
     sharding,
     shipped,
     skipping,
+    staged,
     teachers,
 )
 from interact_jax.data import (
@@ -121,6 +122,7 @@ HOMES = (
     checkpoint.SETTINGS,
     best.SETTINGS,
     loggers.SETTINGS,
+    staged.SETTINGS,
     SETTINGS,
 )
 

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     memory.keep_freed()
     cli.join(place, args.quiet)
     cli.keep_compiled(cfg.compile_cache)
-    lines = one_run(cfg, home, args.quiet)
+    lines = STAGED[cfg.stages](cfg, home, args.quiet)
     if processes.is_first():
         cli.show(*lines)
     processes.leave()
@@ -148,6 +148,19 @@ def one_run(cfg: ConfigDict, home: Place, quiet: bool) -> list[str]:
         finished.write(cfg, kept, lines)
         kept.push()
         return lines
+
+
+def aloe(cfg: ConfigDict, home: Place, quiet: bool) -> list[str]:
+    """Conversations, trainings, measures (`interact_jax.aloe`)."""
+    from interact_jax.aloe import whole  # what it takes, no other run does
+
+    if not isinstance(home, Path):
+        raise InputError(f"--workdir {home}: stages=aloe writes to a directory of this machine.")
+    return whole.learn(cfg, home, lambda settings, folder: one_run(settings, folder, quiet))
+
+
+STAGED = {"none": one_run, "aloe": aloe}
+"""What a run does, by the setting `stages`."""
 
 
 @contextlib.contextmanager

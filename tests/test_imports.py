@@ -55,6 +55,7 @@ LAYERS = (
     },
     {
         "methods",
+        "staged",
         "resuming",
         "loggers",
         "metrics",
