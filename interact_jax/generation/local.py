@@ -1,4 +1,4 @@
-"""The sampler of a model of this process: one home for how it is made."""
+"""The samplers of models of this process: one home for how they are made."""
 
 from __future__ import annotations
 
@@ -53,3 +53,28 @@ def open_engine(
     sampler = sampler_of(model, rows=rows, whole_vocabulary=whole_vocabulary)
     sampler.load(params)
     return sampler
+
+
+class Samplers:
+    """The samplers of several models, of which one has its weights at a time: models with the same
+    decoder share one, which is compiled once."""
+
+    def __init__(self, rows: int = ROWS):
+        self._rows = rows
+        self._made: list[tuple[Any, Sampler]] = []  # with what was compiled
+
+    def of(self, model: OpenedModel) -> Sampler:
+        """The same one where nothing else is compiled."""
+        compiled = (model.decoder, tuple(model.eos_ids), len(model.chat.tokenizer))
+        for known, sampler in self._made:
+            if known == compiled:
+                return sampler
+        sampler = sampler_of(model, rows=self._rows)
+        sampler.name = str(model.files)
+        self._made.append((compiled, sampler))
+        return sampler
+
+    def unload(self) -> None:
+        """Let go of the weights."""
+        for _, sampler in self._made:
+            sampler.unload()

@@ -17,8 +17,10 @@ class LoadedAtUse:
     """A chat model over an engine that is given its weights before its first answer: where all
     verdicts are on disk, none are read."""
 
-    def __init__(self, side: ModelSide, engine: Engine):
-        self.name, self._side, self._engine = side.name, side, engine
+    def __init__(self, side: ModelSide, engine: Engine, kind: str = CLOSED):
+        """`kind` as of LocalChatModel. Closed: a model that reasons would spend the few tokens of
+        its answer on that."""
+        self.name, self._side, self._engine, self._kind = side.name, side, engine, kind
 
     def answer(
         self,
@@ -32,9 +34,8 @@ class LoadedAtUse:
     def _model(self) -> LocalChatModel:
         self._engine.load(self._side.load(), self._engine.version + 1)
         model = self._side.model
-        # Closed: a model that reasons would spend the few tokens of its answer on that.
         context = model.config.max_positions
-        return LocalChatModel(self.name, self._engine, model.chat, context, kind=CLOSED)
+        return LocalChatModel(self.name, self._engine, model.chat, context, kind=self._kind)
 
 
 def local_judge(

@@ -19,7 +19,7 @@ from typing import Any
 from interact_jax import progress
 from interact_jax.generation.chat_model import text_of
 from interact_jax.generation.engine import Completion, Request, SamplingParams, seed_of
-from interact_jax.generation.local import sampler_of
+from interact_jax.generation.local import Samplers
 from interact_jax.generation.prompts import Prompt
 from interact_jax.generation.sampler import Sampler
 from interact_jax.judges.sides import FileSide, ModelSide, identity
@@ -80,8 +80,7 @@ class Replies:
     """Replies of sides to prompts; those of models are kept in a store, and not sampled twice."""
 
     def __init__(self, store: Store, sampling: Sampling, rows: int):
-        self._store, self._sampling, self._rows = store, sampling, rows
-        self._engines: list[tuple[Any, Sampler]] = []  # with what was compiled
+        self._store, self._sampling, self._samplers = store, sampling, Samplers(rows)
         self._loaded = ""  # the digest of the weights in memory
         self._ids: dict[tuple[int, str], list[list[int]]] = {}
         self.unused: dict[str, int] = {}  # lines of files that answer none of the prompts
@@ -116,20 +115,12 @@ class Replies:
 
     def release(self) -> None:
         """Let go of the weights."""
-        for _, engine in self._engines:
-            engine.unload()
+        self._samplers.unload()
         self._loaded = ""
 
     def engine_for(self, model: OpenedModel) -> Sampler:
         """The engine that samples from a model: the same one where nothing else is compiled."""
-        compiled = (model.decoder, tuple(model.eos_ids), len(model.chat.tokenizer))
-        for known, engine in self._engines:
-            if known == compiled:
-                return engine
-        engine = sampler_of(model, rows=self._rows)
-        engine.name = str(model.files)
-        self._engines.append((compiled, engine))
-        return engine
+        return self._samplers.of(model)
 
     def _encode(self, side: ModelSide, prompts: Sequence[Prompt]) -> list[list[int]]:
         key = (id(side.model), side.system)
