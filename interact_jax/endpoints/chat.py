@@ -20,7 +20,7 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from interact_jax.endpoints.http import check_url, key_from
@@ -108,6 +108,17 @@ class ChatEndpoint(abc.ABC):
     ) -> list[Answer]:
         """See ChatModel. Raises InputError for dialogues that no endpoint takes, and where the
         endpoint's first answer is that it knows neither key nor model."""
+        answers = dict(self.answer_each(dialogues, params, seeds))
+        return [answers[index] for index in range(len(dialogues))]
+
+    def answer_each(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        params: SamplingParams,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Answer]]:
+        """(index of the dialogue, its answer) as they arrive. Raises as `answer`, for dialogues at
+        once."""
         self.check(params)
         for index, dialogue in enumerate(dialogues):
             _check_dialogue(index, dialogue)
@@ -118,8 +129,7 @@ class ChatEndpoint(abc.ABC):
         def ask(index: int, pause: Pause) -> Answer:
             return self._one(dialogues[index], params, all_seeds[index], pause)
 
-        answers = dict(in_parallel(ask, len(dialogues), self.concurrency))
-        return [answers[index] for index in range(len(dialogues))]
+        return in_parallel(ask, len(dialogues), self.concurrency)
 
     def _one(
         self, dialogue: Sequence[Message], params: SamplingParams, seed: int, pause: Pause

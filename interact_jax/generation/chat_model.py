@@ -6,8 +6,8 @@ Simulated users, judges and evaluations ask their model through this interface, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.thinking import PLAIN
@@ -38,6 +38,34 @@ class ChatModel(Protocol):
     ) -> list[Answer]:
         """A reply to each dialogue, in order; a failure is an Answer with an `error`."""
         ...
+
+
+@runtime_checkable
+class AnswersEach(Protocol):
+    """A chat model that gives its answers as they arrive."""
+
+    def answer_each(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        params: SamplingParams,
+        seeds: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, Answer]]:
+        """(index of the dialogue, its answer), in any order."""
+        ...
+
+
+def answers_of(
+    model: ChatModel,
+    dialogues: Sequence[Sequence[Message]],
+    params: SamplingParams,
+    seeds: Sequence[int],
+) -> Iterator[tuple[int, Answer]]:
+    """(index of the dialogue, its answer): each as it arrives where the model gives them so, else
+    all at the end."""
+    if isinstance(model, AnswersEach):
+        yield from model.answer_each(dialogues, params, seeds)
+    else:
+        yield from enumerate(model.answer(dialogues, params, seeds))
 
 
 @dataclasses.dataclass
