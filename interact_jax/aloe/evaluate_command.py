@@ -11,6 +11,7 @@ OUT/talks.jsonl what everybody said, OUT/index.html both.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from interact_jax.aloe.roles import ModelCast, Models
 from interact_jax.arguments import Parser
 from interact_jax.data.thinking import PLAIN
 from interact_jax.endpoints.chat import ChatEndpoint
+from interact_jax.generation.chat_model import Answer
 from interact_jax.generation.engine import SamplingParams
 from interact_jax.generation.local import Samplers
 from interact_jax.judges import output, statistics
@@ -33,7 +35,7 @@ from interact_jax.judges.remote import is_remote
 from interact_jax.judges.sides import open_weights
 from interact_jax.judges.store import Store
 from interact_jax.sampling_flags import add_flags, params_of
-from interact_jax.schema import InputError
+from interact_jax.schema import InputError, Message
 
 MODELS, POCKET = "models", "pocket"
 POCKET_CASES = 100  # personas that --world pocket draws, without --limit
@@ -50,6 +52,20 @@ SETTINGS = {
 }
 PLAYED = ("user_model", "judge_model", "cases", "profiles", "personalities")
 """Flags of a world that models play."""
+
+
+class Nobody:
+    """In place of the model that replies in a cast: here those under test do."""
+
+    name = ""
+
+    def answer(
+        self,
+        dialogues: Sequence[Sequence[Message]],
+        params: SamplingParams,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Answer]:
+        raise NotImplementedError("the models under test reply")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -173,7 +189,7 @@ def check_flags(args: Any) -> None:
 def open_cases(args: Any) -> list[Persona]:
     """Raises InputError for files that hold no personas."""
     if args.world == POCKET:
-        return pocket_cast.personas(args.limit or POCKET_CASES, args.seed)
+        return pocket_cast.personas(args.limit or POCKET_CASES, args.seed, held_out=True)
     if args.cases:
         cases = [each for file in args.cases for each in personas.read_personas(file)]
     elif args.profiles:
@@ -187,7 +203,7 @@ def open_cases(args: Any) -> list[Persona]:
 def open_cast(args: Any, opener: Opener) -> Cast:
     """Who plays the user, and who judges; weights are read at their first call."""
     if args.world == POCKET:
-        return pocket_cast.PocketCast(seed=args.seed)
+        return pocket_cast.PocketCast(Nobody(), seed=args.seed, held_out=True)
     user, judge = (opener.open(spec or args.user_model) for spec in ("", args.judge_model))
     return ModelCast(
         Models(user=user, inducer=user, responder=user, judge=judge),

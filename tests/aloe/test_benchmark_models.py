@@ -17,6 +17,7 @@ from interact_jax.judges.store import Store
 from tests.servers.chat_server import OPENAI
 from tests.servers.running import running
 
+pytestmark = [pytest.mark.one_device, pytest.mark.compiled_quickly]
 PARAMS = SamplingParams(max_new_tokens=12, temperature=0.0)
 QUESTIONS = ("Capital of Peru?", "Capital of France?", "What is 3 plus 4?")
 
@@ -24,7 +25,8 @@ QUESTIONS = ("Capital of Peru?", "Capital of France?", "What is 3 plus 4?")
 class Asking:
     """A Cast whose users ask what their profile begins at, and whose judge counts letters."""
 
-    settings = {"world": "asking"}
+    def __init__(self):
+        self.settings = {"world": "asking"}
 
     def speak(self, scenes):
         first = [int(scene.persona.profile) for scene in scenes]
