@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--out", type=Path, required=True, help="directory of the run")
     command.add_argument("--steps", type=cli.at_least(1), default=5000)
     command.add_argument(
-        "--rows", type=cli.at_least(1), default=32, help=f"rows per step, of {training.ROW} tokens"
+        "--rows", type=cli.at_least(1), default=32, help="rows per step, as long as the course says"
     )
     command.add_argument("--lr", type=float, default=3e-3, help="peak learning rate")
     command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
@@ -59,6 +59,13 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--minutes", type=float, default=math.inf, help="time limit")
     command.add_argument(
         "--start-from", type=Path, help="directory of a run, or of a model, to continue from"
+    )
+    command.add_argument(
+        "--course",
+        choices=training.COURSES,
+        default="hindsight",
+        help="what to learn: to use follow-ups, in rows of 112 tokens; or talks of ten turns with "
+        "hints and cues, in rows of 512",
     )
 
     command = stage("export", "the newest weights of a run as a Hugging Face directory")

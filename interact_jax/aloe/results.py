@@ -21,9 +21,9 @@ from interact_jax.printable import count, printable
 NAME = 15  # columns for a model's name: the table fits into 80
 LONGEST_ERROR = 200  # characters
 LEGEND = (
-    "AL: mean score, 1 to 5, at the first and the last turn. IR: its slope over turns,",
-    "with 95% interval; R2 of that line; N-IR, N-R2: of scores stretched to 0..1 in",
-    "each conversation. none: missing scores.",
+    "AL: mean score, 1 to 5, at the first and the last turn. IR: its slope over the",
+    "turns; R2 of that line. N-IR, N-R2: of scores stretched to 0..1 within each",
+    "conversation. none: missing scores.",
 )
 Result = Mapping[str, Any]
 Played = Mapping[str, Sequence[Talk]]

@@ -80,7 +80,8 @@ class Lesson:
     hindsight: tuple[str, str] | None = None
 
 
-def _draw(table: Sequence[tuple[T, float]], rng: random.Random) -> T:
+def draw(table: Sequence[tuple[T, float]], rng: random.Random) -> T:
+    """One of the values, each with its probability."""
     values, weights = zip(*table, strict=True)
     return rng.choices(values, weights)[0]
 
@@ -114,8 +115,8 @@ def draw_lesson(
     def free() -> list[str]:
         return [style for style in world.STYLES if style not in asked]
 
-    for _ in range(_draw(TURNS, rng) - 1):
-        move = _draw(MOVES, rng)
+    for _ in range(draw(TURNS, rng) - 1):
+        move = draw(MOVES, rng)
         if move == "correction":  # the reply is wrong, and not learned
             truth = _draw_answer(request, rng)
             reply(world.wrong_answer(dataclasses.replace(request, answer=truth), rng))
@@ -134,7 +135,7 @@ def draw_lesson(
 
     prompt_and_text = None
     if rng.random() < hindsight.share:
-        kind = _draw(hindsight.shown, rng)
+        kind = draw(hindsight.shown, rng)
         if kind == "correction":
             request = dataclasses.replace(request, answer=_draw_answer(request, rng))
             follow_up = world.correction(request.answer, rng)

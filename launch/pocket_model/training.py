@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -11,7 +12,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from interact_jax import places
+from interact_jax import places, sharding
 from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models import hf
+from interact_jax.models.attention import backend_for
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
 from interact_jax.models.hf.tensor_files import SINGLE
 from interact_jax.schema import InputError, TokenStream
-from pocket_model import lessons, tokenizer
+from pocket_model import lessons, talks, tokenizer
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -54,13 +56,26 @@ CONFIG: dict[str, Any] = {
     "pad_token_id": 0,
     "torch_dtype": "float32",
 }
-ROW = 112  # tokens; the longest lesson has about as many
 WARMUP = 200  # steps
 CLIP_NORM = 1.0
 DECAY = 0.01
 
 
 # ----------------------------------------------------------------------------- the data
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """What to train on: random lessons, in rows of `row` tokens; few lessons are longer."""
+
+    draw: Callable[[random.Random], lessons.Lesson]
+    row: int
+
+
+COURSES = {
+    "hindsight": Course(functools.partial(lessons.draw_lesson, kinds=lessons.KINDS), 112),
+    "talks": Course(talks.draw_lesson, 512),
+}
 
 
 class LessonEncoder:
@@ -75,28 +90,32 @@ class LessonEncoder:
         chat = self.chats[name]
         ids: list[int] = []
         learned: list[bool] = []
+        before = ""  # the template is prefix-preserving, and tokens do not span an EOS
         for index, message in enumerate(lesson.messages):
             if message.role != "assistant":
                 continue
             last = index == len(lesson.messages) - 1
             text = chat.render(lesson.messages[:index], follow_up if last else None)
-            prompt = chat.encode(text)
-            learned += [False] * (len(prompt) - len(learned))  # the template is prefix-preserving
-            reply = chat.reply(message, text, prompt).tolist()
-            ids = prompt + reply
-            learned += [index in lesson.learned] * len(reply)
+            new = text.removeprefix(before)
+            prompt = chat.encode(new)
+            reply = chat.reply(message, new, prompt).tolist()
+            before = f"{text}{message.content}{tokenizer.END}"
+            ids += prompt + reply
+            learned += [False] * len(prompt) + [index in lesson.learned] * len(reply)
         return ids, learned
 
 
-def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    """An endless stream of batches: rows of ROW tokens with several lessons each, one per segment.
+def batches(
+    encode: LessonEncoder, course: Course, rows: int, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """An endless stream of batches: rows of tokens with several lessons each, one per segment.
 
     `learned_BxL` marks the tokens whose successor is a target.
     """
     rng = random.Random(f"lessons {seed}")
     pending: list[tuple[list[int], list[bool]]] = []
     while True:
-        shape = (rows, ROW)
+        shape = (rows, course.row)
         batch = {
             "id_BxL": np.zeros(shape, np.int32),
             "position_BxL": np.zeros(shape, np.int32),
@@ -106,12 +125,10 @@ def batches(encode: LessonEncoder, rows: int, seed: int) -> Iterator[dict[str, n
         used, count = [0] * rows, [0] * rows
         unplaced: list[tuple[list[int], list[bool]]] = []
         while len(unplaced) < 16:  # so many lessons did not fit: the rows are full
-            ids, learned = (
-                pending.pop() if pending else encode(lessons.draw_lesson(rng, lessons.KINDS))
-            )
-            fits = [row for row in range(rows) if used[row] + len(ids) <= ROW]
+            ids, learned = pending.pop() if pending else encode(course.draw(rng))
+            fits = [row for row in range(rows) if used[row] + len(ids) <= course.row]
             if not fits:
-                if len(ids) <= ROW:
+                if len(ids) <= course.row:
                     unplaced.append((ids, learned))
                 continue
             row = max(fits, key=used.__getitem__)
@@ -230,12 +247,14 @@ def train(
     save_every: int,
     minutes: float = math.inf,
     start_from: Path | None = None,
+    course: str = "hindsight",
 ) -> None:
     """The whole run; writes tokenizer, config.json and params.npz (every `save_every` steps) to
     `out`, and a line to train.jsonl every 100 steps.
 
     The learning rate follows a cosine down to zero over `steps`, or over `minutes` if those end
     first. `start_from` is a run or an exported model to continue from, with a new optimiser.
+    `course` is a name in COURSES.
     """
     out.mkdir(parents=True, exist_ok=True)
     if start_from:  # its parameters require its tokenizer
@@ -245,11 +264,12 @@ def train(
     else:
         tokenizer.write_tokenizer(out, seed)
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-    model = Decoder(read_config(CONFIG))
+    attention = backend_for("auto", sharding.make_mesh())
+    model = Decoder(read_config(CONFIG), attention=attention)
     params = load(start_from) if start_from else model.fresh_params(seed)
     state = OPTIMISER.init(params)
     step = jax.jit(functools.partial(train_step, model), donate_argnums=(0, 1))
-    source = prefetch(batches(LessonEncoder(out), rows, seed))
+    source = prefetch(batches(LessonEncoder(out), COURSES[course], rows, seed))
     start, tokens, losses, share, index = time.time(), 0, [], 0.0, 0
     while share < 1:
         index += 1

@@ -1,3 +1,4 @@
+import collections
 import random
 
 import jax
@@ -10,8 +11,10 @@ from interact_jax import pocket
 from interact_jax.data.chat import HINDSIGHT, ChatFormat
 from interact_jax.models.decoder import Decoder, head_DxV
 from interact_jax.models.families import read_config
+from interact_jax.pocket import cues, words, world
+from interact_jax.pocket.reading import read_request
 from interact_jax.schema import InputError, Message, TokenStream
-from pocket_model import lessons, tokenizer, training
+from pocket_model import lessons, talks, tokenizer, training
 
 pytestmark = pytest.mark.compiled_quickly
 
@@ -63,7 +66,8 @@ def test_learned_tokens_are_the_learned_replies(chat):
 
 
 def test_loss_of_packed_lessons_is_that_of_each_alone():
-    batch = next(training.batches(training.LessonEncoder(pocket.MODEL), rows=2, seed=0))
+    course = training.COURSES["hindsight"]
+    batch = next(training.batches(training.LessonEncoder(pocket.MODEL), course, rows=2, seed=0))
     config = read_config(training.CONFIG | {"num_hidden_layers": 1, "hidden_size": 32})
     model = Decoder(config)
     params = model.fresh_params(0)
@@ -79,9 +83,9 @@ def test_loss_of_packed_lessons_is_that_of_each_alone():
         for segment in range(1, int(batch["segment_BxL"][row].max()) + 1):
             at = batch["segment_BxL"][row] == segment
             length = int(at.sum())
-            ids = np.zeros((1, training.ROW), np.int32)
+            ids = np.zeros((1, course.row), np.int32)
             ids[0, :length] = batch["id_BxL"][row][at]
-            index = np.arange(training.ROW, dtype=np.int32)[None]
+            index = np.arange(course.row, dtype=np.int32)[None]
             alone = TokenStream(ids, index, (index < length).astype(np.int32), 0 * ids)
             on = np.flatnonzero(batch["learned_BxL"][row][at])
             total += float(losses_of(alone)[on].sum())
@@ -125,3 +129,47 @@ def test_an_export_of_several_runs_has_the_mean_of_their_weights(tmp_path):
 def test_system_messages_render(chat):
     text = chat.render([Message("system", "Be brief."), Message("user", "Capital of Peru?")])
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+
+
+def named_in(system):
+    wishes = words.COMPLAINTS.items()
+    return {
+        style: on for style, both in wishes for on in both for text in both[on] if text in system
+    }
+
+
+def test_replies_of_talks_are_learned_where_they_are_as_asked(chat):
+    """And cues play no part in them, except where a system message says so."""
+    rng = random.Random(0)
+    encode = training.LessonEncoder(pocket.MODEL)
+    systems, unlearned, shares = set(), 0, collections.defaultdict(list)
+    for _ in range(150):
+        lesson = talks.draw_lesson(rng)
+        hinted = lesson.messages[0].role == "system"
+        system = lesson.messages[0].content if hinted else ""
+        wishes = named_in(system)
+        systems.add("mirror" if system == talks.MIRROR else len(wishes))
+        spoken = []
+        for index in range(hinted, len(lesson.messages), 2):
+            spoken.append(lesson.messages[index].content)
+            request = read_request(cues.read(spoken[-1])[0])
+            reply = world.parse(lesson.messages[index + 1].content)
+            assert reply.answer == request.answer and not request.held_out
+            if index + 1 not in lesson.learned:
+                unlearned += 1
+                continue
+            inferred = cues.infer(spoken)
+            asked = inferred if system == talks.MIRROR else wishes
+            assert asked.items() <= reply.styles.items()
+            for style in world.STYLES:
+                if style not in asked:
+                    shares[inferred.get(style)].append(reply.styles[style])
+        ids, learned = encode(lesson)
+        assert len(ids) <= training.COURSES["talks"].row
+        assert ids == chat.prompt(lesson.messages)[: len(ids)]
+        replies = "".join(lesson.messages[i].content + tokenizer.END for i in lesson.learned)
+        assert chat.decode([i for i, on in zip(ids, learned, strict=True) if on]) == replies
+    assert systems == {"mirror", *range(7)} and unlearned > 40
+    for share in shares.values():  # nothing known, wanted and not wanted
+        assert np.mean(share) == pytest.approx(world.PRIOR, abs=0.08)
+    assert set(shares) == {None, True, False}
