@@ -318,7 +318,7 @@ def check(config: ConfigDict) -> None:
             f"data.max_reply={flat['data.max_reply']}: expected more than objective.ignore_first="
             f"{flat['objective.ignore_first']}, or no token of any reply would count."
         )
-    if not data_of(flat):
+    if not data_of(flat) and flat["stages"] == staged.NONE:  # others make their data
         raise InputError(
             "data.path is not set: give a file of conversations, --config.data.path=FILE; "
             "data.mixture, to learn from several prepared data sets; or online.prompts, to learn "
