@@ -6,6 +6,7 @@ input: the program's arguments as JSON.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -57,7 +58,7 @@ def main() -> None:
         arguments: Any = json.loads(line)
         if not (child := os.fork()):
             os.dup2(2, 1)  # standard output is the protocol's
-            cli.run(lambda: aloe.main(arguments))
+            cli.run(functools.partial(aloe.main, arguments))
         print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)

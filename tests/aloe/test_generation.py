@@ -224,7 +224,7 @@ def test_an_endpoint_that_refuses_everything_stops_the_program(server, tmp_path,
     play(server, tmp_path, conversations=1)  # it has answered before
     refusals = [{"at": OPENAI, "do": "status", "status": 400}] * 4
     server.plan(*refusals)
-    with pytest.raises(RunStopped, match="user: no answer .*400.*same command goes on"):
+    with pytest.raises(RunStopped, match=r"user: no answer .*400.*same command goes on"):
         play(server, tmp_path, "--portion", 1, conversations=2)
     play(server, tmp_path, conversations=2)
     assert (tmp_path / "conversations.jsonl").read_bytes() == whole
