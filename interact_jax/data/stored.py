@@ -38,7 +38,8 @@ from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Member
 from interact_jax.data.reading import Read
 from interact_jax.data.stored_trees import StoredTrees
-from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
+from interact_jax.data.tokenise import Tokenised, Tokeniser
+from interact_jax.data.tokenise_all import worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
 from interact_jax.data.tree_store import TreeStore, is_store
