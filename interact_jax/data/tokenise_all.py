@@ -12,7 +12,7 @@ from interact_jax.data.tree_records import from_bytes, to_bytes
 from interact_jax.data.workers import Died, Workers
 from interact_jax.schema import Conversation, RunStopped
 
-EACH = 1 << 22  # characters of messages for which it pays to start a process
+EACH = 1 << 23  # characters of messages for which it pays to start a process
 MOST = 16  # processes that are started unasked
 AHEAD = 3  # portions that each process has before it
 
