@@ -5,9 +5,10 @@
     python launch/prepare_data.py --data logs --out data --splits train=1
     python benchmarks/feed.py --data data --tokenizer DIRECTORY
 
-Read, tokenised, grown into trees and packed by one process (and the one that renders its chat
-template), with nothing cached; the tokenizer, a fast one, is given the rendered conversations in
-one batch, with as many threads. They take turns, and the fastest of --repeats counts. Tokens are
+Read, tokenised, grown into trees and packed, with nothing cached, by one process and the one that
+renders its chat template, or with the help of --workers others; the tokenizer, a fast one, is given
+the rendered conversations in one batch, with as many threads as there are cores. They take turns,
+and the fastest of --repeats counts. Tokens are
 those of the rendered conversations. Of prepared data there are three figures: `feed` makes trees
 and stores them, `stored` reads them again, and `stored_large` does so in steps of --large
 interactions.
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--interactions", type=cli.at_least(1), default=32, help="of a step")
     add("--large", type=cli.at_least(1), default=256, help="of a step of `stored_large`")
     add("--epochs", type=cli.at_least(1), default=1, help="of stored trees; opening counts once")
+    add("--workers", type=cli.at_least(0), default=0, help="as data.workers")
     add("--repeats", type=cli.at_least(1), default=3)
     add("--json", default="", metavar="FILE", help="write the figures there")
     args = parser.parse_args(argv)
@@ -71,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
             tokens = tokenise_alone(texts, chat)
         if not prepared:
             with timed(seconds["feed"]):
-                dataset = load_dataset(args.data, args.format, chat, EncodeSettings(), "tree")
+                dataset = load_dataset(
+                    args.data, args.format, chat, EncodeSettings(), "tree", args.workers
+                )
                 feed(dataset, args.rows, args.row_tokens, args.interactions)
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +84,9 @@ def main(argv: list[str] | None = None) -> None:
                 epochs = 1 if name == "feed" else args.epochs
                 with timed(seconds[name], epochs):
                     tokeniser = Tokeniser(chat, EncodeSettings(), "tree")
-                    data = StoredDataset(PreparedData(args.data), tokeniser, Path(folder))
+                    data = StoredDataset(
+                        PreparedData(args.data), tokeniser, Path(folder), args.workers
+                    )
                     feed(data, args.rows, args.row_tokens, interactions, epochs)
                     data.close()
     fastest = {name: min(times) for name, times in seconds.items()}

@@ -19,6 +19,7 @@ from interact_jax import digests, files
 from interact_jax.cluster import processes
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.fingerprint import DIFFERENCES, fingerprint, legacy_digests
+from interact_jax.data.forest import Forest
 from interact_jax.data.positions import check_position
 from interact_jax.data.reading import Data
 from interact_jax.data.recipes import PLAIN
@@ -113,7 +114,7 @@ def _add_initial(dataset: Dataset, logps: list[np.ndarray]) -> Dataset:
             replies.append(dataclasses.replace(reply, target=target))
         return dataclasses.replace(tree, replies=tuple(replies))
 
-    trees = [[add_to(tree) for tree in trees] for trees in dataset.trees]
+    trees = [Forest.of([add_to(tree) for tree in trees]) for trees in dataset.trees]
     return dataclasses.replace(dataset, trees=trees)
 
 

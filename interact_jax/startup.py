@@ -43,6 +43,13 @@ def begin(*, torch: bool = False) -> None:
         threading.Thread(target=_count_seconds, daemon=True).start()
 
 
+def begin_worker() -> None:
+    """In place of `begin`, in a process that works for a program: it computes with no PyTorch."""
+    global _needs_torch
+    _needs_torch = False
+    quieten()
+
+
 def _count_seconds() -> None:
     began, seconds = time.monotonic(), INTERVAL
     while not _imported.wait(began + seconds - time.monotonic()):

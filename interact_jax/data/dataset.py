@@ -28,8 +28,11 @@ from interact_jax.data.prepared import PreparedData, is_prepared
 from interact_jax.data.recipes import RECIPES
 from interact_jax.data.records import MEND_LINE
 from interact_jax.data.sources import MOST_BYTES
-from interact_jax.data.tokenise import Tokenised, Tokeniser, tokenise
+from interact_jax.data.stored_trees import StoredTrees
+from interact_jax.data.tokenise import Tokenised, Tokeniser
+from interact_jax.data.tokenise_all import tokenise, workers_for
 from interact_jax.data.tree import Tree
+from interact_jax.data.tree_index import Sizes
 from interact_jax.places import input_name
 from interact_jax.printable import count, count_reason
 from interact_jax.schema import Conversation, InputError
@@ -83,7 +86,8 @@ SETTINGS = {
     ),
     "data.workers": Setting(
         0,
-        "processes that tokenise; 0 = the main process does; the result is the same",
+        "processes that tokenise; 0 = one for each core where files are large, else the main "
+        "process; the result is the same",
         least=0,
         most=1024,
         free=True,
@@ -117,7 +121,7 @@ class Dataset(Counted):
     """All conversations of a run as trees; `trees[i]` are those of one conversation."""
 
     conversations: list[Conversation] = dataclasses.field(default_factory=list)
-    trees: list[list[Tree]] = dataclasses.field(default_factory=list)
+    trees: list[Forest] = dataclasses.field(default_factory=list)
     interactions: list[int] = dataclasses.field(default_factory=list)
     """Of each conversation; or pairs, if a run learns from pairs."""
 
@@ -127,16 +131,19 @@ class Dataset(Counted):
     @property
     def prints(self) -> dict[str, str]:
         """Digests of all that a run learns from (`fingerprint`)."""
-        return fingerprint(self)
+        with collecting_rarely():
+            return fingerprint(self)
 
-    def trees_of(self, indices: Iterable[int]) -> list[Tree]:
+    def trees_of(self, indices: Sequence[int]) -> Sequence[Tree]:
         """The trees of these conversations."""
-        return [tree for i in indices for tree in self.trees[i]]
+        return StoredTrees(
+            self.trees.__getitem__, indices, Sizes.of([self.trees[i] for i in indices])
+        )
 
     @functools.cached_property
     def weights(self) -> np.ndarray:
         """The weight of each conversation: that of all its units."""
-        return np.array([weight_of(trees) for trees in self.trees], np.float64)
+        return np.array([trees.facts.weight for trees in self.trees], np.float64)
 
     @property
     def users(self) -> np.ndarray:
@@ -148,7 +155,7 @@ class Dataset(Counted):
         chosen = (self.conversations[i] for i in indices)
         return [(c.id, c.user, weight_of(of_one)) for c, of_one in zip(chosen, trees, strict=True)]
 
-    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[list[Tree]]]:
+    def follow(self, *orders: Iterator[int]) -> Callable[[Sequence[int]], list[Forest]]:
         """A function that returns the trees of the next conversations."""
         return lambda indices: [self.trees[i] for i in indices]
 
@@ -208,8 +215,8 @@ def load_dataset(
     """Read conversations, encode what `recipe` takes from them, and grow their trees; the `path`
     "pocket" stands for the shipped logs.
 
-    `workers` processes tokenise; the result is the same for any number. Raises InputError if
-    nothing is left.
+    `workers` processes tokenise, 0 = as many as pay off; the result is the same for any number.
+    Raises InputError if nothing is left.
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
     if is_prepared(path):
@@ -248,16 +255,17 @@ def grow(
     recipe: str = "hindsight",
 ) -> Dataset:
     """Encode what `recipe` takes from conversations that were read, and grow their trees: none
-    where nothing of them can be used."""
+    where nothing of them can be used. `workers` as in `load_dataset`."""
     dataset = Dataset(collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))
+    workers = workers or workers_for(conversations)
     results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
     with collecting_rarely():
         for conversation, tokenised in _with_progress(conversations, results):
             dataset.note(tokenised.counts, conversation.source or conversation.id)
             if tokenised.trees:
                 dataset.conversations.append(conversation)
-                dataset.trees.append(list(tokenised.trees))
+                dataset.trees.append(Forest.of(tokenised.trees))
                 dataset.interactions.append(tokenised.units)
     return dataset
 

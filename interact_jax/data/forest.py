@@ -200,7 +200,7 @@ class Forest(Measured):
         """The strings of every reply."""
         return self.labels()
 
-    @property
+    @functools.cached_property
     def facts(self) -> Facts:
         """Of a conversation with these trees."""
         return self.known or Facts.of(self.names, self.weight_M.tolist())
@@ -235,16 +235,18 @@ def _columns_of(trees: Sequence[Tree]) -> Forest:
     kind = _kind_of(trees, replies)
     limbs = [limb for tree in trees for limb in (*tree.live, *tree.frozen)]
     targets = [reply.target for reply in replies]
+    names = [(t.id, t.conversation, t.unit, t.reasoning) for t in targets]
+    weights = [target.weight for target in targets]
     return Forest(
         kind,
         _table([_tree_row(tree, kind) for tree in trees], TREE),
         _table([(len(limb.ids), limb.fork) for limb in limbs], LIMB),
         _table([row for tree in trees for row in _reply_rows(tree, kind)], REPLY),
         _table([_places(reply, kind) for reply in replies], len(kind.views), 2),
-        np.array([target.weight for target in targets], np.float64),
+        np.array(weights, np.float64),
         *_words([t.trunk for t in trees], [x.ids for x in limbs], [t.y for t in targets]),
         _given(targets, kind),
-        lambda: [(t.id, t.conversation, t.unit, t.reasoning) for t in targets],
+        lambda: names,
     )
 
 

@@ -20,13 +20,10 @@ import hashlib
 import itertools
 import json
 import logging
-import multiprocessing
 import queue
-import signal
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,10 +35,12 @@ from interact_jax.data.forest import Forest
 from interact_jax.data.limits import Member
 from interact_jax.data.reading import Read
 from interact_jax.data.stored_trees import StoredTrees
-from interact_jax.data.tokenise import Tokenised, Tokeniser, worker_died
+from interact_jax.data.tokenise import Tokenised, Tokeniser
+from interact_jax.data.tokenise_all import worker_died
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
 from interact_jax.data.tree_store import TreeStore, is_store
+from interact_jax.data.workers import Died, Workers
 from interact_jax.foreign import cache_directory
 from interact_jax.printable import count
 from interact_jax.schema import Conversation, InputError
@@ -362,7 +361,7 @@ class _Follower:
                 made = dict(dataset._made(self._missing(portion)))
                 yield [(i, made.get(i)) for i in portion]
             return
-        with _pool(dataset) as pool:
+        with contextlib.closing(_pool(dataset)) as pool:
             begun = collections.deque[tuple[list[int], Future[dict[int, Tokenised]] | None]]()
             for portion in portions:
                 missing = self._missing(portion)
@@ -370,7 +369,6 @@ class _Follower:
                 if len(begun) > 2 * dataset.workers:
                     yield self._finish(*begun.popleft())
                 if self._stop.is_set():
-                    pool.shutdown(cancel_futures=True)
                     return
             while begun:
                 yield self._finish(*begun.popleft())
@@ -382,25 +380,22 @@ class _Follower:
     def _finish(self, portion: list[int], future: Future[dict[int, Tokenised]] | None) -> _Made:
         try:
             unkept = future.result() if future else {}
-        except BrokenProcessPool as error:
+        except Died as error:
             raise worker_died(self._dataset.workers) from error
         return [(i, unkept.get(i)) for i in portion]
 
 
-def _pool(dataset: StoredDataset) -> ProcessPoolExecutor:
-    """Processes that put trees into the store. Spawned, not forked: jax has started threads."""
-    context = multiprocessing.get_context("spawn")
-    state = (dataset.maker, dataset.folder, dataset.key)
-    return ProcessPoolExecutor(dataset.workers, context, _start_worker, state)
+def _pool(dataset: StoredDataset) -> Workers:
+    """Processes that put trees into the store."""
+    return Workers(dataset.workers, _begin, dataset.maker, dataset.folder, dataset.key)
 
 
 _worker: tuple[Maker, TreeStore]  # set in worker processes
 
 
-def _start_worker(maker: Maker, folder: Path, key: dict[str, Any]) -> None:
+def _begin(maker: Maker, folder: Path, key: dict[str, Any]) -> None:
     global _worker
     _worker = maker, TreeStore.open(folder, key, len(maker.shards))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops its workers
 
 
 def _put_all(indices: list[int]) -> dict[int, Tokenised]:

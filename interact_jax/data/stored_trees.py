@@ -1,4 +1,5 @@
-"""Trees on disk as a sequence: sizes are known, and a tree is read when somebody looks at it."""
+"""Trees of many conversations as a sequence: sizes are known, and a tree is made, or read from
+disk, when somebody looks at it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations to token trees, in this process or in worker processes."""
+"""Conversations to token trees."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import collections
 import dataclasses
 import functools
 import itertools
-import multiprocessing
-import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from interact_jax.data.chat import ChatFormat
 from interact_jax.data.collecting import collecting_rarely
@@ -21,7 +18,7 @@ from interact_jax.data.splices import Splice, Stretch
 from interact_jax.data.stretches import Cuts, SpecialTokens, Stretches
 from interact_jax.data.texts import Prompt, Rendered, Sample, SharedTexts, render_ahead
 from interact_jax.data.tree import GROW, Tree
-from interact_jax.schema import Conversation, RunStopped
+from interact_jax.schema import Conversation
 
 PORTION, CHARACTERS = 64, 1 << 18  # conversations that are worked on at a time, and their text
 
@@ -55,7 +52,7 @@ class Tokeniser:
         executor = ThreadPoolExecutor
         with collecting_rarely(), executor(1) as renders, executor(1) as tokenises:
             try:
-                for portion in _portions(conversations):
+                for portion in portions(conversations):
                     rendered = renders.submit(self._render, portion, stop)
                     waiting.append(tokenises.submit(self._prepare, portion, rendered))
                     if len(waiting) > 2:
@@ -135,12 +132,12 @@ def _sample(pairs: Sequence[tuple[str, str]], spliced: Sequence[str]) -> tuple[s
     return pairs[n][0], pairs[n][0] + whole[len(prompt) :]
 
 
-def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+def portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
     """PORTION at a time, fewer where they have more than CHARACTERS."""
     portion, size = list[Conversation](), 0
     for conversation in conversations:
         portion.append(conversation)
-        size += sum(len(message.content) for message in conversation.messages)
+        size += text_size(conversation)
         if len(portion) == PORTION or size > CHARACTERS:
             yield portion
             portion, size = [], 0
@@ -148,45 +145,6 @@ def _portions(conversations: Iterable[Conversation]) -> Iterator[list[Conversati
         yield portion
 
 
-def tokenise(
-    conversations: Sequence[Conversation], tokeniser: Tokeniser, workers: int = 0
-) -> Iterator[Tokenised]:
-    """Every conversation as trees, in order, whatever the number of worker processes (0 = none).
-
-    Raises the InputError of the first conversation that has one, and RunStopped where a worker
-    dies.
-    """
-    if not workers:
-        yield from tokeniser.all(conversations)
-        return
-    # Spawned, not forked, since jax has started threads.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (tokeniser,))
-    try:
-        for portion in pool.map(_tokenise, _portions(conversations)):
-            yield from portion
-    except BrokenProcessPool as error:
-        raise worker_died(workers) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def worker_died(workers: int) -> RunStopped:
-    """What to raise where one of so many worker processes has died."""
-    return RunStopped(
-        f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
-        "data.workers lower; 0 tokenises in the main process."
-    )
-
-
-_worker_tokeniser: Tokeniser  # set in worker processes
-
-
-def _start_worker(tokeniser: Tokeniser) -> None:
-    global _worker_tokeniser
-    _worker_tokeniser = tokeniser
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process stops its workers
-
-
-def _tokenise(portion: list[Conversation]) -> list[Tokenised]:
-    return list(_worker_tokeniser.all(portion))
+def text_size(conversation: Conversation) -> int:
+    """The characters of its messages."""
+    return sum([len(message.content) for message in conversation.messages])

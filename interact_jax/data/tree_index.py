@@ -40,6 +40,18 @@ class Sizes(NamedTuple):
     weight_C: np.ndarray  # of all units
     given: bool  # whether log-probabilities are given with some reply
 
+    @classmethod
+    def of(cls, forests: Sequence[Forest]) -> Sizes:
+        """Of conversations with these trees."""
+        facts = [forest.facts for forest in forests]
+        return cls(
+            np.concatenate([np.zeros((0, 5), np.int64), *(x.sizes_Nx5 for x in forests)]),
+            np.array([len(forest) for forest in forests], np.int64),
+            np.array([of_one.units for of_one in facts], np.int64),
+            np.array([of_one.weight for of_one in facts], np.float64),
+            any(forest.given for forest in forests),
+        )
+
 
 class TreeIndex:
     """The entries of `count` conversations, in a file that is mapped into memory."""

@@ -39,6 +39,8 @@ ROLE_OF = {name: role for role, names in NAMES.items() for name in names.split("
 """What formats call the roles, in lower case -> our name."""
 CALLS = ("function_call", "tool_call")  # the assistant, with a call as JSON in place of text
 ROLE_KEYS, TEXT_KEYS = ("role", "from", "speaker"), ("content", "value", "text", "response")
+PLAIN = {keys: (a, b) for a in ROLE_KEYS for b in TEXT_KEYS for keys in ((a, b), (b, a))}
+"""The keys of turns that have a role, a text, and nothing else."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 FIELDS = ("tool_calls", "tool_call_id", "reasoning_content")
 """What chat templates may show besides the text; for tool messages `name` as well."""
@@ -67,6 +69,10 @@ def read_turns(values: Iterable[Any], label: str, known: Collection[str] = ()) -
     """
     for index, value in enumerate(values):
         place = f"{label}[{index}]"
+        message = _plain_message(value)
+        if message is not None:
+            yield Turn(index, place, message.role, message)
+            continue
         try:
             with faults_at(place):
                 yield read_turn(value, index, place, known)
@@ -75,6 +81,28 @@ def read_turns(values: Iterable[Any], label: str, known: Collection[str] = ()) -
             if role == "system":
                 raise
             yield Turn(index, place, role, fault=fault)
+
+
+def _plain_message(value: Any) -> Message | None:
+    """What `read_turn` makes of most turns, sooner: those with a role under a usual name, a text,
+    and nothing else. None for all others."""
+    keys = PLAIN.get(tuple(value)) if type(value) is dict and len(value) == 2 else None
+    if keys is None:
+        return None
+    name, text = value[keys[0]], value[keys[1]]
+    if type(name) is not str or type(text) is not str or name in CALLS:
+        return None
+    role = ROLE_OF.get(name)
+    # Half of a surrogate pair is a fault.
+    return Message(role, text) if role and (text.isascii() or _is_text(text)) else None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_turn(value: Any, index: int, label: str, known: Collection[str] = ()) -> Turn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ class Work:
 
     name: str
     model: DecoderConfig
-    trees: list[Tree]
+    trees: Sequence[Tree]
     data: str  # a description of where the trees are from
     synthetic: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 
 from interact_jax.data.chat import ChatFormat
+from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset, load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint
+from interact_jax.data.fingerprint import DIFFERENCES, difference, fingerprint, legacy_digests
+from interact_jax.data.forest import Forest
+from interact_jax.schema import Conversation
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
+from tests.trees import grow, random_window
 
 SETTINGS = EncodeSettings(max_length=512, max_reply=512)
 
@@ -113,12 +118,13 @@ def test_log_probabilities_of_a_sampler_count(chat, tmp_path):
     dataset = load(chat, rows_with(), tmp_path)
     found = []
     for number in (-1.0, -1.0, -1.5):
-        trees = copy.deepcopy(dataset.trees)
-        first, *rest = trees[0][0].replies
+        tree, *more = dataset.trees[0]
+        first, *rest = tree.replies
         known = {"sampler": np.full(len(first.target.y), number, np.float32)}
         target = dataclasses.replace(first.target, known=known)
         first = dataclasses.replace(first, target=target)
-        trees[0][0] = dataclasses.replace(trees[0][0], replies=(first, *rest))
+        tree = dataclasses.replace(tree, replies=(first, *rest))
+        trees = [Forest.of([tree, *more]), *dataset.trees[1:]]
         found.append(fingerprint(dataclasses.replace(dataset, trees=trees)))
     assert difference(*found[:2]) is None
     assert difference(*found[1:]) == DIFFERENCES["weights"]
@@ -131,9 +137,39 @@ def test_a_token_that_moves_from_one_array_to_the_next_counts(chat, tmp_path):
     joined = np.concatenate([one.trunk, two.trunk])
     at = len(one.trunk) - 1
     moved = [
-        [dataclasses.replace(one, trunk=joined[:at])],
-        [dataclasses.replace(two, trunk=joined[at:])],
+        Forest.of([dataclasses.replace(one, trunk=joined[:at])]),
+        Forest.of([dataclasses.replace(two, trunk=joined[at:])]),
         *dataset.trees[2:],
     ]
     other = fingerprint(dataclasses.replace(dataset, trees=moved))
     assert difference(fingerprint(dataset), other) == DIFFERENCES["conversations"]
+
+
+DIGESTS = {
+    "conversations": "a376d5f633342dd5cc55a26ebcbba12f",
+    "contexts": "1c2db6319223ecd6ebe086bde7e77611",
+    "replies": "096ba08a83b1344827f27debb7c42562",
+    "weights": "3afb6a78f93075e6d7e7bec22c1c89ec",
+}
+LEGACY = {"digest": 566491056, "replies": 956664275}
+"""Of the test below, as the first version with trees in lists made them."""
+
+
+def test_digests_stay_what_they_were():
+    """Runs are resumed whose checkpoints have digests of earlier versions."""
+    rng = np.random.default_rng(7)
+    trees = [grow(random_window(rng, n, name=f"c{n}")) for n in (3, 1, 2)]
+    first, *rest = trees[1][0].replies
+    known = {"sampler": np.linspace(-1, 0, len(first.target.y), dtype=np.float32)}
+    first = dataclasses.replace(first, target=dataclasses.replace(first.target, known=known))
+    trees[1] = [dataclasses.replace(trees[1][0], replies=(first, *rest))]
+    conversations = [Conversation(f"c{n}", (), user) for n, user in enumerate(["ann", "", "ann"])]
+    dataset = Dataset(
+        collections.Counter(),
+        ReadReport(),
+        conversations=conversations,
+        trees=list(map(Forest.of, trees)),
+        interactions=[3, 1, 2],
+    )
+    assert fingerprint(dataset) == DIGESTS
+    assert legacy_digests(dataset) == LEGACY

@@ -9,6 +9,7 @@ import pytest
 from interact_jax.data import holdout
 from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset
+from interact_jax.data.forest import Forest
 from interact_jax.schema import Conversation, Message
 
 
@@ -20,7 +21,7 @@ def conversation(name, user="", opening="Hi", system=""):
 
 
 def dataset(conversations):
-    empty = [[] for _ in conversations]
+    empty = [Forest.of([])] * len(conversations)
     ones = [1] * len(conversations)
     return Dataset(
         collections.Counter(),

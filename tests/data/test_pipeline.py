@@ -14,6 +14,7 @@ from interact_jax.data.conversations import ReadReport
 from interact_jax.data.dataset import Dataset
 from interact_jax.data.draws import Draws
 from interact_jax.data.first_steps import packing_for
+from interact_jax.data.forest import Forest
 from interact_jax.data.pipeline import AHEAD, LogBatches
 from interact_jax.data.rows import Packing
 from interact_jax.schema import InputError
@@ -24,7 +25,8 @@ TURNS = [1, 3, 2, 1, 4, 1, 2]  # interactions of each conversation
 
 def batches(turns=TURNS, conversations=0, interactions=0, seed=0, epochs=0.0) -> LogBatches:
     rng = np.random.default_rng(0)
-    trees = [grow(random_window(rng, n, name=f"c{i}")) for i, n in enumerate(turns)]
+    windows = [random_window(rng, n, name=f"c{i}") for i, n in enumerate(turns)]
+    trees = [Forest.of(grow(window)) for window in windows]
     dataset = Dataset(collections.Counter(), ReadReport(), trees=trees, interactions=turns)
     sizes = SimpleNamespace(conversations=conversations, interactions=interactions)
     draws = Draws(turns, sizes, seed, epochs)

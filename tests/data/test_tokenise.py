@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import gc
+import itertools
 import os
 
 import numpy as np
@@ -13,7 +15,9 @@ from interact_jax.data.chat import ChatFormat
 from interact_jax.data.collecting import collecting_rarely
 from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
-from interact_jax.data.tokenise import PORTION, tokenise
+from interact_jax.data.tokenise import PORTION, Tokenised
+from interact_jax.data.tokenise_all import EACH, tokenise, workers_for
+from interact_jax.data.workers import Workers
 from interact_jax.schema import Conversation, InputError, Message, RunStopped
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
@@ -45,19 +49,45 @@ def plain(tree):
     )
 
 
-def test_workers_change_nothing(chat, tmp_path):
+@pytest.fixture
+def no_help(monkeypatch):
+    """Workers do everything: the main process does not begin."""
+    monkeypatch.setattr(Workers, "is_ready", lambda _: True)
+
+
+def test_workers_change_nothing(chat, tmp_path, no_help):
     file = logs(tmp_path, bad=[3, PORTION + 1])
     alone, shared_out = (
         load_dataset(str(file), "auto", chat, NO_REPLY_LEFT, "tree", workers) for workers in (0, 2)
     )
     assert len(alone.counts) == 2
-    for name in ("conversations", "interactions", "counts", "read"):
+    for name in ("conversations", "interactions", "counts", "read", "prints"):
         assert getattr(shared_out, name) == getattr(alone, name), name
     for one, other in zip(alone.trees, shared_out.trees, strict=True):
         assert [plain(tree) for tree in one] == [plain(tree) for tree in other]
 
 
-def test_the_first_error_comes_with_file_and_line(chat, tmp_path):
+def test_the_main_process_begins(chat, tmp_path, monkeypatch):
+    file, ready = logs(tmp_path), itertools.chain([False] * 3, itertools.repeat(True))
+    monkeypatch.setattr(Workers, "is_ready", lambda _: next(ready))
+    asked = list[int]()
+    submit = Workers.submit
+    monkeypatch.setattr(
+        Workers,
+        "submit",
+        lambda self, function, portion: (
+            asked.append(len(portion)) or submit(self, function, portion)
+        ),
+    )
+    alone, shared_out = (
+        load_dataset(str(file), "auto", chat, EncodeSettings(), "tree", workers)
+        for workers in (0, 1)
+    )
+    assert asked == [PORTION, PORTION, CONVERSATIONS - 2 * PORTION - 3]
+    assert shared_out.prints == alone.prints
+
+
+def test_the_first_error_comes_with_file_and_line(chat, tmp_path, no_help):
     file = logs(tmp_path, bad=[PORTION + 2, CONVERSATIONS])
     settings = EncodeSettings(special_tokens="stop")
     messages = []
@@ -78,13 +108,31 @@ def test_the_garbage_collector_is_as_before(chat, tmp_path):
 
 
 class Dying:
+    """Does nothing in this process, and ends others."""
+
+    def __init__(self):
+        self.here = os.getpid()
+
     def all(self, conversations):
-        os._exit(1)
+        if os.getpid() != self.here:
+            os._exit(1)
+        return (Tokenised([], 0, collections.Counter()) for _ in conversations)
 
 
 def test_a_worker_that_dies_stops_the_run_with_a_remedy():
+    conversations = itertools.repeat(Conversation("c", (Message("user", "Hi"),)))
     with pytest.raises(RunStopped, match=r"data\.workers lower"):
-        list(tokenise([Conversation("c", (Message("user", "Hi"),))], Dying(), workers=1))
+        collections.deque(tokenise(conversations, Dying(), workers=1), maxlen=0)
+
+
+def test_workers_are_started_for_many_conversations():
+    def talks(characters):
+        return [Conversation("c", (Message("user", "x" * (characters // 2)),))] * 2
+
+    assert workers_for(talks(2 * EACH - 2), cores=8) == 0  # one would do what this process can
+    assert workers_for(talks(3 * EACH), cores=8) == 3
+    assert workers_for(talks(30 * EACH), cores=8) == 8
+    assert workers_for(talks(30 * EACH), cores=1) == 0
 
 
 def test_the_collector_rests_while_anybody_tokenises():

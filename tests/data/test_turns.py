@@ -1,10 +1,13 @@
 """Turns mean the same whatever a format calls them, and what is not used of them is told."""
 
+import itertools
 import json
 
 import pytest
 
 from interact_jax.data.conversations import read_conversations
+from interact_jax.data.messages import Fault
+from interact_jax.data.turns import ROLE_KEYS, ROLE_OF, TEXT_KEYS, read_turn, read_turns
 from interact_jax.schema import InputError
 from tests.logs import chat, good, write
 
@@ -190,3 +193,29 @@ def test_many_fields_make_no_long_report(tmp_path):
     _, report = read(tmp_path, record)
     assert len(report.unused) == 1000 and len(report.lines()) < 20
     assert report.lines()[-1] == "  and 988 more fields not used"
+
+
+def test_plain_turns_are_read_as_others_are():
+    """They have a way of their own, which is shorter."""
+    names = [*ROLE_OF, "User", " bot ", "nobody", "", None, 3]
+    texts = ["Hi", "", "Grüße \U0001f600", "half \ud83d", None, 7, ["Hi"], [{"text": "Hi"}]]
+    keys = [pair for each in itertools.product(ROLE_KEYS, TEXT_KEYS) for pair in (each, each[::-1])]
+    messages = 0
+    for name, text, (first, second) in itertools.product(names, texts, keys):
+        of = {first: name, second: text} if first in ROLE_KEYS else {first: text, second: name}
+        try:
+            expected = read_turn(of, 0, "messages[0]")
+        except Fault:
+            (turn,) = _turns_or_fault(of)
+            assert turn is None or turn.fault is not None
+        else:
+            messages += 1
+            assert list(read_turns([of], "messages")) == [expected]
+    assert messages > 1000
+
+
+def _turns_or_fault(value):
+    try:
+        return list(read_turns([value], "messages"))
+    except Fault:  # of a system message
+        return [None]
