@@ -10,6 +10,8 @@ import zstandard
 
 from interact_jax.data.conversations import read_conversations
 
+ROUNDS = 10  # of a conversation of ALOE
+
 
 def write(directory: Path, name: str, data: bytes | str | list) -> str:
     """Write bytes, text, or a list of records as JSON lines; packed where the name says so."""
@@ -46,3 +48,20 @@ def native(*pairs: tuple, **more: object) -> bytes:
     """A native line; a pair is (role, content) or (role, content, further keys)."""
     said = [{"role": p[0], "content": p[1], **(p[2] if len(p) > 2 else {})} for p in pairs]
     return json.dumps({"id": "bad", "messages": said, **more}).encode()
+
+
+def aloe_round(number: int, chosen: str) -> dict:
+    """As ALOE's program writes it."""
+    replies = {"preferred": f"Better {number}.", "rejected": f"Worse {number}."}
+    inferred = {"inferred_profile": "a nurse", "inferred_personality": "Terse."}
+    return {"user": f"Question {number}?", "assistant": replies, "chosen": chosen, **inferred}
+
+
+def aloe_record(**more: object) -> dict:
+    """Ten rounds, of which every third goes on with the rejected reply. Profile and personality
+    are lines of the files that ALOE keeps them in."""
+    rounds = [
+        aloe_round(n, "rejected" if n % 3 == 0 else "preferred") for n in range(1, ROUNDS + 1)
+    ]
+    persona = {"profile": '"She says \\"hm\\"."\n', "personality": '"Terse; kind."\n'}
+    return {**persona, "conversations": rounds, **more}

@@ -174,3 +174,14 @@ def test_baselines_on_a_tree_cost_what_their_token_passes_say(objective):
     # The head over the replies costs both the same, and sharing saves attention beyond its tokens.
     assert tree / none < 0.75
     assert tree / none == pytest.approx(bound, abs=0.08)
+
+
+@pytest.mark.parametrize("student_branches, most", [(False, 0.2), (True, 0.27)])
+def test_ten_turns_with_a_pair_at_each_cost_a_third_of_the_pairs_alone(student_branches, most):
+    """At the lengths of ALOE's conversations, in which replies have at most three sentences: 40
+    tokens of the user and 72 of each reply."""
+    lengths = {"user": 40, "reply": 72, "student_branches": student_branches}
+    (tree, _), (none, _) = (
+        counted(10, way, objective="dpo", **lengths) for way in ("tree", "none")
+    )
+    assert tree <= most * none

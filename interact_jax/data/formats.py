@@ -2,8 +2,9 @@
 
 A reader takes the records of one file and yields what it made of them, in order: Conversations,
 a Loss for what it could not use, a Note for what it mended. `FORMATS` names the readers. A new
-format is one entry and one function here, or in `preferences` if it is about pairs of replies, or
-in `message_trees` if it is about trees. Turns do not depend on the format: `turns` reads them all.
+format is one entry and one function here, or in `preferences` and `alternatives` if it is about
+pairs of replies, or in `message_trees` if it is about trees. Turns do not depend on the format:
+`turns` reads them all.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from interact_jax.data.formats import recognise
 from interact_jax.data.native import from_record, to_record
 from interact_jax.data.recipes import RECIPES
 from interact_jax.schema import InputError, Message
-from tests.logs import chat, good, write
+from tests.logs import ROUNDS, aloe_record, chat, good, write
 
 PAIRS = RECIPES["pairs"]
 
@@ -171,31 +171,6 @@ def test_a_reply_may_answer_what_a_tool_found(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- ALOE
-
-ROUNDS = 10
-
-
-def aloe_round(number: int, chosen: str, **more: object) -> dict:
-    """As ALOE's program writes it."""
-    replies = {"preferred": f"Better {number}.", "rejected": f"Worse {number}."}
-    inferred = {"inferred_profile": "a nurse", "inferred_personality": "Terse."}
-    return {
-        "user": f"Question {number}?",
-        "assistant": replies,
-        "chosen": chosen,
-        **inferred,
-        **more,
-    }
-
-
-def aloe_record(**more: object) -> dict:
-    """Ten rounds, of which every third goes on with the rejected reply. Profile and personality
-    are lines of the files that ALOE keeps them in."""
-    rounds = [
-        aloe_round(n, "rejected" if n % 3 == 0 else "preferred") for n in range(1, ROUNDS + 1)
-    ]
-    persona = {"profile": '"She says \\"hm\\"."\n', "personality": '"Terse; kind."\n'}
-    return {**persona, "conversations": rounds, **more}
 
 
 @pytest.mark.parametrize("format", ["auto", "aloe"])
