@@ -74,7 +74,7 @@ def test_models_behind_endpoints(given, server, tmp_path, capsys):
     assert found == json.loads(copy.read_text())
     assert found["cases"] == 3 and found["turns"] == 3 and found["judge"] == found["user"]
     first, second = found["models"]
-    assert first["name"] != second["name"] and first["scores"] == second["scores"]
+    assert [first["name"], second["name"]] == given[1:3] and first["scores"] == second["scores"]
     assert second["against_first"]["al_last"]["value"] == 0
     assert first["scores"][1] == [None] * 3  # whom the judge mumbles about
     assert (first["missing"], first["judge_unreadable"], first["unscored"]) == (3, 3, 1)
@@ -98,11 +98,12 @@ def test_models_behind_endpoints(given, server, tmp_path, capsys):
 def test_what_the_judge_did_not_say_is_asked_again(given, server, tmp_path, capsys):
     """The seventh request is the first of the judge: three users, three replies before it."""
     out = tmp_path / "out"
-    given = [*given, "--concurrency", "1", "--out", str(out)]
+    given = ["--model", given[1], *given[3:], "--concurrency", "1", "--out", str(out)]
     server.plan({"at": OPENAI, "nth": 7, "do": "status", "status": 400})
     evaluate(given)
     assert server.planned() == []
-    first = results_of(out)["models"][0]
+    (first,) = results_of(out)["models"]
+    assert first["name"] == f"openai:{MODEL}"  # the address is in the settings
     assert (first["judge_failed"], first["missing"]) == (1, 4) and first["scores"][0][0] is None
     assert "of the judge failed, such as" in capsys.readouterr().out
     asked = len(server.journal(OPENAI))

@@ -64,7 +64,7 @@ def letter_of(text: str) -> str:
 def grade_of(texts: list[str]) -> str:
     """A grade of the answer in a judge's prompt, 1 to 5; where the persona is one who mumbles,
     something else. "" where none is asked for."""
-    answer = re.search("=== answer ===\n(.*?)\n=== end", texts[-1], re.DOTALL)
+    answer = re.search("=== answer ===\n(.*?)\n=== end of answer", texts[-1], re.DOTALL)
     if not answer:
         return ""
     return "hm" if "mumbles" in texts[0] else str(1 + len(answer[1]) % 5)
