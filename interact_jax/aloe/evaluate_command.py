@@ -132,7 +132,10 @@ def main(args: Any) -> None:
     ):
         cast = open_cast(args, opener)
         samplers = Samplers(args.rows)
-        repliers = [open_replier(spec, params, args, opener, samplers) for spec in args.model]
+        repliers = [
+            open_replier(name, spec, params, args, opener, samplers)
+            for name, spec in zip(names_of(args.model), args.model, strict=True)
+        ]
         played: dict[str, list[Talk]] = {}
         for replier in repliers:
             total = steps(len(cases), args.turns, args.portion)
@@ -214,23 +217,42 @@ def open_cast(args: Any, opener: Opener) -> Cast:
     )
 
 
+def names_of(specs: Sequence[str]) -> list[str]:
+    """What models under test are called: without an address, where that tells them apart."""
+    short = [spec.partition("@http")[0] if is_remote(spec) else spec for spec in specs]
+    return [
+        name if short.count(name) == 1 else spec for name, spec in zip(short, specs, strict=True)
+    ]
+
+
 def open_replier(
-    spec: str, params: SamplingParams, args: Any, opener: Opener, samplers: Samplers
+    name: str,
+    spec: str,
+    params: SamplingParams,
+    args: Any,
+    opener: Opener,
+    samplers: Samplers,
 ) -> ModelReplier:
     """A model under test. One of this process shares its sampler with others of its shape."""
     if is_remote(spec):
         chat = opener.open(spec)
         if isinstance(chat.model, ChatEndpoint):
             chat.model.check(params)
-        return ModelReplier(spec, chat, params, chat.settings)
+        return ModelReplier(name, chat, params, chat.settings)
     side = open_weights(spec, args.dtype, args.date)
     # A plain prompt, as servers make it: a model that reasons may do so, and is judged without.
     model = LoadedAtUse(side, samplers.of(side.model), PLAIN)
-    return ModelReplier(spec, model, params, {"weights": side.digest})
+    return ModelReplier(name, model, params, {"weights": side.digest})
 
 
 def settings_of(args: Any, params: SamplingParams, cast: Cast) -> dict[str, Any]:
     """What the results depend on, beyond the names in them."""
     files = {name: getattr(args, name) for name in ("cases", "profiles", "personalities", "limit")}
     own = {name: getattr(args, name) for name in ("turns", "bootstrap", "seed", "dtype", "date")}
-    return {**files, **own, **dataclasses.asdict(params), "cast": dict(cast.settings)}
+    return {
+        "models": args.model,
+        **files,
+        **own,
+        **dataclasses.asdict(params),
+        "cast": dict(cast.settings),
+    }

@@ -1,6 +1,7 @@
 """A chat endpoint that speaks OpenAI's and Anthropic's protocols and repeats what it is told.
 
-Asked which of two answers is better, it names the longer one. It checks what the services check:
+Asked which of two answers is better, it names the longer one; asked for a grade, it counts letters.
+It checks what the services check:
 the key, the fields they require, and that no field is unknown.
 """
 
@@ -44,7 +45,7 @@ class Parrot(Service):
 
 def _said(body: dict[str, Any]) -> tuple[str, int]:
     texts = [message["content"] for message in body["messages"]]
-    said = letter_of(texts[-1]) or f"You said: {texts[-1]}"
+    said = letter_of(texts[-1]) or grade_of(texts) or f"You said: {texts[-1]}"
     return said, sum(len(text.split()) for text in texts)
 
 
@@ -58,6 +59,15 @@ def letter_of(text: str) -> str:
         return ""
     a, b = (len(answer[1]) for answer in answers if answer)
     return "C" if a == b else "A" if a > b else "B"
+
+
+def grade_of(texts: list[str]) -> str:
+    """A grade of the answer in a judge's prompt, 1 to 5; where the persona is one who mumbles,
+    something else. "" where none is asked for."""
+    answer = re.search("=== answer ===\n(.*?)\n=== end of answer", texts[-1], re.DOTALL)
+    if not answer:
+        return ""
+    return "hm" if "mumbles" in texts[0] else str(1 + len(answer[1]) % 5)
 
 
 def _openai(body: dict[str, Any]) -> dict[str, Any]:
