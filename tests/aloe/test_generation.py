@@ -1,6 +1,7 @@
 """Personas and conversations through a real endpoint, and what may happen to them meanwhile."""
 
 import collections
+import contextlib
 import json
 import os
 import random
@@ -81,9 +82,17 @@ def kept_in(out):
     return keys
 
 
+def answered(server):
+    """The calls that the server has answered; it may be writing the last line just now."""
+    while True:
+        with contextlib.suppress(json.JSONDecodeError):
+            return server.journal(OPENAI)
+        time.sleep(0.01)
+
+
 def wait_for_calls(server, number):
-    deadline = time.monotonic() + 120
-    while len(server.journal(OPENAI)) < number:
+    deadline = time.monotonic() + 300  # the first time, the program is imported meanwhile
+    while len(answered(server)) < number:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -157,20 +166,20 @@ def kill_and_resume(server, launcher, out, times, seed):
     it had is repeated."""
     draw, whole = random.Random(seed), 6 * (4 * ROUNDS - 1)
     for number in range(times):
-        kept, before = kept_in(out), len(server.journal(OPENAI))
+        kept, before = kept_in(out), len(answered(server))
         process = launcher.start(*converse(server, out, "--portion", 2, "--concurrency", 4))
         room = max(0, whole - before - 8) // (times - number)
         wait_for_calls(server, before + draw.randint(1, max(1, room)))
         os.kill(process, signal.SIGKILL)
         assert launcher.status() == -signal.SIGKILL
-        asked = {key_in(server, entry) for entry in server.journal(OPENAI)[before:]}
+        asked = {key_in(server, entry) for entry in answered(server)[before:]}
         assert asked and not asked & kept
         assert kept_in(out) >= kept
-    kept, before = kept_in(out), len(server.journal(OPENAI))
+    kept, before = kept_in(out), len(answered(server))
     assert launcher.run(*converse(server, out, "--portion", 2)) == 0
-    assert not {key_in(server, entry) for entry in server.journal(OPENAI)[before:]} & kept
+    assert not {key_in(server, entry) for entry in answered(server)[before:]} & kept
     # Answers that were on their way to a killed program: at most as many as it asks at a time.
-    repeated = len(server.journal(OPENAI)) - len(kept_in(out))
+    repeated = len(answered(server)) - len(kept_in(out))
     assert repeated <= 4 * times
 
 
