@@ -47,6 +47,7 @@ class Launcher:
         return self.status()
 
     def stop(self) -> None:
+        self._process.kill()
         self._process.communicate()
 
 
