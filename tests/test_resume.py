@@ -98,6 +98,7 @@ def test_parameters_move(small, uninterrupted):
     assert all((before[name] != after[name]).any() for name in before)
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_as_if_nothing_had_been(small, uninterrupted, stopped, tmp_path):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
     assert stopped[1].startswith("by SIGTERM after step 5 of 8")
