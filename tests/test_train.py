@@ -113,6 +113,9 @@ def test_between_slices_only_sums_of_gradients_go(small, tmp_path):
     assert hlo.collectives(text, 8)["all-gather"].bytes > share  # over fsdp, within a slice
 
 
+NARROW = {"num_hidden_layers": 1, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64}
+
+
 def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
     """A token that stands in 1,000 places, and a head over several chunks, gather more digits than
     bfloat16 has: 256 ones and one are 256 there."""
@@ -122,7 +125,7 @@ def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
     found = {}
     params = None
     for dtype in (jnp.bfloat16, jnp.float32):
-        decoder = Decoder(shape("small", num_hidden_layers=1, vocab_size=8), param_dtype=dtype)
+        decoder = Decoder(shape("small", **NARROW), param_dtype=dtype)
         params = decoder.fresh_params(0) if params is None else params
         differentiate = functools.partial(
             train.differentiate,
