@@ -295,6 +295,7 @@ def test_prompts_are_those_of_the_logged_replies(settings, tmp_path):
         assert "clock" in text and text.rstrip().endswith("</think>") == closed
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "SIGNS", (guard.Sign("held_out_length", lambda *_: True, "odd"),))
     given = {**settings, "evaluation.guard": "stop"}

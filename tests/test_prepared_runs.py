@@ -96,6 +96,7 @@ def test_a_run_that_was_killed_goes_on(folder, prepared, learned, cached, tmp_pa
         assert last[0][name] == last[1][name]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(prepared, learned, tmp_path):
     given = {**prepared, "data.cache": tmp_path / "cache", "data.workers": 2}
     train.main(train_arguments(tmp_path / "run", given))

@@ -69,7 +69,9 @@ def test_a_run_that_could_not_be_exported_does_not_begin(small, tmp_path):
     [
         (ONE_ROW_SHARD, 3),
         ({"mesh.data": 2, "mesh.tensor": 4, "batch.row_tokens": 400}, 1),
-        ({**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 3),
+        pytest.param(
+            {**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 3, marks=pytest.mark.slow
+        ),
         ({"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2}, 1),
     ],
     ids=["row-by-row", "long-rows", "two-forwards", "two-slices"],

@@ -57,6 +57,7 @@ def test_workers_change_nothing(chat, tmp_path):
         assert [plain(tree) for tree in one] == [plain(tree) for tree in other]
 
 
+@pytest.mark.slow
 def test_the_first_error_comes_with_file_and_line(chat, tmp_path):
     file = logs(tmp_path, bad=[PORTION + 2, CONVERSATIONS])
     settings = EncodeSettings(special_tokens="stop")

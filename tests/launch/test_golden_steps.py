@@ -33,6 +33,7 @@ def oracle(request, shared):
     return shared / "oracle" / request.param
 
 
+@pytest.mark.slow
 def test_golden_gradients_by_attention_and_sharing(oracle, tmp_path_factory):
     for workdir in take_golden_steps(oracle, QUICK[oracle.name], tmp_path_factory).values():
         check_step(workdir, oracle)

@@ -44,7 +44,7 @@ with_llama_slow = pytest.mark.parametrize(
         pytest.param(model, flags, marks=() if quick else pytest.mark.slow)
         for model in ("llama", "qwen3")
         for flags in FLAGS
-        for quick in [model == "qwen3" or flags[1] in ("tree", "4")]
+        for quick in [model == "qwen3" or flags[1] == "tree"]
     ],
     indirect=["oracle"],
     ids=lambda given: given if isinstance(given, str) else "-".join(given[1::2]),

@@ -64,7 +64,7 @@ def line(ids):
 @pytest.mark.parametrize(
     "raw, history_is, attention",
     [
-        (CONFIG, "same", "xla"),
+        pytest.param(CONFIG, "same", "xla", marks=pytest.mark.slow),
         (CONFIG, "think", "xla"),
         (WINDOWED, "strip", "xla"),
         (WINDOWED, "think", "pallas"),
