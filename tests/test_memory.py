@@ -160,6 +160,7 @@ def start(directory, **settings):
     return train.start(cfg, directory / "run")
 
 
+@pytest.mark.slow
 def test_a_model_larger_than_the_machine_is_refused_with_what_fits(tmp_path, capsys):
     """Before a weight is there. What it is told fits by the compiler's figures."""
     mesh = sharding.make_mesh(data=1, fsdp=8)

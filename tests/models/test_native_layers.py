@@ -97,7 +97,9 @@ def compute(config, params, attention):
     return *live, *logits_of_live, keys
 
 
-@pytest.mark.parametrize("config", [ALL, NONE], ids=["all", "none"])
+@pytest.mark.parametrize(
+    "config", [ALL, pytest.param(NONE, marks=pytest.mark.slow)], ids=["all", "none"]
+)
 def test_the_kernel_computes_what_xla_does(config):
     params = random_params(config)
     assert native_layers.can_run(Decoder(config, attention="native"), params)
