@@ -2,6 +2,7 @@
 broadcast to a higher rank unasked."""
 
 import functools
+import gc
 import io
 import logging
 import os
@@ -15,6 +16,8 @@ from tests import compiling
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = compiling.flags_with(compiling.EIGHT_DEVICES)
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that wants a download has to fail, not to wait
+# Programs do not note which lines of ours their operations come from: a tenth of the time of runs.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 import jax
 import orbax.checkpoint as ocp
@@ -41,25 +44,31 @@ LONG = (
     "online/test_loop.py",
     "test_held_out.py",
     "test_checkpoint.py",
-    "test_models_of_a_run.py",
-    "test_notebooks.py",
+    "test_resume.py",
+    "test_prepared_runs.py",
     "generation/test_server_engines.py",
+    "generation/test_sampler.py",
+    "test_models_of_a_run.py",
+    "test_teachers.py",
+    "models/test_attention.py",
+    "launch/test_oracle.py",
+    "cluster/test_training.py",
+    "models/test_sight.py",
+    "pocket/test_model.py",
+    "test_notebooks.py",
+    "test_ends.py",
+    "launch/test_bad_input.py",
+    "faults/test_faults.py",
+    "test_report.py",
+    "models/test_native_layers.py",
+    "test_train.py",
+    "test_memory.py",
     "test_strangers.py",
     "launch/test_golden_steps.py",
-    "test_teachers.py",
-    "test_resume.py",
-    "launch/test_oracle.py",
-    "generation/test_sampler.py",
-    "faults/test_faults.py",
-    "test_compiled_memory.py",
-    "test_harness.py",
-    "models/test_sight.py",
-    "models/test_attention.py",
-    "test_memory.py",
     "launch/test_golden_objectives.py",
-    "pocket/test_model.py",
+    "test_harness.py",
+    "test_foreign.py",
     "models/test_tpu_compile.py",
-    "test_flops.py",
 )
 
 
@@ -101,6 +110,14 @@ def devices(request, optimisation):
             alone = functools.partial(getattr(sharding, name), devices=first)
             patch.setattr(sharding, name, alone)
         yield
+
+
+def pytest_collection_finish():
+    """Tracing makes many objects: looking for cycles among all that was imported, again and again,
+    takes a tenth of the time of a run."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items):

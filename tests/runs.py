@@ -151,6 +151,8 @@ def program(name: str, arguments: Sequence[str], **environment: str) -> Any:
 
 SEVERAL = """
 import json, sys
+from interact_jax import startup
+startup.begin()
 from launch import train
 
 for arguments in json.loads(sys.argv[1]):
@@ -173,6 +175,8 @@ def train_several(runs: Sequence[Sequence[str]], **environment: str) -> Any:
 
 KILLED = """
 import os, signal, sys
+from interact_jax import startup
+startup.begin()  # as the program does: without PyTorch, which takes seconds to import
 from interact_jax.data.pipeline import LogBatches
 from launch import train
 

@@ -80,7 +80,11 @@ def test_step_that_is_not_finite_changes_nothing_and_is_counted(small, tmp_path)
     assert any("3 steps skipped" in line for line in summary)
 
 
-@pytest.mark.parametrize("steps", [3, 9], ids=["at-the-last-step", "before-it"])
+@pytest.mark.parametrize(
+    "steps",
+    [3, pytest.param(9, marks=pytest.mark.slow)],
+    ids=["at-the-last-step", "before-it"],
+)
 def test_run_stops_after_bad_steps_in_a_row(small, steps, tmp_path, capsys):
     broken = tmp_path / "model"
     model = tiny(broken)
@@ -103,7 +107,7 @@ def test_seeds_have_32_bits(small):
     assert len({np.asarray(x).tobytes() for x in made}) == 3
 
 
-@pytest.mark.parametrize("epochs", [2**28, 2**36])
+@pytest.mark.parametrize("epochs", [pytest.param(2**28, marks=pytest.mark.slow), 2**36])
 def test_a_run_of_any_length_knows_how_much_it_has_counted(small, epochs, tmp_path):
     """As a run would be that has gone over the data so often, and a step further."""
     run = begin(tmp_path / "run", {**small, **BATCHES, "epochs": 0, "steps": 3})

@@ -78,6 +78,7 @@ def test_the_best_step_is_kept_and_exported(ended, tmp_path, capsys):
     assert hint in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_best(ended, settings, tmp_path):
     for steps in (best_of(ended)[0] + 1, 4):
         launch_train.main(train_arguments(tmp_path / "run", {**settings, "steps": steps}))

@@ -32,7 +32,7 @@ from tests.runs import (
 )
 from tests.tiny import tiny_tokenizer
 
-pytestmark = pytest.mark.compiled_quickly
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 OWN = digests.NAME.format(0, 1)
 MODEL, FIXED = "model/tokenizer.json", "fixed/initial/_METADATA"
@@ -218,8 +218,11 @@ def digests_cut(place):
 
 
 DAMAGE = [
-    *(array_flipped, array_cut, position_changed, position_renamed, position_gone),
-    *(state_gone, digests_cut),
+    *(array_flipped, position_renamed, state_gone, digests_cut),
+    *(
+        pytest.param(damage, marks=pytest.mark.slow)
+        for damage in (array_cut, position_changed, position_gone)
+    ),
 ]
 
 
@@ -327,7 +330,7 @@ def test_a_checkpoint_without_its_digests_is_unfinished(settings, workdir, said,
     assert resumed_at(workdir, settings) == 0
 
 
-@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_older_one_stays_until_the_newer_has_its_digests(keep, settings, tmp_path, monkeypatch):
     seen = []
     seal = digests.seal
@@ -382,14 +385,21 @@ def test_checkpoints_without_digests_are_read_and_it_is_said(settings, version2,
     assert digests.check(version2 / "model") and digests.check(version2 / "fixed/initial")
 
 
-@pytest.mark.parametrize("damage", [array_cut, position_gone, state_gone])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        array_cut,
+        pytest.param(position_gone, marks=pytest.mark.slow),
+        pytest.param(state_gone, marks=pytest.mark.slow),
+    ],
+)
 def test_damage_without_digests_is_no_internal_failure(damage, settings, version2, said):
     damage(version2 / "checkpoints/4")
     assert resumed_at(version2, {**settings, "steps": 6}) == 2
     assert [line for line in said if "checkpoints/4 is damaged: " in line]
 
 
-@pytest.mark.parametrize("place", ["model", "fixed/initial"])
+@pytest.mark.parametrize("place", ["model", pytest.param("fixed/initial", marks=pytest.mark.slow)])
 def test_where_only_digests_are_damaged_a_way_on_is_told(place, settings, workdir, capsys):
     file = workdir / place / OWN
     flip(file)
@@ -500,7 +510,7 @@ def test_a_longer_run_says_what_becomes_of_its_learning_rate(settings, tmp_path,
 # ------------------------------------------------------------------------------ a workdir that goes
 
 
-@pytest.mark.parametrize("what", ["run", "run/checkpoints"])
+@pytest.mark.parametrize("what", ["run", pytest.param("run/checkpoints", marks=pytest.mark.slow)])
 def test_a_directory_that_vanishes_stops_the_run(what, settings, tmp_path, monkeypatch, capsys):
     start = train.start
 

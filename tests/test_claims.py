@@ -10,7 +10,7 @@ import pytest
 from benchmarks import claims, claims_asked, claims_page
 from interact_jax import config
 from interact_jax.online.schedule import parse_schedule, phase_at
-from tests.runs import outcome, read_lines
+from tests.runs import outcome, read_lines, write_lines
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
@@ -64,8 +64,10 @@ def test_what_users_want_can_be_turned_into_its_opposite(tmp_path):
     assert flip["marks"][0]["wins"] == {first: None, second: None}  # against itself
 
 
-def test_results_of_other_sizes_are_refused(folder, capsys):
-    arguments = [*places(folder), "--only", "none", "--replies", "64"]
+def test_results_of_other_sizes_are_refused(tmp_path, capsys):
+    case = next(iter(claims.cases()))
+    write_lines(tmp_path / "RESULTS.jsonl", [{"case": case.name, **claims.QUICK}])
+    arguments = [*places(tmp_path), "--only", "none", "--replies", "64"]
     status, error = outcome(claims.main, arguments, capsys)
     assert status == 2 and "was made with other replies, phase, every" in error
 

@@ -42,16 +42,24 @@ def test_goes_on_where_it_was(out, capsys):
     assert [p.name for p in (out / "logs").iterdir()] == ["shipped_0.jsonl.gz"]
 
 
-def test_results_of_another_model_are_refused(out, tmp_path, capsys):
-    lines = read_lines(out / "RESULTS.jsonl")
-    del lines[0]["model"]
-    write_lines(tmp_path / "RESULTS.jsonl", lines)
-    status, error = outcome(compare.main, ["--out", str(tmp_path), *TWO], capsys)
-    assert status == 2 and f"{lines[0]['case']} was made with another shipped model" in error
+@pytest.fixture
+def of_another_model(tmp_path):
+    """Where there is a result that no model is named in."""
+    made = record("compare", "shipped", 0, "start", "none", None, mark(0.4, 0.97))
+    write_lines(tmp_path / "RESULTS.jsonl", [made | {"interactions": 24, "replies": 16}])
+    return tmp_path, made["case"]
 
 
-def test_other_sizes_are_refused(out, capsys):
-    status, error = outcome(compare.main, ["--out", str(out), *TWO[:4], "--replies", "8"], capsys)
+def test_results_of_another_model_are_refused(of_another_model, capsys):
+    folder, case = of_another_model
+    status, error = outcome(compare.main, ["--out", str(folder), *TWO], capsys)
+    assert status == 2 and f"{case} was made with another shipped model" in error
+
+
+def test_other_sizes_are_refused(of_another_model, capsys):
+    folder, _ = of_another_model
+    given = ["--out", str(folder), *TWO[:4], "--replies", "8"]
+    status, error = outcome(compare.main, given, capsys)
     assert status == 2 and "--interactions 24 --replies 16" in error
 
 

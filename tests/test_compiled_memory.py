@@ -112,6 +112,7 @@ def test_memory_grows_with_the_vocabulary_by_the_head_and_three_chunks():
     assert grown <= (heads + chunks) * (LARGE - SMALL)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_row_no_faster_than_its_length():
     assert temporary_bytes(SMALL, 32_768) <= 16 * 1.15 * temporary_bytes(SMALL, 2_048)
 

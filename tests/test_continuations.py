@@ -7,6 +7,8 @@ from interact_jax.continuations import grow_trees, score_continuations
 from interact_jax.models.decoder import Decoder
 from tests.generation.test_sampler import CONFIG, full_logps
 
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
+
 
 @pytest.fixture(scope="module")
 def decoder():

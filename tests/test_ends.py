@@ -15,13 +15,16 @@ from tests.runs import EVEN, FLOAT32, ONE_ROW_SHARD, ROOT, overrides, records, t
 
 pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
-HANDLERS = "from interact_jax import ends; ends.GRACE = 0.2; ends.install_handlers()\n"
+# As programs begin: without PyTorch, which takes seconds to import.
+HANDLERS = "from interact_jax import ends, startup; ends.GRACE = 0.2; startup.begin()\n"
 READY = "print('ready', flush=True)\n"
 ASLEEP = HANDLERS + "import time\n" + READY + "time.sleep(60)"
 IN_C = "import hashlib; hashlib.pbkdf2_hmac('sha512', b'', b'', 2**31 - 1)"  # minutes, without GIL
 CLEARS_AWAY = """
 import pathlib, sys, time
-from interact_jax import cli, ends
+from interact_jax import startup
+startup.begin()
+from interact_jax import cli
 
 def main():
     part = pathlib.Path(sys.argv[1])
@@ -32,7 +35,6 @@ def main():
     finally:
         part.unlink()
 
-ends.install_handlers()
 cli.run(main)
 """
 COMPUTES = (
@@ -137,7 +139,9 @@ def test_the_last_line_is_said_once(writing, leaving):
 
 LOST = """
 import time, weakref
-from interact_jax import cli, ends
+from interact_jax import ends, startup
+startup.begin()
+from interact_jax import cli
 
 class Gone:
     pass
@@ -149,7 +153,6 @@ def main():
     time.sleep(40)
 
 ends.GRACE = 60
-ends.install_handlers()
 cli.run(main)
 """
 
@@ -185,7 +188,11 @@ def test_a_second_request_is_more():
     assert signalled(in_c, signal.SIGINT, signal.SIGTERM)[0] in (130, 143)
 
 
-@pytest.mark.parametrize("step", [2, 3, 4], ids=["on the way", "at a checkpoint", "at the end"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(2, marks=pytest.mark.slow), 3, 4],
+    ids=["on the way", "at a checkpoint", "at the end"],
+)
 def test_a_signal_between_two_lines_announces_no_checkpoint_that_is_not_there(
     step, tmp_path, monkeypatch
 ):

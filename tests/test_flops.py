@@ -14,7 +14,7 @@ from interact_jax.models.attention.sight import trunk_sight
 from interact_jax.models.decoder import Decoder
 from interact_jax.models.shapes import shape
 from interact_jax.schema import TokenStream
-from tests.marks import backends, needs_compiler
+from tests.marks import needs_compiler
 
 ONE = 2 * 3 * 8 * 8  # [3, 8] @ [8, 8]
 X, W = jax.ShapeDtypeStruct((3, 8), jnp.float32), jnp.ones((5, 8, 8))
@@ -51,22 +51,27 @@ def test_a_loop_whose_length_is_not_known_counts_once():
     assert flops.count(looped, X, jax.ShapeDtypeStruct((), jnp.int32)) == ONE
 
 
-def counted(
-    turns, sharing, remat="full", attention="xla", objective="sdpo", teacher="self", **dialogue
-):
-    decoder = Decoder(shape("small"), remat=remat, attention=attention)
+def asked_for(turns, sharing, objective="sdpo", teacher="self", **dialogue):
+    """Settings, and what their method asks for: a row, how it is shared, and sources."""
     cfg = config.default()
     cfg.sharing, cfg.objective.name, cfg.teacher.name = sharing, objective, teacher
     method = method_of(cfg)
     dialogue["recipe"] = method.recipe
     dialogue = bench.Dialogue(turns, **dialogue)
     trees = dialogue.trees(sharing, np.random.default_rng(0), 8_192)
-    row = bench.one_row(trees, known=method.known)
-    asked = (row, sharing, method.sources)
-    return bench.gradient_flops(decoder, row, cfg), asked
+    return cfg, (bench.one_row(trees, known=method.known), sharing, method.sources)
 
 
-@pytest.mark.parametrize("attention", backends("dense", "pallas", "triton"))
+def counted(turns, sharing, remat="full", attention="xla", **settings):
+    decoder = Decoder(shape("small"), remat=remat, attention=attention)
+    cfg, asked = asked_for(turns, sharing, **settings)
+    return bench.gradient_flops(decoder, asked[0], cfg), asked
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [pytest.param("native", marks=needs_compiler), pytest.param("xla", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("student_branches, most", [(False, 0.26), (True, 0.43)])
 def test_eight_turns_cost_a_fraction_of_two_passes(student_branches, most, attention):
     (tree, _), (none, _) = (
@@ -158,12 +163,12 @@ def passes(*asked):
 
 
 def test_a_teacher_with_weights_of_its_own_passes_the_trunk_again():
-    (_, itself), (_, average) = (counted(4, "tree", teacher=name) for name in ("self", "ema"))
+    itself, average = (asked_for(4, "tree", teacher=name)[1] for name in ("self", "ema"))
     trunk = int((itself[0].trunk.segment_BxL > 0).sum())
     assert passes(*average) - passes(*itself) == trunk
 
 
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("objective", ["dpo", pytest.param("sft", marks=pytest.mark.slow)])
 def test_baselines_on_a_tree_cost_what_their_token_passes_say(objective):
     """A pair costs less than 0.75 of two full sequences at 4 turns."""
     (tree, together), (none, apart) = (

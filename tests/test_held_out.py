@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -59,6 +60,14 @@ def ended(settings, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def interrupted(settings, tmp_path_factory):
+    """The same run, after three of its five steps."""
+    workdir = tmp_path_factory.mktemp("interrupted") / "run"
+    launch_train.main(train_arguments(workdir, {**settings, "steps": 3}))
+    return workdir
+
+
 def measured(workdir):
     """{step: what its line says of held-out conversations}."""
     lines = read_lines(workdir / "metrics.jsonl")
@@ -104,9 +113,8 @@ def test_the_summary_says_on_how_much_was_measured(ended, settings):
     assert expected in page and "What you want: mean |signal| falls" in page
 
 
-def test_a_resumed_run_measures_the_same(ended, settings, tmp_path):
-    workdir = tmp_path / "run"
-    launch_train.main(train_arguments(workdir, {**settings, "steps": 3}))
+def test_a_resumed_run_measures_the_same(ended, interrupted, settings, tmp_path):
+    workdir = shutil.copytree(interrupted, tmp_path / "run")
     launch_train.main(train_arguments(workdir, settings))
     before, after = (json.loads((w / "summary.json").read_text()) for w in (ended, workdir))
     assert after["before"] == before["before"] and after["after"] == before["after"]
@@ -146,16 +154,25 @@ def test_a_resumed_run_says_where_it_measures_on_something_else(case, settings, 
         assert (again == ended) == (more == {})
 
 
-@pytest.mark.parametrize("checked", ["pocket", pytest.param("none", marks=pytest.mark.slow)])
-def test_a_resumed_run_says_where_it_checks_more_replies(checked, settings, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("checked", "lengths"),
+    [
+        ("pocket", [(1, 5), (2, 6)]),
+        pytest.param("pocket", [(1, 5), (2, 5), (3, 6)], marks=pytest.mark.slow),
+        pytest.param("none", [(1, 5), (2, 5), (3, 6)], marks=pytest.mark.slow),
+    ],
+)
+def test_a_resumed_run_says_where_it_checks_more_replies(
+    checked, lengths, settings, tmp_path, capsys
+):
     given = settings | {"evaluation.holdout": 0, "checkpoint.every": 1, "evaluation.name": checked}
     said = {}
-    for steps, replies in ((1, 5), (2, 5), (3, 6)):
+    for steps, replies in lengths:
         more = {"steps": steps, "evaluation.replies": replies}
         launch_train.main(train_arguments(tmp_path / "run", given | more))
         told = f"5 replies were measured before training, and {replies} are now"
         said[steps] = told in capsys.readouterr().err
-    assert said == {1: False, 2: False, 3: checked == "pocket"}
+    assert said == {n: replies == 6 and checked == "pocket" for n, replies in lengths}
 
 
 def is_held(line) -> bool:
@@ -164,10 +181,9 @@ def is_held(line) -> bool:
 
 
 def test_without_what_the_initial_model_said_the_distance_is_left_out(
-    ended, settings, tmp_path, caplog
+    interrupted, settings, tmp_path, caplog
 ):
-    workdir = tmp_path / "run"
-    launch_train.main(train_arguments(workdir, {**settings, "steps": 3}))
+    workdir = shutil.copytree(interrupted, tmp_path / "run")
     (workdir / "held_out/initial.jsonl").write_text("damaged")
     with caplog.at_level(logging.WARNING, "interact_jax"):
         logging.getLogger("interact_jax").propagate = True
@@ -279,6 +295,7 @@ def test_prompts_are_those_of_the_logged_replies(settings, tmp_path):
         assert "clock" in text and text.rstrip().endswith("</think>") == closed
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_for_its_signs_stops_again(ended, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(guard, "SIGNS", (guard.Sign("held_out_length", lambda *_: True, "odd"),))
     given = {**settings, "evaluation.guard": "stop"}
@@ -334,6 +351,7 @@ def test_what_can_be_read():
 # ------------------------------------------------------------------------------------ on real logs
 
 
+@pytest.mark.slow
 def test_message_trees_of_real_people(shared, tmp_path, capsys):
     tiny(tmp_path / "model")
     settings = {

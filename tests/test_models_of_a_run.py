@@ -24,7 +24,6 @@ from tests.runs import (
     small_settings,
     tensors,
     train_and_end,
-    train_and_kill,
     train_arguments,
     write_lines,
 )
@@ -56,7 +55,13 @@ WAYS = {
 
 
 QUICK = ("trust_region", "dpo")  # a model that never moves, and none but pairs
-CHOSEN = [pytest.param(way, marks=() if way in QUICK else pytest.mark.slow) for way in WAYS]
+
+
+def chosen(quick):
+    return [pytest.param(way, marks=() if way in quick else pytest.mark.slow) for way in WAYS]
+
+
+CHOSEN, ON_ANOTHER_MESH = chosen(QUICK), chosen(QUICK[:1])
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +80,14 @@ def whole_of(small, tmp_path_factory):
 @pytest.fixture(scope="module", params=CHOSEN)
 def runs(request, whole_of, tmp_path_factory):
     """(settings, workdir of an uninterrupted run, of one that ended when it asked for the batch of
-    step 4, its last checkpoint being of step 2). One of them is killed, in a process of its own."""
+    step 4, its last checkpoint being of step 2). In test_resume.py one is killed."""
     settings, whole = whole_of(request.param)
-    end = train_and_kill if request.param == "trust_region" else train_and_end
     killed = tmp_path_factory.mktemp("killed")
-    end(train_arguments(killed, settings), step=4)
+    train_and_end(train_arguments(killed, settings), step=4)
     return settings, whole, killed
 
 
-def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path):
+def test_a_run_that_ended_goes_on_bit_for_bit(runs, tmp_path):
     settings, whole, killed = runs
     workdir = shutil.copytree(killed, tmp_path / "run")
     launch_train.main(train_arguments(workdir, settings))
@@ -96,7 +100,7 @@ def test_a_killed_run_goes_on_bit_for_bit(runs, tmp_path):
         run.checkpoints.close()
 
 
-@pytest.mark.parametrize("runs", CHOSEN, indirect=True)
+@pytest.mark.parametrize("runs", ON_ANOTHER_MESH, indirect=True)
 def test_a_run_goes_on_on_another_mesh(runs, tmp_path):
     settings, whole, killed = runs
     workdir = shutil.copytree(killed, tmp_path / "run")

@@ -98,6 +98,7 @@ def test_the_quickstart(execute, tmp_path):
     assert set(pages(notebook)) == {"Training run: pocket on pocket", "Signal before training"}
 
 
+@pytest.mark.slow
 def test_your_logs(execute, tmp_path):
     """From a log to a report and a model that transformers loads, with a tiny model in place of the
     download."""
@@ -240,7 +241,11 @@ def test_the_notebooks_install_in_the_same_way():
 
 
 @pytest.mark.parametrize(
-    "where, driver, extra", [("notebooks", "", ""), (".", "580.65.06", "[cuda]")]
+    "where, driver, extra",
+    [
+        pytest.param("notebooks", "", "", marks=pytest.mark.slow),
+        (".", "580.65.06", "[cuda]"),
+    ],
 )
 def test_without_an_address_a_notebook_installs_the_folder_it_lies_in(
     where, driver, extra, checkout, install

@@ -26,7 +26,7 @@ from tests.runs import (
     write_lines,
 )
 
-pytestmark = pytest.mark.one_device
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_settings_of_files_without_effect_are_told(prepared):
     assert settings_without_effect(cfg) == ["data.mapping=columns.toml", "data.copies=drop"]
 
 
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("cached", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_that_was_killed_goes_on(folder, prepared, learned, cached, tmp_path):
     given = {**prepared} if cached else {**prepared, "data.cache": tmp_path / "cache"}
     train_and_end(train_arguments(tmp_path / "run", given), 4)
@@ -96,6 +96,7 @@ def test_a_run_that_was_killed_goes_on(folder, prepared, learned, cached, tmp_pa
         assert last[0][name] == last[1][name]
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(prepared, learned, tmp_path):
     given = {**prepared, "data.cache": tmp_path / "cache", "data.workers": 2}
     train.main(train_arguments(tmp_path / "run", given))

@@ -176,6 +176,7 @@ def test_pages_of_a_run_link_one_another(pages):
     }
 
 
+@pytest.mark.slow
 def test_a_run_writes_both_pages(tmp_path):
     settings = {"steps": 2, "epochs": 0, "report.interactions": 3, "check_hindsight": 0}
     settings["evaluation.holdout"] = 0.0

@@ -98,6 +98,7 @@ def test_parameters_move(small, uninterrupted):
     assert all((before[name] != after[name]).any() for name in before)
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_as_if_nothing_had_been(small, uninterrupted, stopped, tmp_path):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
     assert stopped[1].startswith("by SIGTERM after step 5 of 8")
@@ -139,6 +140,7 @@ def test_started_once_more_a_finished_run_stays(small, uninterrupted, tmp_path):
     check_same_run(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_resumes_on_another_mesh(small, uninterrupted, stopped, tmp_path):
     workdir = shutil.copytree(stopped[0], tmp_path / "run")
     mesh = {"mesh.data": 1, "mesh.fsdp": 4, "mesh.tensor": 2}

@@ -215,7 +215,7 @@ def test_pictures_are_files_too(chat, data, tmp_path):
         assert imread(tmp_path / f"{name}.png").std() > 0.01
 
 
-@pytest.mark.parametrize("rows", [32, 500])
+@pytest.mark.parametrize("rows", [32, pytest.param(500, marks=pytest.mark.slow)])
 def test_heat_maps_have_a_line_of_pixels_for_every_reply(rows, chat, tmp_path):
     many, interactions = replies(chat, *["a"] * rows)
     page = Page(report.write_signal_report(tmp_path, many, interactions, chat, title="mine"))

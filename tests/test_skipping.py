@@ -109,6 +109,7 @@ def leaves(tree):
     return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+@pytest.mark.slow
 def test_two_forwards_skip_the_same(small, half, tmp_path):
     least, _, (_, gradients, metrics, counts, batch) = half
     settings = {"skip.signal": least, "sharing": "none"}

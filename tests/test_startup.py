@@ -89,7 +89,11 @@ print("torch" in sys.modules, importlib.util.find_spec("torch") is not None)
 
 @pytest.mark.parametrize(
     "begins, imported",
-    [("startup.begin()", False), ("startup.begin(torch=True)", True), ("", True)],
+    [
+        ("startup.begin()", False),
+        pytest.param("startup.begin(torch=True)", True, marks=pytest.mark.slow),
+        ("", True),
+    ],
 )
 def test_programs_leave_torch_alone(begins, imported, tmp_path):
     """As long to import as all the rest; whoever asks for it later still finds it."""

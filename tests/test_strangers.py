@@ -271,7 +271,7 @@ def arguments_of(program, model, place):
 @pytest.mark.parametrize("fault", ["template", "config"])
 def test_programs_end_with_one_message(spoilt, program, fault, tmp_path, capsys):
     file, content, expected = {
-        "template": ("chat_template.jinja", hostile.SHORT["a power"], "the chat template cannot"),
+        "template": ("chat_template.jinja", hostile.SHORT["an error"], "the chat template cannot"),
         "config": ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
     }[fault]
     hostile.put(spoilt / file, content)

@@ -378,7 +378,7 @@ def test_a_step_of_every_objective_with_every_teacher(objective, teacher):
     check_step(sums_under("tree", "hindsight", **changes), **changes)
 
 
-# Each objective and each teacher at least once; all of them together are the slow test above.
+# Teachers and divergences of each kind; all of them together are the slow test above.
 MEANS = {"rtol": 1e-5, "atol": 1e-6}
 GRADIENTS = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -407,10 +407,14 @@ def check_gradients(gradients, expected, count):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"objective_name": "sdpo", "teacher_name": "self"},
+        pytest.param({"objective_name": "sdpo", "teacher_name": "self"}, marks=pytest.mark.slow),
         {"objective_name": "sdpo", "objective_ratio": "trainer", "objective_kl_initial": 0.1},
-        {"objective_name": "reverse_kl", "teacher_name": "ema"},
-        {"objective_name": "forward_kl", "teacher_name": "frozen"},
+        pytest.param(
+            {"objective_name": "reverse_kl", "teacher_name": "ema"}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"objective_name": "forward_kl", "teacher_name": "frozen"}, marks=pytest.mark.slow
+        ),
         {"objective_name": "jsd", "teacher_name": "trust_region"},
         {"objective_name": "top_k", "teacher_name": "ema"},
         pytest.param(
@@ -478,9 +482,17 @@ def by_hand(recipe):
     return jax.jit(jax.value_and_grad(loss), compiler_options=QUICK)(params_of(POLICY))
 
 
-@pytest.mark.parametrize("sharing", GROW)
 @pytest.mark.parametrize(
-    "recipe, objective", [("replies", "sft"), ("revisions", "sft_revised"), ("pairs", "dpo")]
+    "recipe, objective, sharing",
+    [
+        pytest.param(
+            *case,
+            sharing,
+            marks=() if sharing == "tree" or case[0] == "pairs" else pytest.mark.slow,
+        )
+        for case in [("replies", "sft"), ("revisions", "sft_revised"), ("pairs", "dpo")]
+        for sharing in GROW
+    ],
 )
 def test_baselines_are_those_of_separate_sequences(recipe, objective, sharing):
     """On trees or not; every token counts. A history is in the tree once; a reply that it does not

@@ -10,11 +10,15 @@ from benchmarks import torch_two_forwards
 from interact_jax import sharding
 from interact_jax.models.shapes import SHAPES
 
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
+
 TINY = {"hidden_size": 32, "head_dim": 8, "intermediate_size": 64, "num_hidden_layers": 2}
 ARGUMENTS = ["--user-tokens", "8", "--reply-tokens", "6", "--followup-tokens", "4", "--turns", "2"]
 
 
-@pytest.mark.parametrize("way", ["torch", pytest.param("none", marks=pytest.mark.slow), "tree"])
+@pytest.mark.parametrize(
+    "way", ["torch", *(pytest.param(way, marks=pytest.mark.slow) for way in ("none", "tree"))]
+)
 def test_a_worker_makes_a_step_for_each_line(way, monkeypatch, capsys):
     monkeypatch.setitem(SHAPES, "small", SHAPES["small"] | TINY)
     alone = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])

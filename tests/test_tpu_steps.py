@@ -186,6 +186,7 @@ def test_between_slices_only_sums_go(tmp_path):
     assert "2 slices of v5p:2x2x1" in said and "sent by a device between slices" in said
 
 
+@pytest.mark.slow
 def test_four_devices_of_a_sequence_have_a_quarter_of_attention(tmp_path):
     """Of one row, against four with a row each, by the compiler's own count of operations: what a
     device has of the logits is a quarter. They send keys, values and their gradients."""

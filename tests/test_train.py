@@ -69,7 +69,9 @@ def test_a_run_that_could_not_be_exported_does_not_begin(small, tmp_path):
     [
         (ONE_ROW_SHARD, 3),
         ({"mesh.data": 2, "mesh.tensor": 4, "batch.row_tokens": 400}, 1),
-        ({**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 3),
+        pytest.param(
+            {**ONE_ROW_SHARD, "sharing": "none", "batch.rows": 2}, 3, marks=pytest.mark.slow
+        ),
         ({"mesh.slices": 2, "mesh.data": 1, "mesh.fsdp": 2, "mesh.tensor": 2}, 1),
     ],
     ids=["row-by-row", "long-rows", "two-forwards", "two-slices"],
@@ -113,6 +115,9 @@ def test_between_slices_only_sums_of_gradients_go(small, tmp_path):
     assert hlo.collectives(text, 8)["all-gather"].bytes > share  # over fsdp, within a slice
 
 
+NARROW = {"num_hidden_layers": 1, "vocab_size": 8, "hidden_size": 64, "intermediate_size": 64}
+
+
 def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
     """A token that stands in 1,000 places, and a head over several chunks, gather more digits than
     bfloat16 has: 256 ones and one are 256 there."""
@@ -122,7 +127,7 @@ def test_gradients_of_parameters_in_bfloat16_are_rounded_once():
     found = {}
     params = None
     for dtype in (jnp.bfloat16, jnp.float32):
-        decoder = Decoder(shape("small", num_hidden_layers=1, vocab_size=8), param_dtype=dtype)
+        decoder = Decoder(shape("small", **NARROW), param_dtype=dtype)
         params = decoder.fresh_params(0) if params is None else params
         differentiate = functools.partial(
             train.differentiate,

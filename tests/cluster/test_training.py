@@ -50,13 +50,18 @@ def settings_of(folder, **more):
     }
 
 
-@pytest.fixture(scope="module", params=["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
 def of_one(request, tmp_path_factory):
     """What one process makes of it: the optimiser, the settings, and the run's directory."""
-    folder = tmp_path_factory.mktemp(request.param)
-    settings = settings_of(folder, **{"sgd": SGD, "adamw": ADAMW}[request.param])
+    optimiser, steps = request.param
+    folder = tmp_path_factory.mktemp(optimiser)
+    settings = settings_of(folder, **{"sgd": SGD, "adamw": ADAMW}[optimiser], steps=steps)
     alone(train_arguments(folder / "alone", settings))
-    return request.param, settings, folder
+    return optimiser, settings, folder
+
+
+LONG = [pytest.param((name, STEPS), marks=pytest.mark.slow, id=name) for name in ("sgd", "adamw")]
+SHORT = pytest.param(("sgd", 6), id="short")
 
 
 TOLERANCE = {"sgd": 1e-5, "adamw": 1e-3}
@@ -78,11 +83,12 @@ def check(of_one, mesh):
         assert mine["loss"] == pytest.approx(its["loss"], rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("of_one", [SHORT, *LONG], indirect=True)
 def test_two_processes_train_as_one_does(of_one):
     check(of_one, "mixed")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("of_one", LONG, indirect=True)
 @pytest.mark.parametrize("mesh", [mesh for mesh in MESHES if mesh != "mixed"])
 def test_on_other_meshes(of_one, mesh):
     check(of_one, mesh)

@@ -18,6 +18,9 @@ from interact_jax.schema import InputError
 
 COUNT = 40  # cases of each kind
 ROWS = 200
+seeds = pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))]
+)
 GROUP = 40  # rows of a group of Parquet
 
 
@@ -94,7 +97,7 @@ def check(path, table, data, before: int) -> tuple[list, int]:
     return values, sum(item.times for item in found if isinstance(item, Loss))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds
 def test_csv(tmp_path, seed):
     """Rows that end before the damage, and those behind it: it costs the rows it stands in."""
     draw = random.Random(seed)
@@ -113,7 +116,7 @@ def test_csv(tmp_path, seed):
             assert len(values) + lost >= ROWS - 1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds
 def test_zstd(tmp_path, seed):
     """All of the frames that end before the damage."""
     draw = random.Random(seed)
@@ -129,7 +132,7 @@ def test_zstd(tmp_path, seed):
             assert lost == 1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds
 def test_parquet(tmp_path, seed):
     """The row groups in which it is not, where the footer is whole; nothing is made up."""
     draw = random.Random(seed)

@@ -96,7 +96,14 @@ def test_sampling_stops_at_what_is_learned(model, tmp_path, monkeypatch, end, st
     assert set(opened.eos_ids) >= set(hf.eos_token_ids(model))
 
 
-@pytest.mark.parametrize(("end", "stop"), [("auto", EOS), ("turn", PAD), ("eos", EOS)])
+@pytest.mark.parametrize(
+    ("end", "stop"),
+    [
+        ("auto", EOS),
+        pytest.param("turn", PAD, marks=pytest.mark.slow),
+        pytest.param("eos", EOS, marks=pytest.mark.slow),
+    ],
+)
 def test_exports_of_a_run_stop_at_what_it_learned(model, tmp_path, capsys, end, stop):
     """Its own and later ones. The run says in a line what its replies end with."""
     for name in ("config.json", "generation_config.json"):

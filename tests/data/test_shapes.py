@@ -196,7 +196,7 @@ def test_real_dialogues_waste_little(shared, sharing, conversations, bound, seed
     assert tokens < bound and replies < bound and len(shapes) <= 4
 
 
-@pytest.mark.parametrize("height", [1, 2, 8])
+@pytest.mark.parametrize("height", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 8])
 def test_message_trees_waste_little_in_batches_of_several_rows(shared, height):
     file = "real/conversations/oasst_en_100_tree.jsonl"
     dataset = load_real(shared, shared / "real/tokenizer/phi-3-mini", file)

@@ -297,6 +297,7 @@ def check_found(results, expected) -> None:
             assert [digest for _, of_micro in ours for digest in of_micro[m]] == rows(micro)
 
 
+@pytest.mark.slow
 def test_real_processes_make_and_read_their_shares(whole, folder):
     cache = f"cache-2-{len(whole.data)}"
     first = run_processes(folder, whole.data, cache, 2, workers=0)

@@ -147,7 +147,9 @@ def test_batches_are_those_of_a_dataset_in_memory(conversations, chat, tmp_path)
         dataset.close()
 
 
-@pytest.mark.parametrize("workers", [0, 1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "workers", [0, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3))]
+)
 def test_trees_do_not_depend_on_the_number_of_workers(conversations, chat, tmp_path, workers):
     expected = eager(conversations, chat).trees
     dataset = stored(conversations, chat, tmp_path, workers)
@@ -234,17 +236,20 @@ def test_rows_grow_for_what_the_first_steps_did_not_have(conversations, chat, tm
 
 
 def test_an_error_comes_when_its_turn_has_come(conversations, chat, tmp_path):
+    """Behind the same trees, whoever makes them."""
     spoilt = list(conversations)
     bad = dataclasses.replace(spoilt[90].messages[0], content="<|im_end|>")
     spoilt[90] = dataclasses.replace(spoilt[90], messages=(bad, *spoilt[90].messages[1:]))
     settings = dataclasses.replace(SETTINGS, special_tokens="stop")
+    trees = []
     for workers in (0, 1):
         dataset = stored(spoilt, chat, tmp_path / str(workers), workers, settings)
         read = dataset.follow(iter(range(COUNT)))
-        read(range(60))
+        trees.append(read(range(60)))
         with pytest.raises(InputError, match=r"logs\.jsonl:91"):
             read(range(60, COUNT))
         dataset.close()
+    assert same(*trees)
 
 
 # ------------------------------------------------------------------------------------ the store

@@ -87,6 +87,7 @@ def test_the_main_process_begins(chat, tmp_path, monkeypatch):
     assert shared_out.prints == alone.prints
 
 
+@pytest.mark.slow
 def test_the_first_error_comes_with_file_and_line(chat, tmp_path, no_help):
     file = logs(tmp_path, bad=[PORTION + 2, CONVERSATIONS])
     settings = EncodeSettings(special_tokens="stop")

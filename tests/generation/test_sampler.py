@@ -113,7 +113,13 @@ def logps_of_ids(decoder, params, prompt, ids):
 # ------------------------------------------------------------------------------ the right tokens
 
 
-@pytest.mark.parametrize("family", FAMILY_SIZES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in ("qwen3", "mistral") else pytest.mark.slow)
+        for family in FAMILY_SIZES
+    ],
+)
 def test_greedy_equals_hugging_face(family, tmp_path):
     """Of every family, with unequal lengths, more requests than rows, and a prompt that two share;
     the log-probabilities are those of a full forward."""
@@ -177,7 +183,13 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=() if method in ("plain", "all") else pytest.mark.slow)
+        for method in METHODS
+    ],
+)
 def test_frequencies_are_those_of_the_distribution(method):
     """20,000 draws of each method, by the chi-square test; the log-probabilities are exact."""
     V, n, settings = 600, 20_000, {"temperature": 1.0, **METHODS[method]}
@@ -346,6 +358,7 @@ def test_what_prompts_have_in_common_is_computed_once(sampler, params):
     assert sampler.filled == 64 + 8 + 16 + 80
 
 
+@one_backend
 def test_a_reply_is_not_computed_again_as_history(sampler, params):
     (prompt,) = some_prompts([40])
     sampler.load(params)
@@ -358,6 +371,7 @@ def test_a_reply_is_not_computed_again_as_history(sampler, params):
     assert [c.ids for c in sample(sampler, [longer], max_new_tokens=10)] == [c.ids for c in again]
 
 
+@one_backend
 def test_little_room_makes_requests_wait_and_changes_nothing(decoder, params, sampler):
     prompts = some_prompts([40, 90, 3, 64, 33, 20, 100])
     expected = [c.ids for c in sample(sampler, prompts, max_new_tokens=20)]

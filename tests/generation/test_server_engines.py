@@ -38,8 +38,11 @@ KINDS = {
     "vllm-generate": ("vllm", GENERATE),
     "sglang": ("sglang", "/generate"),
 }
-all_kinds = pytest.mark.parametrize("kind", KINDS)
 both = pytest.mark.parametrize("kind", ["vllm", "sglang"])
+vllm_first = pytest.mark.parametrize(
+    "kind", ["vllm", pytest.param("sglang", marks=pytest.mark.slow)]
+)
+"""Of what an engine does whatever the protocol; the slow tests try both."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,9 @@ def route_of(kind):
     return KINDS[kind][1]
 
 
-@all_kinds
+@pytest.mark.parametrize(
+    "kind", ["vllm", pytest.param("vllm-generate", marks=pytest.mark.slow), "sglang"]
+)
 def test_completions_are_those_of_the_weights_that_were_handed_over(
     kind, open_engine, versions, expected, requests_of
 ):
@@ -173,7 +178,7 @@ def test_weights_of_others_are_detected_and_replaced(
     assert engine.counts["completions"] == 6
 
 
-@both
+@vllm_first
 def test_weights_that_change_between_completions_keep_their_version(
     kind, servers, open_engine, versions, expected, requests_of
 ):
@@ -199,17 +204,23 @@ def test_weights_that_change_between_completions_keep_their_version(
         )
 
 
-@all_kinds
+FAULTS = {
+    "drop": {"do": "drop"},
+    "half": {"do": "half"},
+    "garbage": {"do": "garbage"},
+    "status500": {"do": "status", "status": 500},
+    "status429": {"do": "status", "status": 429, "headers": {"Retry-After": "0"}},
+}
+
+
 @pytest.mark.parametrize(
-    "fault",
+    "fault, kind",
     [
-        {"do": "drop"},
-        {"do": "half"},
-        {"do": "garbage"},
-        {"do": "status", "status": 500},
-        {"do": "status", "status": 429, "headers": {"Retry-After": "0"}},
+        pytest.param(fault, kind, marks=() if quick else pytest.mark.slow)
+        for fault in FAULTS
+        for kind in KINDS
+        for quick in [kind == "vllm" or fault == "garbage"]
     ],
-    ids=lambda fault: fault["do"] + str(fault.get("status", "")),
 )
 def test_what_passes_costs_no_request_and_repeats_none(
     kind, fault, servers, open_engine, versions, expected, requests_of
@@ -218,7 +229,7 @@ def test_what_passes_costs_no_request_and_repeats_none(
     engine = open_engine(kind, concurrency=1)
     engine.load(versions[0], 1)
     server.forget()
-    server.plan({"at": route_of(kind), "nth": 2, **fault})
+    server.plan({"at": route_of(kind), "nth": 2, **FAULTS[fault]})
     completions = engine.sample(requests, lambda index, completion: told.append(index))
     assert_same(completions, expected(requests, 0))
     assert server.planned() == []
@@ -228,7 +239,7 @@ def test_what_passes_costs_no_request_and_repeats_none(
     assert len(server.journal(route_of(kind))) == 4
 
 
-@both
+@vllm_first
 def test_a_server_that_is_killed_and_started_again_costs_no_request_and_repeats_none(
     kind, servers, open_engine, versions, expected, requests_of
 ):
@@ -257,7 +268,7 @@ def seed_of(body):
     return body["seed"] if "seed" in body else body["sampling_params"]["sampling_seed"]
 
 
-@both
+@vllm_first
 def test_half_an_update_is_never_sampled_from(
     kind, servers, open_engine, versions, expected, requests_of
 ):
@@ -294,7 +305,7 @@ def test_an_update_that_a_killed_client_began_is_not_in_the_way(
     assert_same(engine.sample(requests_of(2)), expected(requests_of(2), 1))
 
 
-@both
+@vllm_first
 def test_without_weights_the_servers_own_are_version_0(
     kind, servers, open_engine, versions, expected, requests_of
 ):

@@ -48,6 +48,7 @@ def without_times(path):
     return [{**line, "tstamp": 0} for line in map(json.loads, path.read_text().splitlines())]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_gives_the_same_answers(tmp_path, capsys):
     lines = [
         {"question_id": n, "category": "roleplay", "turns": ["Capital of Italy?", f"{n} more?"]}

@@ -342,7 +342,9 @@ def test_files_of_others_in_the_export_are_none_of_its_business(small, tmp_path)
     assert tensors(tmp_path / "export") and card.read_text() == "a model card"
 
 
-@pytest.mark.parametrize("room", [64, 4096], ids=["log", "checkpoint"])
+@pytest.mark.parametrize(
+    "room", [pytest.param(64, marks=pytest.mark.slow), 4096], ids=["log", "checkpoint"]
+)
 def test_full_disk_costs_no_checkpoint(small, room, tmp_path, capsys):
     """From step 3 on no file may grow beyond `room` bytes: first the log fails, or a checkpoint."""
     settings = {**small, "batch.conversations": 2, "steps": 4, "checkpoint.every": 2}
@@ -374,6 +376,8 @@ def test_full_disk_costs_no_checkpoint(small, room, tmp_path, capsys):
 
 FULL = """
 import resource, sys
+from interact_jax import startup
+startup.begin()  # as the program does: without PyTorch, which takes seconds to import
 from interact_jax import cli
 from interact_jax.data.pipeline import LogBatches
 from launch import train
@@ -390,6 +394,7 @@ cli.run(lambda: train.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_full_disk_is_said_once(small, tmp_path):
     """And not by every array and every thread that could not write."""
     settings = {**small, "batch.conversations": 2, "steps": 6, "checkpoint.every": 3}

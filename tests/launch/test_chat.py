@@ -43,6 +43,7 @@ def environment(**more):
     return {**kept, "PYTHONPATH": str(ROOT), **more}
 
 
+@pytest.mark.slow
 def test_a_script_at_a_pipe(model, tmp_path):
     """Replies and answers are standard output, remarks are not; a mistake ends it with its line."""
     log = tmp_path / "chat.jsonl"

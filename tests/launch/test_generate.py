@@ -321,6 +321,7 @@ def test_a_tokenizer_may_stand_elsewhere(model, prompts, tmp_path, capsys):
     assert len(read(out)) == len(LINES)
 
 
+@pytest.mark.slow
 def test_help_has_an_example_and_exits_0():
     found = subprocess.run(
         [sys.executable, PROGRAM, "--help"], capture_output=True, text=True, timeout=120

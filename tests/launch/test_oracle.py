@@ -27,15 +27,27 @@ def oracle(request, shared):
     return shared / "oracle" / request.param
 
 
+FLAGS = [
+    ("--sharing", "tree", "--reply-tokens", "in_place"),
+    ("--sharing", "none", "--reply-tokens", "alone"),
+    ("--attention", "pallas", "--reply-tokens", "alone"),
+    ("--mesh-fsdp", "4", "--mesh-tensor", "2"),
+]
+with_llama_slow = pytest.mark.parametrize(
+    "oracle", [pytest.param("llama", marks=pytest.mark.slow), "qwen3"], indirect=True
+)
+
+
 @pytest.mark.parametrize(
-    "flags",
+    "oracle, flags",
     [
-        ("--sharing", "tree", "--reply-tokens", "in_place"),
-        ("--sharing", "none", "--reply-tokens", "alone"),
-        ("--attention", "pallas", "--reply-tokens", "alone"),
-        ("--mesh-fsdp", "4", "--mesh-tensor", "2"),
+        pytest.param(model, flags, marks=() if quick else pytest.mark.slow)
+        for model in ("llama", "qwen3")
+        for flags in FLAGS
+        for quick in [model == "qwen3" or flags[1] == "tree"]
     ],
-    ids=lambda flags: "-".join(flags[1::2]),
+    indirect=["oracle"],
+    ids=lambda given: given if isinstance(given, str) else "-".join(given[1::2]),
 )
 def test_golden_scores(oracle, flags, tmp_path):
     out = tmp_path / "scores.jsonl"
@@ -44,6 +56,7 @@ def test_golden_scores(oracle, flags, tmp_path):
     check_scores(out, oracle, 1e-4, **both)
 
 
+@with_llama_slow
 def test_golden_scores_in_bfloat16(oracle, tmp_path):
     """Within 2^-4 of float32 on average over tokens, and 2^-1 each: two digits of a number near 10
     are what bfloat16 has. The signal, a difference, is no noisier."""

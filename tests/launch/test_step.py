@@ -81,14 +81,13 @@ def paper_step(model, tokenizer):
     return loss.item(), norm.item(), len(losses)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("think", "qwen3", True), ("chatml", "llama", False)],
-    ids=["think-qwen3", "chatml-llama"],
-)
+PAPERS = {"think-qwen3": ("think", "qwen3", True), "chatml-llama": ("chatml", "llama", False)}
+
+
+@pytest.fixture(scope="module")
 def paper(request, tmp_path_factory):
     """(directory of model and data, what the step gives, tensors after it)."""
-    template, family, tied = request.param
+    template, family, tied = PAPERS[request.param]
     directory = tmp_path_factory.mktemp("paper")
     model = tiny(directory, template, family, tied=tied)
     write_lines(directory / "talks.jsonl", TALKS)
@@ -97,7 +96,16 @@ def paper(request, tmp_path_factory):
     return directory, step, after
 
 
-@pytest.mark.parametrize("sharing", ["tree", "none"])
+@pytest.mark.parametrize(
+    "paper, sharing",
+    [
+        ("think-qwen3", "tree"),
+        ("chatml-llama", "none"),
+        pytest.param("think-qwen3", "none", marks=pytest.mark.slow),
+        pytest.param("chatml-llama", "tree", marks=pytest.mark.slow),
+    ],
+    indirect=["paper"],
+)
 def test_step_is_that_of_the_paper(paper, sharing, tmp_path):
     directory, (loss, norm, count), after = paper
     settings = {

@@ -121,20 +121,36 @@ def through(backend, sight):
     return lambda q, k, v: attend(q, k, v, sight, backend)
 
 
-@pytest.mark.parametrize("backend", backends())
+CASES = {
+    "packed": (packed_sight, 1, jnp.float32),
+    "window": (functools.partial(packed_sight, window=9), 4, jnp.float32),
+    "packed-bf16": (packed_sight, 2, jnp.bfloat16),
+    "random": (random_sight, 2, jnp.float32),
+    "random-bf16": (random_sight, 4, jnp.bfloat16),
+    "causal": (causal_sight, 8, jnp.float32),
+}
+EMULATED = ("pallas", "triton")  # which takes long: quick tests compute a part of the cases
+QUICK = ("packed", "window", "random-bf16")
+
+
+def slow_if(condition, each):
+    """A parameter, marked slow on this condition."""
+    return pytest.param(*each.values, marks=[*each.marks, *[pytest.mark.slow] * condition])
+
+
 @pytest.mark.parametrize(
-    "sight, r, dtype",
+    "backend, case",
     [
-        (packed_sight, 1, jnp.float32),
-        (functools.partial(packed_sight, window=9), 4, jnp.float32),
-        (packed_sight, 2, jnp.bfloat16),
-        (random_sight, 2, jnp.float32),
-        (random_sight, 4, jnp.bfloat16),
-        (causal_sight, 8, jnp.float32),
+        slow_if(
+            each.values[0] in EMULATED and case not in QUICK,
+            pytest.param(*each.values, case, marks=each.marks),
+        )
+        for each in backends()
+        for case in CASES
     ],
-    ids=["packed", "window", "packed-bf16", "random", "random-bf16", "causal"],
 )
-def test_values_and_gradients_are_those_of_the_formula(backend, sight, r, dtype):
+def test_values_and_gradients_are_those_of_the_formula(backend, case):
+    sight, r, dtype = CASES[case]
     sight, S = sight()
     given = arrays(sight, S, r, dtype=dtype)
     mask = mask_of(sight, S)
@@ -262,7 +278,9 @@ def test_blocks_of_keys_that_nobody_sees_are_not_touched(backend):
     assert not np.asarray(clean[2])[:, nobody].any()
 
 
-@pytest.mark.parametrize("backend", backends("dense"))
+@pytest.mark.parametrize(
+    "backend", [slow_if(each.values[0] in EMULATED, each) for each in backends("dense")]
+)
 def test_the_future_of_a_trunk_is_not_touched(backend):
     """NaN in the last block of keys reaches the last queries only."""
     sight, S = causal_sight(L=64)
@@ -276,7 +294,14 @@ def test_the_future_of_a_trunk_is_not_touched(backend):
         assert np.isnan(a[:, 48:]).all()
 
 
-@pytest.mark.parametrize("sight", [packed_sight, random_sight, causal_sight])
+@pytest.mark.parametrize(
+    "sight",
+    [
+        packed_sight,
+        pytest.param(random_sight, marks=pytest.mark.slow),
+        pytest.param(causal_sight, marks=pytest.mark.slow),
+    ],
+)
 def test_pairs_of_blocks_are_listed_as_the_mask_has_them(sight):
     """Both ways round: each pair once per run, in order, with how much of it is seen."""
     sight, S = sight()
@@ -321,7 +346,9 @@ def test_the_lists_of_a_block_have_each_pair_once(sight):
             np.testing.assert_array_equal(listed, np.flatnonzero(row == SOME))
 
 
-@pytest.mark.parametrize("backend", backends())
+@pytest.mark.parametrize(
+    "backend", [slow_if(each.values == ("triton",), each) for each in backends()]
+)
 def test_a_mesh_changes_nothing(backend):
     """Rows and heads on devices of their own, whose lists of blocks differ in length."""
     sight, S = random_sight(B=2)

@@ -64,7 +64,7 @@ def line(ids):
 @pytest.mark.parametrize(
     "raw, history_is, attention",
     [
-        (CONFIG, "same", "xla"),
+        pytest.param(CONFIG, "same", "xla", marks=pytest.mark.slow),
         (CONFIG, "think", "xla"),
         (WINDOWED, "strip", "xla"),
         (WINDOWED, "think", "pallas"),
@@ -146,7 +146,11 @@ def loss_of(decoder, sharing, batch, params):
 
 @pytest.mark.parametrize(
     "raw, history_is, attention",
-    [(CONFIG, "think", "xla"), (WINDOWED, "same", "xla"), (CONFIG, "think", "pallas")],
+    [
+        (CONFIG, "think", "xla"),
+        (WINDOWED, "same", "xla"),
+        pytest.param(CONFIG, "think", "pallas", marks=pytest.mark.slow),
+    ],
 )
 def test_one_pass_and_two_passes_have_the_same_loss_and_gradient(raw, history_is, attention):
     decoder, params = decoder_of(raw, "full", attention)
@@ -210,8 +214,15 @@ def test_no_gradient_through_the_teacher():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
-@pytest.mark.parametrize("history_is", ["same", "think"])
+@pytest.mark.parametrize(
+    "history_is, remat",
+    [
+        ("think", "none"),
+        ("same", "full"),
+        pytest.param("think", "full", marks=pytest.mark.slow),
+        pytest.param("same", "none", marks=pytest.mark.slow),
+    ],
+)
 def test_teacher_branches_cost_one_forward(remat, history_is):
     """Whatever an objective does with the teacher's log-probabilities: here it even adds them to
     the loss as they are, without a stop-gradient of its own."""

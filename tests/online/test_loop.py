@@ -46,6 +46,14 @@ def assert_other_bits(run, other):
     assert not all(jax.tree.leaves(same))
 
 
+def assert_same_end(run, other):
+    """The same parameters, log, conversations and record."""
+    assert_same_bits(run, other)
+    assert without_times(run) == without_times(other)
+    for name in ("conversations.jsonl", "rollouts.jsonl"):
+        assert (run.workdir / name).read_bytes() == (other.workdir / name).read_bytes()
+
+
 def without_times(run):
     lines = read_lines(run.workdir / "metrics.jsonl")
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
@@ -133,6 +141,8 @@ def test_the_conversations_are_data_for_any_run(ended, tmp_path):
 
 KILLED = """
 import os, signal, sys
+from interact_jax import startup
+startup.begin()  # as the program does: without PyTorch, which takes seconds to import
 from interact_jax.online import rollouts
 from launch import train
 
@@ -172,7 +182,8 @@ def python(program, workdir, settings):
     )
 
 
-@pytest.mark.parametrize("staleness", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("staleness", [0, 1])
 def test_a_run_that_is_killed_ends_as_one_that_was_not(staleness, tmp_path):
     more = {"online.staleness": staleness, "checkpoint.every": 2, "steps": 6}
     whole = trained(tmp_path / "whole", more)
@@ -180,11 +191,7 @@ def test_a_run_that_is_killed_ends_as_one_that_was_not(staleness, tmp_path):
     killed("record", 2, workdir, more)
     killed("learned", 4, workdir, more)
     before = read_lines(workdir / "conversations.jsonl")
-    again = trained(workdir, more)
-    assert_same_bits(again, whole)
-    assert without_times(again) == without_times(whole)
-    for name in ("conversations.jsonl", "rollouts.jsonl"):
-        assert (workdir / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert_same_end(trained(workdir, more), whole)
     assert read_lines(workdir / "conversations.jsonl")[: len(before)] == before
 
 
@@ -225,14 +232,29 @@ def test_recorded_steps_are_not_played_again(tmp_path, monkeypatch):
     assert asked == []
 
 
-def test_stale_batches_are_those_of_the_weights_before(tmp_path, caplog):
+def test_stale_batches_are_those_of_the_weights_before(tmp_path, caplog, monkeypatch):
+    """Also in a run that ended by an error once the last step was recorded, and goes on."""
     with caplog.at_level("INFO"):
-        run = trained(tmp_path, {"online.staleness": 1})
+        run = trained(tmp_path / "whole", {"online.staleness": 1})
     assert " parameters to sample from" in caplog.text
-    lines = read_lines(tmp_path / "rollouts.jsonl")
+    lines = read_lines(run.workdir / "rollouts.jsonl")
     assert [set(line["versions"]) for line in lines] == [{0}, {0}, {1}, {2}]
-    assert [line["staleness"] for line in read_lines(tmp_path / "metrics.jsonl")] == [0, 1, 1, 1]
+    assert [line["staleness"] for line in read_lines(run.workdir / "metrics.jsonl")] == [0, 1, 1, 1]
     assert int(run.state.step) == 4
+
+    def fail(self, *given):
+        if self.progress.step == 3:
+            raise RunStopped("nobody is there")
+        return pack(self, *given)
+
+    more, pack = {"online.staleness": 1, "checkpoint.every": 2}, rollouts.Rollouts._pack
+    with monkeypatch.context() as patch:
+        patch.setattr(rollouts.Rollouts, "_pack", fail)
+        stopped = started(tmp_path / "stopped", more)
+        with pytest.raises(RunStopped, match="nobody is there"):
+            train.loop(stopped)
+        stopped.checkpoints.close()
+    assert_same_end(trained(tmp_path / "stopped", more), run)
 
 
 def test_the_users_want_what_the_schedule_says(tmp_path):
@@ -372,7 +394,10 @@ def test_a_resumed_run_keeps_to_its_prompts_and_record(tmp_path):
 
 @pytest.mark.parametrize(
     "other, says",
-    [({"online.users": "polite"}, "other settings"), ({"seed": 1}, "other settings")],
+    [
+        ({"online.users": "polite"}, "other settings"),
+        pytest.param({"seed": 1}, "other settings", marks=pytest.mark.slow),
+    ],
 )
 def test_steps_of_another_run_are_not_learned_from(other, says, tmp_path):
     """Even where it was killed before its first checkpoint."""

@@ -13,7 +13,7 @@ from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from pocket_model import gates
 
-pytestmark = pytest.mark.one_device
+pytestmark = [pytest.mark.compiled_quickly, pytest.mark.one_device]
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ def test_any_text_survives_the_tokenizer(chat):
         assert chat.decode(chat.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_tokenizer_is_made_from_its_seed(tmp_path):
     tokenizer.write_tokenizer(tmp_path, seed=1)
     shipped = (pocket.MODEL / "tokenizer.json").read_text()

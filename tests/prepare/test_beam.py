@@ -44,6 +44,7 @@ def test_with_beam(tmp_path):
 
 
 @pytest.mark.skipif(not has_beam, reason="Beam cannot be installed beside numpy 2.5")
+@pytest.mark.slow
 def test_surveys_with_beam(tmp_path):
     """The filters of the package that decide when all is read."""
     logs = write_logs(tmp_path / "logs", each=20)

@@ -144,6 +144,7 @@ def test_killed_while_it_decides(run, programs, tmp_path):
     assert content(out) == content(whole)
 
 
+@pytest.mark.slow
 def test_its_workers_end_with_it(run, programs, tmp_path):
     """They would write for a program that is not there any more."""
     kill_again_and_again(run, programs, tmp_path, 1, 4, 60, [2])
