@@ -156,6 +156,8 @@ def _done(task: bytes) -> bytes:
         return _packed((function(*arguments), None))
     except BaseException as error:
         try:
-            return _packed((None, error))
-        except Exception:  # it cannot be pickled
+            answer = _packed((None, error))
+            pickle.loads(answer)
+            return answer
+        except Exception:  # it cannot be pickled, or not be made again
             return _packed((None, RuntimeError("".join(traceback.format_exception(error)))))

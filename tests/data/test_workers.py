@@ -99,6 +99,8 @@ def test_closing_ends_what_is_at_work():
     workers = Workers(1, begin, 0)
     workers.submit(plus, 1).result()
     future, last = workers.submit(time.sleep, 60), workers.submit(plus, 1)
+    while not future.running():
+        time.sleep(0.01)
     began = time.monotonic()
     workers.close()
     assert time.monotonic() - began < 10
