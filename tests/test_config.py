@@ -78,6 +78,34 @@ def test_the_papers_online_runs(name, own):
     assert found["data.max_length"] >= 512 + 2048 + 128  # a prompt, its reply, a follow-up
 
 
+PAPER_ALOE = {  # what both steps of ALOE have (arXiv 2410.03642, its code, its trainer's defaults)
+    "model.path": "Qwen/Qwen2-7B-Instruct",
+    "model.init": "pretrained",
+    "objective.ignore_first": 0,
+    "objective.kl_initial": 0.0,
+    "optim.name": "adamw",
+    "optim.lr": 1e-5,
+    "optim.schedule": "linear",
+    "optim.warmup_fraction": 0.0,
+    "optim.clip_norm": 1.0,
+    "optim.weight_decay": 0.0,
+    "epochs": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    "name, own",
+    [
+        ("aloe_sft", {"objective.name": "sft", "data.recipe": "chosen"}),
+        ("aloe_dpo", {"objective.name": "dpo", "objective.beta": 0.9, "batch.interactions": 48}),
+    ],
+)
+def test_the_two_steps_of_aloe(name, own):
+    found = config.flatten(config.load(name))
+    wanted = PAPER_ALOE | own
+    assert {key: found[key] for key in wanted} == wanted
+
+
 def load(*overrides):
     return config.load("dpo", [f"--config.{o}" for o in overrides])
 

@@ -81,11 +81,8 @@ def settings(objective, sharing="tree"):
 def decoder_and_models():
     """(decoder, the policy and another initial model): the two differ, or every margin were 0."""
     decoder = Decoder(shape("small", **TINY), attention="xla")
-    models = {
-        name: jax.tree.map(lambda p: 4 * p, decoder.fresh_params(seed))
-        for seed, name in enumerate(("policy", "initial"))
-    }
-    return decoder, models
+    policy, initial = (decoder.fresh_params(seed) for seed in (0, 1))
+    return decoder, {"policy": policy, "initial": initial}
 
 
 def gradient_of(trees, objective, sharing="tree"):
