@@ -17,7 +17,7 @@ from interact_jax.judges.store import Store
 from tests.servers.chat_server import OPENAI
 from tests.servers.running import running
 
-pytestmark = [pytest.mark.one_device, pytest.mark.compiled_quickly]
+pytestmark = [pytest.mark.one_device, pytest.mark.slow]
 PARAMS = SamplingParams(max_new_tokens=12, temperature=0.0)
 QUESTIONS = ("Capital of Peru?", "Capital of France?", "What is 3 plus 4?")
 
