@@ -66,12 +66,15 @@ def main() -> None:
                 measured(["personas", *model, *limits, *pools, "--out", out]),
             )
             people = ["--personas", out / "personas.jsonl", "--rounds", ROUNDS]
+
+            def talk(some: int) -> list[object]:
+                out = folder / f"{some}"
+                return ["converse", *model, *limits, *people, "--conversations", some, "--out", out]
+
             for some in (number // 10, number):
-                talk = ["converse", *model, *limits, *people, "--conversations", some]
-                talk += ["--out", folder / f"{some}"]
-                show(f"{some:,} conversations of {ROUNDS} rounds", measured(talk))
+                show(f"{some:,} conversations of {ROUNDS} rounds", measured(talk(some)))
             asked = len(server.journal())
-            show("the same again", measured(talk))
+            show("the same again", measured(talk(number)))
             print(f"{asked:,} requests, {len(server.journal()) - asked:,} more for the same again")
 
 
