@@ -103,7 +103,7 @@ setup(
         "interact_jax": ["py.typed"],
         "interact_jax.aloe": ["pools/*.txt"],
         "interact_jax.judges": ["*.js", "*.css"],
-        "interact_jax.pocket": ["model/*", "*.jsonl.gz"],
+        "interact_jax.pocket": ["model/*", "talks/*", "*.jsonl.gz"],
         "interact_jax.report": ["*.js", "*.css"],
         "interact_jax.models.attention": ["*.cc", "*.h"],  # compiled where it runs, see foreign.py
         "interact_jax.users": ["personas/*.toml"],

@@ -36,7 +36,7 @@ SETTINGS = {
     "model.path": Setting(
         "pocket",
         "the model: a Hugging Face directory or hub id, or the directory of a finished run;"
-        " pocket = the shipped model",
+        " pocket = the shipped model; pocket-talks = another, of longer talks (docs/pocket.md)",
         free=True,
     ),
     "model.tokenizer": Setting("", "directory of another tokenizer; empty = the model's own"),

@@ -7,7 +7,7 @@
         --out interact_jax/pocket/logs.jsonl.gz
 
 Nothing is downloaded. Two CPU cores train such a model in about an hour; `export` may run then.
-docs/pocket.md says how the shipped one came about.
+docs/pocket.md says how the shipped ones came about.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from interact_jax import cli, places
 from interact_jax.arguments import Parser
@@ -29,7 +30,14 @@ from interact_jax.help_text import Paragraphs
 from interact_jax.pocket import logs, measure, world
 from interact_jax.pocket.speaker import Speaker
 from interact_jax.printable import count
-from pocket_model import gates, training
+from pocket_model import gates, talk_gates, training
+
+COURSE: dict[str, Any] = {
+    "choices": tuple(training.COURSES),
+    "default": "hindsight",
+    "help": "what the model learns: to use follow-ups, in rows of 112 tokens (`pocket`); or talks "
+    "of ten turns with hints and cues, in rows of 512 (`pocket-talks`)",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -60,13 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument(
         "--start-from", type=Path, help="directory of a run, or of a model, to continue from"
     )
-    command.add_argument(
-        "--course",
-        choices=training.COURSES,
-        default="hindsight",
-        help="what to learn: to use follow-ups, in rows of 112 tokens; or talks of ten turns with "
-        "hints and cues, in rows of 512",
-    )
+    command.add_argument("--course", **COURSE)
 
     command = stage("export", "the newest weights of a run as a Hugging Face directory")
     command.add_argument(
@@ -85,9 +87,13 @@ def main(argv: list[str] | None = None) -> None:
         "--replies", type=cli.at_least(1), default=2048, help="replies to plain requests"
     )
     command.add_argument(
-        "--trials", type=cli.at_least(1), default=256, help="trials with hindsight for each style"
+        "--trials",
+        type=cli.at_least(1),
+        default=256,
+        help="trials with hindsight for each style; of talks, for each figure",
     )
     command.add_argument("--seed", type=cli.setting_type("seed"), default=0)
+    command.add_argument("--course", **COURSE)
 
     command = stage("logs", "conversations of simulated users with a model")
     command.add_argument("--model", type=Path, required=True, help="Hugging Face directory")
@@ -112,9 +118,12 @@ def main(argv: list[str] | None = None) -> None:
         make(**settings)
 
 
-def gate(model: Path, out: str, replies: int, trials: int, seed: int) -> None:
+def gate(model: Path, out: str, replies: int, trials: int, seed: int, course: str) -> None:
     speaker = Speaker.load(model)
-    figures = gates.report(speaker, replies=replies, trials=trials, seed=seed)
+    if course == "talks":
+        figures = talk_gates.report(speaker, trials=trials, seed=seed)
+    else:
+        figures = gates.report(speaker, replies=replies, trials=trials, seed=seed)
     text = json.dumps(figures, indent=2)
     places.write(out, text + "\n")
     print(text)

@@ -33,20 +33,25 @@ class Trial:
     asked: world.Styles
 
 
-def report(speaker: Speaker, *, trials: int = 256, seed: int = 0) -> dict[str, Any]:
-    """All figures, each from `trials` replies."""
-    figures: dict[str, Any] = {"trials": trials, "seed": seed}
-    for turn in TURNS:
-        for kind in KINDS:
-            rng = random.Random(f"talks {kind} {turn} {seed}")
-            drawn = [draw_trial(kind, turn, number, rng) for number in range(trials)]
-            prompts = [speaker.chat.prompt(trial.messages) for trial in drawn]
-            texts = [speaker.text(reply) for reply in speaker.replies(prompts, seed)]
-            figures[f"turn {turn}, {kind}"] = summarise(drawn, texts)
-    return figures
-
-
 KINDS = ("none", "one style named", "six styles named", "mirror")
+
+
+def report(speaker: Speaker, *, trials: int = 256, seed: int = 0) -> dict[str, Any]:
+    """All figures, each of `trials` replies."""
+    measured = {
+        f"turn {turn}, {kind}": measure(speaker, kind, turn, trials, seed)
+        for turn in TURNS
+        for kind in KINDS
+    }
+    return {"trials": trials, "seed": seed, **measured}
+
+
+def measure(speaker: Speaker, kind: str, turn: int, trials: int, seed: int) -> dict[str, Any]:
+    """The figures (`summarise`) of a turn where the system message is one of KINDS."""
+    rng = random.Random(f"talks {kind} {turn} {seed}")
+    drawn = [draw_trial(kind, turn, number, rng) for number in range(trials)]
+    prompts = [speaker.chat.prompt(trial.messages) for trial in drawn]
+    return summarise(drawn, [speaker.text(reply) for reply in speaker.replies(prompts, seed)])
 
 
 def draw_trial(kind: str, turn: int, number: int, rng: random.Random) -> Trial:

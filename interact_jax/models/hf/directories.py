@@ -23,20 +23,22 @@ log = logging.getLogger(__name__)
 MOST_ID = 2**31 - 1
 
 POCKET = Path(interact_jax.__file__).parent / "pocket" / "model"
+SHIPPED = {"pocket": POCKET, "pocket-talks": POCKET.parent / "talks"}
+"""The models that come with this package, by name."""
 
 
 def resolve(path: str, weights: bool = True) -> Path:
-    """The directory of a model: a local one, `pocket`, or a hub id, downloaded if need be.
+    """The directory of a model: a local one, one of SHIPPED, or a hub id, downloaded if need be.
 
     `weights=False` downloads no weights, for a tokenizer or for random parameters.
 
     Raises InputError if it is neither here nor available, with what was tried, if one of its files
     is a link to somewhere else, and if one of an export's is not what was exported.
     """
-    if path == "pocket":
-        if not (POCKET / "config.json").is_file():
-            raise InputError(f"pocket: this installation lacks the shipped model ({POCKET}).")
-        return POCKET
+    if shipped := SHIPPED.get(path):
+        if not (shipped / "config.json").is_file():
+            raise InputError(f"{path}: this installation lacks the shipped model ({shipped}).")
+        return shipped
     check_name(f"model {path}", path)
     local = Path(path).expanduser()
     if local.is_dir():
