@@ -33,7 +33,7 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module", params=["chatml", "think"])
+@pytest.fixture(scope="module", params=["chatml", pytest.param("think", marks=pytest.mark.slow)])
 def chat(request, tmp_path_factory):
     """With `chatml` a reply stands in the history as it was generated, with `think` it does not."""
     return ChatFormat.load(tiny_tokenizer(tmp_path_factory.mktemp("chat"), request.param))
@@ -80,7 +80,7 @@ def settings(objective, sharing="tree"):
 @functools.cache
 def decoder_and_models():
     """(decoder, the policy and another initial model): the two differ, or every margin were 0."""
-    decoder = Decoder(shape("small", **TINY), attention="xla")
+    decoder = Decoder(shape("small", **TINY), attention="dense")
     policy, initial = (decoder.fresh_params(seed) for seed in (0, 1))
     return decoder, {"policy": policy, "initial": initial}
 
@@ -118,16 +118,22 @@ def whole(chat, tmp_path):
     return trees
 
 
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("objective", ["dpo", pytest.param("sft", marks=pytest.mark.slow)])
 def test_a_tree_of_ten_turns_is_its_turns_alone(objective, chat, tmp_path):
-    """Against conversations of one pair each, which share nothing with one another, and against a
-    full pass for every sequence of the conversation."""
+    """Against conversations of one pair each, which share nothing with one another."""
     recipe = settings(objective).data.recipe
     found = gradient_of(trees_of(chat, tmp_path, [talk()], recipe), objective)
     assert found[0] != pytest.approx(np.log(2), abs=0.01)
     separate = trees_of(chat, tmp_path, alone(talk()), recipe)
     assert len(separate) == ROUNDS
     check_equal(found, gradient_of(separate, objective))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["dpo", "sft"])
+def test_a_tree_of_ten_turns_is_a_pass_for_every_sequence(objective, chat, tmp_path):
+    recipe = settings(objective).data.recipe
+    found = gradient_of(trees_of(chat, tmp_path, [talk()], recipe), objective)
     none = trees_of(chat, tmp_path, [talk()], recipe, "none")
     check_equal(found, gradient_of(none, objective, "none"))
 
