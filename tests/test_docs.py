@@ -15,6 +15,7 @@ from interact_jax.data.columns import USUAL
 from interact_jax.data.conversations import read_conversations
 from interact_jax.hindsight_check import HindsightCheck
 from launch import (
+    aloe,
     answer,
     bench,
     chat,
@@ -37,6 +38,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 RECIPES = sorted((ROOT / "configs").glob("*.py"))
 LAUNCHED = sorted((ROOT / "launch").glob("*.py"))
 PROGRAMS = {
+    "aloe": aloe,
     "answer": answer,
     "bench": bench,
     "chat": chat,

@@ -127,7 +127,7 @@ def converse(
         lines = [encode(talk) for talk in talks if talk.fault is None]
         _append(out / PARTIAL, lines)
         progress.add(talks, sum(map(len, lines)))
-        places.write(out / PROGRESS, _json(dataclasses.asdict(progress)))
+        places.write(out / PROGRESS, _json(vars(progress)))
         after(progress)
     os.replace(out / PARTIAL, out / DONE)
     places.sync(out)

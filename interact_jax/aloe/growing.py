@@ -171,7 +171,7 @@ MARKS = re.compile(r"^\*\*(.*)\*\*$")
 
 def read_texts(answer: str) -> list[str]:
     """The texts of an answer: a numbered list that counts 1, 2, 3, ..., one to a line, or
-    paragraphs between blank lines. [] for anything else: one that is not a list is not taken in part."""
+    paragraphs between blank lines. [] for anything else: such an answer is not taken in part."""
     lines = [line for line in answer.splitlines() if line.strip()]
     matches = [NUMBERED.fullmatch(line) for line in lines]
     if matches and all(matches):

@@ -72,7 +72,8 @@ def read_personas(path: str | Path) -> list[Persona]:
         if len(texts) < len(BOTH):
             raise InputError(f"{where}: {short(line)}: {PERSONA_LINE}.")
         _check(texts, where)
-        personas.append(Persona(*texts))
+        profile, personality = texts
+        personas.append(Persona(profile, personality))
     if not personas:
         raise InputError(f"{path}: empty; {PERSONA_LINE} in every line.")
     return personas

@@ -1,0 +1,1 @@
+"""ALOE: personas, calls, roles and conversations."""
