@@ -243,14 +243,14 @@ def _ask(
 ) -> list[dict[str, Any]]:
     """What is said under every key, from the store; for the others `ask` is told their places.
     Failures are not kept."""
-    found = [(store.get(name) or {}).get("said") for name in keys]
-    waiting = [place for place, line in enumerate(found) if line is None]
+    found = {place: line["said"] for place, name in enumerate(keys) if (line := store.get(name))}
+    waiting = [place for place in range(len(keys)) if place not in found]
     if waiting:
         for place, answer in zip(waiting, ask(waiting), strict=True):
             found[place] = line = dataclasses.asdict(answer)
             if not is_failure(line):
                 store.add(keys[place], {"role": role, "said": line})
-    return found
+    return [found[place] for place in range(len(keys))]
 
 
 def is_failure(said: Mapping[str, Any]) -> bool:
