@@ -10,9 +10,11 @@ words are what must not come twice.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,7 +98,8 @@ class SentenceEncoder:
 def _minilm() -> Path:
     """The directory of the packaged model, which is unpacked once into the user's cache."""
     try:
-        from all_minilm_l6_v2 import get_model_zip_path
+        with contextlib.redirect_stdout(sys.stderr):  # it greets those who import it
+            from all_minilm_l6_v2 import get_model_zip_path
     except ImportError as error:
         raise InputError(MISSING.format(error.name)) from None
     folder = foreign.cache_directory() / "all-MiniLM-L6-v2"

@@ -133,12 +133,15 @@ def test_sentence_embeddings_know_what_texts_mean(tmp_path):
     encoder = open_encoder("minilm")
     assert encoder.name == "all-MiniLM-L6-v2"
     vectors = encoder.encode(
-        ["She bakes bread for a living.", "A baker by trade.", "He repairs radios.", "x"]
+        ["She bakes bread for a living.", "Her job: loaves, in a bakery.", "He mends radios.", "x"]
     )
     assert vectors.shape == (4, 384) and vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert vectors[0] @ vectors[1] > 0.5 > vectors[0] @ vectors[2]
     assert encoder.encode([]).shape == (0, 384)
+    for kind in ("profiles", "personalities"):  # our own pools keep to the rule by which they grow
+        every = encoder.encode([*personas.shipped(kind), *personas.shipped(f"benchmark_{kind}")])
+        assert np.triu(every @ every.T, 1).max() <= 0.6
     with pytest.raises(InputError, match="expected hashing, minilm, or the directory"):
         SentenceEncoder(str(tmp_path))
 
