@@ -117,7 +117,7 @@ def summarise(trials: Sequence[Trial], texts: Sequence[str]) -> dict[str, Any]:
         figures["cues"] = other[True,] - other[False,]
     if not any(trial.asked for trial in trials):
         figures["prior"] = {style: _mean(on[style] for _, on in read) for style in world.STYLES}
-    return figures
+    return {name: value for name, value in figures.items() if value == value}  # no NaN
 
 
 def _mean(values: Iterable[float]) -> float:
