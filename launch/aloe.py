@@ -5,6 +5,9 @@
         --personas personas/personas.jsonl --out conversations
     python launch/aloe.py converse --model openai:Qwen/Qwen3-8B@http://127.0.0.1:8000/v1 \\
         --pairs judged --conversations 64 --out conversations
+    python launch/aloe.py evaluate --model mine-hf Qwen/Qwen3-4B --out evaluation \\
+        --user-model openai:gpt-4.1-mini
+    python launch/aloe.py evaluate --model pocket-talks --world pocket --out evaluation
 
 Every answer of a model is kept in OUT/calls.sqlite as it arrives. Started again with the same
 --out, a program goes on where it was and asks for nothing twice.
@@ -26,7 +29,16 @@ from pathlib import Path
 from typing import Any
 
 from interact_jax import cli, lock, places
-from interact_jax.aloe import converse, encoders, flags, growing, personas, roles, rounds
+from interact_jax.aloe import (
+    converse,
+    encoders,
+    evaluate_command,
+    flags,
+    growing,
+    personas,
+    roles,
+    rounds,
+)
 from interact_jax.aloe.personas import Personas
 from interact_jax.arguments import Parser
 from interact_jax.help_text import Help, Paragraphs
@@ -189,6 +201,11 @@ Command = tuple[
 COMMANDS: dict[str, Command] = {
     "personas": ("grow pools of people", add_persona_flags, make_personas),
     "converse": ("let them talk: pairs of replies", add_converse_flags, make_conversations),
+    "evaluate": (
+        "how well a model learns whom it talks with",
+        evaluate_command.add_arguments,
+        evaluate_command.main,
+    ),
 }
 
 if __name__ == "__main__":
