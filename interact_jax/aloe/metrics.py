@@ -126,7 +126,7 @@ def summarise(scores: np.ndarray, draws: int, seed: int = 0) -> dict[str, Any]:
 
 def _reasons(scores: np.ndarray, normal: np.ndarray) -> dict[str, str]:
     """Why figures are undefined, by their names."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     for slope, r2, of in (("ir", "r2", scores), ("n_ir", "n_r2", normal)):
         line = fit_line(levels_of(of))
         if np.isnan(line.slope):
@@ -141,7 +141,8 @@ def share(values: np.ndarray, draws: int, seed: int = 0) -> dict[str, Any] | Non
     """The mean of all values [conversations, turns] that are not NaN, as an `Estimate` in JSON,
     with conversations as clusters; None where there are no values. For shares of right replies."""
     columns = _totals(values)
-    found = statistics.estimate(*columns.T, statistics.resample(columns, draws, seed))
+    totals, counts = columns.T
+    found = statistics.estimate(totals, counts, statistics.resample(columns, draws, seed))
     return None if found is None else dataclasses.asdict(found)
 
 
@@ -227,10 +228,12 @@ def _drawn(sums: np.ndarray) -> np.ndarray:
 
 
 def _by_turn(scores: np.ndarray, sums: np.ndarray) -> list[dict[str, Any] | None]:
-    columns = _columns(scores)
+    totals, counts = np.hsplit(_columns(scores), 2)
     turns = scores.shape[1]
-    places = ((k, turns + k) for k in range(turns))
-    found = (statistics.estimate(*columns[:, at].T, sums[:, at]) for at in map(list, places))
+    found = [
+        statistics.estimate(totals[:, k], counts[:, k], sums[:, [k, turns + k]])
+        for k in range(turns)
+    ]
     return [None if each is None else dataclasses.asdict(each) for each in found]
 
 

@@ -23,7 +23,7 @@ LONGEST_ERROR = 200  # characters
 LEGEND = (
     "AL: mean score, 1 to 5, at the first and the last turn. IR: its slope over the",
     "turns; R2 of that line. N-IR, N-R2: of scores stretched to 0..1 within each",
-    "conversation. none: missing scores.",
+    "conversation. none: missing scores. right: replies whose content is, if known.",
 )
 Result = Mapping[str, Any]
 Played = Mapping[str, Sequence[Talk]]
@@ -156,7 +156,13 @@ def table(models: Sequence[Result]) -> list[str]:
         for each in models
     ]
     widths = (NAME, 5, 6, 6, 16, 5, 6, 5, 5)
-    return [*_aligned([head, *rows], widths), *LEGEND, *_differences(models)]
+    right = [
+        f"{_shorten(each['name']):{NAME}}  right   {number(each['right'], 3):>6}  "
+        f"{interval(each['right'], 3)}"
+        for each in models
+        if each["right"]
+    ]
+    return [*_aligned([head, *rows], widths), *LEGEND, *right, *_differences(models)]
 
 
 def _differences(models: Sequence[Result]) -> Iterator[str]:
