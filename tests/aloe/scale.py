@@ -1,7 +1,7 @@
 """ALOE's data at the paper's scale through an endpoint that answers at once: time and memory.
 
-    python benchmarks/aloe_scale.py                 3,310 personas, 3,000 conversations of 10 rounds
-    python benchmarks/aloe_scale.py --share 0.1     a tenth of them
+    python -m tests.aloe.scale                 3,310 personas, 3,000 conversations of 10 rounds
+    python -m tests.aloe.scale --share 0.1     a tenth of them
 
 The endpoint is a process on the loopback address (tests/servers/crowd_server.py), so the figures
 are those of our own work: an endpoint that takes a second for an answer takes 150,000 / 16 seconds
@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.servers.chat_server import KEY, MODEL
 from tests.servers.running import running
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PERSONAS, PROFILES, PERSONALITIES = 3_310, 331, 71
 CONVERSATIONS, ROUNDS = 3_000, 10
 
