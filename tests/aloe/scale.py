@@ -12,20 +12,43 @@ the conversations needs as much. At the end the same command is given again, whi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.servers.chat_server import KEY, MODEL
-from tests.servers.running import running
 
 ROOT = Path(__file__).resolve().parents[2]
 PERSONAS, PROFILES, PERSONALITIES = 3_310, 331, 71
 CONVERSATIONS, ROUNDS = 3_000, 10
+
+
+@contextlib.contextmanager
+def endpoint(folder: Path) -> Iterator[str]:
+    """The address of a server with its files in `folder`."""
+    folder.mkdir()
+    (folder / "silent").touch()  # its journal does not hold what was said
+    command = [sys.executable, "-m", "tests.servers.crowd_server", "--folder", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, text=True) as launcher:
+        print("start", file=launcher.stdin, flush=True)
+        while not (folder / "port").exists():
+            time.sleep(0.05)
+        try:
+            yield f"http://127.0.0.1:{(folder / 'port').read_text()}/v1"
+        finally:
+            launcher.kill()
+            os.kill(int((folder / "process").read_text()), signal.SIGKILL)
+
+
+def requests_to(folder: Path) -> int:
+    with (folder / "journal.jsonl").open() as journal:
+        return sum(1 for _ in journal)
 
 
 def measured(arguments: Sequence[object]) -> tuple[float, float]:
@@ -33,7 +56,9 @@ def measured(arguments: Sequence[object]) -> tuple[float, float]:
     command = [sys.executable, str(ROOT / "launch/aloe.py"), *map(str, arguments)]
     environment = {**os.environ, "OPENAI_API_KEY": KEY, "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)}: status {os.waitstatus_to_exitcode(status)}")
@@ -53,10 +78,8 @@ def main() -> None:
     number = round(CONVERSATIONS * args.share)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "server").mkdir()
-        (folder / "server/silent").touch()
-        with running("crowd_server", folder / "server") as server:
-            model = ["--model", f"openai:{MODEL}@{server.url}/v1"]
+        with endpoint(folder / "server") as address:
+            model = ["--model", f"openai:{MODEL}@{address}"]
             limits = ["--concurrency", args.concurrency]
             sizes = ["--profiles", PROFILES, "--personalities", PERSONALITIES]
             pools = [*sizes, "--personas", PERSONAS, "--encoder", "hashing"]
@@ -71,11 +94,12 @@ def main() -> None:
                 out = folder / f"{some}"
                 return ["converse", *model, *limits, *people, "--conversations", some, "--out", out]
 
-            for some in (number // 10, number):
+            for some in (max(1, number // 10), number):
                 show(f"{some:,} conversations of {ROUNDS} rounds", measured(talk(some)))
-            asked = len(server.journal())
+            asked = requests_to(folder / "server")
             show("the same again", measured(talk(number)))
-            print(f"{asked:,} requests, {len(server.journal()) - asked:,} more for the same again")
+            more = requests_to(folder / "server") - asked
+            print(f"{asked:,} requests, {more:,} more for the same again")
 
 
 if __name__ == "__main__":
