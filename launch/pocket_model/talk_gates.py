@@ -64,9 +64,11 @@ def draw_trial(kind: str, turn: int, number: int, rng: random.Random) -> Trial:
     }.get(kind, {})
     messages = talks.system_message("hint" if hint else kind, hint, rng)
     persona, strange = cues.draw_persona(rng), cues.draw_persona(rng)
-    spoken = []
-    requests = [world.draw_request(rng, held_out=True) for _ in range(turn)]
-    for request in requests:
+    requests: list[world.Request] = []
+    spoken: list[str] = []
+    for _ in range(turn):
+        request = world.draw_request(rng, held_out=True)
+        requests.append(request)
         spoken.append(cues.write(request.text, cues.draw_shown(persona, rng), rng))
         messages.append(Message("user", spoken[-1]))
         styles = world.draw_styles(rng, rng.choice((strange, {})))
