@@ -64,9 +64,11 @@ def draw_trial(kind: str, turn: int, number: int, rng: random.Random) -> Trial:
     }.get(kind, {})
     messages = talks.system_message("hint" if hint else kind, hint, rng)
     persona, strange = cues.draw_persona(rng), cues.draw_persona(rng)
-    spoken = []
+    requests: list[world.Request] = []
+    spoken: list[str] = []
     for _ in range(turn):
         request = world.draw_request(rng, held_out=True)
+        requests.append(request)
         spoken.append(cues.write(request.text, cues.draw_shown(persona, rng), rng))
         messages.append(Message("user", spoken[-1]))
         styles = world.draw_styles(rng, rng.choice((strange, {})))
@@ -74,7 +76,7 @@ def draw_trial(kind: str, turn: int, number: int, rng: random.Random) -> Trial:
         messages.append(Message("assistant", text))
     inferred = cues.infer(spoken)
     asked = inferred if kind == "mirror" else hint
-    return Trial(tuple(messages[:-1]), request, persona, inferred, asked)
+    return Trial(tuple(messages[:-1]), requests[-1], persona, inferred, asked)
 
 
 def summarise(trials: Sequence[Trial], texts: Sequence[str]) -> dict[str, Any]:
