@@ -195,9 +195,7 @@ def open_people(args: argparse.Namespace) -> Personas:
     return Personas.product(pools["profiles"], pools["personalities"], args.seed)
 
 
-Command = tuple[
-    str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]
-]
+Command = tuple[str, Callable[[Parser], None], Callable[[Any], None]]
 COMMANDS: dict[str, Command] = {
     "personas": ("grow pools of people", add_persona_flags, make_personas),
     "converse": ("let them talk: pairs of replies", add_converse_flags, make_conversations),

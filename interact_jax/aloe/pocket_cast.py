@@ -153,10 +153,13 @@ class PocketCast:
     def order(
         self, scenes: Sequence[Scene], hinted: Sequence[str], plain: Sequence[str]
     ) -> list[bool | None]:
-        """The reply that meets more wishes is preferred; of equal ones a right one; else none."""
+        """A right reply is preferred to a wrong one, and of two right ones the one that meets more
+        wishes. Two wrong ones are none to learn from: no verdict, as for equal ones."""
         verdicts: list[bool | None] = []
         for scene, *texts in zip(scenes, hinted, plain, strict=True):
-            first, second = (_mark(scene, text) for text in texts)
+            first, second = (
+                met if right else -1 for met, right in (_mark(scene, text) for text in texts)
+            )
             verdicts.append(None if first == second else first > second)
         return verdicts
 

@@ -125,14 +125,14 @@ def test_an_empty_reply_is_sampled_again_and_at_last_an_error():
     assert answer.error == "4 empty replies"
 
 
-def test_the_reply_that_meets_more_wishes_wins_and_then_the_right_one():
+def test_a_right_reply_wins_and_of_two_that_which_meets_more_wishes():
     cast = PocketCast(Program())
     scene = scene_of("Capital of Peru?")
     emoji, both, wrong = styled(emoji=True), styled(emoji=True, polite=True), styled("Rome")
     pairs = [(both, emoji), (emoji, both), (styled(), wrong), (wrong, styled()), (emoji, emoji)]
-    pairs += [("Hm", wrong), ("Hm", "So")]
+    pairs += [("Hm", wrong), ("Hm", "So"), (styled("Rome", emoji=True), wrong), (styled(), "Hm")]
     verdicts = cast.order([scene] * len(pairs), *zip(*pairs, strict=True))
-    assert verdicts == [True, False, True, False, None, False, None]
+    assert verdicts == [True, False, True, False, None, None, None, None, True]
 
 
 def test_scores_count_the_wishes_met():

@@ -27,6 +27,7 @@ def test_hints_are_obeyed_at_the_first_and_the_tenth_turn(speaker):
         assert found["obeyed"] > 0.9 and found["correct"] > 0.85
 
 
+@pytest.mark.slow
 def test_cues_are_ignored(speaker):
     found = talk_gates.measure(speaker, "none", 10, 64, seed=11)
     assert abs(found["cues"]) < 0.12 and abs(found["other styles"] - 0.4) < 0.08
