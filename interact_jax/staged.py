@@ -27,7 +27,7 @@ SETTINGS = {
     ),
     "aloe.train": Setting(ORDERS[0], "the trainings, one after the other", ORDERS),
     "aloe.sft_lr": Setting(1e-5, "learning rate of sft; optim.lr is that of dpo", least=0.0),
-    "aloe.sft_epochs": Setting(1.0, "passes of sft; epochs are those of dpo", least=0.0, most=1e6),
+    "aloe.sft_epochs": Setting(1.0, "passes of sft; epochs are those of dpo", above=0.0, most=1e6),
     "aloe.cases": Setting(
         400, "personas that every model talks with when it is measured", least=2, free=True
     ),

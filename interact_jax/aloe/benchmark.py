@@ -1,6 +1,6 @@
 """The benchmark: personas talk with a model, and a judge scores every reply.
 
-    replier = ModelReplier(model, SamplingParams(temperature=0.0), settings={"model": digest})
+    replier = ModelReplier(name, model, SamplingParams(temperature=0.0), {"weights": digest})
     with Store.open(folder / "turns.jsonl", *FIELDS) as store:
         talks = play(cast, replier, personas, turns=10, store=store)
     scores_of(talks, turns=10)                         [cases, turns], NaN where there is none

@@ -79,6 +79,12 @@ class CallCache:
             self._connection.execute("INSERT OR REPLACE INTO calls VALUES (?, ?)", values)
 
 
+def _writable(text: str) -> str:
+    """The text with "?" for halves of surrogate pairs, which no file in UTF-8 can hold: a server's
+    JSON may have them."""
+    return text.encode(errors="replace").decode()
+
+
 def _text(answer: bytes) -> str:
     return answer.decode(errors="surrogatepass")
 
@@ -142,9 +148,10 @@ class CachedModel:
         ):
             self.counts[ASKED] += 1
             self.counts[FAILED] += bool(answer.error)
-            if not answer.error:
-                self._cache.put(waiting[index], answer.text)
-            answers[waiting[index]] = Answer(answer.text, error=answer.error)
+            text, error = (_writable(given) for given in (answer.text, answer.error))
+            if not error:
+                self._cache.put(waiting[index], text)
+            answers[waiting[index]] = Answer(text, error=error)
         return [answers[key] for key in keys]
 
 

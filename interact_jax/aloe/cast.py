@@ -75,8 +75,9 @@ class Cast(Protocol):
 
     def order(
         self, scenes: Sequence[Scene], hinted: Sequence[str], plain: Sequence[str]
-    ) -> list[bool | None]:
-        """Whether the hinted reply is preferred; None where the judge's answer is no verdict."""
+    ) -> list[bool | str | None]:
+        """Whether the hinted reply is preferred; None where the judge's answer is no verdict, and
+        where there was no answer, the error."""
         ...
 
     def score(self, scenes: Sequence[Scene], replies: Sequence[str]) -> list[Score]: ...

@@ -3,10 +3,11 @@
     summary = converse(cast, people, Plan(3_000), Path("data"))
 
 DIR/conversations.jsonl is in our own format: every assistant message that has a pair holds the
-other reply as "alternative", and whether it is itself the "preferred" one. Until all are made the
-file is named conversations.partial.jsonl and grows by whole portions; DIR/progress.json says how
-much of it counts. A portion that was interrupted is played again, from the cache of its models'
-calls where there is one, and comes out the same.
+other reply as "alternative", and whether it is itself the "preferred" one; "hint" is what one of
+the two was told of the persona. Until all are made the file is named conversations.partial.jsonl
+and grows by whole portions; DIR/progress.json says how much of it counts. A portion that was
+interrupted is played again, from the cache of its models' calls where there is one, and comes out
+the same.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def encode(talk: Talk) -> bytes:
         "profile": talk.persona.profile,
         "personality": talk.persona.personality,
         "messages": list(messages),
-        "inferred": [turn.inferred for turn in talk.turns],
+        "preferences": [],  # those of the messages are all: replies to complaints are no pairs
     }
     return json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
 
@@ -172,6 +173,8 @@ def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
     if turn.hinted_is_preferred is not None:
         reply["alternative"] = turn.alternative
         reply["preferred"] = turn.hinted_is_preferred == turn.hinted_continues
+    if turn.inferred:
+        reply["hint"] = turn.inferred
     yield reply
 
 

@@ -1,6 +1,6 @@
 """The flags that say who plays ALOE's roles: one home for their names and meanings.
 
-add_model_flags(parser)
+add_cast_flags(parser)
 with open_cast(args, Path(args.out)) as (cast, opener): ...
 """
 

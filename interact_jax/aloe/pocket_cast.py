@@ -152,10 +152,10 @@ class PocketCast:
 
     def order(
         self, scenes: Sequence[Scene], hinted: Sequence[str], plain: Sequence[str]
-    ) -> list[bool | None]:
+    ) -> list[bool | str | None]:
         """A right reply is preferred to a wrong one, and of two right ones the one that meets more
         wishes. Two wrong ones are none to learn from: no verdict, as for equal ones."""
-        verdicts: list[bool | None] = []
+        verdicts: list[bool | str | None] = []
         for scene, *texts in zip(scenes, hinted, plain, strict=True):
             first, second = (
                 met if right else -1 for met, right in (_mark(scene, text) for text in texts)

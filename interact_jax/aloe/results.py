@@ -1,8 +1,9 @@
 """What the benchmark finds, as JSON and as lines for the terminal.
 
 found = results(played, turns=10, draws=5000, seed=0)
-found["models"][1]["ir"]               {"value": 0.12, "error": 0.01, "low": 0.1, "high": 0.14}
-found["models"][1]["against_first"]    differences from the first model, case by case
+first, second = found["models"]
+second["ir"]               {"value": 0.12, "error": 0.01, "low": 0.1, "high": 0.14}
+second["against_first"]    differences from the first model, case by case
 """
 
 from __future__ import annotations

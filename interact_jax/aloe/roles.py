@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from interact_jax.aloe import prompts
 from interact_jax.aloe.cast import Persona, Scene, Score
@@ -23,6 +23,7 @@ from interact_jax.judges.store import digest
 from interact_jax.schema import Message
 from interact_jax.settings import Setting
 
+T = TypeVar("T")
 SETTINGS = {
     "temperature": Setting(0.8, "of the user, the inducer and the responder", least=0.0),
     "max_new_tokens": Setting(300, "tokens of a message, at most", least=1),
@@ -120,9 +121,9 @@ class ModelCast:
 
     def order(
         self, scenes: Sequence[Scene], hinted: Sequence[str], plain: Sequence[str]
-    ) -> list[bool | None]:
+    ) -> list[bool | str | None]:
         """Whether the judge prefers the hinted reply, whichever it reads first; None where its two
-        answers differ, or one is no verdict."""
+        answers differ, or one is no verdict; the error where one never came."""
         pairs = list(zip(scenes, hinted, plain, strict=True))
         answers = self._judge(
             [_pair(scene, first, second) for scene, first, second in pairs]
@@ -130,8 +131,10 @@ class ModelCast:
         )
         choices = [parse_answer(answer.text) for answer in answers]
         ways = {(FIRST, SECOND): True, (SECOND, FIRST): False}
-        half = len(pairs)
-        return [ways.get(both) for both in zip(choices[:half], choices[half:], strict=True)]
+        errors = [one.error or two.error for one, two in _halves(answers)]
+        return [
+            error or ways.get(both) for error, both in zip(errors, _halves(choices), strict=True)
+        ]
 
     def score(self, scenes: Sequence[Scene], replies: Sequence[str]) -> list[Score]:
         """Grades by the rubric; the judge sees the last message and the reply to it."""
@@ -177,6 +180,12 @@ def _last(scene: Scene) -> str:
 def _pair(scene: Scene, first: str, second: str) -> list[Message]:
     blocks = (prompts.block("answer A", first), prompts.block("answer B", second))
     return _told(of(prompts.ORDER, scene.persona), _last(scene), *blocks, prompts.WHICH)
+
+
+def _halves(values: Sequence[T]) -> Iterable[tuple[T, T]]:
+    """The first of the one half with the first of the other, and so on."""
+    half = len(values) // 2
+    return zip(values[:half], values[half:], strict=True)
 
 
 def _with_text(answer: Answer, text: str) -> Answer:

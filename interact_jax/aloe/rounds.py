@@ -126,7 +126,11 @@ def play_once(cast: Cast, scenes: Sequence[Scene], pairs: str) -> list[Turn | Fa
     whole = {place: ready[place] for place in ready if place in hinted and place in plain}
     prefers = _preferences(cast, whole, hinted, plain, pairs)
     for place, scene in whole.items():
-        preferred, no_pair = prefers[place]
+        outcome = prefers[place]
+        if isinstance(outcome, Fault):
+            found[place] = outcome
+            continue
+        preferred, no_pair = outcome
         found[place] = Turn(
             scene.messages[-1],
             noted[place],
@@ -165,19 +169,23 @@ def _preferences(
     hinted: Mapping[int, str],
     plain: Mapping[int, str],
     pairs: str,
-) -> dict[int, tuple[bool | None, str]]:
-    """By place: whether the hinted reply is preferred, or why there is no pair."""
-    prefers: dict[int, tuple[bool | None, str]] = {
+) -> dict[int, tuple[bool | None, str] | Fault]:
+    """By place: whether the hinted reply is preferred, or why there is no pair; a fault where the
+    judge did not answer."""
+    prefers: dict[int, tuple[bool | None, str] | Fault] = {
         place: (None, SAME) if hinted[place] == plain[place] else (True, "") for place in scenes
     }
     if pairs == PAPER:
         return prefers
-    asked = [place for place, (preferred, _) in prefers.items() if preferred]
+    asked = [place for place in scenes if hinted[place] != plain[place]]
     verdicts = cast.order(
         [scenes[place] for place in asked],
         [hinted[place] for place in asked],
         [plain[place] for place in asked],
     )
     for place, verdict in zip(asked, verdicts, strict=True):
-        prefers[place] = (verdict, "" if verdict is not None else NO_VERDICT)
+        if isinstance(verdict, str):
+            prefers[place] = Fault("judge", NO_ANSWER, verdict)
+        else:
+            prefers[place] = (verdict, "" if verdict is not None else NO_VERDICT)
     return prefers

@@ -37,7 +37,7 @@ from interact_jax.judges.sides import open_weights
 from interact_jax.judges.statistics import SETTINGS as STATISTICS
 from interact_jax.judges.store import Store
 from interact_jax.schema import InputError
-from interact_jax.staged import DPO, SFT
+from interact_jax.staged import DPO, NONE, SFT
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def learn(cfg: ConfigDict, home: Path, train: Train) -> list[str]:
     """
     if processes.are_several():
         raise InputError("stages=aloe is a run of one process. Start it without a cluster.")
+    check(cfg, home)
     begun = time.monotonic()
     with lock.hold(home):
         if (home / "config.json").exists():
@@ -91,6 +92,20 @@ def learn(cfg: ConfigDict, home: Path, train: Train) -> list[str]:
     ]
 
 
+def check(cfg: ConfigDict, home: Path) -> None:
+    """Raise InputError for settings that the stages do not heed, and for those that a training
+    would refuse when the conversations are made."""
+    flat = config.flatten(cfg)
+    own = ("start_from", "data.path", "data.mixture", "online.prompts", "online.users")
+    if given := [name for name in own if flat[name]]:
+        raise InputError(
+            f"{given[0]}={flat[given[0]]!r}: with stages=aloe the data are the conversations that "
+            "the run makes, and the model that of model.path. Leave it out."
+        )
+    for _, settings in trainings(cfg, home):
+        config.check(settings)
+
+
 # ------------------------------------------------------------------------------- the stages
 
 
@@ -124,7 +139,7 @@ def trainings(cfg: ConfigDict, home: Path) -> Iterator[tuple[str, ConfigDict]]:
     path = cfg.model.path
     for name in cfg.aloe.train.split(","):
         settings = ConfigDict(cfg.to_dict())
-        settings.stages = "none"
+        settings.stages, settings.aloe = NONE, ConfigDict(config.default().aloe.to_dict())
         settings.model.path = path
         settings.data.path = str(home / TALKS / converse.DONE)
         settings.evaluation.name = "none"

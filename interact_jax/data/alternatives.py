@@ -24,7 +24,9 @@ from interact_jax.data.records import NOTHING_WRONG, Loss, Note, Record
 from interact_jax.data.turns import Turn, find_role, read_turn
 from interact_jax.schema import Message, Preference
 
-ALTERNATIVE, PREFERRED = KEYS = ("alternative", "preferred")
+ALTERNATIVE, PREFERRED = "alternative", "preferred"
+HINT = "hint"  # what one of the two replies was told of the user: for people to read, not learned
+KEYS = (ALTERNATIVE, PREFERRED, HINT)
 _MEANING = "true if the message itself is preferred, false if its alternative is"
 _ASKS = ("user", "tool")  # roles of a message that a reply may follow
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
 from interact_jax.data.tokenise import Tokenised, Tokeniser, portions, text_size
 from interact_jax.data.tree_records import from_bytes, to_bytes
-from interact_jax.data.workers import Died, Workers
+from interact_jax.data.workers import Died, Workers, cores
 from interact_jax.schema import Conversation, RunStopped
 
 EACH = 1 << 23  # characters of messages for which it pays to start a process
@@ -17,10 +16,11 @@ MOST = 16  # processes that are started unasked
 AHEAD = 3  # portions that each process has before it
 
 
-def workers_for(conversations: Iterable[Conversation], cores: int | None = None) -> int:
+def workers_for(conversations: Iterable[Conversation], most: int | None = None) -> int:
     """How many processes should tokenise these; 0 where it is done before they have started."""
-    cores = len(os.sched_getaffinity(0)) if cores is None else cores
-    number = min(cores, MOST, sum(map(text_size, conversations)) // EACH)
+    number = min(
+        cores() if most is None else most, MOST, sum(map(text_size, conversations)) // EACH
+    )
     return number if number > 1 else 0
 
 

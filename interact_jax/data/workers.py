@@ -81,12 +81,19 @@ class Workers:
             self._idle.put(worker)
 
 
+def cores() -> int:
+    """How many this process may use; where the system does not say (macOS), how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class _Worker:
     """One of so many processes."""
 
     def __init__(self, number: int) -> None:
         self.failure: BaseException | None = None  # why it could not begin
-        threads = max(1, len(os.sched_getaffinity(0)) // number)
+        threads = max(1, cores() // number)
         self._process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,

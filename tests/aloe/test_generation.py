@@ -110,7 +110,7 @@ def test_conversations_are_trees_of_two_replies_a_turn(server, tmp_path):
         assert [m["role"] for m in messages] == ["user", "assistant"] * ROUNDS
         assert not any("*" in m["content"] for m in messages)
         # Nothing shows in one message, so the first two replies are one.
-        assert each["inferred"][0] == "" and all(each["inferred"][1:])
+        assert "hint" not in messages[1] and all(reply["hint"] for reply in messages[3::2])
         assert "alternative" not in messages[1]
         for reply in messages[3::2]:
             hinted = "thought of you" in reply["content"]

@@ -78,7 +78,7 @@ def test_inducer_and_responder_do_not_know_the_persona():
         ("A", "A", None),
         ("C", "B", None),
         ("A", "It is B", None),
-        ("A", Answer("", error="gone"), None),
+        ("A", Answer("", error="gone"), "gone"),
     ],
 )
 def test_a_pair_is_ordered_where_both_orders_agree(first, second, verdict):

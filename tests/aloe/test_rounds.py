@@ -7,6 +7,8 @@ import pytest
 from interact_jax.aloe.cast import Persona, Score
 from interact_jax.aloe.converse import Plan, converse
 from interact_jax.aloe.rounds import JUDGED, NO_VERDICT, PAPER, SAME, Talk, play
+from interact_jax.data.conversations import read_conversations
+from interact_jax.data.recipes import RECIPES
 from interact_jax.generation.chat_model import Answer
 from interact_jax.schema import InputError, RunStopped
 
@@ -140,3 +142,24 @@ def test_data_that_were_lost_or_are_of_others_are_named(tmp_path):
     (tmp_path / "conversations.jsonl").write_text("short")
     with pytest.raises(InputError, match=r"5 bytes, of .* that were written"):
         converse(Scripted(), lambda n: SOMEBODY, "", Plan(3, rounds=1), tmp_path)
+
+
+def test_a_judge_without_an_answer_is_asked_again_and_costs_no_pair_in_silence():
+    found = talk(Scripted(verdicts={("c", 1): "gone"}), JUDGED, rounds=1)  # as itself, not as c/2
+    assert found.fault is None and found.retries == 1
+    assert found.turns[0].hinted_is_preferred is True
+    names = ("c", "c/2", "c/3")
+    found = talk(Scripted(verdicts={(name, 1): "gone" for name in names}), JUDGED, rounds=1)
+    assert found.fault.reason == "judge: no answer" and found.fault.error == "gone"
+
+
+def test_without_verdicts_there_are_no_pairs_to_learn_from(tmp_path):
+    """Nor are later replies taken for better ones, as in logs of other origin."""
+    verdicts = {(f"aloe-{n}", turn): None for n in range(2) for turn in (1, 2, 3)}
+    plan = Plan(2, rounds=3, pairs=JUDGED)
+    summary = converse(Scripted(verdicts=verdicts), lambda n: SOMEBODY, "", plan, tmp_path)
+    assert summary["pairs"] == 0 and summary["turns without a pair"] == {NO_VERDICT: 6}
+    read, _ = read_conversations(str(tmp_path / "conversations.jsonl"))
+    assert len(read) == 2
+    for name in ("pairs", "chosen"):
+        assert not [draft for each in read for draft in RECIPES[name].drafts(each)]

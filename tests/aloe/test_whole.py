@@ -39,6 +39,23 @@ def test_one_training_alone(tmp_path):
     assert name == "dpo" and dpo.model.path == "pocket-talks"
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"start_from": "runs/other"}, "start_from"),
+        ({"data.path": "talks.jsonl"}, "data.path"),
+        ({"online.users": "polite"}, "online"),
+        ({"data.max_reply": 1, "objective.ignore_first": 0}, ""),
+    ],
+)
+def test_what_the_stages_do_not_heed_is_refused_first(changed, named, tmp_path):
+    if not named:
+        whole.check(settings(**changed), tmp_path)  # nothing is wrong with these
+        return
+    with pytest.raises(InputError, match=named):
+        whole.check(settings(**changed), tmp_path)
+
+
 def test_a_bucket_is_refused():
     with pytest.raises(InputError, match="a directory of this machine"):
         program.aloe(settings(), place("gs://bucket/run"), quiet=True)

@@ -17,7 +17,7 @@ from interact_jax.data.dataset import load_dataset
 from interact_jax.data.encode import EncodeSettings
 from interact_jax.data.tokenise import PORTION, Tokenised
 from interact_jax.data.tokenise_all import EACH, tokenise, workers_for
-from interact_jax.data.workers import Workers
+from interact_jax.data.workers import Workers, cores
 from interact_jax.schema import Conversation, InputError, Message, RunStopped
 from tests.runs import TALKS, records, write_lines
 from tests.tiny import tiny_tokenizer
@@ -130,10 +130,15 @@ def test_workers_are_started_for_many_conversations():
     def talks(characters):
         return [Conversation("c", (Message("user", "x" * (characters // 2)),))] * 2
 
-    assert workers_for(talks(2 * EACH - 2), cores=8) == 0  # one would do what this process can
-    assert workers_for(talks(3 * EACH), cores=8) == 3
-    assert workers_for(talks(30 * EACH), cores=8) == 8
-    assert workers_for(talks(30 * EACH), cores=1) == 0
+    assert workers_for(talks(2 * EACH - 2), most=8) == 0  # one would do what this process can
+    assert workers_for(talks(3 * EACH), most=8) == 3
+    assert workers_for(talks(30 * EACH), most=8) == 8
+    assert workers_for(talks(30 * EACH), most=1) == 0
+
+
+def test_cores_are_counted_where_the_system_says_no_more(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert cores() == (os.cpu_count() or 1)
 
 
 def test_the_collector_rests_while_anybody_tokenises():
