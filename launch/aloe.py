@@ -97,6 +97,12 @@ def add_persona_flags(parser: argparse.ArgumentParser) -> None:
 
 def make_personas(args: argparse.Namespace) -> None:
     out = Path(args.out)
+    most = args.profiles * args.personalities
+    if args.personas > most:
+        raise InputError(
+            f"--personas {args.personas}: {count(args.profiles, 'profile')} and "
+            f"{args.personalities:,} personalities make {most:,}."
+        )
     seeds = {
         kind: personas.read_pool(path) if path else personas.shipped(kind)
         for kind, path in {

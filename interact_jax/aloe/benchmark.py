@@ -31,7 +31,8 @@ from interact_jax.data.thinking import parts_of
 from interact_jax.generation.chat_model import Answer, ChatModel
 from interact_jax.generation.engine import SamplingParams, seed_of
 from interact_jax.judges.store import Store, digest
-from interact_jax.schema import Message
+from interact_jax.printable import count
+from interact_jax.schema import Message, RunStopped
 from interact_jax.settings import Setting
 
 SETTINGS = {
@@ -49,12 +50,14 @@ ID_DIGITS = 12
 @dataclasses.dataclass(frozen=True)
 class Reply:
     """A reply without its reasoning; `cut`: it ended at the limit of tokens (None: not known),
-    `reasoned`: there was reasoning. `error`: there is no reply, for this reason."""
+    `reasoned`: there was reasoning. `error`: there is no reply, for this reason; `refused`: there
+    never will be."""
 
     text: str
     error: str = ""
     cut: bool | None = None
     reasoned: bool = False
+    refused: bool = False
 
 
 class Replier(Protocol):
@@ -94,7 +97,7 @@ class ModelReplier:
 def reply_of(answer: Answer) -> Reply:
     """What the user sees of an answer. A reply whose reasoning never ended is empty."""
     if answer.error:
-        return Reply("", answer.error)
+        return Reply("", answer.error, refused=answer.refused)
     parts, completion = parts_of(answer.text), answer.completion
     text = answer.text if parts is None else "" if parts.open else parts.answer
     cut = None if completion is None else not (completion.finished or completion.stopped)
@@ -153,7 +156,8 @@ def play(
     """A conversation of so many turns with every persona, in order; `seed` is the model's and must
     be the cast's too. `advance` is called after each turn of each portion.
 
-    Raises InputError for what the models cannot do at all (see ChatModel).
+    Raises InputError for what the models cannot do at all (see ChatModel), and RunStopped where
+    most conversations of a portion have no answer, but may have one another time.
     """
     talks = [
         Talk(name, persona) for name, persona in zip(names_of(personas), personas, strict=True)
@@ -192,6 +196,7 @@ def _play_turn(
     def key(role: str, settings: Any, scene: Scene, *more: str) -> str:
         return digest([role, settings, seed, *_identity(scene), *more])
 
+    lost = []  # errors that may pass
     before = [talk.scene() for talk in talks]
     lines = _ask(
         store,
@@ -203,6 +208,7 @@ def _play_turn(
     for talk, line in zip(talks, lines, strict=True):
         if line["error"] or not line["text"]:
             talk.end(USER, line["error"] or "said nothing")
+            lost += [line["error"]] if line["error"] and not line.get("refused") else []
         else:
             waiting.append(talk)
             now.append(talk.scene(line["text"]))
@@ -217,10 +223,17 @@ def _play_turn(
     for talk, scene, line in zip(waiting, now, lines, strict=True):
         if line["error"]:
             talk.end(MODEL, line["error"])
+            lost += [] if line.get("refused") else [line["error"]]
         else:
             answered.append(talk)
             scenes.append(scene)
             replies.append(Reply(**line))
+
+    if 2 * len(lost) > len(talks):  # figures over the others would say nothing
+        raise RunStopped(
+            f"no answer in {len(lost)} of {count(len(talks), 'conversation')} ({lost[0]}). When "
+            "that is mended, the same command goes on."
+        )
 
     texts = [reply.text for reply in replies]
     lines = _ask(

@@ -151,7 +151,7 @@ class CachedModel:
             text, error = (_writable(given) for given in (answer.text, answer.error))
             if not error:
                 self._cache.put(waiting[index], text)
-            answers[waiting[index]] = Answer(text, error=error)
+            answers[waiting[index]] = Answer(text, error=error, refused=answer.refused)
         return [answers[key] for key in keys]
 
 

@@ -124,7 +124,7 @@ def converse(
         for _ in range(plan.rounds):
             if living := [talk for talk in talks if talk.fault is None]:
                 play(cast, living, plan.pairs, plan.seed)
-        _check_alive(talks)
+                _check_alive(living)
         lines = [encode(talk) for talk in talks if talk.fault is None]
         _append(out / PARTIAL, lines)
         progress.add(talks, sum(map(len, lines)))
@@ -179,12 +179,17 @@ def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
 
 
 def _check_alive(talks: Sequence[Talk]) -> None:
-    """Nothing is dropped because an endpoint is out of reach."""
-    faults = [talk.fault for talk in talks if talk.fault is not None and talk.fault.lost]
-    if len(faults) == len(talks):
+    """Stop where an endpoint seems out of reach: a round of most conversations had no answer, or of
+    several none was taken. What fails or is refused in fewer is dropped, and counted."""
+    faults = [talk.fault for talk in talks if talk.fault is not None]
+    lost = [fault for fault in faults if fault.lost]
+    refused = [fault for fault in faults if fault.refused]
+    all_refused = len(refused) == len(talks) > 1
+    if 2 * len(lost) > len(talks) or all_refused:
+        first = (lost or refused)[0]
         raise RunStopped(
-            f"no answer in any of {count(len(talks), 'conversation')}: {faults[0].reason} "
-            f"({faults[0].error}). When that is mended, the same command goes on."
+            f"no answer in {len(lost or refused)} of {count(len(talks), 'conversation')}: "
+            f"{first.reason} ({first.error}). When that is mended, the same command goes on."
         )
 
 

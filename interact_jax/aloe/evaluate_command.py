@@ -242,7 +242,7 @@ def open_replier(
     side = open_weights(spec, args.dtype, args.date)
     # A plain prompt, as servers make it: a model that reasons may do so, and is judged without.
     model = LoadedAtUse(side, samplers.of(side.model), PLAIN)
-    return ModelReplier(name, model, params, {"weights": side.digest})
+    return ModelReplier(name, model, params, {"weights": side.digest, "date": args.date})
 
 
 def settings_of(args: Any, params: SamplingParams, cast: Cast) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from interact_jax.aloe.encoders import Encoder
 from interact_jax.generation.chat_model import ChatModel
 from interact_jax.generation.engine import SamplingParams, seed_of
 from interact_jax.json_files import short
+from interact_jax.printable import count
 from interact_jax.schema import Message, RunStopped
 from interact_jax.settings import Setting
 
@@ -110,14 +111,21 @@ def grow(
     """Grow a pool from `seeds`, which it begins with, until it has `number` texts.
 
     `after` is called after every few calls. Raises RunStopped where `fruitless` calls in a row have
-    brought nothing.
+    brought nothing, and where a call was not answered, but may be another time: what the pool
+    becomes must not depend on that.
     """
     grown, vectors, idle = Grown(list(seeds)[:number]), Vectors(encoder, seeds[:number]), 0
     while len(grown.pool) < number:
         calls = range(grown.calls, grown.calls + together)
         call_seeds = [seed_of(seed, kind.name, call) for call in calls]
         dialogues = [_dialogue(kind, grown.pool, examples, asked, each) for each in call_seeds]
-        for answer in model.answer(dialogues, params, call_seeds):
+        answers = model.answer(dialogues, params, call_seeds)
+        if lost := [answer.error for answer in answers if answer.error and not answer.refused]:
+            raise RunStopped(
+                f"{kind.name}: {count(len(lost), 'call')} without an answer ({lost[0]}). When that "
+                "is mended, the same command goes on; calls that were answered are kept."
+            )
+        for answer in answers:
             before = len(grown.pool)
             grown.calls += 1
             texts = read_texts(prompts.answer_in(answer.text))

@@ -81,7 +81,7 @@ class Opener:
     def _local(self, spec: str) -> CachedModel:
         side = open_weights(spec, self.dtype, self.date)
         model = Fitted(LoadedAtUse(side, sampler_of(side.model, rows=self.rows)), side.model.chat)
-        return CachedModel(model, {"weights": side.digest}, self.cache)
+        return CachedModel(model, {"weights": side.digest, "date": self.date}, self.cache)
 
 
 class Fitted:

@@ -147,7 +147,7 @@ class PocketCast:
                 answers[n] = answer
             waiting = [n for n in waiting if not (answers[n].text.strip() or answers[n].error)]
         for n in waiting:
-            answers[n] = Answer("", error=f"{TRIES} empty replies")
+            answers[n] = Answer("", error=f"{TRIES} empty replies", refused=True)
         return answers
 
     def order(

@@ -190,7 +190,8 @@ def _halves(values: Sequence[T]) -> Iterable[tuple[T, T]]:
 
 def _with_text(answer: Answer, text: str) -> Answer:
     """The completion stays where the text is as it was sampled."""
-    return answer if text == answer.text else Answer(text, error=answer.error)
+    same = text == answer.text
+    return answer if same else dataclasses.replace(answer, text=text, completion=None)
 
 
 def _score(answer: Answer) -> Score:

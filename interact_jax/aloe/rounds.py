@@ -30,11 +30,12 @@ SAME, NO_VERDICT = "equal replies", "no verdict"
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """Why a round could not be played: whose answer (a role) is missing or of no use, and what the
-    error was. `lost`: the answer never came."""
+    error was. `lost`: the answer never came, but may another time; `refused`: it never will."""
 
     role: str
     kind: str
     error: str = ""
+    refused: bool = False
 
     @property
     def reason(self) -> str:
@@ -42,7 +43,7 @@ class Fault:
 
     @property
     def lost(self) -> bool:
-        return self.kind == NO_ANSWER
+        return self.kind == NO_ANSWER and not self.refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _usable(
     texts = {}
     for place, answer in zip(places, answers, strict=True):
         if answer.error:
-            found[place] = Fault(role, NO_ANSWER, answer.error)
+            found[place] = Fault(role, NO_ANSWER, answer.error, answer.refused)
         elif not answer.text.strip() and not empty:
             found[place] = Fault(role, NO_TEXT)
         else:

@@ -146,7 +146,7 @@ class ChatEndpoint(abc.ABC):
                     f"{self.key_variable}, and the address ({self.url_variable})."
                 ) from failure
             log.warning("%s: no answer: %s", self.name, failure)
-            return Answer("", error=str(failure))
+            return Answer("", error=str(failure), refused=not failure.again)
         self._count(answers=1, tokens_in=reply.tokens_in, tokens_out=reply.tokens_out)
         return Answer(reply.text)
 

@@ -18,11 +18,13 @@ from interact_jax.schema import Message
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """The reply to a dialogue. `completion` has its ids, where they are known; `error` says why
-    there is no reply: what failed after all tries."""
+    there is no reply: what failed after all tries. `refused`: it would fail again (the dialogue is
+    too long, or a server will not have it); any other error may pass."""
 
     text: str
     completion: Completion | None = None
     error: str = ""
+    refused: bool = False
 
 
 class ChatModel(Protocol):
@@ -100,7 +102,9 @@ class LocalChatModel:
         return [
             self._answer(next(completions), params)
             if self._fits(request)
-            else Answer("", error=f"{len(request.ids)} tokens, in a context of {self.context}")
+            else Answer(
+                "", error=f"{len(request.ids)} tokens, in a context of {self.context}", refused=True
+            )
             for request in requests
         ]
 

@@ -92,7 +92,7 @@ class Learner:
 
     def _reply(self, dialogue):
         if sum(message.role == "user" for message in dialogue) in self.broken:
-            return Answer("", error="no room left")
+            return Answer("", error="no room left", refused=True)
         before = [message for message in dialogue if message.role == "assistant"]
         number = _number(before[-1].content) if before else 0
         told = re.search(r"add (-?\d+)", dialogue[-1].content)

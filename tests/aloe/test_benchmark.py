@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from interact_jax.aloe.benchmark import FIELDS, ModelReplier, play
 from interact_jax.aloe.results import notes_on, results, table
 from interact_jax.generation.engine import SamplingParams
 from interact_jax.judges.store import Store
+from interact_jax.schema import RunStopped
 from tests.aloe.counting import STEPS, CountingCast, Learner, personas
 
 TURNS, DRAWS = 5, 200
@@ -157,6 +160,19 @@ def test_a_model_that_fails_ends_its_conversations(tmp_path):
     (note, *_) = found["notes"]
     assert note.endswith("as the model failed, such as: no room left")
     assert table(found["models"])[1].split()[2] == "–"
+
+
+def test_a_model_out_of_reach_stops_it_and_what_was_said_stays(tmp_path):
+    class Gone(Learner):
+        def _reply(self, dialogue):
+            answer = super()._reply(dialogue)
+            return dataclasses.replace(answer, refused=False)
+
+    with pytest.raises(RunStopped, match=r"no answer in 7 of 7 conversations \(no room left\)"):
+        played(tmp_path, CountingCast(), Gone(broken=[4]))
+    well = Learner()
+    talks = played(tmp_path, CountingCast(), well)
+    assert {len(talk.turns) for talk in talks} == {TURNS} and well.asked == 7 * (TURNS - 3)
 
 
 def test_models_side_by_side(tmp_path):

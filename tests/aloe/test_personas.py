@@ -199,12 +199,21 @@ def test_calls_show_five_of_the_pool_by_seed():
 
 
 def test_what_cannot_be_read_is_counted_and_without_progress_it_ends():
-    model = Inventive(*["As you like: a baker."] * 2, Answer("", error="gone"), listed(1, 2))
+    model = Inventive(
+        *["As you like: a baker."] * 2, Answer("", error="gone", refused=True), listed(1, 2)
+    )
     with pytest.raises(RunStopped) as stopped:
         grow(model, Planned(), PROFILES, ["a seed @ 0"], 5, seed=0, fruitless=4)
     said = str(stopped.value)
     for part in ("1 of 5", f"2 {UNREADABLE}", f"1 {FAILED}", f"2 {ALIKE}", "gone"):
         assert part in said
+
+
+def test_what_may_be_answered_another_time_ends_it():
+    """Else the pool would be another when the command is given again."""
+    model = Inventive(listed(1, 2), Answer("", error="gone"))
+    with pytest.raises(RunStopped, match=r"1 call without an answer \(gone\)"):
+        grow(model, Planned(), PROFILES, ["a seed @ 0"], 5, seed=0, together=2)
 
 
 @pytest.mark.parametrize(

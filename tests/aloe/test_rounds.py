@@ -109,7 +109,7 @@ def test_nothing_is_dropped_when_nothing_answers(tmp_path):
     names = [f"aloe-{n}{again}" for n in range(2, 4) for again in ("", "/2", "/3")]
     cast = Scripted({("responder", name, 2): lost for name in names})
     plan = Plan(4, rounds=2, portion=2)
-    with pytest.raises(RunStopped, match=r"2 conversations: responder: no answer \(gone\)"):
+    with pytest.raises(RunStopped, match=r"2 of 2 conversations: responder: no answer \(gone\)"):
         converse(cast, lambda n: SOMEBODY, "", plan, tmp_path)
     assert not (tmp_path / "conversations.jsonl").exists()
     cast.faults.clear()
@@ -163,3 +163,20 @@ def test_without_verdicts_there_are_no_pairs_to_learn_from(tmp_path):
     assert len(read) == 2
     for name in ("pairs", "chosen"):
         assert not [draft for each in read for draft in RECIPES[name].drafts(each)]
+
+
+def test_who_is_refused_is_dropped_also_alone_in_a_portion(tmp_path):
+    no = Answer("", error="content filter", refused=True)
+    cast = Scripted({("user", f"aloe-2{again}", 0): no for again in ("", "/2", "/3")})
+    plan = Plan(3, rounds=1, portion=2)
+    summary = converse(cast, lambda n: SOMEBODY, "", plan, tmp_path)
+    assert summary["dropped"] == {"user: no answer": 1} and summary["kept"] == 2
+
+
+def test_a_server_that_dies_after_a_conversation_was_dropped_drops_no_other(tmp_path):
+    lost = Answer("", error="gone")
+    faults = {("user", f"aloe-{n}{again}", 1): lost for n in range(3) for again in ("", "/2", "/3")}
+    faults |= {("user", f"aloe-0{again}", 0): Answer(" ") for again in ("", "/2", "/3")}
+    with pytest.raises(RunStopped, match="2 of 2 conversations"):
+        converse(Scripted(faults), lambda n: SOMEBODY, "", Plan(3, rounds=2), tmp_path)
+    assert not (tmp_path / "conversations.jsonl").exists()
