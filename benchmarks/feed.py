@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--interactions", type=cli.at_least(1), default=32, help="of a step")
     add("--large", type=cli.at_least(1), default=256, help="of a step of `stored_large`")
     add("--epochs", type=cli.at_least(1), default=1, help="of stored trees; opening counts once")
-    add("--workers", type=cli.at_least(0), default=0, help="as data.workers")
+    add("--workers", type=cli.at_least(-1), default=-1, help="as data.workers")
     add("--repeats", type=cli.at_least(1), default=3)
     add("--json", default="", metavar="FILE", help="write the figures there")
     args = parser.parse_args(argv)
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
                 with timed(seconds[name], epochs):
                     tokeniser = Tokeniser(chat, EncodeSettings(), "tree")
                     data = StoredDataset(
-                        PreparedData(args.data), tokeniser, Path(folder), args.workers
+                        PreparedData(args.data), tokeniser, Path(folder), max(args.workers, 0)
                     )
                     feed(data, args.rows, args.row_tokens, interactions, epochs)
                     data.close()

@@ -152,7 +152,7 @@ def test_a_length_on_the_command_line_wins_over_that_of_the_file(given, steps, e
         (["remat=all"], "remat='all': expected one of 'none', 'full', 'attention', 'dots'"),
         (["sharing=both"], "'tree', 'none'"),
         (["batch.rows=0"], r"batch\.rows=0: expected at least 1"),
-        (["data.workers=-1"], r"data\.workers=-1: expected at least 0"),
+        (["data.workers=-2"], r"data\.workers=-2: expected at least -1"),
         (["optim.clip_norm=0"], "inf = off"),
         (["optim.lr=nan"], r"optim\.lr=nan: expected at least"),
         (["data.path="], r"data\.path is not set"),

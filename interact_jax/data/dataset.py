@@ -30,7 +30,7 @@ from interact_jax.data.records import MEND_LINE
 from interact_jax.data.sources import MOST_BYTES
 from interact_jax.data.stored_trees import StoredTrees
 from interact_jax.data.tokenise import Tokenised, Tokeniser
-from interact_jax.data.tokenise_all import tokenise, workers_for
+from interact_jax.data.tokenise_all import AS_MANY_AS_PAY, tokenise, workers_for
 from interact_jax.data.tree import Tree
 from interact_jax.data.tree_index import Sizes
 from interact_jax.places import input_name
@@ -85,10 +85,10 @@ SETTINGS = {
         free=True,
     ),
     "data.workers": Setting(
-        0,
-        "processes that tokenise; 0 = one for each core where files are large, else the main "
-        "process; the result is the same",
-        least=0,
+        AS_MANY_AS_PAY,
+        "processes that tokenise; 0 = the main process alone, -1 = one for each core where files "
+        "are large (of prepared data, and in several processes, none); the result is the same",
+        least=AS_MANY_AS_PAY,
         most=1024,
         free=True,
     ),
@@ -209,13 +209,13 @@ def load_dataset(
     chat: ChatFormat,
     settings: EncodeSettings,
     sharing: str,
-    workers: int = 0,
+    workers: int = AS_MANY_AS_PAY,
     recipe: str = "hindsight",
 ) -> Dataset:
     """Read conversations, encode what `recipe` takes from them, and grow their trees; the `path`
     "pocket" stands for the shipped logs.
 
-    `workers` processes tokenise, 0 = as many as pay off; the result is the same for any number.
+    `workers` processes tokenise, -1 = as many as pay off; the result is the same for any number.
     Raises InputError if nothing is left.
     """
     path = str(POCKET_LOGS) if path == "pocket" else path
@@ -251,14 +251,14 @@ def grow(
     chat: ChatFormat,
     settings: EncodeSettings,
     sharing: str,
-    workers: int = 0,
+    workers: int = AS_MANY_AS_PAY,
     recipe: str = "hindsight",
 ) -> Dataset:
     """Encode what `recipe` takes from conversations that were read, and grow their trees: none
     where nothing of them can be used. `workers` as in `load_dataset`."""
     dataset = Dataset(collections.Counter(), report)
     conversations = list(_fit_all(conversations, chat, settings, dataset))
-    workers = workers or workers_for(conversations)
+    workers = workers_for(conversations) if workers == AS_MANY_AS_PAY else workers
     results = tokenise(conversations, Tokeniser(chat, settings, sharing, recipe), workers)
     with collecting_rarely():
         for conversation, tokenised in _with_progress(conversations, results):

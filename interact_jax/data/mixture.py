@@ -78,6 +78,7 @@ def interleaved(
 
 
 def workers_of(workers: int, weighted: Sequence[Weighted]) -> list[int]:
-    """How many processes tokenise each data set, of so many: its share, rounded up."""
+    """How many processes tokenise each data set, of so many: its share, rounded up; none where
+    their number was left open."""
     whole = sum(each.weight for each in weighted)
-    return [math.ceil(workers * each.weight / whole) for each in weighted]
+    return [math.ceil(max(workers, 0) * each.weight / whole) for each in weighted]

@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
+from interact_jax.cluster import processes
 from interact_jax.data.tokenise import Tokenised, Tokeniser, portions, text_size
 from interact_jax.data.tree_records import from_bytes, to_bytes
 from interact_jax.data.workers import Died, Workers, cores
@@ -13,11 +14,15 @@ from interact_jax.schema import Conversation, RunStopped
 
 EACH = 1 << 23  # characters of messages for which it pays to start a process
 MOST = 16  # processes that are started unasked
+AS_MANY_AS_PAY = -1  # the setting data.workers
 AHEAD = 3  # portions that each process has before it
 
 
 def workers_for(conversations: Iterable[Conversation], most: int | None = None) -> int:
-    """How many processes should tokenise these; 0 where it is done before they have started."""
+    """How many processes should tokenise these; 0 where it is done before they have started, and
+    beside other processes of the run, which may be on this machine and do the same."""
+    if processes.are_several():
+        return 0
     number = min(
         cores() if most is None else most, MOST, sum(map(text_size, conversations)) // EACH
     )
@@ -61,7 +66,7 @@ def worker_died(workers: int) -> RunStopped:
     """What to raise where one of so many worker processes has died."""
     return RunStopped(
         f"one of {workers} processes that tokenise has died, perhaps for lack of memory. Set "
-        "data.workers lower."
+        "data.workers lower; 0 tokenises in the main process."
     )
 
 
