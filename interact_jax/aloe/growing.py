@@ -37,6 +37,7 @@ SETTINGS = {
 }
 SAMPLING = SamplingParams(max_new_tokens=3_000, temperature=0.8)
 KEPT, ALIKE, UNREADABLE, FAILED = "kept", "too similar", "unreadable answers", "failed calls"
+CUT = "texts cut off at the limit of tokens"
 SHORTEST, LONGEST = 10, 2_000  # characters of a text
 
 SYSTEM = "You invent people for a study of conversations. They are varied, and none is a cliché."
@@ -129,6 +130,9 @@ def grow(
             before = len(grown.pool)
             grown.calls += 1
             texts = read_texts(prompts.answer_in(answer.text))
+            if texts and len(texts) < asked and texts[-1][-1] not in ENDS:
+                texts.pop()  # cut off at the limit of tokens
+                grown.counts[CUT] += 1
             if answer.error or not texts:
                 grown.counts[FAILED if answer.error else UNREADABLE] += 1
                 grown.example = answer.error or short(answer.text)
@@ -173,6 +177,7 @@ def _offer(
         grown.counts[KEPT] += 1
 
 
+ENDS = ".!?…)\"'”’"  # of a text that is whole
 NUMBERED = re.compile(r"\s*(\d{1,3})[.)]\s+(.*\S)\s*")
 MARKS = re.compile(r"^\*\*(.*)\*\*$")
 

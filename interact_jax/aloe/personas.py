@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -110,18 +111,27 @@ def _strings(line: str, where: str) -> list[str]:
 
 def _values(line: str, where: str, expected: str, most: int | None = None) -> list[object]:
     """The JSON values of a line, with nothing but space or a comma between them."""
-    values, rest, decoder = list[object](), line.strip(), json.JSONDecoder()
-    while rest and len(values) != most:
+    values, decoder = list[object](), json.JSONDecoder()
+    at = _after_space(line, 0)
+    while at < len(line) and len(values) != most:
         try:
-            value, end = decoder.raw_decode(rest)
+            value, at = decoder.raw_decode(line, at)
         except (ValueError, RecursionError) as error:
-            column = getattr(error, "pos", 0) + line.index(rest) + 1
+            column = getattr(error, "pos", at) + 1
             raise InputError(f"{where}:{column}: broken JSON; {expected}.") from None
         values.append(value)
-        rest = rest[end:].lstrip().removeprefix(",").lstrip()
-    if rest:
+        at = _after_space(line, at)
+        if line[at : at + 1] == ",":
+            at = _after_space(line, at + 1)
+    if at < len(line):
         raise InputError(f"{where}: more than one value in the line; {expected}.")
     return values
+
+
+def _after_space(line: str, at: int) -> int:
+    """Where the next other character is."""
+    found = re.compile(r"\S").search(line, at)
+    return found.start() if found else len(line)
 
 
 def _check(texts: Sequence[str], where: str) -> None:

@@ -54,13 +54,14 @@ def test_it_shows_what_was_measured(both):
         assert f"AL({k + 1})" in shown and cell in shown
     for name in ("ir", "r2", "n_ir", "n_r2"):
         assert f"{learner[name]['value']:.3f} (" in shown
-    assert base["r2"] is None and "0.000 (0.000 to 0.000)––––" not in shown
+    assert base["r2"] is None and "0.000 (0.000 to 0.000)–" in shown  # the slope, and no R2
     difference = learner["against_first"]["al_last"]
     assert f"{difference['value']:.2f} ({difference['low']:.2f}" in shown
     assert "Differences from <base>" in shown and "a <user>" in shown
     assert f"{learner['right']['value']:.1%}" in shown
-    for name in ("missing", "constant"):
-        assert str(learner[name]) in shown
+    missing = shown[shown.index("What is missing") :]
+    parts = [f"{learner[name]:,}" for name in ("missing", "judge_failed", "judge_unreadable")]
+    assert f"learner{''.join(parts)}" in missing
     assert "such as: 'rather good'" in shown  # the note
     (picture,) = page.all("svg")
     assert re.search(r"<base> \d\.\d\d at turn 1, .*; learner \d", picture["aria-label"])

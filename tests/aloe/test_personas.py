@@ -11,6 +11,7 @@ from interact_jax.aloe.cast import Persona
 from interact_jax.aloe.encoders import HashingEncoder, SentenceEncoder, open_encoder
 from interact_jax.aloe.growing import (
     ALIKE,
+    CUT,
     FAILED,
     KEPT,
     PROFILES,
@@ -56,6 +57,7 @@ def test_aloes_own_files_are_read(tmp_path, content, texts):
     [
         (b'"A"\n"B\n', "pool.jsonl:2:1: broken JSON"),
         (b'"A"\n"B" C\n', "pool.jsonl:2:5: broken JSON"),
+        (b'"b" "b" b\n', "pool.jsonl:1:9: broken JSON"),
         (b'"A"\n\n["B"]\n', "pool.jsonl:3: ['B']: expected a JSON string"),
         (b'{"name": "A"}\n', "pool.jsonl:1: {'name': 'A'}: expected a JSON string"),
         (b'"A"\n" "\n', "pool.jsonl:2: a text of 0 characters"),
@@ -169,19 +171,25 @@ class Planned:
     name = "planned"
 
     def encode(self, texts):
-        angles = np.radians([float(text.split("@")[1]) for text in texts])
+        angles = np.radians([float(text.split("@")[1].strip(" .")) for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
 def listed(*angles):
-    return "\n".join(f"{n}. somebody @ {angle}" for n, angle in enumerate(angles, 1))
+    return "\n".join(f"{n}. somebody @ {angle}." for n, angle in enumerate(angles, 1))
 
 
 def test_a_text_is_kept_if_it_is_like_none_in_the_pool():
     """cos 53 = 0.602 and cos 54 = 0.588: the bound is 0.6, of every text that is there by then."""
     model = Inventive(listed(53, 54, 107, 108, 10), listed(200, 162, 306))
     grown = grow(model, Planned(), PROFILES, ["a seed @ 0"], 5, seed=0)
-    assert [text.split("@")[1] for text in grown.pool] == [" 0", " 54", " 108", " 200", " 306"]
+    assert [text.split("@")[1].strip(" .") for text in grown.pool] == [
+        "0",
+        "54",
+        "108",
+        "200",
+        "306",
+    ]
     assert grown.counts[KEPT] == 4 and grown.counts[ALIKE] == 4
 
 
@@ -207,6 +215,13 @@ def test_what_cannot_be_read_is_counted_and_without_progress_it_ends():
     said = str(stopped.value)
     for part in ("1 of 5", f"2 {UNREADABLE}", f"1 {FAILED}", f"2 {ALIKE}", "gone"):
         assert part in said
+
+
+def test_a_text_that_was_cut_off_is_left_out():
+    cut = listed(90) + "\n2. somebody @ 180"
+    grown = grow(Inventive(cut, listed(180)), Planned(), PROFILES, ["a seed @ 0"], 3, seed=0)
+    assert [text.split("@")[1] for text in grown.pool] == [" 0", " 90.", " 180."]
+    assert grown.counts[CUT] == 1
 
 
 def test_what_may_be_answered_another_time_ends_it():
