@@ -102,6 +102,7 @@ def test_a_whole_program(model, tmp_path, capfd):
             cli.run(lambda more=more: score.main([*given, *more]))
         said = capfd.readouterr()
         assert ended.value.code == status, said.err
-        assert said.err and not obeyed(said.out) and not obeyed(said.err)
+        assert said.out if status == 0 else said.err
+        assert not obeyed(said.out) and not obeyed(said.err)
     names = [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert names == [f"id {EVIL}_1", f"id {EVIL}~2_1"]  # as they are, for programs

@@ -1,6 +1,7 @@
 """The whole of ALOE as one run."""
 
 import json
+from pathlib import PurePosixPath
 
 import pytest
 
@@ -8,7 +9,6 @@ import train as program
 from interact_jax import config
 from interact_jax.aloe import whole
 from interact_jax.schema import InputError
-from interact_jax.store import place
 from tests.runs import ROOT
 
 CONFIG = str(ROOT / "configs/aloe_pocket.py")
@@ -58,7 +58,7 @@ def test_what_the_stages_do_not_heed_is_refused_first(changed, named, tmp_path):
 
 def test_a_bucket_is_refused():
     with pytest.raises(InputError, match="a directory of this machine"):
-        program.aloe(settings(), place("gs://bucket/run"), quiet=True)
+        program.aloe(settings(), PurePosixPath("gs://bucket/run"), quiet=True)
 
 
 @pytest.mark.slow
