@@ -230,11 +230,9 @@ def whole(server, tmp_path_factory):
 
 
 def test_an_endpoint_that_refuses_everything_stops_the_program(server, tmp_path, whole):
-    play(server, tmp_path, conversations=1)  # it has answered before
-    refusals = [{"at": OPENAI, "do": "status", "status": 400}] * 4
-    server.plan(*refusals)
-    with pytest.raises(RunStopped, match=r"user: no answer .*400.*same command goes on"):
-        play(server, tmp_path, "--portion", 1, conversations=2)
+    server.plan(*[{"at": OPENAI, "do": "status", "status": 400}] * 8)
+    with pytest.raises(RunStopped, match=r"2 of 2 .*user: no answer .*400.*same command goes on"):
+        play(server, tmp_path, conversations=2)
     play(server, tmp_path, conversations=2)
     assert (tmp_path / "conversations.jsonl").read_bytes() == whole
 
