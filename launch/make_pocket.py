@@ -35,9 +35,8 @@ from pocket_model import gates, talk_gates, training
 COURSE: dict[str, Any] = {
     "choices": tuple(training.COURSES),
     "default": "hindsight",
-    "help": "what the model learns: to use follow-ups, in rows of 112 tokens (`pocket`); talks of "
-    "ten turns with hints and cues, in rows of 512 (`pocket-talks`); and, to end with, talks with "
-    "fewer whose replies follow cues",
+    "help": "what the model learns: to use follow-ups, in rows of 112 tokens (`pocket`); or talks "
+    "of ten turns with hints and cues, in rows of 512 (`pocket-talks`)",
 }
 
 
@@ -121,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def gate(model: Path, out: str, replies: int, trials: int, seed: int, course: str) -> None:
     speaker = Speaker.load(model)
-    if course != "hindsight":
+    if course == "talks":
         figures = talk_gates.report(speaker, trials=trials, seed=seed)
     else:
         figures = gates.report(speaker, replies=replies, trials=trials, seed=seed)

@@ -16,7 +16,6 @@ can read them, but does not do so unasked.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 from interact_jax.pocket import cues, world
 from interact_jax.schema import Message
@@ -25,19 +24,16 @@ from pocket_model.lessons import Lesson
 
 MIRROR = "Please write as I do."
 SYSTEM = (("none", 0.3), ("hint", 0.42), ("mirror", 0.28))  # the system message
-# At the end of the training, so that cues are not read unasked.
-UNASKED = (("none", 0.5), ("hint", 0.42), ("mirror", 0.08))
 MOST_TURNS = 10
 # Replies of a conversation that are as asked (the others have styles at random and are not
 # learned): all, or about half, so that nothing is to be had from copying earlier ones.
 FAITHFUL = ((1.0, 0.6), (0.5, 0.4))
 
 
-def draw_lesson(rng: random.Random, systems: Sequence[tuple[str, float]] = SYSTEM) -> Lesson:
-    """A random lesson of 1 to MOST_TURNS turns about requests of the training set; `systems` are
-    the kinds of system messages, each with its probability."""
+def draw_lesson(rng: random.Random) -> Lesson:
+    """A random lesson of 1 to MOST_TURNS turns about requests of the training set."""
     persona = cues.draw_persona(rng)
-    system = lessons.draw(systems, rng)
+    system = lessons.draw(SYSTEM, rng)
     hint = draw_hint(rng) if system == "hint" else {}
     strange = cues.draw_persona(rng)  # what replies that are not learned have in common
     faithful = lessons.draw(FAITHFUL, rng)

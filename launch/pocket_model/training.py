@@ -75,7 +75,6 @@ class Course:
 COURSES = {
     "hindsight": Course(functools.partial(lessons.draw_lesson, kinds=lessons.KINDS), 112),
     "talks": Course(talks.draw_lesson, 512),
-    "talks-unasked": Course(functools.partial(talks.draw_lesson, systems=talks.UNASKED), 512),
 }
 
 
