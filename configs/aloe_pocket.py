@@ -26,12 +26,12 @@ def get_config() -> ConfigDict:
     c.aloe.conversations = 512
     c.aloe.cases = 400
     c.aloe.sft_lr = 1e-3
-    c.aloe.sft_epochs = 2.0
+    c.aloe.sft_epochs = 3.0
 
     c.objective.name = "dpo"
     c.objective.ignore_first = 0
     c.objective.beta = 0.9
-    c.optim.lr = 1e-4
+    c.optim.lr = 2e-5
     c.epochs = 1.0
     c.batch.interactions = 0
     c.batch.conversations = 8
