@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
                 with timed(seconds[name], epochs):
                     tokeniser = Tokeniser(chat, EncodeSettings(), "tree")
                     data = StoredDataset(
-                        PreparedData(args.data), tokeniser, Path(folder), max(args.workers, 0)
+                        PreparedData(args.data), tokeniser, Path(folder), args.workers
                     )
                     feed(data, args.rows, args.row_tokens, interactions, epochs)
                     data.close()

@@ -45,8 +45,6 @@ from interact_jax.help_text import Help, Paragraphs
 from interact_jax.printable import count
 from interact_jax.schema import InputError
 
-log = logging.getLogger("interact_jax.launch.aloe")
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=Paragraphs, allow_abbrev=False)
@@ -126,9 +124,6 @@ def make_personas(args: argparse.Namespace) -> None:
                 asked=args.asked,
                 similarity=args.similarity,
                 params=dataclasses.replace(growing.SAMPLING, temperature=args.temperature),
-                after=lambda grown, name=name: log.info(  # type: ignore[misc]
-                    "%s: %d in the pool after %s", name, len(grown.pool), count(grown.calls, "call")
-                ),
             )
             pools[name] = grown.pool
             found[name] = {"pool": len(grown.pool), "calls": grown.calls, **grown.counts}
@@ -178,10 +173,7 @@ def make_conversations(args: argparse.Namespace) -> None:
     people = open_people(args)
     plan = converse.Plan(args.conversations, args.rounds, args.pairs, args.seed, args.portion)
     with flags.open_cast(args, out) as (cast, opener):
-        shown: Callable[[converse.Progress], None] = lambda done: log.info(  # noqa: E731
-            "%d of %d conversations played", done.conversations, plan.conversations
-        )
-        found = converse.converse(cast, people, people.about, plan, out, shown)
+        found = converse.converse(cast, people, people.about, plan, out)
         counts = opener.counts()
     cli.show(*converse.lines_of(found), *counts, f"conversations: {out / converse.DONE}")
 

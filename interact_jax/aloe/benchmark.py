@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from interact_jax import progress
 from interact_jax.aloe.cast import Cast, Persona, Scene, Score
 from interact_jax.data.thinking import parts_of
 from interact_jax.generation.chat_model import Answer, ChatModel
@@ -151,10 +152,9 @@ def play(
     seed: int = 0,
     *,
     portion: int = SETTINGS["portion"].default,
-    advance: Callable[[], None] = lambda: None,
 ) -> list[Talk]:
     """A conversation of so many turns with every persona, in order; `seed` is the model's and must
-    be the cast's too. `advance` is called after each turn of each portion.
+    be the cast's too.
 
     Raises InputError for what the models cannot do at all (see ChatModel), and RunStopped where
     most conversations of a portion have no answer, but may have one another time.
@@ -162,17 +162,14 @@ def play(
     talks = [
         Talk(name, persona) for name, persona in zip(names_of(personas), personas, strict=True)
     ]
-    for start in range(0, len(talks), portion):
-        for _ in range(turns):
-            if some := [talk for talk in talks[start : start + portion] if not talk.ended]:
-                _play_turn(cast, replier, some, store, seed)
-            advance()
+    starts = range(0, len(talks), portion)
+    with progress.counting(replier.name, len(starts) * turns, "turns of a portion") as advance:
+        for start in starts:
+            for _ in range(turns):
+                if some := [talk for talk in talks[start : start + portion] if not talk.ended]:
+                    _play_turn(cast, replier, some, store, seed)
+                advance()
     return talks
-
-
-def steps(cases: int, turns: int, portion: int) -> int:
-    """How often `play` calls `advance`."""
-    return -(-cases // portion) * turns
 
 
 def names_of(personas: Sequence[Persona]) -> list[str]:
@@ -208,7 +205,7 @@ def _play_turn(
     for talk, line in zip(talks, lines, strict=True):
         if line["error"] or not line["text"]:
             talk.end(USER, line["error"] or "said nothing")
-            lost += [line["error"]] if line["error"] and not line.get("refused") else []
+            lost += [line["error"]] if line["error"] and not line["refused"] else []
         else:
             waiting.append(talk)
             now.append(talk.scene(line["text"]))
@@ -223,7 +220,7 @@ def _play_turn(
     for talk, scene, line in zip(waiting, now, lines, strict=True):
         if line["error"]:
             talk.end(MODEL, line["error"])
-            lost += [] if line.get("refused") else [line["error"]]
+            lost += [] if line["refused"] else [line["error"]]
         else:
             answered.append(talk)
             scenes.append(scene)

@@ -107,13 +107,12 @@ def converse(
     about: Any,
     plan: Plan,
     out: Path,
-    after: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Play what is missing of a plan into a directory; returns the summary, which is also there.
 
     `people` gives the persona of a conversation by its number, `about` is JSON that stands for all
-    of them. `after` is called after every portion. Raises InputError where the directory has data
-    of other settings, and RunStopped where nothing answers any more.
+    of them. Raises InputError where the directory has data of other settings, and RunStopped where
+    nothing answers any more.
     """
     identity = digest([cast.settings, about, plan.rounds, plan.pairs, plan.seed])
     progress = _read(out, identity)
@@ -129,7 +128,7 @@ def converse(
         _append(out / PARTIAL, lines)
         progress.add(talks, sum(map(len, lines)))
         places.write(out / PROGRESS, _json(vars(progress)))
-        after(progress)
+        log.info("%d of %d conversations played", progress.conversations, plan.conversations)
     os.replace(out / PARTIAL, out / DONE)
     places.sync(out)
     summary = progress.summary()

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interact_jax import cli, progress
+from interact_jax import cli
 from interact_jax.aloe import benchmark, flags, personas, pocket_cast, roles
-from interact_jax.aloe.benchmark import FIELDS, ModelReplier, Talk, play, steps
+from interact_jax.aloe.benchmark import FIELDS, ModelReplier, Talk, play
 from interact_jax.aloe.cast import Cast, Persona
 from interact_jax.aloe.models import Opener
 from interact_jax.aloe.page import write_page
@@ -26,7 +26,6 @@ from interact_jax.aloe.roles import ModelCast, Models
 from interact_jax.arguments import Parser
 from interact_jax.data.thinking import PLAIN
 from interact_jax.endpoints.chat import ChatEndpoint
-from interact_jax.generation.chat_model import Answer
 from interact_jax.generation.engine import SamplingParams
 from interact_jax.generation.local import Samplers
 from interact_jax.judges import output, statistics
@@ -35,7 +34,7 @@ from interact_jax.judges.remote import is_remote
 from interact_jax.judges.sides import open_weights
 from interact_jax.judges.store import Store
 from interact_jax.sampling_flags import add_flags, params_of
-from interact_jax.schema import InputError, Message
+from interact_jax.schema import InputError
 
 MODELS, POCKET = "models", "pocket"
 POCKET_CASES = 100  # personas that --world pocket draws, without --limit
@@ -52,20 +51,6 @@ SETTINGS = {
 }
 PLAYED = ("user_model", "judge_model", "cases", "profiles", "personalities")
 """Flags of a world that models play."""
-
-
-class Nobody:
-    """In place of the model that replies in a cast: here those under test do."""
-
-    name = ""
-
-    def answer(
-        self,
-        dialogues: Sequence[Sequence[Message]],
-        params: SamplingParams,
-        seeds: Sequence[int] | None = None,
-    ) -> list[Answer]:
-        raise NotImplementedError("the models under test reply")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -138,18 +123,9 @@ def main(args: Any) -> None:
         ]
         played: dict[str, list[Talk]] = {}
         for replier in repliers:
-            total = steps(len(cases), args.turns, args.portion)
-            with progress.counting(replier.name, total, "turns of a portion") as advance:
-                played[replier.name] = play(
-                    cast,
-                    replier,
-                    cases,
-                    args.turns,
-                    store,
-                    args.seed,
-                    portion=args.portion,
-                    advance=advance,
-                )
+            played[replier.name] = play(
+                cast, replier, cases, args.turns, store, args.seed, portion=args.portion
+            )
             samplers.unload()  # before the next weights come
         counts = opener.counts()
     found = {
@@ -206,7 +182,7 @@ def open_cases(args: Any) -> list[Persona]:
 def open_cast(args: Any, opener: Opener) -> Cast:
     """Who plays the user, and who judges; weights are read at their first call."""
     if args.world == POCKET:
-        return pocket_cast.PocketCast(Nobody(), seed=args.seed, held_out=True)
+        return pocket_cast.PocketCast(seed=args.seed, held_out=True)
     user, judge = (opener.open(spec or args.user_model) for spec in ("", args.judge_model))
     return ModelCast(
         Models(user=user, inducer=user, responder=user, judge=judge),

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import logging
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from interact_jax.json_files import short
 from interact_jax.printable import count
 from interact_jax.schema import Message, RunStopped
 from interact_jax.settings import Setting
+
+log = logging.getLogger(__name__)
 
 SETTINGS = {
     "examples": Setting(5, "texts of the pool that a call shows", least=1),
@@ -107,11 +110,10 @@ def grow(
     together: int = SETTINGS["together"].default,
     fruitless: int = SETTINGS["fruitless"].default,
     params: SamplingParams = SAMPLING,
-    after: Callable[[Grown], None] = lambda grown: None,
 ) -> Grown:
     """Grow a pool from `seeds`, which it begins with, until it has `number` texts.
 
-    `after` is called after every few calls. Raises RunStopped where `fruitless` calls in a row have
+    Raises RunStopped where `fruitless` calls in a row have
     brought nothing, and where a call was not answered, but may be another time: what the pool
     becomes must not depend on that.
     """
@@ -140,7 +142,8 @@ def grow(
             idle = 0 if len(grown.pool) > before else idle + 1
         if idle >= fruitless and len(grown.pool) < number:
             raise RunStopped(_fruitless(kind, grown, number, idle))
-        after(grown)
+        calls_made = count(grown.calls, "call")
+        log.info("%s: %d in the pool after %s", kind.name, len(grown.pool), calls_made)
     return grown
 
 

@@ -97,9 +97,9 @@ def _listed(names: Sequence[str]) -> str:
 class PocketCast:
     """A Cast. `model` writes the replies; it gets a hint as the system message. `weights` says
     which weights it has, where its name does not. `held_out`: users make held-out requests, as in a
-    benchmark."""
+    benchmark, whose models under test reply in place of one of the cast."""
 
-    model: ChatModel
+    model: ChatModel | None = None
     seed: int = 0
     held_out: bool = False
     weights: str = ""
@@ -109,7 +109,7 @@ class PocketCast:
     def settings(self) -> Mapping[str, Any]:
         return {
             "cast": "pocket",
-            "model": self.model.name,
+            "model": self.model.name if self.model else "",
             "weights": self.weights,
             "sampling": dataclasses.asdict(self.sampling),
             "held_out": self.held_out,
@@ -132,6 +132,7 @@ class PocketCast:
 
     def reply(self, scenes: Sequence[Scene], hints: Sequence[str]) -> list[Answer]:
         """The model's replies. One that is empty is sampled again, up to TRIES times in all."""
+        assert self.model is not None, "a cast that replies has a model"
         answers = [Answer("")] * len(scenes)
         waiting = list(range(len(scenes)))
         for number in range(TRIES):

@@ -13,6 +13,7 @@ are not those that the conversations are with.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -24,9 +25,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from interact_jax import config, lock, places, progress
+from interact_jax import config, lock, places
 from interact_jax.aloe import converse, pocket_cast
-from interact_jax.aloe.benchmark import FIELDS, ModelReplier, Talk, play, steps
+from interact_jax.aloe.benchmark import FIELDS, ModelReplier, Talk, play
 from interact_jax.aloe.page import write_page
 from interact_jax.aloe.results import lines_of, results, table
 from interact_jax.cluster import processes
@@ -75,7 +76,7 @@ def learn(cfg: ConfigDict, home: Path, train: Train) -> list[str]:
             "cases": cfg.aloe.cases,
             "user": "the pocket world",
             "judge": "the pocket world's checkers",
-            "settings": {**config.to_json(cfg), "temperature": 1.0, **_sampling(cfg)},
+            "settings": {**config.to_json(cfg), **dataclasses.asdict(params_of(cfg))},
             **results(played, cfg.aloe.rounds, STATISTICS["bootstrap"].default, cfg.seed),
         }
         places.write(home / "results.json", json.dumps(found, indent=2) + "\n")
@@ -86,7 +87,6 @@ def learn(cfg: ConfigDict, home: Path, train: Train) -> list[str]:
     return [
         *converse.lines_of(made),
         *table(found["models"]),
-        *(correct_line(model) for model in found["models"]),
         *found["notes"],
         f"report: {page}",
     ]
@@ -116,19 +116,9 @@ def make_conversations(cfg: ConfigDict, folder: Path, samplers: Samplers) -> dic
     people = pocket_cast.personas(number, cfg.seed)
     side = open_weights(cfg.model.path, cfg.model.dtype)
     model = LoadedAtUse(side, samplers.of(side.model))
-    params = SamplingParams(cfg.aloe.new_tokens)
-    cast = pocket_cast.PocketCast(model, cfg.seed, weights=side.digest, sampling=params)
+    cast = pocket_cast.PocketCast(model, cfg.seed, weights=side.digest, sampling=params_of(cfg))
     plan = converse.Plan(number, cfg.aloe.rounds, cfg.aloe.pairs, cfg.seed)
-    with progress.counting(TALKS, number, TALKS) as advance:
-        told = 0
-
-        def after(done: converse.Progress) -> None:
-            nonlocal told
-            for _ in range(done.conversations - told):
-                advance()
-            told = done.conversations
-
-        made = converse.converse(cast, people.__getitem__, ["pocket", number], plan, folder, after)
+    made = converse.converse(cast, people.__getitem__, ["pocket", number], plan, folder)
     samplers.unload()
     return made
 
@@ -157,27 +147,23 @@ def measure(
 ) -> dict[str, list[Talk]]:
     """Conversations of every model with the same held-out personas, judged."""
     cases = pocket_cast.personas(cfg.aloe.cases, cfg.seed, held_out=True)
-    params = SamplingParams(**_sampling(cfg))
+    cast = pocket_cast.PocketCast(seed=cfg.seed, held_out=True)
     played = {}
     with Store.open(home / "cache" / "turns.jsonl", *FIELDS) as store:
         for name, path in models.items():
             side = open_weights(path, cfg.model.dtype)
             model = LoadedAtUse(side, samplers.of(side.model))
-            # The cast replies to nobody here: users and judges are programs.
-            cast = pocket_cast.PocketCast(model, cfg.seed, held_out=True)
-            replier = ModelReplier(name, model, params, {"weights": side.digest})
-            rounds, portion = cfg.aloe.rounds, min(cfg.aloe.cases, ROWS)
-            total = steps(len(cases), rounds, portion)
-            with progress.counting(f"measuring: {name}", total, "turns of a portion") as advance:
-                played[name] = play(
-                    cast, replier, cases, rounds, store, cfg.seed, portion=portion, advance=advance
-                )
+            replier = ModelReplier(name, model, params_of(cfg), {"weights": side.digest})
+            played[name] = play(
+                cast, replier, cases, cfg.aloe.rounds, store, cfg.seed, portion=ROWS
+            )
             samplers.unload()
     return played
 
 
-def _sampling(cfg: ConfigDict) -> dict[str, Any]:
-    return {"max_new_tokens": cfg.aloe.new_tokens}
+def params_of(cfg: ConfigDict) -> SamplingParams:
+    """How replies are sampled, in conversations and when models are measured."""
+    return SamplingParams(cfg.aloe.new_tokens)
 
 
 def _hand_over(source: Path, export: Path) -> None:
@@ -219,9 +205,3 @@ def measures_of(model: Mapping[str, Any]) -> dict[str, float | None]:
         "normalised_improvement_rate": value(model["n_ir"]),
         "correct": value(model["right"]),
     }
-
-
-def correct_line(model: Mapping[str, Any]) -> str:
-    """For people: the share of right answers."""
-    right = model["right"]
-    return f"{model['name']}: {'–' if right is None else format(right['value'], '.1%')} correct"

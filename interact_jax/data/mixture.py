@@ -78,7 +78,6 @@ def interleaved(
 
 
 def workers_of(workers: int, weighted: Sequence[Weighted]) -> list[int]:
-    """How many processes tokenise each data set, of so many: its share, rounded up; none where
-    their number was left open."""
+    """How many processes tokenise each data set, of so many: its share, rounded up."""
     whole = sum(each.weight for each in weighted)
-    return [math.ceil(max(workers, 0) * each.weight / whole) for each in weighted]
+    return [math.ceil(workers * each.weight / whole) for each in weighted]

@@ -145,9 +145,10 @@ class StoredDataset(Counted):
         workers: int = 0,
         beside: Path | None = None,
     ):
-        """Trees are kept in `folder`, or in the one `beside` the shards if they were made there."""
+        """Trees are kept in `folder`, or in the one `beside` the shards if they were made there. No
+        processes are started where the number of `workers` was left open (-1)."""
         super().__init__(collections.Counter(), ReadReport(conversations=len(shards)))
-        self.shards, self.workers = shards, workers
+        self.shards, self.workers = shards, max(workers, 0)
         self.maker = Maker(shards, tokeniser)
         self.key = self.maker.key()
         is_made = beside is not None and is_store(beside, self.key, len(shards))

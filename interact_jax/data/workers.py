@@ -6,7 +6,8 @@
 
 They import neither the main program nor PyTorch, which takes as long to import as all the rest. A
 process reads tasks from its input and writes results to its output, each pickled, behind its
-length. It ends when its input does, so none outlives the process that started it.
+length. It ends when its input does, once a task is done, so none goes on without the process that
+started it.
 """
 
 from __future__ import annotations

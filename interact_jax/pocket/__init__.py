@@ -6,5 +6,4 @@ from __future__ import annotations
 from pathlib import Path
 
 MODEL = Path(__file__).parent / "model"  # Hugging Face directory, with tokenizer
-TALKS = Path(__file__).parent / "talks"  # the same for a model of longer talks, with hints and cues
 LOGS = Path(__file__).parent / "logs.jsonl.gz"  # conversations of users who share a preference

@@ -120,12 +120,14 @@ def test_a_portion_that_was_half_written_is_written_again(tmp_path):
     class Killed(Exception):
         pass
 
-    def kill(progress):
-        raise Killed
+    def people(number):
+        if number == 2:  # the first of the second portion
+            raise Killed
+        return SOMEBODY
 
     plan = Plan(4, rounds=1, portion=2)
     with pytest.raises(Killed):
-        converse(Scripted(), lambda n: SOMEBODY, "", plan, tmp_path, kill)
+        converse(Scripted(), people, "", plan, tmp_path)
     with (tmp_path / "conversations.partial.jsonl").open("a") as file:
         file.write('{"id": "aloe-2", "mess')
     converse(Scripted(), lambda n: SOMEBODY, "", plan, tmp_path)
